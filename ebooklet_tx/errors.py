@@ -1,0 +1,113 @@
+"""What can go wrong, as one family of exceptions.
+
+Owns no state. The invariant: every error that leaves this package on purpose derives from
+`Error`, names the key, file or object it is about, says the way out, and never contains a
+credential. Where a builtin already means the same to Python programs (`ValueError`,
+`PermissionError`, `TimeoutError`), the error derives from that as well.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """The root of everything that ebooklet_tx raises on purpose."""
+
+
+class ReadOnlyError(Error, ValueError):
+    """A write was asked of a session, file or remote that is open for reading only."""
+
+
+class UUIDMismatchError(Error, ValueError):
+    """The local file and the remote hold two different databases."""
+
+
+class RemoteMissingError(Error, ValueError):
+    """There is no database at the remote place."""
+
+
+class UnsupportedFormatError(Error, ValueError):
+    """A file or object is of another kind, or was written by a newer version."""
+
+
+class InvalidKeyError(Error, ValueError, TypeError):
+    """A key is not a non-empty str of at most 65,535 UTF-8 bytes."""
+
+
+class InvalidValueError(Error, ValueError, TypeError):
+    """A value can't be encoded by the serializer, or is over 4 GiB - 1 when encoded."""
+
+
+class InvalidArgumentError(Error, ValueError):
+    """A flag, serializer, connection or option is not one that is known."""
+
+
+class SessionClosedError(Error, ValueError):
+    """The session was closed, or belongs to the process that this one was forked from."""
+
+
+class LocalMissingError(Error, FileNotFoundError):
+    """The local file does not exist and the flag does not allow making it."""
+
+
+class LocalIntegrityError(Error):
+    """A local value is damaged, and no sound copy could be found in its place."""
+
+
+class LocalStorageError(Error, OSError):
+    """The local disk refused: full, read-only, no permission. The last commit is intact."""
+
+
+class JournalDamagedError(LocalIntegrityError):
+    """The SQLite journal is not a sound SQLite database of ours."""
+
+
+class RemoteIntegrityError(Error):
+    """An object in the remote is truncated, altered, or not what the root says it is."""
+
+
+class RemoteAccessError(Error, PermissionError):
+    """The store refuses: no permission, no such bucket or folder, wrong credentials."""
+
+
+class OfflineError(Error, ConnectionError):
+    """The remote can't be reached or keeps failing. Local work is kept."""
+
+
+class LockTimeoutError(Error, TimeoutError):
+    """Another process holds the lock, and did not let go in the time allowed."""
+
+
+class LockLostError(Error):
+    """Another writer took the lock over. Every change is still pending."""
+
+
+class ObjectMissingError(Error):
+    """The store has no object of that name. An answer of the store, never retried."""
+
+
+class PreconditionFailedError(Error):
+    """The object is not in the state that the condition named. An answer, never retried."""
+
+
+class ConditionUnsupportedError(Error):
+    """The store refuses conditional writes altogether (501)."""
+
+
+class TransientStoreError(Error):
+    """A request failed in a way that a later one may not: time-out, 429, 5xx, cut connection.
+
+    Attributes:
+        may_have_applied: True when a write may have taken effect although no answer came.
+        retry_after_seconds: What the store asked for, or None.
+    """
+
+    def __init__(
+        self, message: str, *, may_have_applied: bool = True, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.may_have_applied = may_have_applied
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotFoundInRangeError(RemoteIntegrityError):
+    """A ranged read asked for bytes that the object does not have."""

@@ -1,0 +1,208 @@
+"""The byte layout of a Booklet file (format 4 and 5), read without trusting it.
+
+Owns no state. The invariant: nothing here follows a pointer or a length out of the file, loops
+without end, or allocates more than the file holds; whatever does not fit is reported as damage.
+
+Layout facts were read off booklet 0.12.10: a 200-byte header; data blocks of
+`key hash 13 | next 6 | key_len 2 | value_len 4 | timestamp 7 | key | value`, little-endian, where
+next is 0 in a dead block, 1 at a chain's end, else the file offset of the chain's next block; an
+index of 6-byte chain heads, either behind the header or somewhere among the blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2s
+
+HEADER_BYTES = 200
+MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"
+FIXED_LENGTH_MAGIC = b"\x04\xd3\xb2\x94\xf2\x10Ab\x95\x8d\x04\x00s\x8c\x9e\n"
+GUARD_PREFIX = b"ebtxflux"
+"""First half of the mark that stands in place of the magic while the file is in flux."""
+
+METADATA_KEY_BYTES = b"adb01ebc1ba3433eb043527"
+RESERVED_KEYS = frozenset({METADATA_KEY_BYTES, b"7c40d2ea915b4f3a8e6d201", b"f19a5c3d7e2b48069ab34c5"})
+"""Keys that booklet keeps for itself and hides from its users."""
+
+POINTER_BYTES = 6
+BLOCK_HEAD_BYTES = 32
+N_KEYS_OFFSET = 33
+MAX_TIMESTAMP_US = 2**56 - 1
+CRASHED_N_KEYS = 2**32 - 1
+GENERATION_OFFSET = 192
+GENERATION_BYTES = 8
+
+_LENGTHS = struct.Struct("<HI")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a Booklet header that matter here."""
+
+    magic: bytes
+    version: int
+    n_buckets: int
+    value_serializer_code: int
+    key_serializer_code: int
+    n_keys: int
+    has_timestamps: bool
+    uuid: bytes
+    index_offset_bytes: int
+    first_block_offset_bytes: int
+    generation: bytes
+    raw: bytes = field(repr=False)
+
+
+def parse_header(raw: bytes) -> Header | None:
+    """Reads a Booklet header, or returns None when the bytes are too short to be one."""
+    if len(raw) < HEADER_BYTES:
+        return None
+    n_buckets = int.from_bytes(raw[21:25], "little")
+    index_offset = int.from_bytes(raw[65:71], "little") or HEADER_BYTES
+    first_block = int.from_bytes(raw[71:77], "little") or HEADER_BYTES + n_buckets * POINTER_BYTES
+    return Header(
+        magic=raw[:16],
+        version=int.from_bytes(raw[16:18], "little"),
+        n_buckets=n_buckets,
+        value_serializer_code=int.from_bytes(raw[29:31], "little"),
+        key_serializer_code=int.from_bytes(raw[31:33], "little"),
+        n_keys=int.from_bytes(raw[33:37], "little"),
+        has_timestamps=raw[41] == 1,
+        uuid=raw[49:65],
+        index_offset_bytes=index_offset,
+        first_block_offset_bytes=first_block,
+        generation=raw[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES],
+        raw=raw[:HEADER_BYTES],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One data block: where it is, where its chain goes on, and what it holds."""
+
+    position_bytes: int
+    next_pointer: int
+    key: bytes
+    timestamp_us: int
+    value_offset_bytes: int
+    value_length_bytes: int
+
+    @property
+    def live(self) -> bool:
+        return self.next_pointer != 0
+
+
+class BlockDamageError(Exception):
+    """A block runs out of its region or does not carry its own key's hash."""
+
+
+def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
+    """Yields the blocks between two offsets, reading heads and keys but no values.
+
+    Raises:
+        BlockDamageError: A block does not fit; what was yielded before it is sound.
+    """
+    position = start
+    window = b""
+    window_start = start
+    while position < end:
+        head_at = position - window_start
+        if head_at + BLOCK_HEAD_BYTES > len(window):
+            window = os.pread(fd, min(65_536, end - position), position)
+            window_start = position
+            head_at = 0
+        head = window[head_at : head_at + BLOCK_HEAD_BYTES]
+        if len(head) < BLOCK_HEAD_BYTES:
+            raise BlockDamageError(f"block at byte {position} is cut off")
+        key_length, value_length = _LENGTHS.unpack_from(head, 19)
+        value_offset = position + BLOCK_HEAD_BYTES + key_length
+        if value_offset + value_length > end:
+            raise BlockDamageError(f"block at byte {position} runs past byte {end}")
+        key_at = head_at + BLOCK_HEAD_BYTES
+        key = window[key_at : key_at + key_length]
+        if len(key) < key_length:
+            key = os.pread(fd, key_length, position + BLOCK_HEAD_BYTES)
+        next_pointer = int.from_bytes(head[13:19], "little")
+        # A dead block may be filler over an old index, whose hash and key are zeros.
+        if next_pointer and blake2s(key, digest_size=13).digest() != head[:13]:
+            raise BlockDamageError(f"block at byte {position} does not carry its key's hash")
+        yield Block(
+            position_bytes=position,
+            next_pointer=next_pointer,
+            key=key,
+            timestamp_us=int.from_bytes(head[25:32], "little"),
+            value_offset_bytes=value_offset,
+            value_length_bytes=value_length,
+        )
+        position = value_offset + value_length
+
+
+def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
+    """Returns the (start, end) offsets between which a file's blocks lie."""
+    index_end = header.index_offset_bytes + header.n_buckets * POINTER_BYTES
+    if header.index_offset_bytes == HEADER_BYTES:
+        return [(header.first_block_offset_bytes, file_bytes)]
+    regions = [(header.first_block_offset_bytes, header.index_offset_bytes), (index_end, file_bytes)]
+    return [(start, end) for start, end in regions if start < end]
+
+
+@dataclass(slots=True)
+class Scan:
+    """All that a walk over a whole file found.
+
+    `live` maps each key (bytes, booklet's reserved ones included) to its last live block.
+    `damage` holds a sentence for each thing that was wrong; an empty list means that Booklet's
+    own index leads to exactly these blocks.
+    """
+
+    live: dict[bytes, Block] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+
+
+def scan_file(fd: int, header: Header) -> Scan:
+    """Walks every block of a Booklet file and checks its hash chains against them."""
+    scan = Scan()
+    by_position: dict[int, Block] = {}
+    file_bytes = os.fstat(fd).st_size
+    index_end = header.index_offset_bytes + header.n_buckets * POINTER_BYTES
+    if index_end > file_bytes or header.first_block_offset_bytes > file_bytes or header.n_buckets == 0:
+        scan.damage.append("the header points outside the file")
+    for start, end in block_regions(header, file_bytes):
+        try:
+            for block in iter_blocks(fd, start, end):
+                if not block.live:
+                    continue
+                by_position[block.position_bytes] = block
+                if block.key in scan.live:
+                    scan.damage.append(f"two live blocks for the key {block.key!r}")
+                scan.live[block.key] = block
+        except BlockDamageError as error:
+            scan.damage.append(str(error))
+    if not scan.damage:
+        scan.damage.extend(_chain_damage(fd, header, by_position))
+    counted = sum(key not in RESERVED_KEYS for key in scan.live)
+    if header.n_keys != counted and not scan.damage:
+        scan.damage.append(f"the header counts {header.n_keys} keys, the file holds {counted}")
+    return scan
+
+
+def _chain_damage(fd: int, header: Header, blocks: dict[int, Block]) -> Iterator[str]:
+    """Follows each chain in memory; yields what keeps booklet from finding a live block."""
+    index = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
+    reached = 0
+    for bucket in range(header.n_buckets):
+        pointer = int.from_bytes(index[bucket * POINTER_BYTES : (bucket + 1) * POINTER_BYTES], "little")
+        steps = 0
+        while pointer > 1:
+            block = blocks.get(pointer)
+            steps += 1
+            if block is None or steps > len(blocks):
+                yield f"the chain of bucket {bucket} leads nowhere"
+                break
+            reached += 1
+            pointer = block.next_pointer
+    if reached != len(blocks):
+        yield f"the index leads to {reached} of {len(blocks)} live blocks"

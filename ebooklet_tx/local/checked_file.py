@@ -1,0 +1,91 @@
+"""The file that Booklet is given to write to: ours, unbuffered, and checked.
+
+Booklet takes a path or an `io.BytesIO`. Given a path it locks and opens the file itself, writes
+without looking at how much was taken (so a full disk passes unseen), and marks and unlocks the
+file when a forked child ends. Given this class, which is the BytesIO that it accepts, every byte
+goes through `os.pwrite` in full or raises.
+
+Owns the position of one Booklet instance in one descriptor. The invariant: once `sink()` was
+called, or in any process but the one that made it, nothing is written any more.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+
+class CheckedFile(io.BytesIO):
+    """A seat for Booklet on a descriptor that somebody else owns, locks and closes."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._position = 0
+        self._pid = os.getpid()
+        self._sunk = False
+
+    def sink(self) -> None:
+        """From here on reads are empty and writes go nowhere, so that Booklet can be let go of."""
+        self._sunk = True
+
+    def fileno(self) -> int:
+        """Refuses: with the descriptor Booklet would unlock the file behind its owner's back."""
+        raise io.UnsupportedOperation("the descriptor belongs to the session that opened the file")
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_END:
+            position += 0 if self._sunk else os.fstat(self._fd).st_size
+        elif whence == os.SEEK_CUR:
+            position += self._position
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._sunk:
+            return b""
+        if size is None or size < 0:
+            size = max(0, os.fstat(self._fd).st_size - self._position)
+        data = os.pread(self._fd, size, self._position)
+        self._position += len(data)
+        return data
+
+    def write(self, data: object, /) -> int:
+        # Released before returning or raising: Booklet clears the bytearray that it gave.
+        with memoryview(data) as view:  # type: ignore[arg-type]
+            if not self._sunk and os.getpid() == self._pid:
+                write_all(self._fd, view, self._position)
+                self._position += len(view)
+            return len(view)
+
+    def flush(self) -> None:
+        """Does nothing: there is no buffer, and durability is the owner's fsync."""
+
+    def close(self) -> None:
+        """Lets go of the seat only; the descriptor stays its owner's."""
+        self._sunk = True
+
+
+def write_all(fd: int, data: memoryview | bytes, offset_bytes: int) -> None:
+    """Writes every byte at an offset, however many calls that takes.
+
+    Raises:
+        OSError: The file system took no more; what was written before stays written.
+    """
+    done = 0
+    with memoryview(data) as view:
+        while done < len(view):
+            with view[done:] as rest:
+                done += os.pwrite(fd, rest, offset_bytes + done)
+
+
+def fsync_folder(path: str | os.PathLike[str]) -> None:
+    """Makes the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,237 @@
+"""Commits: how what a session wrote becomes durable, entirely or not at all.
+
+Owns no state of its own: it moves operations from a session's overlay into the journal (staging)
+or into the Booklet file and the journal (append). The invariant: one journal transaction decides.
+Before it nothing of the commit is there; after it all of it is, whatever becomes of the process.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ebooklet_tx.local.journal import Journal, driver, put_meta
+from ebooklet_tx.local.value_file import FileState, Placed, ValueFile, new_append_number
+from ebooklet_tx.records import digest_of
+
+_KEEP_BASE = ", ".join(
+    f"base_{name} = CASE pending WHEN 0 THEN remote_{name} ELSE base_{name} END"
+    for name in ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
+)
+
+_SET = f"""
+INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes)
+VALUES (?, 1, ?, ?, ?)
+ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
+  pending = CASE WHEN excluded.pending_digest IS remote_digest
+                  AND excluded.pending_timestamp_us IS remote_timestamp_us THEN 0 ELSE 1 END,
+  pending_digest = excluded.pending_digest,
+  pending_timestamp_us = excluded.pending_timestamp_us,
+  pending_length_bytes = excluded.pending_length_bytes
+"""
+
+_TO_DELETED = f"""
+UPDATE entry SET {_KEEP_BASE},
+  pending = CASE WHEN remote_digest IS NULL THEN 0 ELSE 2 END,
+  pending_digest = NULL, pending_timestamp_us = ?, pending_length_bytes = NULL
+"""
+
+_DROP_EMPTY = """
+DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0
+"""
+
+_LOCAL_PLACE = """
+UPDATE entry SET local_timestamp_us = ?, local_digest = ?, local_offset_bytes = ?, local_length_bytes = ?
+WHERE key = ?
+"""
+
+_NO_LOCAL_PLACE = """
+UPDATE entry SET local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL,
+  local_length_bytes = NULL WHERE key = ?
+"""
+
+_STAGED_TO_FOLD = """
+SELECT s.key, s.timestamp_us, s.digest, s.value FROM staged AS s JOIN entry AS e ON e.key = s.key
+WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pending_digest END
+  AND s.digest IS NOT e.local_digest
+"""
+
+
+@dataclass(slots=True)
+class Overlay:
+    """What a session wrote since its last commit.
+
+    `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds);
+    `cleared` says that every key not among them is deleted.
+    """
+
+    operations: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
+    cleared: bool = False
+    cleared_at_us: int = 0
+    value_bytes: int = 0
+    version: int = 0
+
+    def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
+        """Notes that a key is set, or deleted with None."""
+        old = self.operations.get(key)
+        if old is not None and old[0] is not None:
+            self.value_bytes -= len(old[0])
+        self.operations[key] = (value, timestamp_us)
+        self.value_bytes += len(value) if value is not None else 0
+        self.version += 1
+
+    def clear(self, timestamp_us: int) -> None:
+        """Notes that every key but the metadata is deleted."""
+        kept = {key: operation for key, operation in self.operations.items() if key == ""}
+        self.operations = kept
+        self.cleared = True
+        self.cleared_at_us = timestamp_us
+        self.value_bytes = sum(len(value) for value, _ in kept.values() if value is not None)
+        self.version += 1
+
+    def forget(self) -> None:
+        """Empties the overlay, after a commit or a rollback."""
+        self.operations = {}
+        self.cleared = False
+        self.value_bytes = 0
+        self.version += 1
+
+    def copy(self) -> Overlay:
+        """Returns a copy that later writes do not change."""
+        return Overlay(
+            dict(self.operations), self.cleared, self.cleared_at_us, self.value_bytes, self.version
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.operations) or self.cleared
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A value that came from the remote and is to be kept in the Booklet file."""
+
+    key: str
+    timestamp_us: int
+    digest: bytes
+    value: bytes
+
+
+def stage(journal: Journal, overlay: Overlay) -> None:
+    """Commits an overlay into the journal alone: one transaction, one fsync."""
+    with journal.transaction() as connection:
+        raw = driver(connection)
+        if overlay.cleared:
+            raw.execute(_TO_DELETED + " WHERE key != ''", (overlay.cleared_at_us,))
+            raw.execute("DELETE FROM staged WHERE key != ''")
+        _record_operations(raw, overlay)
+        raw.executemany(
+            "INSERT OR REPLACE INTO staged(key, digest, timestamp_us, value) VALUES (?, ?, ?, ?)",
+            (
+                (key, digest_of(value), timestamp_us, value)
+                for key, (value, timestamp_us) in overlay.operations.items()
+                if value is not None
+            ),
+        )
+        if overlay.cleared:
+            raw.execute(_DROP_EMPTY)
+
+
+def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterable[Fetched] = ()) -> None:
+    """Commits an overlay, and all that is staged, into the Booklet file and the journal.
+
+    When it raises, the last commit is intact, the overlay is unchanged, and a guard may stand in
+    the file: it has to be rebuilt before the next append.
+    """
+    stale = set(journal.stale_keys())
+    gone = stale | {key for key, (value, _) in overlay.operations.items() if value is None}
+    digests: dict[str, bytes] = {}
+    number = new_append_number()
+    values = _values_to_append(journal, overlay, fetched, digests)
+    placed = file.append(number, gone, values)
+    state = file.state_to_record()
+    with journal.transaction() as connection:
+        raw = driver(connection)
+        _record_operations(raw, overlay)
+        record_gone(raw, gone)
+        record_places(raw, placed, digests)
+        raw.execute("DELETE FROM staged")
+        put_meta(connection, file_facts(file, state, number))
+    file.release(state)
+
+
+def file_facts(file: ValueFile, state: FileState, number: bytes) -> dict[str, object]:
+    """Returns what the journal records about the file beside the places of its values."""
+    return {
+        "applied_append": number,
+        "file_generation": file.generation,
+        "file_length_bytes": state.length_bytes,
+        "file_mtime_ns": state.mtime_ns,
+        "file_inode": state.inode,
+    }
+
+
+def record_places(raw: sqlite3.Connection, placed: Iterable[Placed], digests: dict[str, bytes]) -> None:
+    """Records where an append put the values whose digests are given."""
+    raw.executemany(
+        _LOCAL_PLACE,
+        (
+            (place.timestamp_us, digests[place.key], place.offset_bytes, place.length_bytes, place.key)
+            for place in placed
+        ),
+    )
+
+
+def record_sets(raw: sqlite3.Connection, rows: Iterable[tuple[str, bytes, int, int]]) -> None:
+    """Makes pending sets of (key, digest, timestamp, length); equal content and time is no change."""
+    raw.executemany(_SET, rows)
+
+
+def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]]) -> None:
+    """Makes pending deletes of (key, timestamp); a key that was never pushed just goes."""
+    rows = list(rows)
+    keys = [(key,) for key, _ in rows]
+    raw.executemany(_TO_DELETED + " WHERE key = ?", ((stamp, key) for key, stamp in rows))
+    raw.executemany("DELETE FROM staged WHERE key = ?", keys)
+    raw.executemany(_DROP_EMPTY + " AND key = ?", keys)
+
+
+def record_gone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Notes that the Booklet file no longer holds these keys."""
+    keys = list(keys)
+    raw.executemany(_NO_LOCAL_PLACE, ((key,) for key in keys))
+    raw.executemany(_DROP_EMPTY + " AND key = ?", ((key,) for key in keys))
+
+
+def _record_operations(raw: sqlite3.Connection, overlay: Overlay) -> None:
+    record_sets(
+        raw,
+        (
+            (key, digest_of(value), timestamp_us, len(value))
+            for key, (value, timestamp_us) in overlay.operations.items()
+            if value is not None
+        ),
+    )
+    record_deletes(raw, ((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None))
+
+
+def _values_to_append(
+    journal: Journal, overlay: Overlay, fetched: Iterable[Fetched], digests: dict[str, bytes]
+) -> Iterator[tuple[str, int, bytes]]:
+    for key, (value, timestamp_us) in overlay.operations.items():
+        if value is not None:
+            digests[key] = digest_of(value)
+            yield key, timestamp_us, value
+    with journal.reading() as raw:
+        for key, timestamp_us, digest, value in raw.execute(_STAGED_TO_FOLD):
+            if key not in overlay.operations:
+                digests[key] = digest
+                yield key, timestamp_us, bytes(value)
+    for item in fetched:
+        entry = journal.entry(item.key)
+        # A key that a pull took away meanwhile has no row left to hold the place.
+        if entry is None or entry.digest != item.digest or entry.local_digest == item.digest:
+            continue
+        if item.key not in digests and item.key not in overlay.operations:
+            digests[item.key] = item.digest
+            yield item.key, item.timestamp_us, item.value

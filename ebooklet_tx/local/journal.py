@@ -1,0 +1,339 @@
+"""The journal: one SQLite database that is the truth about the values beside it.
+
+Owns `<file>.journal` with its `-wal` and `-shm`. The invariant: every change is one transaction
+with `synchronous=FULL`, made while the session holds the value file's lock; what a commit returned
+from survives power loss, and a reader sees whole transactions only.
+
+The tables are `schema`'s. Statements on single rows of `entry` and on many of them go to the
+driver, because SQLAlchemy's part in a lookup costs three times the lookup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, delete
+from sqlalchemy.pool import StaticPool
+
+from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.local import migrate
+from ebooklet_tx.local.schema import STALE, meta
+
+PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
+
+VISIBLE = "(pending = 1 OR (pending = 0 AND remote_digest IS NOT NULL))"
+"""SQL that is true of an entry that a reader sees."""
+
+_ENTRY_COLUMNS = (
+    "key, pending, pending_timestamp_us, pending_digest, pending_length_bytes, "
+    "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
+    "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
+)
+_ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
+_BUSY_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the index, without the base columns."""
+
+    key: str
+    pending: int
+    pending_timestamp_us: int | None
+    pending_digest: bytes | None
+    pending_length_bytes: int | None
+    remote_seq: int | None
+    remote_timestamp_us: int | None
+    remote_digest: bytes | None
+    remote_object: int | None
+    remote_offset_bytes: int | None
+    remote_length_bytes: int | None
+    local_timestamp_us: int | None
+    local_digest: bytes | None
+    local_offset_bytes: int | None
+    local_length_bytes: int | None
+
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of the value that a reader sees; None when it sees none."""
+        if self.pending == PENDING_NONE:
+            return self.remote_digest
+        return self.pending_digest if self.pending == PENDING_SET else None
+
+    @property
+    def timestamp_us(self) -> int:
+        """When the value that a reader sees was set."""
+        stamp = self.remote_timestamp_us if self.pending == PENDING_NONE else self.pending_timestamp_us
+        return stamp or 0
+
+    @property
+    def length_bytes(self) -> int:
+        """The encoded length of the value that a reader sees."""
+        length = self.remote_length_bytes if self.pending == PENDING_NONE else self.pending_length_bytes
+        return length or 0
+
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turns SQLite's complaints about a journal into errors that name it and the way out."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _translated(error, path) from error
+    except Exception as error:
+        original = getattr(error, "orig", None)
+        if isinstance(original, sqlite3.DatabaseError):
+            raise _translated(original, path) from error
+        raise
+
+
+def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
+        return JournalDamagedError(
+            f"{path} is damaged ({error}); run recover, which sets it aside and rebuilds it"
+        )
+    if name.startswith("SQLITE_FULL"):
+        way_out = "the disk is full: make room and do it again; the last commit is intact"
+    elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+        way_out = "check the owner and mode of the file and its folder"
+    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        way_out = "another process keeps it locked; do it again when that has finished"
+    elif name.startswith("SQLITE_IOERR"):
+        way_out = "the disk fails or is full; the last commit is intact"
+    else:
+        return JournalDamagedError(f"{path} does not answer as a journal should ({error}); run recover on it")
+    return LocalStorageError(0, f"can't use the journal {path}: {error}; {way_out}")
+
+
+class Journal:
+    """An open journal: one connection, used by one session under its mutex."""
+
+    def __init__(self, path: Path, raw: sqlite3.Connection) -> None:
+        self.path = path
+        self.raw = raw
+        self._engine: Engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool) -> Journal:
+        """Opens a journal and brings it to the current revision.
+
+        Args:
+            path: The journal file.
+            create: Whether a missing or older one may be made or migrated; the caller then holds
+                the value file's lock.
+
+        Raises:
+            JournalDamagedError: It is no sound journal.
+            LocalStorageError: It is missing, or the system refuses.
+            UnsupportedFormatError: It was written by a newer ebooklet_tx.
+        """
+        with sqlite_errors(path):
+            raw = _connect(path, create=create)
+            try:
+                revision = migrate.current_revision(raw, path)
+                journal = cls(path, raw)
+                if migrate.check_revision(revision, path):
+                    if not create:
+                        raise LocalStorageError(
+                            0, f"{path} has to be migrated; open the database for writing"
+                        )
+                    with journal._engine.connect() as connection:
+                        migrate.migrate(connection, raw, path, revision)
+            except BaseException:
+                raw.close()
+                raise
+        return journal
+
+    def close(self) -> None:
+        """Closes the connection; twice is no error."""
+        self._engine.dispose()
+        self.raw.close()
+
+    # -- transactions ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One BEGIN IMMEDIATE: durable as a whole when the block ends, absent when it raises.
+
+        `driver(connection)` gives the sqlite3 connection for statements on many rows.
+        """
+        with sqlite_errors(self.path), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The driver connection, with SQLite's errors translated."""
+        with sqlite_errors(self.path):
+            yield self.raw
+
+    # -- single facts ----------------------------------------------------------------------
+
+    def get_meta(self, name: str) -> Any:
+        """Returns a fact of the meta table, or None."""
+        with sqlite_errors(self.path):
+            row = self.raw.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def all_meta(self) -> dict[str, Any]:
+        """Returns every fact of the meta table."""
+        with sqlite_errors(self.path):
+            return dict(self.raw.execute("SELECT name, value FROM meta").fetchall())
+
+    # -- entries ---------------------------------------------------------------------------
+
+    def entry(self, key: str) -> Entry | None:
+        """Looks one key up."""
+        try:
+            row = self.raw.execute(_ONE_ENTRY, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self.path) from error
+        return None if row is None else Entry(*row)
+
+    def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
+        """Yields the entries for which some SQL holds, in order of key, from one snapshot."""
+        with sqlite_errors(self.path):
+            for row in self.raw.execute(
+                f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters
+            ):
+                yield Entry(*row)
+
+    def pending_entries(self) -> list[Entry]:
+        """Returns the entries that have an operation still to be pushed."""
+        return list(self.entries("pending != 0"))
+
+    def stale_keys(self) -> list[str]:
+        """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
+        with sqlite_errors(self.path):
+            return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE.text}")]
+
+    def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
+        """Returns up to `limit` visible user keys behind `after`, in order."""
+        upper = _prefix_end(prefix)
+        bound = "" if upper is None else "AND key < ?"
+        parameters: list[Any] = [after, prefix]
+        if upper is not None:
+            parameters.append(upper)
+        with sqlite_errors(self.path):
+            rows = self.raw.execute(
+                f"SELECT key FROM entry WHERE key > ? AND key >= ? {bound} AND key != '' AND {VISIBLE} "
+                "ORDER BY key LIMIT ?",
+                (*parameters, limit),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def visible_count(self) -> int:
+        """Returns how many user keys a reader sees; costs the pending operations, not the size."""
+        with sqlite_errors(self.path):
+            (remote_count,) = self.raw.execute(
+                "SELECT coalesce((SELECT value FROM meta WHERE name = 'base_key_count'), 0)"
+            ).fetchone()
+            (change,) = self.raw.execute(
+                "SELECT coalesce(sum((pending = 1) - (remote_digest IS NOT NULL)), 0) "
+                "FROM entry WHERE pending != 0 AND key != ''"
+            ).fetchone()
+        return int(remote_count) + int(change)
+
+    def data_version(self) -> int:
+        """Returns a number that changes when another connection has committed."""
+        with sqlite_errors(self.path):
+            return int(self.raw.execute("PRAGMA data_version").fetchone()[0])
+
+    def staged_bytes(self) -> int:
+        """Returns how many value bytes wait in the journal for the Booklet file."""
+        with sqlite_errors(self.path):
+            return int(self.raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()[0])
+
+    def held_value(self, key: str, digest: bytes) -> bytes | None:
+        """Returns a value of that digest that lies in the journal itself, staged or inline."""
+        with sqlite_errors(self.path):
+            row = self.raw.execute(
+                "SELECT value FROM staged WHERE key = ?1 AND digest = ?2 "
+                "UNION ALL SELECT value FROM inline_value WHERE digest = ?2 LIMIT 1",
+                (key, digest),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+
+def driver(connection: Connection) -> sqlite3.Connection:
+    """Returns the sqlite3 connection below a transaction."""
+    raw = connection.connection.driver_connection
+    if not isinstance(raw, sqlite3.Connection):
+        raise JournalDamagedError("the journal's connection is gone; open the database again")
+    return raw
+
+
+def put_meta(connection: Connection, facts: Mapping[str, Any]) -> None:
+    """Sets facts of the meta table within a transaction; None removes one."""
+    gone = [name for name, value in facts.items() if value is None]
+    if gone:
+        connection.execute(delete(meta).where(meta.c.name.in_(gone)))
+    raw = driver(connection)
+    raw.executemany(
+        "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+        [(name, value) for name, value in facts.items() if value is not None],
+    )
+
+
+def now_us() -> int:
+    """Returns the current time in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    mode = "rwc" if create else "rw"
+    raw = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_BUSY_TIMEOUT_SECONDS,
+    )
+    try:
+        # A corrupt header shows at the first statement, not at connect.
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = FULL")
+        raw.execute("PRAGMA temp_store = MEMORY")
+        raw.execute("PRAGMA cache_size = -16000")
+        raw.execute("PRAGMA trusted_schema = OFF")
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def _prefix_end(prefix: str) -> str | None:
+    """Returns the least str above every str with a prefix, or None when there is none."""
+    while prefix:
+        last = ord(prefix[-1])
+        if last < 0x10FFFF:
+            following = last + 1
+            # Surrogates are no characters that UTF-8 can hold.
+            return prefix[:-1] + chr(0xE000 if 0xD800 <= following <= 0xDFFF else following)
+        prefix = prefix[:-1]
+    return None
+
+
+__all__ = [
+    "PENDING_DELETE",
+    "PENDING_NONE",
+    "PENDING_SET",
+    "Entry",
+    "Journal",
+    "driver",
+    "now_us",
+    "put_meta",
+    "sqlite_errors",
+]

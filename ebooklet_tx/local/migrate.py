@@ -1,0 +1,102 @@
+"""Brings a journal to the revision that this code works with.
+
+Owns the `alembic_version` table. The invariant: a migration takes place within one
+BEGIN IMMEDIATE, after the journal was copied beside itself, so a kill leaves the old journal or the
+new one. Alembic is imported only when there is something to do: it costs a quarter of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from ebooklet_tx.errors import JournalDamagedError, UnsupportedFormatError
+from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.schema import APPLICATION_ID, REVISION
+
+
+def current_revision(raw: sqlite3.Connection, path: Path) -> str | None:
+    """Returns a journal's revision by plain SQLite, or None when it is empty.
+
+    Raises:
+        JournalDamagedError: It is an SQLite database of somebody else's.
+    """
+    names = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not names:
+        return None
+    (application_id,) = raw.execute("PRAGMA application_id").fetchone()
+    if application_id != APPLICATION_ID or "alembic_version" not in names:
+        raise JournalDamagedError(f"{path} is an SQLite database, but no journal of ebooklet_tx")
+    row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None:
+        raise JournalDamagedError(f"{path} has lost its revision")
+    return str(row[0])
+
+
+def check_revision(revision: str | None, path: Path) -> bool:
+    """Tells whether a journal needs a migration.
+
+    Raises:
+        UnsupportedFormatError: It was written by a newer ebooklet_tx.
+    """
+    if revision == REVISION:
+        return False
+    if revision is not None and revision > REVISION:
+        raise UnsupportedFormatError(
+            f"{path} has revision {revision}, this ebooklet_tx knows up to {REVISION}; upgrade ebooklet_tx"
+        )
+    return True
+
+
+def migrate(connection: Connection, raw: sqlite3.Connection, path: Path, revision: str | None) -> None:
+    """Makes a new journal's tables, or brings an older journal up, as one transaction.
+
+    Durable when it returns; when it raises, the journal is as it was, and for an older one the
+    copy `<journal>.before-<revision>` lies beside it.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    if revision is not None:
+        _back_up(raw, path, revision)
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        command.upgrade(config, "head")
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def migrations_folder() -> Path:
+    """Finds the alembic environment: inside an installed package, beside it in a source tree."""
+    spec = importlib.util.find_spec("ebooklet_tx")
+    if spec is None or spec.origin is None:
+        raise UnsupportedFormatError("the package ebooklet_tx has no files on disk; install it from a wheel")
+    package = Path(spec.origin).parent
+    for folder in (package / "migrations", package.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise UnsupportedFormatError(
+        f"the migrations of ebooklet_tx are missing beside {package}; install the package again"
+    )
+
+
+def _back_up(raw: sqlite3.Connection, path: Path, revision: str) -> None:
+    copy_path = path.with_name(f"{path.name}.before-{revision}")
+    partial = copy_path.with_name(copy_path.name + ".partial")
+    with contextlib.closing(sqlite3.connect(partial)) as copy:
+        raw.backup(copy)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(copy_path)
+    fsync_folder(path.parent)

@@ -1,0 +1,129 @@
+"""Rebuilding the Booklet file from the journal: after a crash, a prune, or damage.
+
+Owns `<file>.rebuild` while it is being written. The invariant: the journal's transaction makes the
+new file the current one; before it the old file and the old places hold, after it the new file is
+found by its generation, under its temporary name or its final one. Both steps can be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ebooklet_tx.errors import UnsupportedFormatError
+from ebooklet_tx.local.commit import file_facts, record_places
+from ebooklet_tx.local.journal import PENDING_SET, Journal, driver, put_meta
+from ebooklet_tx.local.value_file import (
+    ValueFile,
+    create_file,
+    grown_header,
+    new_append_number,
+    put_in_place,
+    storage_errors,
+)
+from ebooklet_tx.records import digest_of
+
+
+@dataclass(slots=True)
+class RebuildReport:
+    """What a rebuild kept, and the keys whose only copy it found damaged."""
+
+    kept: int = 0
+    dropped: int = 0
+    refetchable: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+def rebuild_path(path: Path) -> Path:
+    """Returns the name under which a rebuilt file waits to be put in place."""
+    return path.with_name(path.name + ".rebuild")
+
+
+def rebuild(
+    file: ValueFile, journal: Journal, *, keep: str = "1", n_buckets: int | None = None
+) -> tuple[ValueFile, RebuildReport]:
+    """Writes a new file of the journal's current local values and puts it in the old one's place.
+
+    Values whose bytes no longer have their digest are left out: they are fetched again when the
+    remote has them, and otherwise reported as lost.
+
+    Args:
+        file: The locked old file; it is closed when the new one is in place.
+        journal: Its journal.
+        keep: SQL over `entry`; entries for which it is false lose their local copy.
+        n_buckets: How many hash buckets the new file has, or None for as many as the old one.
+
+    Returns:
+        The new file, locked, and a report.
+
+    Raises:
+        LocalStorageError: There is no room for a second copy; the old state is intact.
+    """
+    report = RebuildReport()
+    new = create_file(rebuild_path(file.path), grown_header(file.header, n_buckets))
+    try:
+        number = new_append_number()
+        digests: dict[str, bytes] = {}
+        placed = new.append(number, (), _sound_values(file, journal, keep, digests, report))
+        state = new.state_to_record()
+        with journal.transaction() as connection:
+            raw = driver(connection)
+            raw.execute(
+                "UPDATE entry SET local_timestamp_us = NULL, local_digest = NULL, "
+                "local_offset_bytes = NULL, local_length_bytes = NULL WHERE local_digest IS NOT NULL"
+            )
+            record_places(raw, placed, digests)
+            raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")
+            put_meta(connection, file_facts(new, state, number))
+        new.release(state)
+        put_in_place(file, new, file.path)
+    except BaseException:
+        new.close()
+        raise
+    file.close()
+    return new, report
+
+
+def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
+    """Puts a finished rebuild in place whose process died before it could; None if there is none."""
+    waiting = rebuild_path(file.path)
+    if not waiting.exists():
+        return None
+    generation = journal.get_meta("file_generation")
+    candidate: ValueFile | None = None
+    with contextlib.suppress(UnsupportedFormatError):
+        candidate = ValueFile.open(waiting, writable=True)
+    if candidate is None or generation is None or candidate.generation != generation:
+        if candidate is not None:
+            candidate.close()
+        with storage_errors(waiting, "remove"):
+            waiting.unlink()
+        return None
+    candidate.try_lock()
+    if candidate.guard_number() is not None:
+        candidate.release()
+    put_in_place(file, candidate, file.path)
+    file.close()
+    return candidate
+
+
+def _sound_values(
+    file: ValueFile, journal: Journal, keep: str, digests: dict[str, bytes], report: RebuildReport
+) -> Iterator[tuple[str, int, bytes]]:
+    rows = journal.entries("local_digest IS NOT NULL")
+    kept = {entry.key for entry in journal.entries(f"local_digest IS NOT NULL AND ({keep})")}
+    for entry in rows:
+        if entry.local_digest is None or entry.local_digest != entry.digest or entry.key not in kept:
+            report.dropped += 1
+            continue
+        value = file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+        if digest_of(value) != entry.local_digest:
+            # A value that only this machine has is lost; any other can be fetched again.
+            lost = entry.pending == PENDING_SET and entry.digest != entry.remote_digest
+            (report.lost if lost else report.refetchable).append(entry.key)
+            continue
+        digests[entry.key] = entry.local_digest
+        report.kept += 1
+        yield entry.key, entry.local_timestamp_us or 0, value

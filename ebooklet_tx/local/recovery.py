@@ -1,0 +1,247 @@
+"""What happens at open: file and journal are brought to one sound state.
+
+Owns no state between calls. The invariant: only the guard in the file and the facts in the journal
+decide what to do, so dying anywhere in here and starting again ends in the same state. Nothing is
+deleted that could hold a user's value: a journal that can't be used is set aside under a new name.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.local.blocks import METADATA_KEY_BYTES, RESERVED_KEYS, Block, Scan, scan_file
+from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
+from ebooklet_tx.local.journal import Entry, Journal, driver, now_us, put_meta
+from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
+from ebooklet_tx.local.value_file import FileState, Placed, ValueFile, new_append_number, storage_errors
+from ebooklet_tx.records import METADATA_KEY, digest_of
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+@dataclass(slots=True)
+class SettleReport:
+    """What opening a local pair found and did, for `recover` to tell."""
+
+    actions: list[str] = field(default_factory=list)
+    adopted_keys: int = 0
+    changed_keys: list[str] = field(default_factory=list)
+    deleted_keys: list[str] = field(default_factory=list)
+    damaged_keys: list[str] = field(default_factory=list)
+    lost_keys: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+    def note(self, action: str) -> None:
+        """Adds a sentence to the account and to the log."""
+        self.actions.append(action)
+        _log.warning("%s", action)
+
+
+def journal_path(path: Path) -> Path:
+    """Returns where the journal of a Booklet file lies."""
+    return path.with_name(path.name + ".journal")
+
+
+def open_journal(path: Path, report: SettleReport) -> Journal:
+    """Opens or makes the journal of a locked file; sets a damaged one aside first."""
+    location = journal_path(path)
+    try:
+        return Journal.open(location, create=True)
+    except JournalDamagedError as error:
+        report.note(f"the journal could not be used: {error}")
+        set_journal_aside(path, report)
+        return Journal.open(location, create=True)
+
+
+def set_journal_aside(path: Path, report: SettleReport) -> None:
+    """Renames a journal and its WAL so that a new one can be made in its place."""
+    location = journal_path(path)
+    aside = location.with_name(f"{location.name}.aside-{now_us()}")
+    with storage_errors(location, "set aside"):
+        for suffix in ("-wal", "-shm", ""):
+            part = location.with_name(location.name + suffix)
+            if part.exists():
+                part.replace(aside.with_name(aside.name + suffix))
+    report.note(f"the old journal is kept as {aside.name}; it was rebuilt from the file")
+
+
+def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[ValueFile, Journal]:
+    """Brings a locked file and its journal to one sound state.
+
+    Returns:
+        The file and the journal to go on with; a rebuild or an adoption replaces them.
+    """
+    known_uuid = journal.get_meta("file_uuid")
+    if known_uuid is not None and known_uuid != file.header.uuid:
+        report.note(f"{journal.path.name} belongs to another file than {file.path.name}")
+        journal.close()
+        set_journal_aside(file.path, report)
+        journal = Journal.open(journal_path(file.path), create=True)
+        known_uuid = None
+    finished = finish_rebuild(file, journal)
+    if finished is not None:
+        report.note("a rebuilt file was put in place")
+        file = finished
+    if known_uuid is None:
+        _adopt(file, journal, report)
+    return _settle_guard(file, journal, report), journal
+
+
+def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
+    facts = journal.all_meta()
+    guard = file.guard_number()
+    if guard is not None and guard == facts.get("applied_append"):
+        report.note("a finished append was released")
+        file.release(FileState(0, int(facts["file_mtime_ns"]), 0))
+        guard = None
+    if guard is not None:
+        report.note("an interrupted append was taken back: the file is rebuilt from the journal")
+        return _rebuild(file, journal, report)
+    if _as_recorded(file, facts):
+        return file
+    scan = scan_file(file.fd, file.header)
+    _take_in_edits(file, journal, scan, report)
+    if scan.damage:
+        report.damage.extend(scan.damage)
+        report.note(f"the file was damaged by somebody else ({scan.damage[0]}): it is rebuilt")
+        return _rebuild(file, journal, report)
+    _record_file(file, journal)
+    return file
+
+
+def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
+    new, outcome = rebuild(file, journal)
+    report_rebuild(outcome, report)
+    return new
+
+
+def report_rebuild(outcome: RebuildReport, report: SettleReport) -> None:
+    """Adds what a rebuild found damaged to an account."""
+    report.damaged_keys.extend(outcome.refetchable)
+    report.lost_keys.extend(outcome.lost)
+    if outcome.lost:
+        report.note(
+            f"{len(outcome.lost)} values that were never pushed are damaged beyond repair, "
+            f"the first is of key {outcome.lost[0]!r}; set or delete them"
+        )
+
+
+def _as_recorded(file: ValueFile, facts: dict[str, object]) -> bool:
+    state = file.state()
+    return (
+        facts.get("file_generation") == file.generation
+        and facts.get("file_length_bytes") == state.length_bytes
+        and facts.get("file_mtime_ns") == state.mtime_ns
+        and facts.get("file_inode") == state.inode
+    )
+
+
+def _record_file(file: ValueFile, journal: Journal) -> None:
+    """Notes the file as it is now, leaving a time that no other program's write leaves."""
+    state = file.state_to_record()
+    number = journal.get_meta("applied_append") or new_append_number()
+    with journal.transaction() as connection:
+        put_meta(connection, file_facts(file, state, number))
+    file.release(state)
+
+
+def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
+    """Makes a journal out of a Booklet that has none: every key is an operation to be pushed.
+
+    Until the remote has been heard, `adopted` says that nothing is known about a common base.
+    """
+    scan = scan_file(file.fd, file.header)
+    report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
+    _take_in_edits(file, journal, scan, SettleReport())
+    with journal.transaction() as connection:
+        facts: dict[str, object] = {"file_uuid": file.header.uuid}
+        if scan.live:
+            facts["adopted"] = 1
+        if not scan.damage and file.guard_number() is None:
+            state = file.state_to_record()
+            facts |= file_facts(file, state, new_append_number())
+        put_meta(connection, facts)
+    if "file_mtime_ns" in facts:
+        file.release(state)
+    if scan.live:
+        report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys")
+
+
+@dataclass(slots=True)
+class _Edits:
+    """What a Booklet file holds that its journal does not say."""
+
+    sets: list[tuple[str, bytes, int, int]] = field(default_factory=list)
+    deletes: list[tuple[str, int]] = field(default_factory=list)
+    places: list[Placed] = field(default_factory=list)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+
+
+def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: SettleReport) -> None:
+    """Turns the difference between a file and its journal into pending operations.
+
+    Where the file is damaged, a key that is missing from it was not necessarily deleted, so then
+    nothing is deleted; what has lost its bytes loses its local place.
+    """
+    edits = _Edits()
+    known = {entry.key: entry for entry in journal.entries("local_digest IS NOT NULL")}
+    for raw_key, block in scan.live.items():
+        if raw_key in RESERVED_KEYS and raw_key != METADATA_KEY_BYTES:
+            continue
+        try:
+            key = METADATA_KEY if raw_key == METADATA_KEY_BYTES else raw_key.decode()
+        except UnicodeDecodeError:
+            scan.damage.append(f"the key {raw_key!r} is no text")
+            continue
+        placed = known.pop(key, None)
+        if placed is None or not _same_place(placed, block):
+            _take_in_block(file, placed or journal.entry(key), key, block, edits)
+    for key, entry in known.items():
+        if scan.damage and _still_readable(file, entry):
+            continue
+        edits.gone.append(key)
+        if scan.damage:
+            report.damaged_keys.append(key)
+        elif entry.digest == entry.local_digest:
+            edits.deletes.append((key, now_us()))
+    with journal.transaction() as connection:
+        raw = driver(connection)
+        record_sets(raw, edits.sets)
+        record_deletes(raw, edits.deletes)
+        record_gone(raw, edits.gone)
+        record_places(raw, edits.places, edits.digests)
+    report.changed_keys.extend(row[0] for row in edits.sets)
+    report.deleted_keys.extend(key for key, _ in edits.deletes)
+
+
+def _take_in_block(file: ValueFile, entry: Entry | None, key: str, block: Block, edits: _Edits) -> None:
+    """Decides what a block that is not where the journal says means: a move, an edit, or old news."""
+    length = block.value_length_bytes
+    digest = digest_of(file.read(block.value_offset_bytes, length))
+    edits.places.append(Placed(key, block.timestamp_us, block.value_offset_bytes, length))
+    edits.digests[key] = digest
+    if entry is not None:
+        moved = digest == entry.local_digest and block.timestamp_us == entry.local_timestamp_us
+        same = digest == entry.digest and block.timestamp_us == entry.timestamp_us
+        # Who edited a file that did not show the newest value did not see what he replaced.
+        unseen = entry.local_digest != entry.digest and block.timestamp_us <= entry.timestamp_us
+        if moved or same or unseen:
+            return
+    edits.sets.append((key, digest, block.timestamp_us, length))
+
+
+def _same_place(entry: Entry, block: Block) -> bool:
+    return (
+        entry.local_offset_bytes == block.value_offset_bytes
+        and entry.local_length_bytes == block.value_length_bytes
+        and entry.local_timestamp_us == block.timestamp_us
+    )
+
+
+def _still_readable(file: ValueFile, entry: Entry) -> bool:
+    value = file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+    return digest_of(value) == entry.local_digest

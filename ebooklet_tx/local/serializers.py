@@ -1,0 +1,141 @@
+"""Value serializers: booklet's own by name, or a class of the user's.
+
+Owns no state. The invariant: what `dumps` returns is bytes of at most 4 GiB - 1, whatever the
+serializer is, and a serializer's own failure comes out as `InvalidValueError` naming the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from booklet import serializers as booklet_serializers
+
+from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError
+from ebooklet_tx.records import MAX_VALUE_BYTES
+
+CUSTOM = "custom"
+"""How a remote names a serializer class of the user's own."""
+
+_CUSTOM_CODE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serializer:
+    """A pair of functions under the name by which Booklet and remote know it."""
+
+    name: str | None
+    code: int
+    booklet_argument: Any
+    _dumps: Callable[[Any], Any]
+    _loads: Callable[[bytes], Any]
+
+    def dumps(self, key: str, value: Any) -> bytes:
+        """Encodes a value.
+
+        Raises:
+            InvalidValueError: The serializer refused it, or it is over 4 GiB - 1.
+        """
+        try:
+            encoded = self._dumps(value)
+        except Exception as error:
+            raise InvalidValueError(
+                f"the value of key {key!r} (a {type(value).__name__}) can't be encoded by the serializer "
+                f"{self.name!r}: {error}; give a value that it takes, or open with another value_serializer"
+            ) from error
+        return checked_value(key, encoded)
+
+    def loads(self, key: str, encoded: bytes) -> Any:
+        """Decodes a value that was checked against its digest."""
+        try:
+            return self._loads(encoded)
+        except Exception as error:
+            raise LocalIntegrityError(
+                f"the value of key {key!r} is intact, but the serializer {self.name!r} can't decode it: "
+                f"{error}; it was written with another serializer; read it with get(key) after opening "
+                "with the serializer it was written with"
+            ) from error
+
+
+def checked_value(key: str, encoded: Any) -> bytes:
+    """Returns encoded bytes that Booklet can hold.
+
+    Raises:
+        InvalidValueError: They are no bytes, or over 4 GiB - 1.
+    """
+    if isinstance(encoded, bytearray | memoryview):
+        encoded = bytes(encoded)
+    if not isinstance(encoded, bytes):
+        raise InvalidValueError(
+            f"the value of key {key!r} must be bytes, not {type(encoded).__name__}; "
+            "open with a value_serializer to store other types"
+        )
+    if len(encoded) > MAX_VALUE_BYTES:
+        raise InvalidValueError(
+            f"the value of key {key!r} is {len(encoded)} bytes when encoded; Booklet's limit is "
+            f"{MAX_VALUE_BYTES}; split it over several keys"
+        )
+    return encoded
+
+
+def resolve(value_serializer: Any) -> Serializer:
+    """Returns the serializer for a booklet name, None (bytes), or a class with dumps and loads.
+
+    Raises:
+        InvalidArgumentError: It is none of these.
+    """
+    names: dict[str | None, int] = booklet_serializers.serial_name_dict
+    if value_serializer is None or isinstance(value_serializer, str):
+        if value_serializer in names:
+            code = names[value_serializer]
+            kind = booklet_serializers.serial_int_dict[code]
+            return Serializer(value_serializer, code, value_serializer, kind.dumps, kind.loads)
+        known = ", ".join(sorted(name for name in names if name))
+        raise InvalidArgumentError(
+            f"unknown value_serializer {value_serializer!r}; give None for bytes, a class with dumps and "
+            f"loads, or one of {known}"
+        )
+    dumps = getattr(value_serializer, "dumps", None)
+    loads = getattr(value_serializer, "loads", None)
+    if callable(dumps) and callable(loads):
+        return Serializer(CUSTOM, _CUSTOM_CODE, value_serializer, dumps, loads)
+    raise InvalidArgumentError(
+        f"the value_serializer {value_serializer!r} has no dumps and loads; give a class that has both, "
+        "None for bytes, or the name of one of booklet's serializers"
+    )
+
+
+def resolve_stored(code: int, given: Any, where: str) -> Serializer:
+    """Returns the serializer that a Booklet header names; `given` is needed only for a custom one."""
+    if code == _CUSTOM_CODE:
+        if given is None or isinstance(given, str):
+            raise InvalidArgumentError(
+                f"{where} was made with a serializer class of its own; pass that class as value_serializer"
+            )
+        return resolve(given)
+    if code not in booklet_serializers.serial_int_dict:
+        raise InvalidArgumentError(
+            f"{where} names the value serializer number {code}, which this booklet does not know; "
+            "install a newer booklet"
+        )
+    names = {number: name for name, number in booklet_serializers.serial_name_dict.items()}
+    return resolve(names[code])
+
+
+def encode_metadata(data: Any) -> bytes:
+    """Encodes a database's metadata as booklet does: JSON.
+
+    Raises:
+        InvalidValueError: It is not JSON-serializable.
+    """
+    try:
+        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"the metadata can't be encoded as JSON: {error}; give JSON types") from error
+
+
+def decode_metadata(encoded: bytes) -> Any:
+    """Decodes a database's metadata."""
+    return orjson.loads(encoded)

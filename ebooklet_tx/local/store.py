@@ -1,0 +1,454 @@
+"""One machine's half of a database: value file, journal and overlay behind one face.
+
+Owns the open `ValueFile`, the open `Journal`, the overlay of uncommitted writes and the fetched
+values that wait to be kept. The invariant: whoever changes file or journal holds the file's lock;
+a session without it only reads, and takes the lock for a moment to keep what it fetched.
+
+Not thread-safe: `database` and `sync` call it under the session's mutex.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.errors import (
+    LocalIntegrityError,
+    LocalMissingError,
+    LocalStorageError,
+    LockTimeoutError,
+    ReadOnlyError,
+)
+from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
+from ebooklet_tx.local.journal import Entry, Journal
+from ebooklet_tx.local.rebuild import rebuild, rebuild_path
+from ebooklet_tx.local.recovery import (
+    SettleReport,
+    journal_path,
+    open_journal,
+    report_rebuild,
+    set_journal_aside,
+    settle,
+)
+from ebooklet_tx.local.serializers import Serializer, resolve, resolve_stored
+from ebooklet_tx.local.value_file import ValueFile, create_file, storage_errors
+from ebooklet_tx.records import digest_of
+
+_log = logging.getLogger("ebooklet_tx")
+
+STAGE_COMMIT_BYTES = 256 * 1024
+"""A commit up to this size goes into the journal alone."""
+
+STAGED_LIMIT_BYTES = 4 * 2**20
+"""Staged values are moved into the Booklet file when they are more than this."""
+
+STAGED_LIMIT_KEYS = 20_000
+LOCK_POLL_SECONDS = 0.02
+
+
+class LocalStore:
+    """A locked (writer) or unlocked (reader) pair of value file and journal."""
+
+    def __init__(self, path: Path, *, writable: bool, buffer_bytes: int = 2**22) -> None:
+        self.path = path
+        self.writable = writable
+        self.overlay = Overlay()
+        self.report = SettleReport()
+        self.created = False
+        self._buffer_bytes = max(buffer_bytes, 1)
+        self._file: ValueFile | None = None
+        self._journal: Journal | None = None
+        self._in_flux = False
+        self._staged_bytes = 0
+        self._staged_keys = 0
+        self._fetched: dict[str, Fetched] = {}
+        self._fetched_bytes = 0
+
+    # -- opening and closing ---------------------------------------------------------------
+
+    @classmethod
+    def open_writer(
+        cls,
+        path: Path,
+        *,
+        create: bool,
+        replace: bool = False,
+        value_serializer: Any = None,
+        n_buckets: int = 12007,
+        buffer_bytes: int = 2**22,
+        timeout_seconds: float = 300.0,
+        header: bytes | None = None,
+    ) -> LocalStore:
+        """Locks, repairs and opens a pair for writing.
+
+        Args:
+            path: The Booklet file.
+            create: Whether a missing file is made.
+            replace: Whether an existing pair gives way to a new, empty one (flag n).
+            value_serializer: For a new file.
+            n_buckets: For a new file.
+            buffer_bytes: How many value bytes wait in memory before they are committed.
+            timeout_seconds: How long to wait for another session's lock.
+            header: The header of the remote's Booklet for a new file, uuid included.
+
+        Raises:
+            LocalMissingError: There is no file and `create` is False.
+            LockTimeoutError: Another session kept the lock.
+        """
+        store = cls(path, writable=True, buffer_bytes=buffer_bytes)
+        try:
+            file = _locked(path, timeout_seconds)
+            if file is not None and replace:
+                _remove_pair(file)
+                file = None
+            if file is None:
+                if not create:
+                    raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
+                if journal_path(path).exists():
+                    set_journal_aside(path, store.report)
+                file = _create(path, value_serializer, n_buckets, header, timeout_seconds)
+                store.created = True
+            store._file = file
+            store._journal = open_journal(path, store.report)
+            store._file, store._journal = settle(file, store._journal, store.report)
+            store._count_staged()
+        except BaseException:
+            store._release()
+            raise
+        return store
+
+    @classmethod
+    def open_reader(cls, path: Path, *, buffer_bytes: int = 2**22) -> LocalStore:
+        """Opens an existing, sound pair for reading, without a lock.
+
+        Raises:
+            LocalMissingError: File or journal is missing; open a writer to make or adopt them.
+        """
+        store = cls(path, writable=False, buffer_bytes=buffer_bytes)
+        try:
+            if not path.exists() or not journal_path(path).exists():
+                raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
+            store._journal = Journal.open(journal_path(path), create=False)
+            store._file = _unlocked(path, store._journal)
+        except BaseException:
+            store._release()
+            raise
+        return store
+
+    def to_reader(self) -> LocalStore:
+        """Gives the lock back and goes on as a reader; nothing may be uncommitted."""
+        self.writable = False
+        self.file.unlock()
+        return self
+
+    def close(self) -> None:
+        """Commits, moves everything staged into the Booklet file, and lets go of both files.
+
+        When it raises, both are let go of all the same; what was committed before is intact.
+        """
+        try:
+            if self.writable:
+                self.commit(fold=True)
+            elif self._fetched:
+                self._keep_fetched()
+        finally:
+            self._release()
+
+    def abandon(self) -> None:
+        """Lets go of both files without committing anything."""
+        self._release()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: lets go of what belongs to the parent, without touching the disk."""
+        if self._file is not None:
+            self._file.forget_in_child()
+        self._file = None
+        # Closing SQLite's descriptors here would drop the parent's locks; they are leaked instead.
+        self._journal = None
+
+    def _release(self) -> None:
+        journal, self._journal = self._journal, None
+        file, self._file = self._file, None
+        if journal is not None:
+            journal.close()
+        if file is not None:
+            file.close()
+
+    @property
+    def file(self) -> ValueFile:
+        if self._file is None:
+            raise LocalStorageError(0, f"{self.path} is not open; open the database again")
+        return self._file
+
+    @property
+    def journal(self) -> Journal:
+        if self._journal is None:
+            raise LocalStorageError(0, f"{self.path} is not open; open the database again")
+        return self._journal
+
+    def serializer(self, given: Any) -> Serializer:
+        """Returns the serializer that the file names; `given` is needed for a class of the user's."""
+        return resolve_stored(self.file.header.value_serializer_code, given, str(self.path))
+
+    # -- committing ------------------------------------------------------------------------
+
+    def commit(self, *, fold: bool = False) -> None:
+        """Makes the overlay durable; with `fold`, moves all that is staged into the Booklet file too.
+
+        When it raises, the last commit is intact and the overlay is unchanged, so that it can be
+        called again.
+        """
+        if not self.writable:
+            raise ReadOnlyError(f"{self.path} is open for reading; open it with flag 'w'")
+        if self.overlay and (self.overlay.cleared or self.overlay.value_bytes <= STAGE_COMMIT_BYTES):
+            stage(self.journal, self.overlay)
+            self._staged_bytes += self.overlay.value_bytes
+            self._staged_keys += len(self.overlay.operations)
+            self.overlay.forget()
+        crowded = self._staged_bytes > STAGED_LIMIT_BYTES or self._staged_keys > STAGED_LIMIT_KEYS
+        if self.overlay or crowded or (fold and self._unfolded()):
+            self._append()
+
+    def _unfolded(self) -> bool:
+        return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
+
+    def _append(self) -> None:
+        if self._in_flux:
+            self._file, outcome = rebuild(self.file, self.journal)
+            report_rebuild(outcome, self.report)
+            self._in_flux = False
+        self._in_flux = True
+        append(self.file, self.journal, self.overlay, self._fetched.values())
+        self._in_flux = False
+        self.overlay.forget()
+        self._fetched.clear()
+        self._fetched_bytes = 0
+        self._staged_bytes = self._staged_keys = 0
+
+    def _count_staged(self) -> None:
+        with self.journal.reading() as raw:
+            count, size = raw.execute(
+                "SELECT count(*), coalesce(sum(length(value)), 0) FROM staged"
+            ).fetchone()
+        self._staged_keys, self._staged_bytes = count, size
+
+    def keep(self, fetched: Fetched) -> None:
+        """Notes a value from the remote; many together are written to the Booklet file at a time."""
+        self._fetched[fetched.key] = fetched
+        self._fetched_bytes += len(fetched.value)
+        if self._fetched_bytes > self._buffer_bytes:
+            self._keep_fetched()
+
+    def _keep_fetched(self) -> None:
+        """Writes fetched values if lock and disk allow; otherwise they are fetched again some day."""
+        try:
+            if self.writable:
+                self.commit(fold=True)
+            else:
+                self.try_maintain(self._append)
+        except LocalStorageError as error:
+            # A read must not fail because its copy can't be kept.
+            _log.warning("%d fetched values were not kept: %s", len(self._fetched), error)
+        self._fetched.clear()
+        self._fetched_bytes = 0
+
+    def try_maintain(self, work: Callable[[], object], wait_seconds: float = 0.0) -> bool:
+        """Runs work that needs the lock in a session that reads; False when the lock is taken."""
+        if self.writable:
+            work()
+            return True
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            writer = _try_open_locked(self.path)
+            if writer is not None:
+                break
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOCK_POLL_SECONDS)
+        old, self._file = self.file, writer
+        old.close()
+        try:
+            self._file, self._journal = settle(writer, self.journal, self.report)
+            self._count_staged()
+            work()
+        finally:
+            self.file.unlock()
+        return True
+
+    def prune(self, keep: str = "1") -> int:
+        """Rewrites the Booklet file without dead bytes; returns how many values lost their copy.
+
+        Args:
+            keep: SQL over `entry`; entries for which it is false lose their local copy. Pending
+                values are kept whatever it says.
+        """
+        self.commit(fold=True)
+        self._file, outcome = rebuild(self.file, self.journal, keep=f"(pending != 0) OR ({keep})")
+        report_rebuild(outcome, self.report)
+        return outcome.dropped
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def entry(self, key: str) -> Entry | None:
+        """Returns what the journal says of a key; None when it has never heard of it."""
+        return self.journal.entry(key)
+
+    def read(self, entry: Entry) -> bytes | None:
+        """Returns the value that a reader of this entry sees, if an intact copy is on this machine.
+
+        Returns:
+            The encoded value, its digest checked; None when there is no copy, or a damaged one.
+        """
+        digest = entry.digest
+        if digest is None:
+            return None
+        waiting = self._fetched.get(entry.key)
+        if waiting is not None and waiting.digest == digest:
+            return waiting.value
+        if entry.local_digest == digest:
+            value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+            if digest_of(value) == digest:
+                return value
+            if not self.writable and self._follow_file():
+                return self._read_again(entry.key, digest)
+        held = self.journal.held_value(entry.key, digest)
+        return held if held is not None and digest_of(held) == digest else None
+
+    def _follow_file(self) -> bool:
+        """In a reader: goes over to the file that the journal now means; True when it is another."""
+        if self.journal.get_meta("file_generation") == self.file.generation and self.file.is_current():
+            return False
+        fresh = _unlocked(self.path, self.journal)
+        self.file.close()
+        self._file = fresh
+        return True
+
+    def _read_again(self, key: str, digest: bytes) -> bytes | None:
+        entry = self.journal.entry(key)
+        if entry is None or entry.local_digest != digest:
+            return None
+        value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+        return value if digest_of(value) == digest else None
+
+    def read_or_raise(self, entry: Entry) -> bytes:
+        """Like `read`, for a value that no remote can give.
+
+        Raises:
+            LocalIntegrityError: The only copy is damaged.
+        """
+        value = self.read(entry)
+        if value is None:
+            raise LocalIntegrityError(
+                f"the value of key {entry.key!r} in {self.path} is damaged and was never pushed; "
+                "set or delete the key, or restore the file from a backup"
+            )
+        return value
+
+
+def new_serializer(value_serializer: Any) -> Serializer:
+    """Returns the serializer for a new file, checked before anything is made."""
+    return resolve(value_serializer)
+
+
+def _locked(path: Path, timeout_seconds: float) -> ValueFile | None:
+    """Opens and locks the file that a path names; None when there is none."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        if not path.exists():
+            return None
+        file = _try_open_locked(path)
+        if file is not None:
+            return file
+        if time.monotonic() >= deadline:
+            raise LockTimeoutError(
+                f"{path} is open for writing in another session; none let go within "
+                f"{timeout_seconds:g} seconds; close it, or give a longer lock_timeout"
+            )
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _try_open_locked(path: Path) -> ValueFile | None:
+    """One try at locking the file that a path names; None when it is locked or was replaced."""
+    try:
+        file = ValueFile.open(path, writable=True)
+    except LocalStorageError as error:
+        if not path.exists():
+            return None
+        raise ReadOnlyError(f"{path} can't be opened for writing: {error}") from error
+    if file.try_lock() and file.is_current():
+        # Another session may have changed the header between our open and our lock.
+        file.refresh()
+        return file
+    file.close()
+    return None
+
+
+def _unlocked(path: Path, journal: Journal) -> ValueFile:
+    """Opens the file whose generation the journal means, also while it waits to be renamed."""
+    generation = journal.get_meta("file_generation")
+    for candidate in (path, rebuild_path(path), path):
+        with contextlib.suppress(LocalStorageError):
+            file = ValueFile.open(candidate, writable=False)
+            if file.generation == generation:
+                return file
+            file.close()
+    raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")
+
+
+def _create(
+    path: Path, value_serializer: Any, n_buckets: int, header: bytes | None, timeout_seconds: float
+) -> ValueFile:
+    """Makes a new file under a temporary name and links it to its own, unless somebody was faster."""
+    serializer = resolve(value_serializer)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    made = create_file(partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets)
+    try:
+        with storage_errors(path, "create"):
+            faster = not _link_if_free(partial, path)
+            partial.unlink()
+            fsync_folder(path.parent)
+    except BaseException:
+        made.close()
+        raise
+    if not faster:
+        made.path = path
+        return made
+    made.close()
+    file = _locked(path, timeout_seconds)
+    if file is None:
+        raise LocalStorageError(0, f"{path} comes and goes; give another file_path")
+    return file
+
+
+def _link_if_free(partial: Path, path: Path) -> bool:
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_pair(file: ValueFile) -> None:
+    """Removes a pair: the file first, because a journal alone is set aside and never adopted."""
+    location = journal_path(file.path)
+    with storage_errors(file.path, "remove"):
+        file.path.unlink()
+        rebuild_path(file.path).unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm", ""):
+            location.with_name(location.name + suffix).unlink(missing_ok=True)
+        fsync_folder(file.path.parent)
+    file.close()
+
+
+def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:
+    """Yields the visible keys with a prefix in pages, each from its own snapshot."""
+    after = ""
+    while page := journal.keys_page(after, prefix, page_keys):
+        yield page
+        after = page[-1]

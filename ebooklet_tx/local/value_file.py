@@ -1,0 +1,441 @@
+"""The value file: a Booklet whose appends are guarded, checked and fsynced.
+
+Owns the Booklet file, the exclusive lock on it and the guard in its first 16 bytes. The invariant:
+while the file's index or blocks are being changed, the guard stands in place of the magic, and it
+carries the number of the append that put it there. The journal records that number in the same
+transaction that records what the append wrote. So a guard whose number the journal knows means
+"complete, take the guard off", and any other guard means "rebuild from the journal", whatever the
+rest of the file looks like. (A comparison of file lengths can't decide this: an append of deletes
+alone changes pointers and no length.) Value bytes below the recorded length are never moved or
+overwritten, so they may be read by `os.pread` while the guard stands.
+
+A rebuilt file carries a new random generation in spare bytes of Booklet's header, so that an
+offset is never used in a file that it was not recorded for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import booklet
+
+from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
+from ebooklet_tx.local.blocks import (
+    FIXED_LENGTH_MAGIC,
+    GENERATION_BYTES,
+    GENERATION_OFFSET,
+    GUARD_PREFIX,
+    HEADER_BYTES,
+    MAGIC,
+    METADATA_KEY_BYTES,
+    BlockDamageError,
+    Header,
+    block_regions,
+    iter_blocks,
+    parse_header,
+)
+from ebooklet_tx.local.checked_file import CheckedFile, fsync_folder, write_all
+from ebooklet_tx.local.serializers import decode_metadata
+from ebooklet_tx.records import METADATA_KEY
+
+APPEND_NUMBER_BYTES = 8
+_STR_SERIALIZER_CODE = 2
+
+_open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
+
+
+class _RawBytes:
+    """Stands in for a user's serializer class: encoding takes place before the value file."""
+
+    @staticmethod
+    def dumps(value: bytes) -> bytes:
+        return value
+
+    @staticmethod
+    def loads(value: bytes) -> bytes:
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where an append put a value."""
+
+    key: str
+    timestamp_us: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells whether a file is as it was left: recorded in the journal after each append."""
+
+    length_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+def new_append_number() -> bytes:
+    """Returns a number that no other append has."""
+    return secrets.token_bytes(APPEND_NUMBER_BYTES)
+
+
+class ValueFile:
+    """An open Booklet file: lock, guarded append, positional read.
+
+    Not thread-safe; its session's mutex serialises writes. `read` may run beside anything.
+    """
+
+    def __init__(self, path: Path, fd: int, *, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+        self._fd = fd
+        self._locked = False
+        raw = os.pread(fd, HEADER_BYTES, 0)
+        self.header = _checked_header(raw, path)
+        _open_files.add(self)
+
+    # -- opening ---------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool) -> ValueFile:
+        """Opens an existing file without locking it.
+
+        Raises:
+            UnsupportedFormatError: It is no Booklet of str keys and timestamps.
+            LocalStorageError: The system refuses.
+        """
+        with _storage_errors(path, "open"):
+            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            return cls(path, fd, writable=writable)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def try_lock(self) -> bool:
+        """Takes the exclusive lock if nobody holds it; False when somebody does."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self._locked = True
+        return True
+
+    def unlock(self) -> None:
+        """Gives the lock back."""
+        if self._locked:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._locked = False
+
+    def is_current(self) -> bool:
+        """True while the path still names the file that is open here."""
+        try:
+            named = self.path.stat()
+        except FileNotFoundError:
+            return False
+        here = os.fstat(self._fd)
+        return (named.st_dev, named.st_ino) == (here.st_dev, here.st_ino)
+
+    def refresh(self) -> None:
+        """Reads the header again."""
+        self.header = _checked_header(os.pread(self._fd, HEADER_BYTES, 0), self.path)
+
+    @property
+    def locked(self) -> bool:
+        return self._locked
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    @property
+    def generation(self) -> bytes:
+        return self.header.generation
+
+    def close(self) -> None:
+        """Unlocks and closes; twice is no error."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self.unlock()
+            os.close(self._fd)
+            self._fd = -1
+
+    def forget_in_child(self) -> None:
+        """In a forked child: closes the copied descriptor, so that only the parent holds the lock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Returns the bytes at an offset; fewer when the file ends before."""
+        data = os.pread(self._fd, length_bytes, offset_bytes)
+        if len(data) == length_bytes:
+            return data
+        pieces = [data]
+        got = len(data)
+        # One pread returns at most 2 GiB - 4 KiB on Linux.
+        while data and got < length_bytes:
+            data = os.pread(self._fd, length_bytes - got, offset_bytes + got)
+            pieces.append(data)
+            got += len(data)
+        return b"".join(pieces)
+
+    def state(self) -> FileState:
+        """Returns size, mtime and inode as they are now."""
+        stat = os.fstat(self._fd)
+        return FileState(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+    def guard_number(self) -> bytes | None:
+        """Returns the number of the append whose guard stands, or None when none does."""
+        mark = os.pread(self._fd, 16, 0)
+        return mark[8:16] if mark[:8] == GUARD_PREFIX else None
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def append(
+        self, number: bytes, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]
+    ) -> list[Placed]:
+        """Guards the file, applies deletes and sets through Booklet, checks and fsyncs.
+
+        Afterwards the guard still stands: the caller records the result in the journal, then calls
+        `release`. When this raises, the guard stands and the journal's last state is intact.
+
+        Args:
+            number: The append's number, from `new_append_number`.
+            deletes: Keys whose block is to be dead; one that is not there is passed over.
+            sets: (key, timestamp in microseconds, encoded value); `""` is the metadata.
+
+        Raises:
+            LocalStorageError: The disk is full or failing.
+            LocalIntegrityError: Booklet did not write what it was given.
+        """
+        before = os.fstat(self._fd).st_size
+        seat = CheckedFile(self._fd)
+        # Booklet reads the header here, so this comes before the guard.
+        blt = self._booklet(seat)
+        try:
+            with _storage_errors(self.path, "append to"):
+                write_all(self._fd, GUARD_PREFIX + number, 0)
+                os.fsync(self._fd)
+                count = _apply(blt, deletes, sets)
+                placed = self._check_appended(before, count)
+                os.fsync(self._fd)
+        except BaseException:
+            seat.sink()
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, before)
+            raise
+        finally:
+            _let_go(blt, seat)
+        return placed
+
+    def release(self, state: FileState | None = None) -> None:
+        """Takes the guard off and leaves the modification time that the journal recorded."""
+        with _storage_errors(self.path, "write"):
+            write_all(self._fd, MAGIC, 0)
+            if state is not None:
+                os.utime(self._fd, ns=(state.mtime_ns, state.mtime_ns))
+
+    def state_to_record(self) -> FileState:
+        """Returns the state that `release` will leave behind, for the journal's transaction.
+
+        The time lies a random bit before the real one: another program that changes the file
+        within the same tick of the file system's clock then still leaves another time.
+        """
+        state = self.state()
+        return FileState(state.length_bytes, state.mtime_ns - 1 - secrets.randbelow(1000), state.inode)
+
+    def _booklet(self, seat: CheckedFile) -> Any:
+        return booklet.open(
+            seat,
+            "w",
+            key_serializer="str",
+            value_serializer=_RawBytes,
+        )
+
+    def _check_appended(self, before: int, count: int) -> list[Placed]:
+        """Reads back the heads of the appended blocks: gives the offsets, catches what is missing."""
+        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0))
+        if header is None:
+            raise LocalIntegrityError(f"{self.path}: the header is gone after an append; run recover on it")
+        self.header = _with_magic(header, self.header)
+        end = os.fstat(self._fd).st_size
+        placed = []
+        try:
+            for start, stop in block_regions(self.header, end):
+                for block in iter_blocks(self._fd, max(start, before), stop):
+                    key = METADATA_KEY if block.key == METADATA_KEY_BYTES else block.key.decode()
+                    placed.append(
+                        Placed(key, block.timestamp_us, block.value_offset_bytes, block.value_length_bytes)
+                    )
+        except BlockDamageError as error:
+            raise LocalIntegrityError(
+                f"{self.path}: an append did not arrive whole ({error}); the last commit is intact, "
+                "open the file again"
+            ) from error
+        if len(placed) != count:
+            raise LocalIntegrityError(
+                f"{self.path}: {count} values were appended, {len(placed)} arrived; the last commit is "
+                "intact, open the file again"
+            )
+        return placed
+
+
+def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile:
+    """Makes a new, empty, locked Booklet at a path where nothing is, durable when it returns.
+
+    Args:
+        path: The file; an existing one is truncated, so give a temporary name.
+        header: 200 bytes of another Booklet whose uuid and serializers are to be taken over.
+        **arguments: `value_serializer` and `n_buckets` for a file with no such model.
+    """
+    with _storage_errors(path, "create"):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seat = CheckedFile(fd)
+        if header is not None:
+            arguments = {"value_serializer": _RawBytes}
+        with _storage_errors(path, "write"):
+            blt = booklet.open(seat, "n", key_serializer="str", init_bytes=header, **arguments)
+            _let_go(blt, seat)
+            write_all(fd, secrets.token_bytes(GENERATION_BYTES), GENERATION_OFFSET)
+            os.fsync(fd)
+        made = ValueFile(path, fd, writable=True)
+        made._locked = True
+    except BaseException:
+        os.close(fd)
+        raise
+    return made
+
+
+def grown_header(header: Header, n_buckets: int | None) -> bytes:
+    """Returns a clean header for a rebuilt file: same uuid and serializers, maybe more buckets."""
+    raw = bytearray(MAGIC + header.raw[16:])
+    if n_buckets is not None:
+        raw[21:25] = n_buckets.to_bytes(4, "little")
+    return bytes(raw)
+
+
+def put_in_place(old: ValueFile | None, new: ValueFile, path: Path) -> None:
+    """Renames a finished new file over the old one, durably.
+
+    The old inode gets a guard first: a plain booklet that has it open and waits for its lock then
+    refuses it instead of writing into a file that has no name any more.
+    """
+    with _storage_errors(path, "replace"):
+        if old is not None and old.guard_number() is None:
+            write_all(old.fd, GUARD_PREFIX + new_append_number(), 0)
+        new.path.replace(path)
+        fsync_folder(path.parent)
+    new.path = path
+
+
+def _apply(blt: Any, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]) -> int:
+    for key in deletes:
+        with contextlib.suppress(KeyError):
+            del blt[METADATA_KEY_BYTES.decode() if key == METADATA_KEY else key]
+    count = 0
+    for key, timestamp_us, value in sets:
+        count += 1
+        if key == METADATA_KEY:
+            blt.set_metadata(decode_metadata(value), timestamp_us)
+        else:
+            blt.set(key, value, timestamp=timestamp_us, encode_value=False)
+    blt.sync()
+    return count
+
+
+def _let_go(blt: Any, seat: CheckedFile) -> None:
+    seat.sink()
+    blt.close()
+
+
+def _checked_header(raw: bytes, path: Path) -> Header:
+    header = parse_header(raw)
+    known = header is not None and (header.magic in (MAGIC, FIXED_LENGTH_MAGIC) or raw[:8] == GUARD_PREFIX)
+    if header is None or not known:
+        raise UnsupportedFormatError(f"{path} is not a Booklet file; give another file_path")
+    if header.magic == FIXED_LENGTH_MAGIC:
+        raise UnsupportedFormatError(
+            f"{path} is a Booklet of fixed-length values; copy it into a variable-length one first"
+        )
+    if header.version not in (4, 5):
+        raise UnsupportedFormatError(
+            f"{path} has Booklet format {header.version}; formats 4 and 5 are supported; "
+            "upgrade ebooklet_tx or copy the file with booklet"
+        )
+    if header.key_serializer_code != _STR_SERIALIZER_CODE:
+        raise UnsupportedFormatError(
+            f"{path} was not made with key_serializer='str'; copy it into a Booklet that was"
+        )
+    if not header.has_timestamps:
+        raise UnsupportedFormatError(
+            f"{path} was made without timestamps; copy it into a Booklet made with init_timestamps=True"
+        )
+    return header
+
+
+def _with_magic(header: Header, old: Header) -> Header:
+    return replace(header, magic=MAGIC, generation=old.generation, raw=MAGIC + header.raw[16:])
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path, action: str) -> Iterator[None]:
+    """Turns the system's refusals into errors that name the file and the way out."""
+    try:
+        yield
+    except LocalStorageError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            way_out = "the disk is full: make room and do it again; the last commit is intact"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            way_out = "no permission: check the owner and mode of the file and its folder"
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+            way_out = "the file or its folder does not exist: make the folder, or open with flag 'c'"
+        else:
+            way_out = "the last commit is intact"
+        raise LocalStorageError(
+            error.errno or 0, f"can't {action} {path}: {error.strerror or error}; {way_out}"
+        ) from error
+
+
+def storage_errors(path: Path, action: str) -> contextlib.AbstractContextManager[None]:
+    """Context in which an OSError about a local file becomes a `LocalStorageError`."""
+    return _storage_errors(path, action)
+
+
+def _forget_all_in_child() -> None:
+    for file in list(_open_files):
+        file.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_all_in_child)
+
+__all__: Sequence[str] = [
+    "APPEND_NUMBER_BYTES",
+    "FileState",
+    "Placed",
+    "ValueFile",
+    "create_file",
+    "grown_header",
+    "new_append_number",
+    "put_in_place",
+    "storage_errors",
+]

@@ -1,0 +1,78 @@
+"""Frozen records that travel between the local wing, the remote wing and sync.
+
+Owns no state. The invariant: a record is plain data, checked where it is made from foreign bytes,
+so whoever receives one may trust its types and ranges.
+
+Keys are str; the key `""`, which no user can write, holds the database's metadata, so that it is
+stored, synced and checked as any other value. Timestamps are int microseconds since 1970 UTC.
+Digests are blake2b, 16 bytes, of the encoded value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+METADATA_KEY = ""
+"""The reserved key under which a database's own metadata is kept."""
+
+DIGEST_BYTES = 16
+MAX_KEY_BYTES = 65_535
+MAX_VALUE_BYTES = 2**32 - 1
+
+
+def digest_of(value: bytes) -> bytes:
+    """Returns the 16-byte blake2b digest under which an encoded value is known."""
+    return hashlib.blake2b(value, digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An immutable object of the remote; `name` is relative: `pack/<id>`, `index/<id>`."""
+
+    name: str
+    etag: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """What one commit says of one key.
+
+    Exactly one of three: a tombstone (`digest` None, no place, no value), a value in an object
+    (`object_name`, `offset_bytes`), or a value inline (`value`). `seq` is the commit that wrote it.
+    """
+
+    key: str
+    seq: int
+    timestamp_us: int
+    digest: bytes | None
+    object_name: str | None = None
+    offset_bytes: int | None = None
+    length_bytes: int | None = None
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """One line of the remote's history; `set_count` and `deleted_count` are keys."""
+
+    seq: int
+    commit_id: str
+    committed_at_us: int
+    writer: str
+    set_count: int
+    deleted_count: int
+    value_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRef:
+    """An index segment as the manifest names it; seqs are the first and last commit in it."""
+
+    name: str
+    etag: str
+    size_bytes: int
+    digest: str
+    first_seq: int
+    last_seq: int
