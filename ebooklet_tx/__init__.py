@@ -1,0 +1,72 @@
+"""A crash-safe key-value file that syncs through S3.
+
+Owns no state: the public names, and nothing else.
+"""
+
+from ebooklet_tx.changes import Change
+from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection
+from ebooklet_tx.database import Database
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidKeyError,
+    InvalidValueError,
+    JournalDamagedError,
+    LocalIntegrityError,
+    LocalMissingError,
+    LocalStorageError,
+    LockLostError,
+    LockTimeoutError,
+    OfflineError,
+    ReadOnlyError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    RemoteMissingError,
+    SessionClosedError,
+    UnsupportedFormatError,
+    UUIDMismatchError,
+)
+from ebooklet_tx.opening import open
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.sync.conflicts import Conflict, ConflictError, Version
+from ebooklet_tx.sync.pull import PullResult
+from ebooklet_tx.sync.push import PushResult
+
+EVariableLengthValue = Database
+"""The name under which programs written for ebooklet know a database."""
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "open",
+    "Database",
+    "EVariableLengthValue",
+    "Change",
+    "S3Connection",
+    "DirectoryConnection",
+    "HTTPConnection",
+    "RetryPolicy",
+    "PushResult",
+    "PullResult",
+    "Conflict",
+    "Version",
+    "ConflictError",
+    "Error",
+    "InvalidArgumentError",
+    "InvalidKeyError",
+    "InvalidValueError",
+    "JournalDamagedError",
+    "LocalIntegrityError",
+    "LocalMissingError",
+    "LocalStorageError",
+    "LockLostError",
+    "LockTimeoutError",
+    "OfflineError",
+    "ReadOnlyError",
+    "RemoteAccessError",
+    "RemoteIntegrityError",
+    "RemoteMissingError",
+    "SessionClosedError",
+    "UnsupportedFormatError",
+    "UUIDMismatchError",
+]

@@ -99,9 +99,7 @@ class Overlay:
 
     def copy(self) -> Overlay:
         """Returns a copy that later writes do not change."""
-        return Overlay(
-            dict(self.operations), self.cleared, self.cleared_at_us, self.value_bytes, self.version
-        )
+        return Overlay(dict(self.operations), self.cleared, self.cleared_at_us, self.value_bytes, self.version)
 
     def __bool__(self) -> bool:
         return bool(self.operations) or self.cleared
@@ -109,12 +107,16 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A value that came from the remote and is to be kept in the Booklet file."""
+    """A value that came from the remote and is to be kept in the Booklet file.
+
+    `heals` says that the file's own copy of it was found damaged.
+    """
 
     key: str
     timestamp_us: int
     digest: bytes
     value: bytes
+    heals: bool = False
 
 
 def stage(journal: Journal, overlay: Overlay) -> None:
@@ -230,7 +232,9 @@ def _values_to_append(
     for item in fetched:
         entry = journal.entry(item.key)
         # A key that a pull took away meanwhile has no row left to hold the place.
-        if entry is None or entry.digest != item.digest or entry.local_digest == item.digest:
+        if entry is None or entry.digest != item.digest:
+            continue
+        if entry.local_digest == item.digest and not item.heals:
             continue
         if item.key not in digests and item.key not in overlay.operations:
             digests[item.key] = item.digest

@@ -11,6 +11,7 @@ driver, because SQLAlchemy's part in a lookup costs three times the lookup.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -141,9 +142,7 @@ class Journal:
                 journal = cls(path, raw)
                 if migrate.check_revision(revision, path):
                     if not create:
-                        raise LocalStorageError(
-                            0, f"{path} has to be migrated; open the database for writing"
-                        )
+                        raise LocalStorageError(0, f"{path} has to be migrated; open the database for writing")
                     with journal._engine.connect() as connection:
                         migrate.migrate(connection, raw, path, revision)
             except BaseException:
@@ -155,6 +154,14 @@ class Journal:
         """Closes the connection; twice is no error."""
         self._engine.dispose()
         self.raw.close()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: makes sure that SQLite never closes what belongs to the parent.
+
+        SQLite forbids carrying a connection through a fork. Closing it here could checkpoint the
+        parent's WAL, so one reference is given away for good and the process's end cleans up.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.raw))
 
     # -- transactions ----------------------------------------------------------------------
 

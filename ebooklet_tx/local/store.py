@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ STAGED_LIMIT_BYTES = 4 * 2**20
 
 STAGED_LIMIT_KEYS = 20_000
 LOCK_POLL_SECONDS = 0.02
+_EMPTY_DIGEST = digest_of(b"")
 
 
 class LocalStore:
@@ -69,6 +71,7 @@ class LocalStore:
         self._staged_keys = 0
         self._fetched: dict[str, Fetched] = {}
         self._fetched_bytes = 0
+        self._damaged: set[str] = set()
 
     # -- opening and closing ---------------------------------------------------------------
 
@@ -78,7 +81,7 @@ class LocalStore:
         path: Path,
         *,
         create: bool,
-        replace: bool = False,
+        start_anew: bool = False,
         value_serializer: Any = None,
         n_buckets: int = 12007,
         buffer_bytes: int = 2**22,
@@ -90,7 +93,7 @@ class LocalStore:
         Args:
             path: The Booklet file.
             create: Whether a missing file is made.
-            replace: Whether an existing pair gives way to a new, empty one (flag n).
+            start_anew: Whether an existing pair gives way to a new, empty one (flag n).
             value_serializer: For a new file.
             n_buckets: For a new file.
             buffer_bytes: How many value bytes wait in memory before they are committed.
@@ -104,7 +107,7 @@ class LocalStore:
         store = cls(path, writable=True, buffer_bytes=buffer_bytes)
         try:
             file = _locked(path, timeout_seconds)
-            if file is not None and replace:
+            if file is not None and start_anew:
                 _remove_pair(file)
                 file = None
             if file is None:
@@ -168,8 +171,9 @@ class LocalStore:
         """In a forked child: lets go of what belongs to the parent, without touching the disk."""
         if self._file is not None:
             self._file.forget_in_child()
+        if self._journal is not None:
+            self._journal.forget_in_child()
         self._file = None
-        # Closing SQLite's descriptors here would drop the parent's locks; they are leaked instead.
         self._journal = None
 
     def _release(self) -> None:
@@ -233,13 +237,14 @@ class LocalStore:
 
     def _count_staged(self) -> None:
         with self.journal.reading() as raw:
-            count, size = raw.execute(
-                "SELECT count(*), coalesce(sum(length(value)), 0) FROM staged"
-            ).fetchone()
+            count, size = raw.execute("SELECT count(*), coalesce(sum(length(value)), 0) FROM staged").fetchone()
         self._staged_keys, self._staged_bytes = count, size
 
     def keep(self, fetched: Fetched) -> None:
         """Notes a value from the remote; many together are written to the Booklet file at a time."""
+        if fetched.key in self._damaged:
+            self._damaged.discard(fetched.key)
+            fetched = replace(fetched, heals=True)
         self._fetched[fetched.key] = fetched
         self._fetched_bytes += len(fetched.value)
         if self._fetched_bytes > self._buffer_bytes:
@@ -308,6 +313,8 @@ class LocalStore:
         digest = entry.digest
         if digest is None:
             return None
+        if digest == _EMPTY_DIGEST:
+            return b""
         waiting = self._fetched.get(entry.key)
         if waiting is not None and waiting.digest == digest:
             return waiting.value
@@ -317,6 +324,7 @@ class LocalStore:
                 return value
             if not self.writable and self._follow_file():
                 return self._read_again(entry.key, digest)
+            self._damaged.add(entry.key)
         held = self.journal.held_value(entry.key, digest)
         return held if held is not None and digest_of(held) == digest else None
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import secrets
 import weakref
@@ -321,6 +322,16 @@ def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile
     return made
 
 
+def model_header(uuid: bytes, value_serializer: Any, n_buckets: int) -> bytes:
+    """Returns the header of a new Booklet that has a given uuid, as another machine's copy needs it."""
+    seat = io.BytesIO()
+    blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=n_buckets)
+    raw = bytearray(seat.getvalue()[:HEADER_BYTES])
+    blt.close()
+    raw[49:65] = uuid
+    return bytes(raw)
+
+
 def grown_header(header: Header, n_buckets: int | None) -> bytes:
     """Returns a clean header for a rebuilt file: same uuid and serializers, maybe more buckets."""
     raw = bytearray(MAGIC + header.raw[16:])
@@ -435,6 +446,7 @@ __all__: Sequence[str] = [
     "ValueFile",
     "create_file",
     "grown_header",
+    "model_header",
     "new_append_number",
     "put_in_place",
     "storage_errors",

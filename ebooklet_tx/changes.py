@@ -1,0 +1,109 @@
+"""Changes: what differs from the remote, and the ways to settle it.
+
+Owns no state: every answer is read from the journal at the moment it is asked. The invariant:
+whatever is asked takes in account what was written and not yet committed, by committing it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.conflicts import Conflict, find_conflicts
+from ebooklet_tx.sync.discard import discard
+from ebooklet_tx.sync.pull import PullResult, pull
+from ebooklet_tx.sync.push import PushResult, push
+from ebooklet_tx.sync.session import Session
+from ebooklet_tx.timestamps import as_datetime
+
+if TYPE_CHECKING:
+    from ebooklet_tx.database import Database
+
+
+class Change:
+    """The difference between a session and its remote."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _committed(self, what: str) -> Session:
+        session = self._database._outside_transaction(what)
+        with session.mutex:
+            session.local.commit()
+        return session
+
+    def pull(self) -> PullResult:
+        """Takes in what others have pushed; one request when there is nothing new.
+
+        Pending changes stay as they are; `conflicts` tells which of them meet another's.
+        """
+        if self._database.writable:
+            return pull(self._committed("pull"))
+        return reader_pull(self._database._usable())
+
+    def push(self, force_push: bool = False) -> PushResult:
+        """Publishes every pending change as one commit; true when the remote changed.
+
+        Args:
+            force_push: Put our side on top where another writer changed the same keys, and write
+                the database anew where the remote has vanished.
+
+        Raises:
+            ConflictError: Another writer changed some of the same keys; nothing was pushed.
+            OfflineError: The store can't be reached; everything stays pending.
+        """
+        return push(self._committed("push"), force=force_push)
+
+    def iter_changes(self) -> Iterator[dict[str, Any]]:
+        """Yields a dict for each pending change, in order of key.
+
+        `key`; `remote_timestamp` and `local_timestamp` as datetimes in UTC, the remote's None for a
+        key that it does not have; `operation`, "set" or "delete".
+        """
+        writable = self._database.writable
+        session = self._committed("iter_changes") if writable else self._database._usable()
+        with session.mutex:
+            entries = session.journal.pending_entries()
+        for entry in entries:
+            if entry.key == METADATA_KEY:
+                continue
+            known = entry.remote_timestamp_us if entry.remote_digest is not None else None
+            yield {
+                "key": entry.key,
+                "remote_timestamp": as_datetime(known),
+                "local_timestamp": as_datetime(entry.timestamp_us),
+                "operation": "set" if entry.digest is not None else "delete",
+            }
+
+    def conflicts(self) -> list[Conflict]:
+        """Returns the keys that were changed here and by another writer, as far as was pulled."""
+        session = self._database._usable()
+        with session.mutex:
+            return find_conflicts(session.journal)
+
+    def discard(self, keys: Iterable[str] | None = None) -> int:
+        """Drops pending changes, of all keys or some: the remote's values show again.
+
+        Returns:
+            How many changes were dropped.
+        """
+        session = self._committed("discard")
+        with session.mutex:
+            return discard(session.journal, None if keys is None else list(keys))
+
+
+def reader_pull(session: Session) -> PullResult:
+    """Pulls in a session that only reads: the lock is taken for the moment of taking in.
+
+    A writer on the same machine keeps the journal current; while it has the lock, nothing is done.
+    """
+    result = PullResult()
+
+    def work() -> None:
+        nonlocal result
+        result = pull(session)
+
+    with session.mutex:
+        session.local.try_maintain(work)
+    return result

@@ -1,0 +1,550 @@
+"""The mapping: one open database, as a dict that is durable and can be pushed.
+
+Owns a session: its mutex, its transaction, and the word that it is closed. The invariant: every
+write goes through the overlay and becomes durable by a commit of the local store; every value that
+is returned was checked against its digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+import weakref
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebooklet_tx.connection import Connection
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidKeyError,
+    ReadOnlyError,
+    SessionClosedError,
+)
+from ebooklet_tx.local.blocks import RESERVED_KEYS
+from ebooklet_tx.local.serializers import Serializer, checked_value, decode_metadata, encode_metadata
+from ebooklet_tx.local.store import iter_pages
+from ebooklet_tx.records import MAX_KEY_BYTES, METADATA_KEY
+from ebooklet_tx.sync.fetch import fetch_many, read_value
+from ebooklet_tx.sync.session import Session
+from ebooklet_tx.timestamps import Timestamp, timestamp_us
+
+if TYPE_CHECKING:
+    from ebooklet_tx.changes import Change
+
+_open_databases: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
+
+
+class _Keys(KeysView[str]):
+    """The keys that begin with a prefix, in order; a view, so it shows later changes."""
+
+    def __init__(self, database: Database, prefix: str) -> None:
+        super().__init__(database)
+        self._database = database
+        self._prefix = prefix
+
+    def __iter__(self) -> Iterator[str]:
+        return self._database._iter_keys(self._prefix)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key.startswith(self._prefix) and key in self._database
+
+    def __len__(self) -> int:
+        if not self._prefix:
+            return len(self._database)
+        return sum(1 for _ in self)
+
+
+class _Items(ItemsView[str, Any]):
+    """Pairs in order of key; values are fetched many at a time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._database = database
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return self._database._iter_items()
+
+
+class _Values(ValuesView[Any]):
+    """Values in order of key; they are fetched many at a time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._database = database
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._database._iter_items())
+
+    def __contains__(self, value: object) -> bool:
+        return any(value is found or value == found for found in self)
+
+
+class Database(MutableMapping[str, Any]):
+    """An open database: a mapping of str keys to values, local first, pushed on demand.
+
+    Threads may share one session. A process that was forked from it may not: it opens its own.
+    """
+
+    def __init__(
+        self, session: Session, serializer: Serializer, connection: Connection, *, buffer_size: int
+    ) -> None:
+        self._session = session
+        self._serializer = serializer
+        self._connection = connection
+        self._buffer_size = max(buffer_size, 1)
+        self._pid = os.getpid()
+        self._closed = False
+        self._in_transaction = False
+        _open_databases[id(self)] = self
+
+    # -- state -----------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether this session may write."""
+        return self._session.local.writable
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def uuid(self) -> str:
+        """The database's identity, 32 hex digits, the same on every machine."""
+        return self._usable().local.file.header.uuid.hex()
+
+    def _usable(self) -> Session:
+        if os.getpid() != self._pid:
+            raise SessionClosedError(
+                f"{self._session.local.path} was opened by the process {self._pid} that this one was forked "
+                "from; open it again here"
+            )
+        if self._closed:
+            raise SessionClosedError(f"{self._session.local.path} is closed; open it again")
+        return self._session
+
+    def _writing(self) -> Session:
+        session = self._usable()
+        if not session.local.writable:
+            raise ReadOnlyError(f"{session.local.path} is open for reading; open it with flag 'w' to change it")
+        return session
+
+    def _outside_transaction(self, what: str) -> Session:
+        session = self._writing()
+        if self._in_transaction:
+            raise InvalidArgumentError(f"{what} can't take place inside a transaction; end the block first")
+        return session
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def _read(self, key: str) -> tuple[int, bytes] | None:
+        """Returns timestamp and encoded value of a key, uncommitted writes included."""
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            operation = overlay.operations.get(key)
+            if operation is not None:
+                value, stamp = operation
+                return None if value is None else (stamp, value)
+            if overlay.cleared and key != METADATA_KEY:
+                return None
+        found = read_value(session, key)
+        return None if found is None else (found[0].timestamp_us, found[1])
+
+    def __getitem__(self, key: str) -> Any:
+        found = self._read(_text(key))
+        if found is None:
+            raise KeyError(key)
+        return self._serializer.loads(key, found[1])
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Returns the value of a key, or `default` when there is none."""
+        found = self._read(_text(key))
+        return default if found is None else self._serializer.loads(key, found[1])
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._timestamp_of(key) is not None
+
+    def _timestamp_of(self, key: str) -> int | None:
+        session = self._usable()
+        if not key:
+            return None
+        with session.mutex:
+            overlay = session.local.overlay
+            operation = overlay.operations.get(key)
+            if operation is not None:
+                return None if operation[0] is None else operation[1]
+            entry = None if overlay.cleared else session.local.entry(key)
+            return None if entry is None or entry.digest is None else entry.timestamp_us
+
+    def __len__(self) -> int:
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            count = 0 if overlay.cleared else session.journal.visible_count()
+            for key, (value, _) in overlay.operations.items():
+                if key == METADATA_KEY:
+                    continue
+                entry = None if overlay.cleared else session.local.entry(key)
+                there = entry is not None and entry.digest is not None
+                count += (value is not None) - there
+            return count
+
+    def __iter__(self) -> Iterator[str]:
+        return self._iter_keys("")
+
+    def _iter_keys(self, prefix: str) -> Iterator[str]:
+        for page in self._key_pages(prefix):
+            yield from page
+
+    def _key_pages(self, prefix: str) -> Iterator[list[str]]:
+        """Yields visible keys in order, a page at a time, each merged with what is uncommitted.
+
+        Writing while iterating is allowed; a key that is there all the while comes exactly once.
+        """
+        session = self._usable()
+        after = ""
+        pages = iter_pages(session.journal, prefix)
+        while True:
+            self._usable()
+            with session.mutex:
+                overlay = session.local.overlay
+                committed = [] if overlay.cleared else next(pages, [])
+                upto = committed[-1] if committed else None
+                page = {key for key in committed if key > after}
+                for key, (value, _) in overlay.operations.items():
+                    if key <= after or not key.startswith(prefix) or (upto is not None and key > upto):
+                        continue
+                    if value is None:
+                        page.discard(key)
+                    else:
+                        page.add(key)
+            yield sorted(page)
+            if upto is None:
+                return
+            after = upto
+
+    def keys(self, prefix: str = "") -> KeysView[str]:
+        """Returns a view of the keys in order, all of them or those with a prefix."""
+        self._usable()
+        return _Keys(self, prefix)
+
+    def items(self) -> ItemsView[str, Any]:
+        """Returns a view of the pairs in order of key; values that are not here are fetched."""
+        self._usable()
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Returns a view of the values in order of key; those that are not here are fetched."""
+        self._usable()
+        return _Values(self)
+
+    def _iter_items(self) -> Iterator[tuple[str, Any]]:
+        for page in self._key_pages(""):
+            found = dict(self._read_many(page))
+            for key in page:
+                value = found[key]
+                if isinstance(value, Error):
+                    raise value
+                if value is not None:
+                    yield key, self._serializer.loads(key, value)
+
+    def _read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | Error | None]]:
+        """Yields encoded values, None for what is not there, an error for what can't be had."""
+        session = self._usable()
+        committed = []
+        for key in keys:
+            with session.mutex:
+                overlay = session.local.overlay
+                operation = overlay.operations.get(key)
+                cleared = overlay.cleared
+            if operation is not None:
+                yield key, operation[0]
+            elif cleared:
+                yield key, None
+            else:
+                committed.append(key)
+        yield from fetch_many(session, committed)
+
+    def get_items(self, keys: Iterable[str], default: Any = None) -> Iterator[tuple[str, Any]]:
+        """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
+
+        Values that are not on this machine are fetched together.
+        """
+        wanted = [_text(key) for key in keys]
+        found = dict(self._read_many(dict.fromkeys(wanted)))
+        for key in wanted:
+            value = found[key]
+            if isinstance(value, Error):
+                raise value
+            yield key, default if value is None else self._serializer.loads(key, value)
+
+    def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
+        """Fetches values so that they are on this machine; all of them, or those of some keys.
+
+        Returns:
+            The keys whose values could not be had, each with the reason.
+        """
+        failures: dict[str, str] = {}
+        pages: Iterable[list[str]] = self._key_pages("") if keys is None else [[_text(key) for key in keys]]
+        for page in pages:
+            for key, value in self._read_many(page):
+                if isinstance(value, Error):
+                    failures[key] = str(value)
+        return failures
+
+    def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
+        """Yields (key, timestamp in microseconds), with the value behind it if asked."""
+        for page in self._key_pages(""):
+            values = dict(self._read_many(page)) if include_value else {}
+            for key in page:
+                stamp = self._timestamp_of(key)
+                if stamp is None:
+                    continue
+                if not include_value:
+                    yield key, stamp
+                    continue
+                value = values[key]
+                if isinstance(value, Error):
+                    raise value
+                if value is not None:
+                    yield key, stamp, self._serializer.loads(key, value)
+
+    def get_timestamp(
+        self, key: str, include_value: bool = False, decode_value: bool = True, default: Any = None
+    ) -> Any:
+        """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing."""
+        if not include_value:
+            stamp = self._timestamp_of(_text(key))
+            return default if stamp is None else stamp
+        found = self._read(_text(key))
+        if found is None:
+            return default
+        stamp, value = found
+        return stamp, self._serializer.loads(key, value) if decode_value else value
+
+    def get_metadata(self, include_timestamp: bool = False) -> Any:
+        """Returns the database's metadata, None when there is none; or (metadata, timestamp)."""
+        found = self._read(METADATA_KEY)
+        if found is None:
+            return None
+        data = decode_metadata(found[1])
+        return (data, found[0]) if include_timestamp else data
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    def set(self, key: str, value: Any, timestamp: Timestamp = None, encode_value: bool = True) -> None:
+        """Sets a key.
+
+        Args:
+            key: A non-empty str of at most 65,535 UTF-8 bytes.
+            value: What the serializer takes; bytes when `encode_value` is False.
+            timestamp: Microseconds, ISO 8601 str or datetime with a zone; None for now.
+            encode_value: Whether the serializer encodes it.
+
+        Raises:
+            InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
+        """
+        self._writing()
+        _check_key(key)
+        encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
+        self._put([(key, encoded, timestamp_us(timestamp))])
+
+    def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
+        """Gives a key another timestamp and leaves its value as it is.
+
+        Raises:
+            KeyError: There is no such key.
+        """
+        self._writing()
+        stamp = timestamp_us(timestamp)
+        found = self._read(_text(key))
+        if found is None or not key:
+            raise KeyError(key)
+        self._put([(key, found[1], stamp)])
+
+    def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
+        """Sets the database's metadata, anything that is JSON; it is pushed as a key is."""
+        self._writing()
+        self._put([(METADATA_KEY, encode_metadata(data), timestamp_us(timestamp))])
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Sets many keys; when one of them can't be set, none is."""
+        self._writing()
+        if isinstance(other, Mapping):
+            pairs = list(other.items())
+        elif hasattr(other, "keys"):
+            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
+        else:
+            pairs = list(other)
+        stamp = timestamp_us(None)
+        operations = []
+        for key, value in [*pairs, *more.items()]:
+            _check_key(key)
+            operations.append((key, self._serializer.dumps(key, value), stamp))
+        self._put(operations)
+
+    def __delitem__(self, key: str) -> None:
+        session = self._writing()
+        with session.mutex:
+            if self._timestamp_of(_text(key)) is None:
+                raise KeyError(key)
+            session.local.overlay.put(key, None, timestamp_us(None))
+
+    def clear(self) -> None:
+        """Deletes every key; the next push deletes them in the remote. The metadata stays."""
+        session = self._writing()
+        with session.mutex:
+            session.local.overlay.clear(timestamp_us(None))
+
+    def _put(self, operations: Iterable[tuple[str, bytes, int]]) -> None:
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            for key, value, stamp in operations:
+                overlay.put(key, value, stamp)
+            if overlay.value_bytes > self._buffer_size and not self._in_transaction:
+                session.local.commit()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Database]:
+        """A block whose writes are committed together at its end, or not at all.
+
+        When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
+        was written before the block is committed first.
+        """
+        session = self._outside_transaction("a transaction")
+        with session.mutex:
+            # Another thread may have been inside while this one waited.
+            session = self._outside_transaction("a transaction")
+            session.local.commit()
+            self._in_transaction = True
+            try:
+                yield self
+                self._in_transaction = False
+                session.local.commit()
+            except BaseException:
+                session.local.overlay.forget()
+                raise
+            finally:
+                self._in_transaction = False
+
+    def sync(self) -> None:
+        """Makes everything written so far durable on this machine."""
+        session = self._outside_transaction("sync")
+        with session.mutex:
+            session.local.commit()
+
+    def prune(self, timestamp: Timestamp = None) -> int:
+        """Rewrites the local file without dead bytes.
+
+        Args:
+            timestamp: Local copies of pushed values older than this are dropped too; they are
+                fetched again when they are read. Values that were not pushed always stay.
+
+        Returns:
+            How many local copies were dropped.
+        """
+        session = self._outside_transaction("prune")
+        keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
+        with session.mutex:
+            return session.local.prune(keep)
+
+    # -- remote ----------------------------------------------------------------------------
+
+    def changes(self) -> Change:
+        """Returns what differs from the remote, with the ways to pull, push or discard it."""
+        from ebooklet_tx.changes import Change
+
+        self._usable()
+        return Change(self)
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Commits what was written, moves it into the Booklet file and closes; twice is no error.
+
+        When it raises, the session is closed all the same and the last commit is intact.
+        """
+        if self._closed or os.getpid() != self._pid:
+            self._closed = True
+            return
+        session = self._session
+        with session.mutex:
+            self._closed = True
+            try:
+                session.local.close()
+            finally:
+                session.remote.store.close()
+
+    def __enter__(self) -> Database:
+        self._usable()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or os.getpid() != self._pid:
+            return
+        warnings.warn(f"{self._session.local.path} was not closed", ResourceWarning, source=self, stacklevel=2)
+        self._closed = True
+        self._session.local.abandon()
+        self._session.remote.store.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "writable" if self.writable else "read-only"
+        return f"<ebooklet_tx database {str(self._session.local.path)!r}, {state}>"
+
+    def _forget_in_child(self) -> None:
+        self._session.local.forget_in_child()
+
+
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
+    return key
+
+
+def _check_key(key: object) -> None:
+    text = _text(key)
+    if not text:
+        raise InvalidKeyError("a key must not be empty; give at least one character")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError(f"the key {text!r} is no valid Unicode text: {error}") from error
+    if len(encoded) > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"
+        )
+    if encoded in RESERVED_KEYS:
+        raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another")
+
+
+def _forget_all_in_child() -> None:
+    for database in list(_open_databases.values()):
+        database._forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_all_in_child)
+
+
+def database_path(database: Database) -> Path:
+    """Returns where the local file of a database lies."""
+    return database._session.local.path

@@ -1,0 +1,165 @@
+"""The codec of packs: many values one after another, each with its key and timestamp.
+
+Owns no state but a builder's records. The invariant: the value offset that `PackBuilder.add` returns is
+where those bytes lie in what `finish` returns, and a pack explains itself without the index.
+
+A pack carries no digest: each value is held to the digest that the index has for it, which is what a
+reader of a part of a pack needs anyway. docs/FORMAT.md gives the layout.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    InvalidKeyError,
+    InvalidValueError,
+    RemoteIntegrityError,
+    UnsupportedFormatError,
+)
+from ebooklet_tx.records import MAX_KEY_BYTES, MAX_VALUE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACK_MAGIC = b"EBTXpak\n"
+PACK_FORMAT_VERSION = 1
+PACK_BYTES = 16 * 2**20
+"""The size at which a pack is full; a larger value has a pack of its own."""
+
+_HEADER = struct.Struct("<8sHHI")
+_RECORD_HEAD = struct.Struct("<IQQ")
+_MAX_TIMESTAMP_US = 2**63 - 1
+
+PACK_HEADER_BYTES = _HEADER.size
+RECORD_HEAD_BYTES = _RECORD_HEAD.size
+
+_HEADER_V1 = _HEADER.pack(PACK_MAGIC, PACK_FORMAT_VERSION, 0, 0)
+
+
+class PackBuilder:
+    """Gathers records in memory into one pack."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = [_HEADER_V1]
+        self._size_bytes = PACK_HEADER_BYTES
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the pack if it were finished now."""
+        return self._size_bytes
+
+    def add(self, key: str, timestamp_us: int, value: bytes) -> int:
+        """Adds a record and returns the offset of its value in the pack.
+
+        Raises:
+            InvalidKeyError: The key is not valid text of at most 65,535 UTF-8 bytes.
+            InvalidValueError: The value is over 4 GiB - 1.
+            InvalidArgumentError: The timestamp is out of range.
+        """
+        head = _record_head(key, timestamp_us, len(value))
+        offset_bytes = self._size_bytes + len(head)
+        self._pieces += (head, value)
+        self._size_bytes = offset_bytes + len(value)
+        return offset_bytes
+
+    def finish(self) -> bytes:
+        """Returns the pack with all records added so far."""
+        return b"".join(self._pieces)
+
+
+def record_bytes(key: str, value_len: int) -> int:
+    """Returns how many bytes a record of this key and a value of this length takes in a pack."""
+    return RECORD_HEAD_BYTES + len(_encode_key(key)) + value_len
+
+
+def pack_prefix(key: str, timestamp_us: int, value_len: int) -> bytes:
+    """Returns all that precedes the value in a pack that holds this one value.
+
+    The value's offset is the prefix's length; prefix and value together are the whole pack.
+    """
+    return _HEADER_V1 + _record_head(key, timestamp_us, value_len)
+
+
+def iter_pack(data: bytes, *, name: str) -> Iterator[tuple[str, int, int, bytes]]:
+    """Yields key, timestamp, value offset and value of each record of a foreign pack.
+
+    The values are not checked against digests: the pack has none.
+
+    Raises:
+        RemoteIntegrityError: It is not a pack, is cut off, or a record is not well formed; the records
+            before that have been yielded.
+        UnsupportedFormatError: A newer version wrote it.
+    """
+    _check_header(data, name)
+    position = PACK_HEADER_BYTES
+    while position < len(data):
+        if len(data) - position < RECORD_HEAD_BYTES:
+            raise _damaged(name, position, "is cut off")
+        key_len, timestamp_us, value_len = _RECORD_HEAD.unpack_from(data, position)
+        key_start = position + RECORD_HEAD_BYTES
+        if key_len > MAX_KEY_BYTES or value_len > MAX_VALUE_BYTES or timestamp_us > _MAX_TIMESTAMP_US:
+            raise _damaged(name, position, "has lengths or a timestamp that no record can have")
+        if key_len + value_len > len(data) - key_start:
+            raise _damaged(name, position, "is longer than what is left of the pack")
+        value_start = key_start + key_len
+        try:
+            key = data[key_start:value_start].decode()
+        except UnicodeDecodeError as error:
+            raise _damaged(name, position, "has a key that is not UTF-8") from error
+        yield key, timestamp_us, value_start, data[value_start : value_start + value_len]
+        position = value_start + value_len
+
+
+def _encode_key(key: str) -> bytes:
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError(
+            f"the key {key[:100]!r} has surrogates, which UTF-8 can't hold; use another key"
+        ) from error
+    if len(encoded) > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"the key {key[:100]!r}... is {len(encoded)} bytes long in UTF-8; use one of at most "
+            f"{MAX_KEY_BYTES}"
+        )
+    return encoded
+
+
+def _record_head(key: str, timestamp_us: int, value_len: int) -> bytes:
+    encoded = _encode_key(key)
+    if not 0 <= value_len <= MAX_VALUE_BYTES:
+        raise InvalidValueError(
+            f"the value of key {key[:100]!r} is {value_len} bytes long when encoded; split it into values "
+            f"of at most {MAX_VALUE_BYTES}"
+        )
+    if not 0 <= timestamp_us <= _MAX_TIMESTAMP_US:
+        raise InvalidArgumentError(
+            f"the timestamp {timestamp_us} of key {key[:100]!r} is not microseconds since 1970"
+        )
+    return _RECORD_HEAD.pack(len(encoded), timestamp_us, value_len) + encoded
+
+
+def _check_header(data: bytes, name: str) -> None:
+    if data[:8] != PACK_MAGIC or len(data) < PACK_HEADER_BYTES:
+        raise RemoteIntegrityError(f"{name} is not a pack of ebooklet_tx, or is cut off. {_WAY_OUT}")
+    _, version, *reserved = _HEADER.unpack_from(data)
+    if version > PACK_FORMAT_VERSION or any(reserved):
+        raise UnsupportedFormatError(
+            f"{name} is a pack of format {version}; this version of ebooklet_tx reads up to "
+            f"{PACK_FORMAT_VERSION}. Upgrade ebooklet_tx"
+        )
+    if version < 1:
+        raise RemoteIntegrityError(f"{name} is a pack of format 0, which never was. {_WAY_OUT}")
+
+
+_WAY_OUT = (
+    "The download may have been cut short: try again. If it stays, run `python -m ebooklet_tx verify` for "
+    "what is affected; values that a local file still holds can be pushed again"
+)
+
+
+def _damaged(name: str, position: int, problem: str) -> RemoteIntegrityError:
+    return RemoteIntegrityError(f"{name}: the record at byte {position} {problem}. {_WAY_OUT}")

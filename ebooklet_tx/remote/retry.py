@@ -1,0 +1,253 @@
+"""Sending failed requests again, with patience and an end.
+
+Owns no state between calls; the only module that knows tenacity. The invariants: only
+`TransientStoreError` is retried, a conditional put is sent once, an ended retry raises
+`OfflineError` naming what was tried, and every wait goes through the policy's own clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random as random_module
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import tenacity
+
+from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.remote.store import Blob, ByteSource, ObjectStore, StoredObject, UploadState
+
+T = TypeVar("T")
+
+_LIST_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, how long and how patiently a failed request is sent again.
+
+    Waits grow exponentially and are drawn evenly between nothing and their bound (full jitter); a
+    store's Retry-After is the least that is waited. No wait is begun that would end past the
+    deadline.
+
+    Attributes:
+        attempts: How often a request is sent at most.
+        deadline_seconds: How long all attempts and waits may take together.
+        base_seconds: The bound of the first wait.
+        cap_seconds: The bound of any wait.
+        clock: Tells seconds that never go back.
+        sleep: Waits for seconds.
+        random: Draws from 0 (included) to 1.
+    """
+
+    attempts: int = 6
+    deadline_seconds: float = 120.0
+    base_seconds: float = 0.1
+    cap_seconds: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random_module.random
+
+    @classmethod
+    def without_backoff(cls, attempts: int = 6) -> RetryPolicy:
+        """Returns a policy that never waits, whatever the store asks for; meant for tests."""
+        return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep)
+
+    def call(self, operation: str, func: Callable[[], T], *, location: str = "", key: str = "") -> T:
+        """Returns what `func` returns, calling it again while it raises `TransientStoreError`.
+
+        Raises:
+            OfflineError: The attempts or the time ran out; the last failure is its cause.
+        """
+        return self._retrying(operation, location, key)(func)
+
+    def attempts_for(
+        self, operation: str, *, location: str = "", key: str = ""
+    ) -> Iterator[tenacity.AttemptManager]:
+        """Yields context managers, one per attempt, until one ends without `TransientStoreError`.
+
+        Example:
+            for attempt in policy.attempts_for("commit"):
+                with attempt:
+                    answer = store.head(root)
+
+        Raises:
+            OfflineError: The attempts or the time ran out; the last failure is its cause.
+        """
+        return iter(self._retrying(operation, location, key))
+
+    def _retrying(self, operation: str, location: str, key: str) -> tenacity.Retrying:
+        started = self.clock()
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            elapsed_seconds = self.clock() - started
+            late = elapsed_seconds + state.upcoming_sleep > self.deadline_seconds
+            return late or state.attempt_number >= self.attempts
+
+        def give_up(state: tenacity.RetryCallState) -> NoReturn:
+            subject = " ".join(
+                word
+                for word in (operation, f"of {key!r}" if key else "", f"at {location}" if location else "")
+                if word
+            )
+            cause = _failure(state)
+            raise OfflineError(
+                f"{subject} was given up after {state.attempt_number} attempts in "
+                f"{self.clock() - started:.1f} s; local work is kept, try again later. Last failure: {cause}"
+            ) from cause
+
+        return tenacity.Retrying(
+            sleep=self.sleep,
+            stop=stop,
+            wait=self._wait_seconds,
+            retry=tenacity.retry_if_exception_type(TransientStoreError),
+            retry_error_callback=give_up,
+        )
+
+    def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
+        # The exponent is bounded: past it every cap is reached, and a float would overflow.
+        bound_seconds = min(self.cap_seconds, self.base_seconds * 2 ** min(state.attempt_number - 1, 60))
+        failure = _failure(state)
+        asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
+        return max(self.random() * bound_seconds, asked_seconds or 0.0)
+
+
+def _no_sleep(_seconds: float) -> None:
+    return None
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+class RetryingStore:
+    """An object store that sends failed requests of another one again.
+
+    A conditional put is sent once: only the caller can tell, by reading back, whether a failed one
+    took effect, and a blind second one would report the first one's success as a conflict.
+    """
+
+    def __init__(self, inner: ObjectStore, policy: RetryPolicy | None = None) -> None:
+        self.inner = inner
+        self.policy = policy if policy is not None else RetryPolicy()
+
+    @property
+    def location(self) -> str:
+        """Names the store for messages; never holds a credential."""
+        return self.inner.location
+
+    @property
+    def writable(self) -> bool:
+        """True when the store takes writes."""
+        return self.inner.writable
+
+    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+        """Returns the object, or None when its ETag still is `if_none_match`."""
+        return self._call("get", key, lambda: self.inner.get(key, if_none_match=if_none_match))
+
+    def get_range(
+        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
+    ) -> bytes:
+        """Returns exactly `length_bytes` bytes from `offset_bytes` on."""
+        return self._call(
+            "get_range", key, lambda: self.inner.get_range(key, offset_bytes, length_bytes, if_match=if_match)
+        )
+
+    def head(self, key: str) -> StoredObject:
+        """Returns what the store knows of the object without its bytes."""
+        return self._call("head", key, lambda: self.inner.head(key))
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Writes the whole object; with a condition it is sent once and a failure is the caller's."""
+        if if_match is not None or if_absent:
+            return self.inner.put(key, data, if_match=if_match, if_absent=if_absent, metadata=metadata)
+        return self._call("put", key, lambda: self.inner.put(key, data, metadata=metadata))
+
+    def put_parts(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        part_bytes: int,
+        resume: UploadState | None = None,
+        on_part: Callable[[UploadState], None] | None = None,
+    ) -> str:
+        """Writes an object in parts, going on from the last part that arrived.
+
+        The policy's deadline is for standing still, not for the whole upload: while new parts keep
+        arriving between failures, the attempts are counted anew.
+        """
+        upload = _Upload(resume, on_part)
+
+        def attempt() -> str:
+            return self.inner.put_parts(
+                key, source, part_bytes=part_bytes, resume=upload.state, on_part=upload.advance
+            )
+
+        while True:
+            arrived_before = upload.most_parts
+            try:
+                return self._call("put_parts", key, attempt)
+            except OfflineError:
+                if upload.most_parts <= arrived_before:
+                    raise
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yields the objects whose names begin with `prefix`, each once, in order of name."""
+        yielded: set[str] = set()
+        listing: Iterator[StoredObject] | None = None
+
+        def next_batch() -> tuple[StoredObject, ...]:
+            nonlocal listing
+            # A failed listing can't be gone on with: it is begun anew and what was seen is skipped.
+            current, listing = listing, None
+            if current is None:
+                current = (found for found in self.inner.list(prefix) if found.key not in yielded)
+            batch = tuple(itertools.islice(current, _LIST_BATCH))
+            listing = current
+            return batch
+
+        while batch := self._call("list", prefix, next_batch):
+            yielded.update(found.key for found in batch)
+            yield from batch
+
+    def delete(self, key: str) -> None:
+        """Removes the object; one that is not there is no error."""
+        self._call("delete", key, lambda: self.inner.delete(key))
+
+    def copy(self, source_key: str, target_key: str) -> str:
+        """Copies an object inside the store and returns the copy's ETag."""
+        return self._call("copy", source_key, lambda: self.inner.copy(source_key, target_key))
+
+    def close(self) -> None:
+        """Lets go of the inner store's connections."""
+        self.inner.close()
+
+    def _call(self, operation: str, key: str, func: Callable[[], T]) -> T:
+        return self.policy.call(operation, func, location=self.location, key=key)
+
+
+class _Upload:
+    """How far an upload has come over all its attempts."""
+
+    def __init__(self, state: UploadState | None, on_part: Callable[[UploadState], None] | None) -> None:
+        self.state = state
+        self.most_parts = len(state.parts) if state is not None else 0
+        self._on_part = on_part
+
+    def advance(self, state: UploadState) -> None:
+        self.state = state
+        # The most ever, so that an upload which the store keeps forgetting does not count as progress.
+        self.most_parts = max(self.most_parts, len(state.parts))
+        if self._on_part is not None:
+            self._on_part(state)

@@ -1,0 +1,400 @@
+"""An object store in an S3 bucket; the only module that knows boto3.
+
+Owns one boto3 client, which threads may share. The invariants: a request is sent once (botocore's own
+retries are off: its silent second try of a conditional put turns our own success into a conflict),
+multipart completion, deletes and copies are never conditional, and no credential enters a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3.session
+import botocore.exceptions as boto_errors
+import botocore.session
+from botocore.config import Config
+from urllib3.exceptions import HTTPError
+
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    ObjectMissingError,
+    PreconditionFailedError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    TransientStoreError,
+)
+from ebooklet_tx.remote.answers import (
+    EXPIRED_CODES,
+    Request,
+    bytes_to_skip,
+    check_range,
+    error_for_answer,
+    read_part,
+    retry_after_seconds,
+)
+from ebooklet_tx.remote.multipart import MIN_PART_BYTES, MultipartUpload
+from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from ebooklet_tx.connection import S3Connection
+
+T = TypeVar("T")
+
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+# botocore lets some errors of the library below it through, from reading an answer's body.
+_FAILURES = (boto_errors.ClientError, boto_errors.BotoCoreError, HTTPError, OSError)
+_NOT_CONNECTED = (
+    boto_errors.EndpointConnectionError,
+    boto_errors.ConnectTimeoutError,
+    boto_errors.ProxyConnectionError,
+)
+_NO_CREDENTIALS = (
+    boto_errors.NoCredentialsError,
+    boto_errors.PartialCredentialsError,
+    boto_errors.CredentialRetrievalError,
+    boto_errors.NoAuthTokenError,
+    boto_errors.TokenRetrievalError,
+    boto_errors.ProfileNotFound,
+    boto_errors.UnknownCredentialError,
+    boto_errors.SSOError,
+)
+
+
+class S3Store:
+    """Objects of one bucket, under their full keys.
+
+    Attributes:
+        quote_etags: Whether ETags are sent in quotes, as HTTP wants; Ceph wants them without.
+        is_aws: Whether the endpoint is AWS itself.
+    """
+
+    def __init__(self, connection: S3Connection) -> None:
+        """Makes the client; nothing is sent.
+
+        Raises:
+            RemoteAccessError: The profile does not exist, or no client can be made of the settings.
+        """
+        if connection.bucket is None:
+            raise InvalidArgumentError("this connection names no bucket; it can only be read through db_url")
+        self.quote_etags = True
+        self._bucket = connection.bucket
+        self._connection = connection
+        self._renewing = threading.Lock()
+        at = f" at {connection.endpoint_url}" if connection.endpoint_url else ""
+        self._location = f"s3://{connection.bucket}{at}"
+        self._client = self._new_client()
+        host = urlsplit(self._client.meta.endpoint_url).hostname or ""
+        self.is_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    @property
+    def location(self) -> str:
+        """Names the store for messages; never holds a credential."""
+        return self._location
+
+    @property
+    def writable(self) -> bool:
+        """True: whether the credentials allow writing shows at the first write."""
+        return True
+
+    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+        """Returns the object, or None when its ETag still is `if_none_match`."""
+        options = {"IfNoneMatch": self._sent_etag(if_none_match)} if if_none_match is not None else {}
+
+        def fetch(client: S3Client) -> Blob:
+            answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
+            with contextlib.closing(answer["Body"]) as body:
+                data = body.read()
+            return Blob(data, _received_etag(answer), _metadata(answer))
+
+        try:
+            blob = self._ask(Request("get", self._location, key), fetch)
+        except _NotModifiedError:
+            return None
+        return None if blob.etag == if_none_match else blob
+
+    def get_range(
+        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
+    ) -> bytes:
+        """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""
+        check_range(offset_bytes, length_bytes)
+        if length_bytes == 0:
+            return b""
+        request = Request("get_range", self._location, key)
+        options = {"Range": f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"}
+        if if_match is not None:
+            options["IfMatch"] = self._sent_etag(if_match)
+
+        def fetch(client: S3Client) -> bytes:
+            answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
+            with contextlib.closing(answer["Body"]) as body:
+                # Some stores ignore If-Match, and some send a part as 200, told only by its Content-Range.
+                if if_match is not None and _received_etag(answer) != if_match:
+                    raise PreconditionFailedError(f"{request.describe()}: the object has changed; read again")
+                partial = answer["ResponseMetadata"]["HTTPStatusCode"] == 206
+                content_range = answer.get("ContentRange", "" if partial else None)
+                skip_bytes = bytes_to_skip(
+                    request, content_range, answer.get("ContentLength"), offset_bytes, length_bytes
+                )
+                return read_part(request, body, skip_bytes, length_bytes)
+
+        return self._ask(request, fetch)
+
+    def head(self, key: str) -> StoredObject:
+        """Returns what the store knows of the object without its bytes."""
+
+        def look(client: S3Client) -> StoredObject:
+            return _described(key, client.head_object(Bucket=self._bucket, Key=key))
+
+        def look_again(client: S3Client) -> StoredObject:
+            answer = client.get_object(Bucket=self._bucket, Key=key)
+            answer["Body"].close()
+            return _described(key, answer)
+
+        request = Request("head", self._location, key)
+        try:
+            return self._ask(request, look)
+        except (ObjectMissingError, RemoteAccessError):
+            # An answer to HEAD has no body that tells a missing object from a missing bucket or a
+            # wrong key; the one to GET has.
+            return self._ask(request, look_again)
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Writes the whole object in one request and returns its ETag."""
+        if if_match is not None and if_absent:
+            raise InvalidArgumentError(f"put of {key!r}: if_match and if_absent exclude each other")
+        request = Request(
+            "put", self._location, key, writes=True, if_match=if_match is not None, if_absent=if_absent
+        )
+        options: dict[str, Any] = {"Metadata": dict(metadata)} if metadata else {}
+        if if_match is not None:
+            options["IfMatch"] = self._sent_etag(if_match)
+        if if_absent:
+            options["IfNoneMatch"] = "*"
+
+        def send(client: S3Client) -> str:
+            return _received_etag(client.put_object(Bucket=self._bucket, Key=key, Body=data, **options))
+
+        return self._ask(request, send)
+
+    def put_parts(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        part_bytes: int,
+        resume: UploadState | None = None,
+        on_part: Callable[[UploadState], None] | None = None,
+    ) -> str:
+        """Writes an object as a multipart upload and returns its ETag.
+
+        Parts are at least 5 MiB. An object of no more than one part goes up as a plain put, with
+        nothing to resume and no call of `on_part`. A failed upload is not aborted, so that it can be
+        gone on with; the bucket's lifecycle rule for unfinished uploads removes what nobody resumes.
+        """
+        if source.size_bytes <= max(part_bytes, MIN_PART_BYTES):
+            return self.put(key, source.read_at(0, source.size_bytes))
+        request = Request("put_parts", self._location, key, writes=True)
+        upload = MultipartUpload(self._bucket, request, self._ask)
+        etag = upload.send(source, part_bytes=part_bytes, resume=resume, on_part=on_part)
+        # Some stores answer a completion with another ETag than the object then has.
+        return etag if self.is_aws else self.head(key).etag
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yields the objects whose names begin with `prefix`, in order of name, a page at a time."""
+        token: str | None = None
+        while True:
+            options = {"ContinuationToken": token} if token is not None else {}
+            page = self._ask(
+                Request("list", self._location, prefix),
+                lambda client, options=options: client.list_objects_v2(  # type: ignore[misc]
+                    Bucket=self._bucket, Prefix=prefix, **options
+                ),
+            )
+            for entry in page.get("Contents", ()):
+                etag = entry.get("ETag", "").strip('"')
+                yield StoredObject(entry["Key"], entry["Size"], etag, entry.get("LastModified"))
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or token is None:
+                return
+
+    def delete(self, key: str) -> None:
+        """Removes the object; one that is not there is no error."""
+        request = Request("delete", self._location, key, writes=True)
+        try:
+            self._ask(request, lambda client: client.delete_object(Bucket=self._bucket, Key=key))
+        except ObjectMissingError:
+            return
+
+    def copy(self, source_key: str, target_key: str) -> str:
+        """Copies an object inside the bucket and returns the copy's ETag."""
+        source: Any = {"Bucket": self._bucket, "Key": source_key}
+
+        def send(client: S3Client) -> str:
+            answer = client.copy_object(Bucket=self._bucket, Key=target_key, CopySource=source)
+            return _received_etag(answer["CopyObjectResult"])
+
+        return self._ask(Request("copy", self._location, source_key, writes=True), send)
+
+    def close(self) -> None:
+        """Closes the client's connections."""
+        self._client.close()
+
+    def _new_client(self) -> S3Client:
+        given = self._connection
+        custom = given.endpoint_url is not None or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES)
+        options: dict[str, Any] = {}
+        if custom:
+            options["request_checksum_calculation"] = "when_required"
+            options["response_checksum_validation"] = "when_required"
+            options["s3"] = {"addressing_style": "path"}
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=min(10, given.read_timeout),
+            read_timeout=given.read_timeout,
+            max_pool_connections=max(given.threads, 10),
+            signature_version="s3v4",
+            **options,
+        )
+        try:
+            base = botocore.session.Session()
+            base.register_component("data_loader", _shared_loader())
+            session = boto3.session.Session(
+                botocore_session=base,
+                aws_access_key_id=given.access_key_id,
+                aws_secret_access_key=given.access_key,
+                aws_session_token=given.session_token,
+                profile_name=given.profile if given.access_key_id is None else None,
+                region_name=given.region,
+            )
+            region = session.region_name or ("us-east-1" if custom else None)
+            return session.client("s3", endpoint_url=given.endpoint_url, region_name=region, config=config)
+        except (boto_errors.BotoCoreError, ValueError) as error:
+            raise RemoteAccessError(
+                f"no client for {self._location} can be made ({type(error).__name__}): check profile, "
+                "region, endpoint_url and the AWS configuration files"
+            ) from None
+
+    def _renew(self, used: S3Client) -> bool:
+        """Makes a client with credentials read anew; False if they were given and can't be."""
+        if self._connection.access_key_id is not None:
+            return False
+        with self._renewing:
+            # Another thread may have renewed it meanwhile.
+            if self._client is used:
+                self._client = self._new_client()
+        return True
+
+    def _ask(self, request: Request, send: Callable[[S3Client], T]) -> T:
+        """Sends a request once, and once more after an answer that the credentials have expired."""
+        client = self._client
+        try:
+            return send(client)
+        except _FAILURES as error:
+            # Expired credentials are an answer: nothing took effect, and the request may go again.
+            expired = isinstance(error, boto_errors.ClientError) and _error_code(error) in EXPIRED_CODES
+            if not expired or not self._renew(client):
+                raise self._translated(request, error) from _cause(error)
+        try:
+            return send(self._client)
+        except _FAILURES as error:
+            raise self._translated(request, error) from _cause(error)
+
+    def _translated(self, request: Request, error: Exception) -> Error:
+        if isinstance(error, Error):
+            return error
+        if isinstance(error, boto_errors.ClientError):
+            return self._answer_error(request, error)
+        if isinstance(error, _NO_CREDENTIALS):
+            return RemoteAccessError(
+                f"{request.describe()}: no usable credentials ({type(error).__name__}); give access_key_id "
+                "and access_key, or a profile, or set up boto3's own chain"
+            )
+        if isinstance(error, boto_errors.ParamValidationError):
+            return InvalidArgumentError(f"{request.describe()}: not a valid name or metadata for S3")
+        if isinstance(error, boto_errors.FlexibleChecksumError):
+            return RemoteIntegrityError(f"{request.describe()}: the bytes do not match the store's checksum")
+        if isinstance(error, boto_errors.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return RemoteAccessError(f"{request.describe()}: the server's certificate is not valid")
+        return TransientStoreError(
+            f"{request.describe()} failed: {type(error).__name__}",
+            may_have_applied=request.writes and not isinstance(error, _NOT_CONNECTED),
+        )
+
+    def _answer_error(self, request: Request, error: boto_errors.ClientError) -> Error:
+        about: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
+        status = int(about.get("HTTPStatusCode", 0))
+        if status == 304:
+            return _NotModifiedError(f"{request.describe()}: not modified")
+        code = _error_code(error)
+        detail = self._redacted(str(error.response.get("Error", {}).get("Message", "")))
+        wait_seconds = retry_after_seconds(about.get("HTTPHeaders", {}).get("retry-after"))
+        return error_for_answer(
+            request,
+            status,
+            "" if code == str(status) else code,
+            detail=detail,
+            retry_after_seconds=wait_seconds,
+        )
+
+    def _redacted(self, text: str) -> str:
+        given = self._connection
+        for secret in (given.access_key, given.session_token, given.access_key_id):
+            if secret:
+                text = text.replace(secret, "***")
+        return text[:300]
+
+    def _sent_etag(self, etag: str) -> str:
+        return f'"{etag}"' if self.quote_etags else etag
+
+
+@functools.cache
+def _shared_loader() -> Any:
+    """Returns one loader of S3's description for all clients: reading it takes most of making one."""
+    return botocore.session.Session().get_component("data_loader")
+
+
+class _NotModifiedError(Error):
+    """The object still has the ETag that was asked about."""
+
+
+def _error_code(error: boto_errors.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _cause(error: Exception) -> Exception | None:
+    """Returns the error to show as the cause, unless its text may tell more than ours should."""
+    if isinstance(error, (boto_errors.ClientError, *_NO_CREDENTIALS)):
+        return None
+    return error
+
+
+def _received_etag(answer: Any) -> str:
+    return str(answer.get("ETag", "")).strip('"')
+
+
+def _metadata(answer: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+
+
+def _described(key: str, answer: Any) -> StoredObject:
+    return StoredObject(
+        key, answer["ContentLength"], _received_etag(answer), answer.get("LastModified"), _metadata(answer)
+    )

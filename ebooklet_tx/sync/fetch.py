@@ -1,0 +1,195 @@
+"""Fetching values that are not on this machine.
+
+Owns no state. The invariant: a fetched value is held to the digest that the index has for it before
+anyone sees it, and nothing that fails the check is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ebooklet_tx.errors import (
+    Error,
+    LocalIntegrityError,
+    NotFoundInRangeError,
+    ObjectMissingError,
+    PreconditionFailedError,
+    RemoteIntegrityError,
+)
+from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal import Entry
+from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.sync.pull import pull
+from ebooklet_tx.sync.session import Session, object_ref
+
+JOIN_GAP_BYTES = 64 * 1024
+"""Ranges of one pack that lie closer than this are fetched as one."""
+
+MAX_RANGE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    entry: Entry
+    ref: ObjectRef
+    offset_bytes: int
+    length_bytes: int
+
+
+def read_value(session: Session, key: str) -> tuple[Entry, bytes] | None:
+    """Returns a key's entry and encoded value, from this machine or the remote; None if there is none.
+
+    Raises:
+        RemoteIntegrityError: The remote's copy is damaged, and there is no other.
+        LocalIntegrityError: The local copy is damaged, and there is no other.
+        OfflineError: It is not on this machine, and the remote can't be reached.
+    """
+    with session.mutex:
+        entry = session.local.entry(key)
+        if entry is None or entry.digest is None:
+            return None
+        value = session.local.read(entry)
+    if value is not None:
+        return entry, value
+    return fetch_value(session, entry)
+
+
+def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
+    """Fetches one value; looks once more after a pull if the pack has gone meanwhile."""
+    try:
+        return entry, _fetch_and_keep(session, entry)
+    except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
+        pull(session)
+        with session.mutex:
+            again = session.local.entry(entry.key)
+            if again is None or again.digest is None:
+                return None
+            value = session.local.read(again)
+        if value is not None:
+            return again, value
+        if _place_of(again) == _place_of(entry):
+            raise RemoteIntegrityError(
+                f"the value of key {entry.key!r} can't be fetched although the root still names its object: "
+                f"{error}; restore the object from a backup, or push the key again from a machine that has it"
+            ) from error
+        return again, _fetch_and_keep(session, again)
+
+
+def fetch_many(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, bytes | Error | None]]:
+    """Yields the encoded values of many keys: near ranges joined, packs in parallel.
+
+    A value that can't be had comes as the error that says why; a key that is not there as None.
+    Values that are on this machine come first.
+    """
+    wanted: list[_Wanted] = []
+    for key in keys:
+        with session.mutex:
+            entry = session.local.entry(key)
+            value = None if entry is None or entry.digest is None else session.local.read(entry)
+        if entry is None or entry.digest is None:
+            yield key, None
+        elif value is not None:
+            yield key, value
+        else:
+            try:
+                with session.mutex:
+                    wanted.append(_want(session, entry))
+            except LocalIntegrityError as error:
+                yield key, error
+    groups = _joined(wanted)
+    if not groups:
+        return
+    with ThreadPoolExecutor(max_workers=max(1, min(session.remote.threads, len(groups)))) as pool:
+        for group, outcome in zip(groups, pool.map(lambda g: _try_fetch(session, g), groups), strict=True):
+            yield from _unpacked(session, group, outcome)
+
+
+def _unpacked(
+    session: Session, group: Sequence[_Wanted], outcome: bytes | Error
+) -> Iterator[tuple[str, bytes | Error | None]]:
+    start = group[0].offset_bytes
+    for item in group:
+        at = item.offset_bytes - start
+        value = outcome[at : at + item.length_bytes] if isinstance(outcome, bytes) else None
+        if value is not None and digest_of(value) == item.entry.digest:
+            _keep(session, item.entry, value)
+            yield item.entry.key, value
+            continue
+        # Alone, with the second look that a single read gets.
+        try:
+            found = fetch_value(session, item.entry)
+            yield item.entry.key, None if found is None else found[1]
+        except Error as error:
+            yield item.entry.key, error
+
+
+def _try_fetch(session: Session, group: Sequence[_Wanted]) -> bytes | Error:
+    first, last = group[0], group[-1]
+    try:
+        return session.remote.store.get_range(
+            session.remote.names.object(first.ref.name),
+            first.offset_bytes,
+            last.offset_bytes + last.length_bytes - first.offset_bytes,
+            if_match=first.ref.etag,
+        )
+    except Error as error:
+        return error
+
+
+def _joined(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
+    """Groups places that are near each other in the same object."""
+    groups: list[list[_Wanted]] = []
+    for item in sorted(wanted, key=lambda w: (w.ref.name, w.offset_bytes)):
+        if groups:
+            last = groups[-1][-1]
+            end = last.offset_bytes + last.length_bytes
+            span = item.offset_bytes + item.length_bytes - groups[-1][0].offset_bytes
+            near = item.ref.name == last.ref.name and item.offset_bytes - end <= JOIN_GAP_BYTES
+            if near and span <= MAX_RANGE_BYTES:
+                groups[-1].append(item)
+                continue
+        groups.append([item])
+    return groups
+
+
+def _want(session: Session, entry: Entry) -> _Wanted:
+    """Finds where in the remote the value lies that a reader of this entry sees."""
+    if entry.digest != entry.remote_digest or entry.remote_object is None:
+        raise LocalIntegrityError(
+            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
+            "it; set or delete the key, or discard() its change"
+        )
+    return _Wanted(
+        entry,
+        object_ref(session.journal, entry.remote_object),
+        entry.remote_offset_bytes or 0,
+        entry.remote_length_bytes or 0,
+    )
+
+
+def _fetch_and_keep(session: Session, entry: Entry) -> bytes:
+    with session.mutex:
+        wanted = _want(session, entry)
+    name = session.remote.names.object(wanted.ref.name)
+    value = session.remote.store.get_range(
+        name, wanted.offset_bytes, wanted.length_bytes, if_match=wanted.ref.etag
+    )
+    if digest_of(value) != entry.digest:
+        raise RemoteIntegrityError(
+            f"the value of key {entry.key!r} in {name!r} at {session.remote.store.location} is damaged: its "
+            "digest differs from the index's; push the key again from a machine that has it, or restore the "
+            "object from a backup"
+        )
+    _keep(session, entry, value)
+    return value
+
+
+def _keep(session: Session, entry: Entry, value: bytes) -> None:
+    with session.mutex:
+        session.local.keep(Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value))
+
+
+def _place_of(entry: Entry) -> tuple[object, ...]:
+    return entry.remote_object, entry.remote_offset_bytes, entry.remote_digest

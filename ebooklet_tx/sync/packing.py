@@ -1,0 +1,248 @@
+"""Getting pending values into packs in the store, resumably.
+
+Owns the journal's `upload` and `packed` tables. The invariant: a row of `packed` whose upload has an
+ETag says that those bytes lie in that object; it is written only after the object has arrived, in
+one transaction. A push that was killed finds there what it need not send again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
+from ebooklet_tx.local.journal import Entry, driver, now_us
+from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.remote.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
+from ebooklet_tx.remote.store import UploadState
+from ebooklet_tx.sync.session import Remote, Session
+
+PART_BYTES = 8 * 2**20
+PACKS_IN_FLIGHT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lies in the remote."""
+
+    object_name: str
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedValue:
+    """A value as it was put into a pack."""
+
+    digest: bytes
+    offset_bytes: int
+    length_bytes: int
+
+
+def read_pending(session: Session, entry: Entry) -> bytes:
+    """Returns the bytes of a pending value; the caller holds the mutex."""
+    value = session.local.read(entry)
+    if value is None:
+        raise LocalIntegrityError(
+            f"the value of key {entry.key!r} in {session.local.path} is damaged and can't be pushed; set or "
+            "delete the key, or discard() its change"
+        )
+    return value
+
+
+def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Place]:
+    """Brings the values of pending entries into the store; returns their places by digest.
+
+    What an earlier push of this journal brought there is used and not sent again. When this
+    raises, what has arrived is recorded.
+    """
+    places = _arrived(session)
+    # In the order of the file, so that the disk is read from front to back.
+    missing = sorted(
+        (entry for entry in entries if entry.digest not in places),
+        key=lambda entry: (entry.local_offset_bytes or 0, entry.key),
+    )
+    small = [entry for entry in missing if record_bytes(entry.key, entry.length_bytes) <= PACK_BYTES]
+    with ThreadPoolExecutor(max_workers=max(1, min(PACKS_IN_FLIGHT, session.remote.threads))) as pool:
+        running: set[Future[None]] = set()
+        try:
+            for name, data, values in _packs(session, small):
+                running.add(pool.submit(_send_pack, session, name, data, values))
+                if len(running) >= PACKS_IN_FLIGHT:
+                    running = _finished(running)
+            while running:
+                running = _finished(running)
+        except BaseException:
+            for future in running:
+                future.cancel()
+            raise
+    for entry in missing:
+        if record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
+            _send_large(session, entry)
+    return _known_places(session)
+
+
+def forget_uploads(session: Session) -> None:
+    """Forgets all uploads once their commit is the base; what is unused is garbage in the store."""
+    with session.mutex, session.journal.transaction() as connection:
+        raw = driver(connection)
+        raw.execute("DELETE FROM packed")
+        raw.execute("DELETE FROM upload")
+
+
+def upload_refs(session: Session) -> dict[str, ObjectRef]:
+    """Returns the packs that have arrived and belong to no commit yet."""
+    with session.mutex, session.journal.reading() as raw:
+        rows = raw.execute("SELECT name, etag, size_bytes FROM upload WHERE etag IS NOT NULL").fetchall()
+    return {row[0]: ObjectRef(*row) for row in rows}
+
+
+def _finished(running: set[Future[None]]) -> set[Future[None]]:
+    done, rest = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return rest
+
+
+def _known_places(session: Session) -> dict[bytes, Place]:
+    with session.mutex, session.journal.reading() as raw:
+        rows = raw.execute(
+            "SELECT p.digest, p.name, p.offset_bytes, p.length_bytes FROM packed AS p "
+            "JOIN upload AS u ON u.name = p.name WHERE u.etag IS NOT NULL"
+        ).fetchall()
+    return {row[0]: Place(*row[1:]) for row in rows}
+
+
+def _arrived(session: Session) -> dict[bytes, Place]:
+    """Returns the places of an earlier, unfinished push after asking the store for each pack once."""
+    for name, ref in upload_refs(session).items():
+        try:
+            known = session.remote.store.head(session.remote.names.object(name))
+        except ObjectMissingError:
+            known = None
+        if known is None or known.size_bytes != ref.size_bytes:
+            with session.mutex, session.journal.transaction() as connection:
+                raw = driver(connection)
+                raw.execute("DELETE FROM packed WHERE name = ?", (name,))
+                raw.execute("DELETE FROM upload WHERE name = ?", (name,))
+    return _known_places(session)
+
+
+def _packs(session: Session, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
+    """Fills packs with values in order; equal values are packed once."""
+    builder = PackBuilder()
+    values: list[PackedValue] = []
+    seen: set[bytes] = set()
+    for entry in entries:
+        digest = entry.digest
+        if digest is None or digest in seen:
+            continue
+        if values and builder.size_bytes + record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
+            yield session.remote.names.new_pack(), builder.finish(), values
+            builder, values = PackBuilder(), []
+        with session.mutex:
+            value = read_pending(session, entry)
+        seen.add(digest)
+        offset = builder.add(entry.key, entry.timestamp_us, value)
+        values.append(PackedValue(digest, offset, len(value)))
+    if values:
+        yield session.remote.names.new_pack(), builder.finish(), values
+
+
+def _send_pack(session: Session, name: str, data: bytes, values: Sequence[PackedValue]) -> None:
+    remote = session.remote
+    etag = remote.store.put(remote.names.object(name), data)
+    with session.mutex, session.journal.transaction() as connection:
+        raw = driver(connection)
+        raw.execute(
+            "INSERT INTO upload(name, size_bytes, etag, begun_at_us) VALUES (?, ?, ?, ?)",
+            (name, len(data), etag, now_us()),
+        )
+        raw.executemany(
+            "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
+            ((value.digest, name, value.offset_bytes, value.length_bytes) for value in values),
+        )
+
+
+# -- values with a pack of their own -----------------------------------------------------------
+
+
+class _LargeValue:
+    """A pack of one value, read from the local file in pieces."""
+
+    def __init__(self, session: Session, entry: Entry, prefix: bytes) -> None:
+        self._session = session
+        self._entry = entry
+        self._prefix = prefix
+        self._in_file = entry.local_digest == entry.digest
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._prefix) + self._entry.length_bytes
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        end = offset_bytes + length_bytes
+        head = self._prefix[offset_bytes:end]
+        start = max(0, offset_bytes - len(self._prefix))
+        stop = max(0, end - len(self._prefix))
+        with self._session.mutex:
+            if self._in_file:
+                body = self._session.local.file.read((self._entry.local_offset_bytes or 0) + start, stop - start)
+            else:
+                body = read_pending(self._session, self._entry)[start:stop]
+        return head + body
+
+
+def _send_large(session: Session, entry: Entry) -> None:
+    """Sends a value in parts; each part that arrives is recorded, so that a killed push goes on."""
+    digest = entry.digest
+    if digest is None:
+        return
+    with session.mutex:
+        # Read once in full: parts must not carry damage that the digest would only show afterwards.
+        if digest_of(read_pending(session, entry)) != digest:
+            raise LocalIntegrityError(f"the value of key {entry.key!r} is damaged; set or delete the key")
+        name, resume = _begin_large(session, entry, digest)
+    remote: Remote = session.remote
+    source = _LargeValue(session, entry, pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
+
+    def on_part(state: UploadState) -> None:
+        with session.mutex, session.journal.transaction() as connection:
+            driver(connection).execute(
+                "UPDATE upload SET upload_id = ?, parts = ? WHERE name = ?",
+                (state.upload_id, json.dumps(state.parts), name),
+            )
+
+    etag = remote.store.put_parts(
+        remote.names.object(name), source, part_bytes=PART_BYTES, resume=resume, on_part=on_part
+    )
+    with session.mutex, session.journal.transaction() as connection:
+        driver(connection).execute("UPDATE upload SET etag = ? WHERE name = ?", (etag, name))
+
+
+def _begin_large(session: Session, entry: Entry, digest: bytes) -> tuple[str, UploadState | None]:
+    """Finds the unfinished upload of this very value, or begins one."""
+    offset = len(pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
+    with session.journal.reading() as raw:
+        row = raw.execute(
+            "SELECT u.name, u.upload_id, u.parts FROM packed AS p JOIN upload AS u ON u.name = p.name "
+            "WHERE p.digest = ? AND p.offset_bytes = ? AND u.etag IS NULL",
+            (digest, offset),
+        ).fetchone()
+    if row is not None:
+        parts = tuple((number, etag) for number, etag in json.loads(row[2])) if row[2] else ()
+        return row[0], UploadState(row[1], parts) if row[1] else None
+    name = session.remote.names.new_pack()
+    with session.journal.transaction() as connection:
+        raw = driver(connection)
+        raw.execute(
+            "INSERT INTO upload(name, size_bytes, begun_at_us) VALUES (?, ?, ?)",
+            (name, offset + entry.length_bytes, now_us()),
+        )
+        raw.execute(
+            "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
+            (digest, name, offset, entry.length_bytes),
+        )
+    return name, None

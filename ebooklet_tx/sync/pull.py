@@ -1,0 +1,256 @@
+"""Pull: the journal moves on to the commit that the remote's root names.
+
+Owns no state. The invariant: one GET of the root decides what there is to take in, everything it
+names is fetched and checked before the journal is touched, and one transaction takes it in. It is
+also how an unresolved push is settled: a commit of ours that the root or its log names had
+succeeded, whatever the answer was that did not come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ebooklet_tx.errors import (
+    ObjectMissingError,
+    RemoteIntegrityError,
+    RemoteMissingError,
+    UnsupportedFormatError,
+    UUIDMismatchError,
+)
+from ebooklet_tx.local.journal import Journal, put_meta
+from ebooklet_tx.records import SegmentRef
+from ebooklet_tx.remote.root import Manifest, Root, decode_root
+from ebooklet_tx.remote.segment import iter_log, merge_segments, read_segment
+from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
+from ebooklet_tx.sync.take_in import MAX_IMAGES, take_in
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A push whose answer never came: it may have taken effect or not."""
+
+    commit_id: str
+    seq: int
+    base_etag: str | None
+    image: bytes
+
+
+@dataclass(slots=True)
+class PullResult:
+    """What a pull found.
+
+    Attributes:
+        changed: Whether the journal stands on another commit now.
+        seq: The commit it stands on.
+        applied: Ids of unresolved pushes that turned out to have succeeded.
+        dropped: Ids of unresolved pushes that turned out not to have taken effect.
+        missing: Whether there is no remote database, and never was one as far as is known.
+    """
+
+    changed: bool = False
+    seq: int = 0
+    applied: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedRoot:
+    """A root with the ETag under which it was read."""
+
+    root: Root
+    etag: str
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.root.manifest
+
+
+def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoot | None:
+    """Reads the root, one request; None when it still has the ETag given.
+
+    Raises:
+        ObjectMissingError: There is none.
+        UnsupportedFormatError: Something else lies there.
+        RemoteIntegrityError: It is damaged.
+    """
+    blob = remote.store.get(remote.names.root, if_none_match=if_none_match)
+    if blob is None:
+        return None
+    return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
+
+
+def read_intents(journal: Journal) -> list[Intent]:
+    """Returns the pushes whose outcome is not known."""
+    with journal.reading() as raw:
+        rows = raw.execute("SELECT commit_id, seq, base_etag, image FROM intent ORDER BY begun_at_us")
+        return [Intent(*row) for row in rows.fetchall()]
+
+
+def pull(session: Session) -> PullResult:
+    """Takes in what others have committed, and settles pushes whose outcome is not known.
+
+    One request when nothing changed. Pending operations stay; `conflicts` tells which of them meet
+    a change of somebody else's.
+
+    Raises:
+        RemoteMissingError: The remote database that this one was based on is gone.
+        UUIDMismatchError: Another database lies in its place.
+        RemoteIntegrityError: What lies there is damaged; the journal is as it was.
+        OfflineError: The remote can't be reached; the journal is as it was.
+    """
+    with session.mutex:
+        if session.journal.get_meta("replace_remote"):
+            return PullResult(seq=read_base(session.journal).seq)
+        base = read_base(session.journal)
+    try:
+        fetched = read_root(session.remote, if_none_match=base.etag)
+    except ObjectMissingError as error:
+        if base.seq:
+            raise RemoteMissingError(
+                f"the database {session.remote.root_place} is gone; everything that is local is kept; "
+                "push(force_push=True) writes it anew"
+            ) from error
+        with session.mutex:
+            drop_intents(session.journal)
+        return PullResult(missing=True)
+    if fetched is None:
+        return PullResult(seq=base.seq)
+    return take_in_root(session, fetched)
+
+
+def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult:
+    """Moves the journal on to a root that was read, fetching what it names; settles intents."""
+    with session.mutex:
+        base = read_base(session.journal)
+        intents = read_intents(session.journal)
+        check_identity(session, fetched.manifest)
+    manifest = fetched.manifest
+    full = _needs_everything(base, manifest)
+    known_seq = 0 if full else base.seq
+    images = _fetch_images(session.remote, fetched, known_seq)
+    result = PullResult(changed=manifest.commit_id != base.commit_id, seq=manifest.seq)
+    committed = {record.commit_id for image in images for record in iter_log(image)}
+    committed.add(manifest.commit_id)
+    with session.mutex:
+        for intent in intents:
+            if intent.commit_id in committed:
+                result.applied.append(intent.commit_id)
+                _record_own_commit(session.journal, intent)
+            else:
+                result.dropped.append(intent.commit_id)
+        take_in(
+            session.journal,
+            images,
+            base_seq=known_seq,
+            facts=base_facts(manifest, fetched.etag, fetched.root.tail),
+            full=full and base.seq > 0,
+            own_seq=None,
+        )
+    return result
+
+
+def drop_intents(journal: Journal) -> None:
+    """Forgets pushes that can't take effect any more."""
+    if read_intents(journal):
+        with journal.transaction() as connection:
+            connection.exec_driver_sql("DELETE FROM intent")
+
+
+def check_identity(session: Session, manifest: Manifest) -> None:
+    """Raises unless the remote holds the same database as the local file."""
+    if manifest.type != session.type:
+        raise UnsupportedFormatError(
+            f"{session.remote.root_place} holds a {manifest.type}, not a {session.type}; open it as what it is"
+        )
+    file_uuid = session.local.file.header.uuid.hex()
+    if manifest.uuid == file_uuid:
+        return
+    raise UUIDMismatchError(
+        f"{session.local.path} holds the database {file_uuid}, but {session.remote.root_place} holds "
+        f"{manifest.uuid}; open the remote with another file_path, the file with another remote, or use "
+        "flag 'n' to replace the remote by the next push"
+    )
+
+
+def _record_own_commit(journal: Journal, intent: Intent) -> None:
+    """Makes the operations of a push that succeeded unseen the base of what came after."""
+    image = read_segment(intent.image, name=f"the intent {intent.commit_id} in {journal.path}")
+    take_in(
+        journal,
+        [image],
+        base_seq=intent.seq - 1,
+        facts={"base_seq": intent.seq, "base_commit_id": intent.commit_id, "base_etag": None},
+        own_seq=intent.seq,
+        intents_settled=False,
+    )
+
+
+def _needs_everything(base: Base, manifest: Manifest) -> bool:
+    """True when the index can't tell what happened since the base."""
+    if base.seq == 0 or base.seq < manifest.tombstone_floor:
+        return True
+    rewound = manifest.seq < base.seq or (manifest.seq == base.seq and manifest.commit_id != base.commit_id)
+    if rewound:
+        _log.warning("the remote went from commit %d back to %d; its index is read anew", base.seq, manifest.seq)
+    return rewound
+
+
+def _fetch_images(remote: Remote, fetched: FetchedRoot, known_seq: int) -> list[bytes]:
+    """Fetches and checks the segments that hold commits after a known one, and the tail."""
+    manifest = fetched.manifest
+    needed = [segment for segment in manifest.segments if segment.last_seq > known_seq]
+    if len(needed) > 1:
+        with ThreadPoolExecutor(max_workers=min(remote.threads, len(needed))) as pool:
+            images = list(pool.map(lambda segment: _fetch_segment(remote, segment), needed))
+    else:
+        images = [_fetch_segment(remote, segment) for segment in needed]
+    if fetched.root.tail:
+        images.append(read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}"))
+    return _few_enough(images)
+
+
+def _few_enough(images: Sequence[bytes]) -> list[bytes]:
+    """Merges the oldest images until as many are left as can be attached at once."""
+    images = list(images)
+    while len(images) > MAX_IMAGES:
+        merged = merge_segments(images[:2], drop_tombstones=False)
+        images[:2] = [read_segment(merged, name="a merge of index segments")]
+    return images
+
+
+def _fetch_segment(remote: Remote, segment: SegmentRef) -> bytes:
+    key = remote.names.object(segment.name)
+    try:
+        blob = remote.store.get(key)
+    except ObjectMissingError as error:
+        raise RemoteIntegrityError(
+            f"the index segment {key!r} at {remote.store.location} is missing although the root names it; "
+            "pull again, and if it stays missing restore it from a backup or push(force_push=True) from a "
+            "complete copy"
+        ) from error
+    if blob is None or hashlib.blake2b(blob.data, digest_size=16).hexdigest() != segment.digest:
+        raise RemoteIntegrityError(
+            f"the index segment {key!r} at {remote.store.location} is not what the root says: its digest "
+            "differs; restore it from a backup or push(force_push=True) from a complete copy"
+        )
+    return read_segment(blob.data, name=f"{key!r} at {remote.store.location}")
+
+
+def note_connection(journal: Journal, connection_json: str) -> None:
+    """Remembers where the remote is, for `recover`; never a credential."""
+    if journal.get_meta("connection") != connection_json:
+        with journal.transaction() as connection:
+            put_meta(connection, {"connection": connection_json})
+
+
+def mark_replacing(journal: Journal) -> None:
+    """Notes that the next push replaces whatever database the remote holds."""
+    with journal.transaction() as connection:
+        put_meta(connection, {"replace_remote": 1})

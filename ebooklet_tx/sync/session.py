@@ -1,0 +1,130 @@
+"""What the parts of sync share: one local store, one remote, and the mutex between threads.
+
+Owns the mutex of a session and nothing on disk. The invariant: local state is touched only while
+the mutex is held, and no request to the store is made while it is, so that a slow network never
+keeps other threads from reading what is here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from ebooklet_tx.errors import RemoteMissingError
+from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.records import ObjectRef, SegmentRef
+from ebooklet_tx.remote.names import ObjectNames
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.root import Manifest
+from ebooklet_tx.remote.store import ObjectStore
+
+
+def writer_name() -> str:
+    """Returns how this process signs its commits, for people to read."""
+    host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
+    return f"{host}:{os.getpid()}"
+
+
+@dataclass(slots=True)
+class Remote:
+    """A database's place in a store."""
+
+    store: ObjectStore
+    names: ObjectNames
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    threads: int = 8
+
+    @property
+    def root_place(self) -> str:
+        """The root's name as messages give it."""
+        return f"{self.names.root!r} at {self.store.location}"
+
+
+@dataclass(slots=True)
+class Session:
+    """An open local store with the remote that it syncs with."""
+
+    local: LocalStore
+    remote: Remote
+    type: str = "booklet"
+    serializer_name: str | None = None
+    mutex: threading.RLock = field(default_factory=threading.RLock)
+    push_mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def journal(self) -> Journal:
+        return self.local.journal
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The remote commit on which the journal stands; `seq` 0 when it has heard of none.
+
+    `etag` is None when the journal knows the commit but not the root object that made it.
+    """
+
+    seq: int = 0
+    etag: str | None = None
+    commit_id: str | None = None
+    key_count: int = 0
+    fence: int = 0
+    tombstone_floor: int = 0
+    segments: tuple[SegmentRef, ...] = ()
+    tail: bytes = b""
+
+
+def read_base(journal: Journal) -> Base:
+    """Returns the base commit that the journal records."""
+    facts = journal.all_meta()
+    return Base(
+        seq=facts.get("base_seq", 0),
+        etag=facts.get("base_etag"),
+        commit_id=facts.get("base_commit_id"),
+        key_count=facts.get("base_key_count", 0),
+        fence=facts.get("base_fence", 0),
+        tombstone_floor=facts.get("base_tombstone_floor", 0),
+        segments=_read_segments(facts.get("base_segments")),
+        tail=facts.get("base_tail", b""),
+    )
+
+
+def base_facts(manifest: Manifest, etag: str | None, tail: bytes) -> dict[str, Any]:
+    """Returns what the journal records of a root that has become its base."""
+    return {
+        "base_seq": manifest.seq,
+        "base_etag": etag,
+        "base_commit_id": manifest.commit_id,
+        "base_key_count": manifest.key_count,
+        "base_fence": manifest.fence,
+        "base_tombstone_floor": manifest.tombstone_floor,
+        "base_segments": _write_segments(manifest.segments),
+        "base_tail": tail or None,
+    }
+
+
+def object_ref(journal: Journal, object_id: int) -> ObjectRef:
+    """Returns the remote object that an entry's place names.
+
+    Raises:
+        RemoteMissingError: The journal does not know it.
+    """
+    with journal.reading() as raw:
+        row = raw.execute(
+            "SELECT name, etag, size_bytes FROM remote_object WHERE id = ?", (object_id,)
+        ).fetchone()
+    if row is None:
+        raise RemoteMissingError(f"{journal.path} names no object {object_id}; run recover on the file")
+    return ObjectRef(*row)
+
+
+def _write_segments(segments: tuple[SegmentRef, ...]) -> str:
+    return json.dumps([[s.name, s.etag, s.size_bytes, s.digest, s.first_seq, s.last_seq] for s in segments])
+
+
+def _read_segments(text: str | None) -> tuple[SegmentRef, ...]:
+    return tuple(SegmentRef(*fields) for fields in json.loads(text)) if text else ()
