@@ -28,8 +28,7 @@ class Change:
         self._database = database
 
     def _committed(self, what: str) -> Session:
-        session = self._database._outside_transaction(what)
-        with session.mutex:
+        with self._database._outside_transaction(what) as session:
             session.local.commit()
         return session
 

@@ -141,11 +141,15 @@ class Database(MutableMapping[str, Any]):
             raise ReadOnlyError(f"{session.local.path} is open for reading; open it with flag 'w' to change it")
         return session
 
-    def _outside_transaction(self, what: str) -> Session:
+    @contextlib.contextmanager
+    def _outside_transaction(self, what: str) -> Iterator[Session]:
+        """Holds the mutex, waiting for another thread's transaction; refuses inside one's own."""
         session = self._writing()
-        if self._in_transaction:
-            raise InvalidArgumentError(f"{what} can't take place inside a transaction; end the block first")
-        return session
+        with session.mutex:
+            self._usable()
+            if self._in_transaction:
+                raise InvalidArgumentError(f"{what} can't take place inside a transaction; end the block first")
+            yield session
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -163,15 +167,19 @@ class Database(MutableMapping[str, Any]):
         found = read_value(session, key)
         return None if found is None else (found[0].timestamp_us, found[1])
 
+    def _read_user(self, key: object) -> tuple[int, bytes] | None:
+        """Like `_read`, for keys that users give: the metadata's is none of theirs."""
+        return self._read(text) if (text := _text(key)) else None
+
     def __getitem__(self, key: str) -> Any:
-        found = self._read(_text(key))
+        found = self._read_user(key)
         if found is None:
             raise KeyError(key)
         return self._serializer.loads(key, found[1])
 
     def get(self, key: str, default: Any = None) -> Any:
         """Returns the value of a key, or `default` when there is none."""
-        found = self._read(_text(key))
+        found = self._read_user(key)
         return default if found is None else self._serializer.loads(key, found[1])
 
     def __contains__(self, key: object) -> bool:
@@ -268,11 +276,11 @@ class Database(MutableMapping[str, Any]):
         for key in keys:
             with session.mutex:
                 overlay = session.local.overlay
-                operation = overlay.operations.get(key)
+                operation = overlay.operations.get(key) if key else None
                 cleared = overlay.cleared
             if operation is not None:
                 yield key, operation[0]
-            elif cleared:
+            elif cleared or not key:
                 yield key, None
             else:
                 committed.append(key)
@@ -329,7 +337,7 @@ class Database(MutableMapping[str, Any]):
         if not include_value:
             stamp = self._timestamp_of(_text(key))
             return default if stamp is None else stamp
-        found = self._read(_text(key))
+        found = self._read_user(key)
         if found is None:
             return default
         stamp, value = found
@@ -373,8 +381,8 @@ class Database(MutableMapping[str, Any]):
         """
         self._writing()
         stamp = timestamp_us(timestamp)
-        found = self._read(_text(key))
-        if found is None or not key:
+        found = self._read_user(key)
+        if found is None:
             raise KeyError(key)
         self._put([(key, found[1], stamp)])
 
@@ -428,15 +436,11 @@ class Database(MutableMapping[str, Any]):
         When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
         was written before the block is committed first.
         """
-        session = self._outside_transaction("a transaction")
-        with session.mutex:
-            # Another thread may have been inside while this one waited.
-            session = self._outside_transaction("a transaction")
+        with self._outside_transaction("a transaction") as session:
             session.local.commit()
             self._in_transaction = True
             try:
                 yield self
-                self._in_transaction = False
                 session.local.commit()
             except BaseException:
                 session.local.overlay.forget()
@@ -446,8 +450,7 @@ class Database(MutableMapping[str, Any]):
 
     def sync(self) -> None:
         """Makes everything written so far durable on this machine."""
-        session = self._outside_transaction("sync")
-        with session.mutex:
+        with self._outside_transaction("sync") as session:
             session.local.commit()
 
     def prune(self, timestamp: Timestamp = None) -> int:
@@ -460,9 +463,8 @@ class Database(MutableMapping[str, Any]):
         Returns:
             How many local copies were dropped.
         """
-        session = self._outside_transaction("prune")
         keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
-        with session.mutex:
+        with self._outside_transaction("prune") as session:
             return session.local.prune(keep)
 
     # -- remote ----------------------------------------------------------------------------

@@ -153,6 +153,8 @@ def _open_reading(remote: Remote, path: Path, settings: _Settings) -> Session:
 
 def _pull_if_changed(session: Session) -> None:
     """Asks without the lock; takes it only when there is something to take in."""
+    if session.journal.get_meta("replace_remote"):
+        return
     try:
         fetched = read_root(session.remote, if_none_match=session.journal.get_meta("base_etag"))
     except ObjectMissingError as error:

@@ -105,10 +105,18 @@ def pull(session: Session) -> PullResult:
         RemoteIntegrityError: What lies there is damaged; the journal is as it was.
         OfflineError: The remote can't be reached; the journal is as it was.
     """
+    result = None
+    while result is None:
+        result = _pull_once(session)
+    return result
+
+
+def _pull_once(session: Session) -> PullResult | None:
+    """One pull; None when another thread moved the base meanwhile."""
     with session.mutex:
-        if session.journal.get_meta("replace_remote"):
-            return PullResult(seq=read_base(session.journal).seq)
         base = read_base(session.journal)
+        if session.journal.get_meta("replace_remote"):
+            return PullResult(seq=base.seq)
     try:
         fetched = read_root(session.remote, if_none_match=base.etag)
     except ObjectMissingError as error:
@@ -125,8 +133,12 @@ def pull(session: Session) -> PullResult:
     return take_in_root(session, fetched)
 
 
-def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult:
-    """Moves the journal on to a root that was read, fetching what it names; settles intents."""
+def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult | None:
+    """Moves the journal on to a root that was read, fetching what it names; settles intents.
+
+    Returns:
+        What was done; None when another thread moved the base while this one was fetching.
+    """
     with session.mutex:
         base = read_base(session.journal)
         intents = read_intents(session.journal)
@@ -139,6 +151,8 @@ def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult:
     committed = {record.commit_id for image in images for record in iter_log(image)}
     committed.add(manifest.commit_id)
     with session.mutex:
+        if read_base(session.journal) != base:
+            return None
         for intent in intents:
             if intent.commit_id in committed:
                 result.applied.append(intent.commit_id)

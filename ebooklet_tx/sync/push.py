@@ -472,7 +472,7 @@ def _read_back(session: Session, commit: _Commit, base_etag: str | None, failure
     if replacing:
         return _Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
-    settled = take_in_root(session, fetched)
+    settled = take_in_root(session, fetched) or pull(session)
     return _Outcome(applied=commit.manifest.commit_id in settled.applied)
 
 
@@ -481,6 +481,9 @@ def _finish(session: Session, commit: _Commit, etag: str) -> None:
     image = read_segment(commit.image_blob, name="the commit just pushed")
     facts: dict[str, Any] = base_facts(commit.manifest, etag, commit.tail)
     with session.mutex:
+        if read_base(session.journal).seq >= commit.manifest.seq:
+            # A pull in another thread has come across the commit, and maybe others on top.
+            return
         take_in(
             session.journal,
             [image],
