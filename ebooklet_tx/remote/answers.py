@@ -108,9 +108,7 @@ def error_for_answer(
     if status == 501 or code == "NotImplemented":
         return _unsupported(request, said)
     if status == 412 or code == "PreconditionFailed":
-        return PreconditionFailedError(
-            f"{shown}: the object is not in the expected state ({said}); read again"
-        )
+        return PreconditionFailedError(f"{shown}: the object is not in the expected state ({said}); read again")
     if code in _TRANSIENT_CODES or code in _DAMAGED_ON_THE_WAY_CODES or _is_transient(status):
         applied = request.writes and status != 429 and code not in _DAMAGED_ON_THE_WAY_CODES
         return TransientStoreError(

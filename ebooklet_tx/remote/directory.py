@@ -48,6 +48,7 @@ TEMPORARY_MAX_AGE_SECONDS = 24 * 3600.0
 _LOCK_NAME = f"{RESERVED_NAME_PREFIX}.lock"
 _TEMPORARY_FOLDER = f"{RESERVED_NAME_PREFIX}.tmp"
 _FOLDER_ATTEMPTS = 64
+_MAX_NAME_BYTES = 255
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}\.part")
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -106,9 +107,7 @@ class DirectoryStore:
             file.seek(0)
             return Blob(file.read(), etag)
 
-    def get_range(
-        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
-    ) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""
         check_range(offset_bytes, length_bytes)
         if length_bytes == 0:
@@ -235,6 +234,11 @@ class DirectoryStore:
         if any(part.startswith(RESERVED_NAME_PREFIX) for part in key.split("/")):
             raise InvalidArgumentError(
                 f"object key {key!r}: names beginning with {RESERVED_NAME_PREFIX!r} are the store's own"
+            )
+        # Asked first, as a long name below a folder that is not there would pass for merely missing.
+        if any(len(part.encode("utf-8")) > _MAX_NAME_BYTES for part in key.split("/")):
+            raise InvalidArgumentError(
+                f"object key {key!r}: a file's name can't be over {_MAX_NAME_BYTES} bytes long"
             )
         return self.folder / key
 
@@ -410,9 +414,7 @@ class DirectoryStore:
         if error.errno in _ANOTHER_KIND:
             if not writes:
                 return ObjectMissingError(f"{shown}: there is no such object ({why})")
-            return InvalidArgumentError(
-                f"{shown}: a folder can't hold both an object and one below it ({why})"
-            )
+            return InvalidArgumentError(f"{shown}: a folder can't hold both an object and one below it ({why})")
         if error.errno in _FULL:
             return TransientStoreError(
                 f"{shown}: the disk is full ({why}); make room", may_have_applied=may_have_applied

@@ -110,9 +110,7 @@ class HTTPStore:
             etag = _etag(answer) or f"blake2b-{hashlib.blake2b(data, digest_size=16).hexdigest()}"
         return None if etag == if_none_match else Blob(data, etag, _metadata(answer))
 
-    def get_range(
-        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
-    ) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""
         check_range(offset_bytes, length_bytes)
         if length_bytes == 0:

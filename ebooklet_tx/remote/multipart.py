@@ -89,9 +89,7 @@ class MultipartUpload:
         )
         return UploadState(answer["UploadId"])
 
-    def _found_again(
-        self, size_bytes: int, resume: UploadState | None
-    ) -> tuple[UploadState, int] | str | None:
+    def _found_again(self, size_bytes: int, resume: UploadState | None) -> tuple[UploadState, int] | str | None:
         """Returns what there is to go on from and its length; the ETag if all is done; None for anew."""
         if resume is None or not resume.upload_id:
             return None

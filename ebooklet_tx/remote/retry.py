@@ -108,7 +108,7 @@ class RetryPolicy:
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
         # The exponent is bounded: past it every cap is reached, and a float would overflow.
-        bound_seconds = min(self.cap_seconds, self.base_seconds * 2 ** min(state.attempt_number - 1, 60))
+        bound_seconds = min(self.cap_seconds, self.base_seconds * 2.0 ** min(state.attempt_number - 1, 60))
         failure = _failure(state)
         asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
         return max(self.random() * bound_seconds, asked_seconds or 0.0)
@@ -147,9 +147,7 @@ class RetryingStore:
         """Returns the object, or None when its ETag still is `if_none_match`."""
         return self._call("get", key, lambda: self.inner.get(key, if_none_match=if_none_match))
 
-    def get_range(
-        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
-    ) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on."""
         return self._call(
             "get_range", key, lambda: self.inner.get_range(key, offset_bytes, length_bytes, if_match=if_match)

@@ -122,9 +122,7 @@ class S3Store:
             return None
         return None if blob.etag == if_none_match else blob
 
-    def get_range(
-        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
-    ) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""
         check_range(offset_bytes, length_bytes)
         if length_bytes == 0:

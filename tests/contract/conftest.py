@@ -1,0 +1,143 @@
+"""The stores that the contract is tried on, and what each of them can."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from ebooklet_tx.connection import S3Connection
+from ebooklet_tx.remote.directory import DirectoryStore
+from ebooklet_tx.remote.http import HTTPStore
+from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.remote.store import ObjectStore
+from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, folder_handler, http_server
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_endpoints: set[str] = set()
+
+ROOT = "db"
+"""The database's key: all keys of the contract are `db` or begin with `db.`, as HTTP needs it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A store under test.
+
+    Attributes:
+        store: The store itself.
+        writer: A store to the same objects that can write; the store itself where it can.
+        keeps_metadata: Whether metadata comes back.
+        own_etags: Whether the store's ETags are others than the writer's.
+        open_again: Makes another, independent store to the same objects.
+    """
+
+    store: ObjectStore
+    writer: ObjectStore
+    open_again: Callable[[], ObjectStore]
+    keeps_metadata: bool = True
+    own_etags: bool = False
+
+
+def s3_connection(endpoint: str, bucket: str, *, key: str = ACCESS_KEY) -> S3Connection:
+    """Returns the connection of a database in a bucket of a local server."""
+    return S3Connection(ACCESS_KEY_ID, key, ROOT, bucket, endpoint, read_timeout=30)
+
+
+@functools.cache
+def _admin(endpoint: str) -> S3Client:
+    # Making a client takes longer than most tests.
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY_ID,
+        aws_secret_access_key=ACCESS_KEY,
+        region_name="us-east-1",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_admins() -> Iterator[None]:
+    yield
+    for endpoint in _endpoints:
+        _admin(endpoint).close()
+    _admin.cache_clear()
+
+
+def new_bucket(endpoint: str) -> str:
+    """Makes an empty bucket and returns its name."""
+    _endpoints.add(endpoint)
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    _admin(endpoint).create_bucket(Bucket=name)
+    return name
+
+
+def _s3_subject(endpoint: str, *, retrying: bool = False) -> Subject:
+    connection = s3_connection(endpoint, new_bucket(endpoint))
+
+    def make() -> ObjectStore:
+        store = S3Store(connection)
+        return RetryingStore(store, RetryPolicy.without_backoff()) if retrying else store
+
+    store = make()
+    return Subject(store, store, make)
+
+
+def _directory_subject(folder: Path) -> Subject:
+    store = DirectoryStore(folder)
+    return Subject(store, store, lambda: DirectoryStore(folder), keeps_metadata=False)
+
+
+WRITABLE = ("directory", "ministack", "ministack-retrying", "rclone")
+READABLE = (*WRITABLE, "http", "http-plain")
+
+
+def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Subject]:
+    if kind == "directory":
+        yield _directory_subject(folder)
+    elif kind.startswith("ministack"):
+        endpoint = request.getfixturevalue("ministack_endpoint")
+        subject = _s3_subject(endpoint, retrying=kind == "ministack-retrying")
+        yield subject
+        subject.store.close()
+    elif kind == "rclone":
+        subject = _s3_subject(request.getfixturevalue("rclone_endpoint"))
+        yield subject
+        subject.store.close()
+    else:
+        with http_server(folder_handler(folder, capable=kind == "http")) as url:
+            store = HTTPStore(f"{url}/{ROOT}", timeout_seconds=30)
+            yield Subject(
+                store,
+                DirectoryStore(folder),
+                lambda: HTTPStore(f"{url}/{ROOT}"),
+                keeps_metadata=False,
+                own_etags=True,
+            )
+
+
+@pytest.fixture(params=WRITABLE)
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    """Each store that can write."""
+    yield from _subject(request.param, request, tmp_path / "remote")
+
+
+@pytest.fixture(params=READABLE)
+def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    """Each store, those that only read included."""
+    yield from _subject(request.param, request, tmp_path / "remote")
+
+
+@pytest.fixture(params=[kind for kind in WRITABLE if kind != "rclone"])
+def conditional(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
+    """Each store that honours conditional puts."""
+    yield from _subject(request.param, request, tmp_path / "remote")
