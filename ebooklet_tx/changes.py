@@ -7,7 +7,8 @@ whatever is asked takes in account what was written and not yet committed, by co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.conflicts import Conflict, find_conflicts
@@ -17,14 +18,22 @@ from ebooklet_tx.sync.push import PushResult, push
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
 
-if TYPE_CHECKING:
-    from ebooklet_tx.database import Database
+
+class Host(Protocol):
+    """What a `Change` asks of the database that made it."""
+
+    @property
+    def writable(self) -> bool: ...
+
+    def _usable(self) -> Session: ...
+
+    def _outside_transaction(self, what: str) -> AbstractContextManager[Session]: ...
 
 
 class Change:
     """The difference between a session and its remote."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Host) -> None:
         self._database = database
 
     def _committed(self, what: str) -> Session:

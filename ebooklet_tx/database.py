@@ -21,8 +21,9 @@ from collections.abc import (
     ValuesView,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import Connection
 from ebooklet_tx.errors import (
     Error,
@@ -38,9 +39,6 @@ from ebooklet_tx.records import MAX_KEY_BYTES, METADATA_KEY
 from ebooklet_tx.sync.fetch import fetch_many, read_value
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
-
-if TYPE_CHECKING:
-    from ebooklet_tx.changes import Change
 
 _open_databases: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
 
@@ -471,8 +469,6 @@ class Database(MutableMapping[str, Any]):
 
     def changes(self) -> Change:
         """Returns what differs from the remote, with the ways to pull, push or discard it."""
-        from ebooklet_tx.changes import Change
-
         self._usable()
         return Change(self)
 

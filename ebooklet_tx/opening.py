@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from ebooklet_tx.connection import HTTPConnection, parse_connection
+from ebooklet_tx.connection import Connection, HTTPConnection, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -27,6 +28,7 @@ from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.root import Manifest
+from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
     mark_replacing,
@@ -39,6 +41,8 @@ from ebooklet_tx.sync.session import Remote, Session
 
 READER_WAIT_SECONDS = 0.5
 
+StoreWrapper: TypeAlias = Callable[[ObjectStore], ObjectStore]
+
 
 def open(
     remote_conn: Any,
@@ -50,6 +54,7 @@ def open(
     *,
     lock_timeout: float = 300.0,
     retry: RetryPolicy | None = None,
+    _wrap_store: StoreWrapper | None = None,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
@@ -81,8 +86,7 @@ def open(
         raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
     serializer_given = resolve(value_serializer)
     path = Path(file_path).absolute()
-    store = open_store(connection, policy=retry, for_writing=flag != "r")
-    remote = Remote(store, ObjectNames(connection.key), store.policy, threads=getattr(connection, "threads", 8))
+    remote = remote_at(connection, retry=retry, for_writing=flag != "r", wrap=_wrap_store)
     settings = _Settings(value_serializer, n_buckets, buffer_size, lock_timeout)
     try:
         opener = {"r": _open_reading, "w": _open_writing, "c": _open_creating, "n": _open_anew}[flag]
@@ -98,9 +102,30 @@ def open(
             session.local.abandon()
             raise
     except BaseException:
-        store.close()
+        remote.store.close()
         raise
     return Database(session, serializer, connection, buffer_size=buffer_size)
+
+
+def remote_at(
+    connection: Connection,
+    *,
+    retry: RetryPolicy | None = None,
+    for_writing: bool = False,
+    wrap: StoreWrapper | None = None,
+) -> Remote:
+    """Returns the remote at a place; nothing is sent yet.
+
+    Args:
+        connection: The place.
+        retry: How failing requests are tried again; None for the connection's own.
+        for_writing: Whether writes are meant.
+        wrap: Puts a store of the caller's below the retries, to count requests or to fail them.
+    """
+    store = open_store(connection, policy=retry, for_writing=for_writing)
+    if wrap is not None:
+        store.inner = wrap(store.inner)
+    return Remote(store, ObjectNames(connection.key), store.policy, threads=getattr(connection, "threads", 8))
 
 
 class _Settings:

@@ -132,10 +132,15 @@ def _try_fetch(session: Session, group: Sequence[_Wanted]) -> bytes | Error:
             session.remote.names.object(first.ref.name),
             first.offset_bytes,
             last.offset_bytes + last.length_bytes - first.offset_bytes,
-            if_match=first.ref.etag,
+            if_match=_etag_to_match(session, first.ref),
         )
     except Error as error:
         return error
+
+
+def _etag_to_match(session: Session, ref: ObjectRef) -> str | None:
+    """A web server has ETags of its own, so what is read through a URL is held to its digest alone."""
+    return ref.etag if session.remote.store.writable else None
 
 
 def _joined(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
@@ -174,7 +179,7 @@ def _fetch_and_keep(session: Session, entry: Entry) -> bytes:
         wanted = _want(session, entry)
     name = session.remote.names.object(wanted.ref.name)
     value = session.remote.store.get_range(
-        name, wanted.offset_bytes, wanted.length_bytes, if_match=wanted.ref.etag
+        name, wanted.offset_bytes, wanted.length_bytes, if_match=_etag_to_match(session, wanted.ref)
     )
     if digest_of(value) != entry.digest:
         raise RemoteIntegrityError(

@@ -115,7 +115,8 @@ def _pull_once(session: Session) -> PullResult | None:
     """One pull; None when another thread moved the base meanwhile."""
     with session.mutex:
         base = read_base(session.journal)
-        if session.journal.get_meta("replace_remote"):
+        replacing = bool(session.journal.get_meta("replace_remote"))
+        if replacing and not read_intents(session.journal):
             return PullResult(seq=base.seq)
     try:
         fetched = read_root(session.remote, if_none_match=base.etag)
@@ -128,9 +129,14 @@ def _pull_once(session: Session) -> PullResult | None:
         with session.mutex:
             drop_intents(session.journal)
         return PullResult(missing=True)
-    if fetched is None:
+    if fetched is None or (replacing and not replacement_applied(session, fetched)):
         return PullResult(seq=base.seq)
     return take_in_root(session, fetched)
+
+
+def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
+    """True when the push that was to replace the remote has done so: only it brings our uuid there."""
+    return fetched.manifest.uuid == session.local.file.header.uuid.hex()
 
 
 def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult | None:
@@ -200,7 +206,12 @@ def _record_own_commit(journal: Journal, intent: Intent) -> None:
         journal,
         [image],
         base_seq=intent.seq - 1,
-        facts={"base_seq": intent.seq, "base_commit_id": intent.commit_id, "base_etag": None},
+        facts={
+            "base_seq": intent.seq,
+            "base_commit_id": intent.commit_id,
+            "base_etag": None,
+            "replace_remote": None,
+        },
         own_seq=intent.seq,
         intents_settled=False,
     )

@@ -29,7 +29,14 @@ from ebooklet_tx.remote.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.sync.conflicts import ConflictError, find_conflicts
 from ebooklet_tx.sync.packing import Place, forget_uploads, place_values, read_pending, upload_refs
-from ebooklet_tx.sync.pull import FetchedRoot, pull, read_intents, read_root, take_in_root
+from ebooklet_tx.sync.pull import (
+    FetchedRoot,
+    pull,
+    read_intents,
+    read_root,
+    replacement_applied,
+    take_in_root,
+)
 from ebooklet_tx.sync.session import Base, Session, base_facts, object_ref, read_base, writer_name
 from ebooklet_tx.sync.take_in import take_in
 
@@ -106,13 +113,12 @@ def push(session: Session, *, force: bool = False) -> PushResult:
         with session.mutex:
             session.local.commit()
             unresolved = bool(read_intents(session.journal))
-            replacing = bool(session.journal.get_meta("replace_remote"))
         resumed = len(upload_refs(session))
-        settled = pull(session).applied if unresolved and not replacing else []
+        settled = pull(session).applied if unresolved else []
         if force:
             _rebase_on_theirs(session)
         for _ in range(MAX_ROUNDS):
-            result = _one_round(session, replacing=replacing, resumed=resumed)
+            result = _one_round(session, resumed=resumed)
             if result is not None:
                 # A push that had succeeded unseen counts as this one's success.
                 return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
@@ -124,12 +130,13 @@ def push(session: Session, *, force: bool = False) -> PushResult:
     )
 
 
-def _one_round(session: Session, *, replacing: bool, resumed: int) -> PushResult | None:
+def _one_round(session: Session, *, resumed: int) -> PushResult | None:
     """One attempt on one base; None when another writer's commit came first."""
     with session.mutex:
         conflicts = find_conflicts(session.journal)
         if conflicts:
             raise ConflictError(conflicts, session.remote.root_place)
+        replacing = bool(session.journal.get_meta("replace_remote"))
         base = read_base(session.journal)
         entries = session.journal.pending_entries()
     if not entries and not replacing and base.seq:
@@ -469,7 +476,7 @@ def _read_back(session: Session, commit: _Commit, base_etag: str | None, failure
         return _Outcome(applied=True, etag=fetched.etag)
     with session.mutex:
         replacing = bool(session.journal.get_meta("replace_remote"))
-    if replacing:
+    if replacing and not replacement_applied(session, fetched):
         return _Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
     settled = take_in_root(session, fetched) or pull(session)

@@ -82,6 +82,7 @@ def take_in(
             base_seq = 0
         for schema in schemas:
             _take_in_one(raw, schema, base_seq)
+        _forget_committed_uploads(raw)
         if raw.execute("SELECT 1 FROM meta WHERE name = 'adopted'").fetchone():
             raw.execute(_NEWER_WINS)
             raw.execute(f"UPDATE entry SET {_REMOTE_AS_BASE} WHERE pending != 0")
@@ -112,6 +113,13 @@ def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
         f"deleted_count, value_bytes FROM {schema}.commit_log"
     )
     raw.execute(_UPSERT.format(schema=schema), {"base_seq": base_seq})
+
+
+def _forget_committed_uploads(raw: sqlite3.Connection) -> None:
+    """Packs that a commit names are no upload any more, also when the push that sent them died."""
+    names = "SELECT u.name FROM upload AS u JOIN remote_object AS r ON r.name = u.name"
+    raw.execute(f"DELETE FROM packed WHERE name IN ({names})")
+    raw.execute(f"DELETE FROM upload WHERE name IN ({names})")
 
 
 @contextlib.contextmanager
