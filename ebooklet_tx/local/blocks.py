@@ -20,6 +20,7 @@ from hashlib import blake2s
 HEADER_BYTES = 200
 MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"
 FIXED_LENGTH_MAGIC = b"\x04\xd3\xb2\x94\xf2\x10Ab\x95\x8d\x04\x00s\x8c\x9e\n"
+GUARD_BYTES = 16
 GUARD_PREFIX = b"ebtxflux"
 """First half of the mark that stands in place of the magic while the file is in flux."""
 
@@ -29,11 +30,16 @@ RESERVED_KEYS = frozenset({METADATA_KEY_BYTES, b"7c40d2ea915b4f3a8e6d201", b"f19
 
 POINTER_BYTES = 6
 BLOCK_HEAD_BYTES = 32
+_HASH_BYTES = 13
 N_KEYS_OFFSET = 33
 MAX_TIMESTAMP_US = 2**56 - 1
 CRASHED_N_KEYS = 2**32 - 1
 GENERATION_OFFSET = 192
 GENERATION_BYTES = 8
+FIXED_HEADER_FIELDS = ((18, 21), (25, 33), (37, 42), (49, 65), (77, 200))
+"""What no session changes in the header of an existing file: sizes of fields, serializers, uuid, generation."""
+
+DEFAULT_N_BUCKETS = 12007
 
 _LENGTHS = struct.Struct("<HI")
 
@@ -96,11 +102,23 @@ class Block:
 
 
 class BlockDamageError(Exception):
-    """A block runs out of its region or does not carry its own key's hash."""
+    """A block runs out of its region or does not carry its own key's hash.
+
+    Attributes:
+        before: The block before it where a torn end is the likely cause: it looks sound, but nothing
+            confirms its length.
+    """
+
+    def __init__(self, message: str, before: Block | None = None) -> None:
+        super().__init__(message)
+        self.before = before
 
 
 def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
     """Yields the blocks between two offsets, reading heads and keys but no values.
+
+    A block is yielded once its length is known to be right: it leads to the region's end, or to
+    another block that carries its own key's hash.
 
     Raises:
         BlockDamageError: A block does not fit; what was yielded before it is sound.
@@ -108,6 +126,7 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
     position = start
     window = b""
     window_start = start
+    before: Block | None = None
     while position < end:
         head_at = position - window_start
         if head_at + BLOCK_HEAD_BYTES > len(window):
@@ -116,20 +135,23 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
             head_at = 0
         head = window[head_at : head_at + BLOCK_HEAD_BYTES]
         if len(head) < BLOCK_HEAD_BYTES:
-            raise BlockDamageError(f"block at byte {position} is cut off")
+            raise BlockDamageError(f"block at byte {position} is cut off", before)
         key_length, value_length = _LENGTHS.unpack_from(head, 19)
         value_offset = position + BLOCK_HEAD_BYTES + key_length
-        if value_offset + value_length > end:
-            raise BlockDamageError(f"block at byte {position} runs past byte {end}")
+        if value_offset > end:
+            raise BlockDamageError(f"block at byte {position} is cut off", before)
         key_at = head_at + BLOCK_HEAD_BYTES
         key = window[key_at : key_at + key_length]
         if len(key) < key_length:
             key = os.pread(fd, key_length, position + BLOCK_HEAD_BYTES)
         next_pointer = int.from_bytes(head[13:19], "little")
-        # A dead block may be filler over an old index, whose hash and key are zeros.
-        if next_pointer and blake2s(key, digest_size=13).digest() != head[:13]:
+        if not _carries_its_hash(head, key, next_pointer):
             raise BlockDamageError(f"block at byte {position} does not carry its key's hash")
-        yield Block(
+        if before is not None:
+            yield before
+        if value_offset + value_length > end:
+            raise BlockDamageError(f"block at byte {position} runs past byte {end}")
+        before = Block(
             position_bytes=position,
             next_pointer=next_pointer,
             key=key,
@@ -138,6 +160,25 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
             value_length_bytes=value_length,
         )
         position = value_offset + value_length
+    if before is not None:
+        yield before
+
+
+def _carries_its_hash(head: bytes, key: bytes, next_pointer: int) -> bool:
+    if blake2s(key, digest_size=_HASH_BYTES).digest() == head[:_HASH_BYTES]:
+        return True
+    # The filler that booklet puts over an old index is a dead block with a zero hash and one zero as key.
+    return next_pointer == 0 and key == b"\0" and not any(head[:_HASH_BYTES])
+
+
+def is_pointer_of_block(fd: int, offset_bytes: int) -> bool:
+    """True when an offset is that of the next pointer in a block that carries its own key's hash."""
+    head = os.pread(fd, BLOCK_HEAD_BYTES, offset_bytes - _HASH_BYTES) if offset_bytes >= _HASH_BYTES else b""
+    if len(head) < BLOCK_HEAD_BYTES:
+        return False
+    (key_length, _) = _LENGTHS.unpack_from(head, 19)
+    key = os.pread(fd, key_length, offset_bytes - _HASH_BYTES + BLOCK_HEAD_BYTES)
+    return blake2s(key, digest_size=_HASH_BYTES).digest() == head[:_HASH_BYTES]
 
 
 def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
@@ -154,11 +195,15 @@ class Scan:
     """All that a walk over a whole file found.
 
     `live` maps each key (bytes, booklet's reserved ones included) to its last live block.
-    `damage` holds a sentence for each thing that was wrong; an empty list means that Booklet's
-    own index leads to exactly these blocks.
+    `reached` holds the positions of the blocks to which Booklet's own index leads, `unconfirmed` those
+    of blocks whose length nothing confirms.
+    `damage` holds a sentence for each thing that was wrong; an empty list means that the index
+    leads to exactly these blocks.
     """
 
     live: dict[bytes, Block] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)
+    unconfirmed: set[int] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
 
@@ -168,41 +213,53 @@ def scan_file(fd: int, header: Header) -> Scan:
     by_position: dict[int, Block] = {}
     file_bytes = os.fstat(fd).st_size
     index_end = header.index_offset_bytes + header.n_buckets * POINTER_BYTES
-    if index_end > file_bytes or header.first_block_offset_bytes > file_bytes or header.n_buckets == 0:
+    index_fits = header.n_buckets > 0 and index_end <= file_bytes
+    if not index_fits or header.first_block_offset_bytes > file_bytes:
         scan.damage.append("the header points outside the file")
     for start, end in block_regions(header, file_bytes):
         try:
             for block in iter_blocks(fd, start, end):
-                if not block.live:
-                    continue
-                by_position[block.position_bytes] = block
-                if block.key in scan.live:
-                    scan.damage.append(f"two live blocks for the key {block.key!r}")
-                scan.live[block.key] = block
+                _note_block(scan, by_position, block)
         except BlockDamageError as error:
             scan.damage.append(str(error))
-    if not scan.damage:
-        scan.damage.extend(_chain_damage(fd, header, by_position))
+            if error.before is not None:
+                scan.unconfirmed.add(error.before.position_bytes)
+                _note_block(scan, by_position, error.before)
+    if index_fits:
+        scan.damage.extend(_chain_damage(fd, header, by_position, scan.reached))
     counted = sum(key not in RESERVED_KEYS for key in scan.live)
     if header.n_keys != counted and not scan.damage:
         scan.damage.append(f"the header counts {header.n_keys} keys, the file holds {counted}")
     return scan
 
 
-def _chain_damage(fd: int, header: Header, blocks: dict[int, Block]) -> Iterator[str]:
-    """Follows each chain in memory; yields what keeps booklet from finding a live block."""
+def _note_block(scan: Scan, by_position: dict[int, Block], block: Block) -> None:
+    if not block.live:
+        return
+    by_position[block.position_bytes] = block
+    if block.key in scan.live:
+        scan.damage.append(f"two live blocks for the key {block.key!r}")
+    scan.live[block.key] = block
+
+
+def _chain_damage(fd: int, header: Header, blocks: dict[int, Block], reached: set[int]) -> Iterator[str]:
+    """Follows each chain in memory; yields what keeps booklet from finding a live block.
+
+    No block is visited twice, so that chains that meet or run in a circle cost nothing.
+    """
     index = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
-    reached = 0
     for bucket in range(header.n_buckets):
         pointer = int.from_bytes(index[bucket * POINTER_BYTES : (bucket + 1) * POINTER_BYTES], "little")
-        steps = 0
         while pointer > 1:
             block = blocks.get(pointer)
-            steps += 1
-            if block is None or steps > len(blocks):
-                yield f"the chain of bucket {bucket} leads nowhere"
+            if block is None or pointer in reached or _bucket_of(block.key, header.n_buckets) != bucket:
+                yield f"the chain of bucket {bucket} leads astray"
                 break
-            reached += 1
+            reached.add(pointer)
             pointer = block.next_pointer
-    if reached != len(blocks):
-        yield f"the index leads to {reached} of {len(blocks)} live blocks"
+    if len(reached) != len(blocks):
+        yield f"the index leads to {len(reached)} of {len(blocks)} live blocks"
+
+
+def _bucket_of(key: bytes, n_buckets: int) -> int:
+    return int.from_bytes(blake2s(key, digest_size=_HASH_BYTES).digest(), "little") % n_buckets

@@ -3,7 +3,9 @@
 Booklet takes a path or an `io.BytesIO`. Given a path it locks and opens the file itself, writes
 without looking at how much was taken (so a full disk passes unseen), and marks and unlocks the
 file when a forked child ends. Given this class, which is the BytesIO that it accepts, every byte
-goes through `os.pwrite` in full or raises.
+goes through `os.pwrite` in full or raises. Booklet follows the pointers in the file without a look at
+where they lead, so what it writes into the part that was there before is checked first, and what it reads
+without an end is cut off.
 
 Owns the position of one Booklet instance in one descriptor. The invariant: once `sink()` was
 called, or in any process but the one that made it, nothing is written any more.
@@ -13,13 +15,30 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+
+
+class EndlessChainError(Exception):
+    """Booklet follows a chain that has no end."""
 
 
 class CheckedFile(io.BytesIO):
     """A seat for Booklet on a descriptor that somebody else owns, locks and closes."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(
+        self, fd: int, *, check_write: Callable[[int, int], None] | None = None, max_reads: int | None = None
+    ) -> None:
+        """Takes a seat.
+
+        Args:
+            fd: The descriptor.
+            check_write: Called with offset and length before each write; raises to refuse it.
+            max_reads: How many reads one operation of Booklet may take that writes nothing.
+        """
         super().__init__()
+        self._check_write = check_write
+        self._max_reads = max_reads
+        self._reads = 0
         self._fd = fd
         self._position = 0
         self._pid = os.getpid()
@@ -28,6 +47,10 @@ class CheckedFile(io.BytesIO):
     def sink(self) -> None:
         """From here on reads are empty and writes go nowhere, so that Booklet can be let go of."""
         self._sunk = True
+
+    def next_operation(self) -> None:
+        """Begins to count reads anew."""
+        self._reads = 0
 
     def fileno(self) -> int:
         """Refuses: with the descriptor Booklet would unlock the file behind its owner's back."""
@@ -47,6 +70,9 @@ class CheckedFile(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         if self._sunk:
             return b""
+        self._reads += 1
+        if self._max_reads is not None and self._reads > self._max_reads:
+            raise EndlessChainError("a chain of the hash index runs in a circle")
         if size is None or size < 0:
             size = max(0, os.fstat(self._fd).st_size - self._position)
         data = os.pread(self._fd, size, self._position)
@@ -57,6 +83,9 @@ class CheckedFile(io.BytesIO):
         # Released before returning or raising: Booklet clears the bytearray that it gave.
         with memoryview(data) as view:  # type: ignore[arg-type]
             if not self._sunk and os.getpid() == self._pid:
+                if self._check_write is not None:
+                    self._check_write(self._position, len(view))
+                self._reads = 0
                 write_all(self._fd, view, self._position)
                 self._position += len(view)
             return len(view)

@@ -7,25 +7,33 @@ Before it nothing of the commit is there; after it all of it is, whatever become
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ebooklet_tx.local.journal import Journal, driver, put_meta
+from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.local.journal import VISIBLE, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import FileState, Placed, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
+
+_log = logging.getLogger("ebooklet_tx")
 
 _KEEP_BASE = ", ".join(
     f"base_{name} = CASE pending WHEN 0 THEN remote_{name} ELSE base_{name} END"
     for name in ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
 )
 
+# While the outcome of a push is open, what the remote is known to hold may be superseded by that push.
+_NO_PUSH_OPEN = "NOT EXISTS (SELECT 1 FROM intent)"
+
 _SET = f"""
 INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes)
 VALUES (?, 1, ?, ?, ?)
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
   pending = CASE WHEN excluded.pending_digest IS remote_digest
-                  AND excluded.pending_timestamp_us IS remote_timestamp_us THEN 0 ELSE 1 END,
+                  AND excluded.pending_timestamp_us IS remote_timestamp_us
+                  AND {_NO_PUSH_OPEN} THEN 0 ELSE 1 END,
   pending_digest = excluded.pending_digest,
   pending_timestamp_us = excluded.pending_timestamp_us,
   pending_length_bytes = excluded.pending_length_bytes
@@ -33,7 +41,7 @@ ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
 
 _TO_DELETED = f"""
 UPDATE entry SET {_KEEP_BASE},
-  pending = CASE WHEN remote_digest IS NULL THEN 0 ELSE 2 END,
+  pending = CASE WHEN remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0 ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = ?, pending_length_bytes = NULL
 """
 
@@ -54,7 +62,7 @@ UPDATE entry SET local_timestamp_us = NULL, local_digest = NULL, local_offset_by
 _STAGED_TO_FOLD = """
 SELECT s.key, s.timestamp_us, s.digest, s.value FROM staged AS s JOIN entry AS e ON e.key = s.key
 WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pending_digest END
-  AND s.digest IS NOT e.local_digest
+  AND (s.digest IS NOT e.local_digest OR s.timestamp_us IS NOT e.local_timestamp_us)
 """
 
 
@@ -124,7 +132,7 @@ def stage(journal: Journal, overlay: Overlay) -> None:
     with journal.transaction() as connection:
         raw = driver(connection)
         if overlay.cleared:
-            raw.execute(_TO_DELETED + " WHERE key != ''", (overlay.cleared_at_us,))
+            raw.execute(_TO_DELETED + f" WHERE key != '' AND {VISIBLE}", (overlay.cleared_at_us,))
             raw.execute("DELETE FROM staged WHERE key != ''")
         _record_operations(raw, overlay)
         raw.executemany(
@@ -139,11 +147,14 @@ def stage(journal: Journal, overlay: Overlay) -> None:
             raw.execute(_DROP_EMPTY)
 
 
-def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterable[Fetched] = ()) -> None:
+def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterable[Fetched] = ()) -> bool:
     """Commits an overlay, and all that is staged, into the Booklet file and the journal.
 
     When it raises, the last commit is intact, the overlay is unchanged, and a guard may stand in
     the file: it has to be rebuilt before the next append.
+
+    Returns:
+        Whether the guard is off again. Where it is not, everything is durable all the same.
     """
     stale = set(journal.stale_keys())
     gone = stale | {key for key, (value, _) in overlay.operations.items() if value is None}
@@ -159,7 +170,12 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
         record_places(raw, placed, digests)
         raw.execute("DELETE FROM staged")
         put_meta(connection, file_facts(file, state, number))
-    file.release(state)
+    try:
+        file.release(state)
+    except LocalStorageError as error:
+        _log.warning("%s keeps its guard until it is opened again: %s", file.path, error)
+        return False
+    return True
 
 
 def file_facts(file: ValueFile, state: FileState, number: bytes) -> dict[str, object]:
@@ -167,6 +183,7 @@ def file_facts(file: ValueFile, state: FileState, number: bytes) -> dict[str, ob
     return {
         "applied_append": number,
         "file_generation": file.generation,
+        "file_header": file.header.raw,
         "file_length_bytes": state.length_bytes,
         "file_mtime_ns": state.mtime_ns,
         "file_inode": state.inode,
@@ -196,6 +213,19 @@ def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]]) -> 
     raw.executemany(_TO_DELETED + " WHERE key = ?", ((stamp, key) for key, stamp in rows))
     raw.executemany("DELETE FROM staged WHERE key = ?", keys)
     raw.executemany(_DROP_EMPTY + " AND key = ?", keys)
+
+
+def stage_value(raw: sqlite3.Connection, key: str, value: bytes | None, timestamp_us: int) -> None:
+    """Sets or deletes (None) one key within a transaction of the caller's."""
+    if value is None:
+        record_deletes(raw, [(key, timestamp_us)])
+        return
+    digest = digest_of(value)
+    record_sets(raw, [(key, digest, timestamp_us, len(value))])
+    raw.execute(
+        "INSERT OR REPLACE INTO staged(key, digest, timestamp_us, value) VALUES (?, ?, ?, ?)",
+        (key, digest, timestamp_us, value),
+    )
 
 
 def record_gone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:

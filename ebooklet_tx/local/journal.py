@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, delete
 from sqlalchemy.pool import StaticPool
 
-from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.schema import STALE, meta
 
@@ -113,6 +115,21 @@ def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
     return LocalStorageError(0, f"can't use the journal {path}: {error}; {way_out}")
 
 
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def is_open_here(path: Path) -> bool:
+    """True when this process has a journal open.
+
+    Another descriptor on it must then not be closed here: that would drop SQLite's locks with it.
+    """
+    try:
+        named = path.stat()
+        return any(os.path.samestat(named, journal.path.stat()) for journal in _open_journals)
+    except FileNotFoundError:
+        return False
+
+
 class Journal:
     """An open journal: one connection, used by one session under its mutex."""
 
@@ -120,6 +137,7 @@ class Journal:
         self.path = path
         self.raw = raw
         self._engine: Engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+        _open_journals.add(self)
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> Journal:
@@ -132,6 +150,7 @@ class Journal:
 
         Raises:
             JournalDamagedError: It is no sound journal.
+            LocalMissingError: It is empty, and `create` is False: whoever began to make it died.
             LocalStorageError: It is missing, or the system refuses.
             UnsupportedFormatError: It was written by a newer ebooklet_tx.
         """
@@ -139,8 +158,12 @@ class Journal:
             raw = _connect(path, create=create)
             try:
                 revision = migrate.current_revision(raw, path)
+                # Not before it is known to be ours: this writes into the file.
+                raw.execute("PRAGMA journal_mode = WAL")
                 journal = cls(path, raw)
                 if migrate.check_revision(revision, path):
+                    if not create and revision is None:
+                        raise LocalMissingError(2, f"{path} is empty; open the database with flag 'w'")
                     if not create:
                         raise LocalStorageError(0, f"{path} has to be migrated; open the database for writing")
                     with journal._engine.connect() as connection:
@@ -152,6 +175,7 @@ class Journal:
 
     def close(self) -> None:
         """Closes the connection; twice is no error."""
+        _open_journals.discard(self)
         self._engine.dispose()
         self.raw.close()
 
@@ -309,8 +333,6 @@ def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
         timeout=_BUSY_TIMEOUT_SECONDS,
     )
     try:
-        # A corrupt header shows at the first statement, not at connect.
-        raw.execute("PRAGMA journal_mode = WAL")
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA temp_store = MEMORY")
         raw.execute("PRAGMA cache_size = -16000")
@@ -340,6 +362,7 @@ __all__ = [
     "Entry",
     "Journal",
     "driver",
+    "is_open_here",
     "now_us",
     "put_meta",
     "sqlite_errors",

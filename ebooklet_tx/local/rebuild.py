@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebooklet_tx.errors import UnsupportedFormatError
+from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS, POINTER_BYTES
+from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_places
 from ebooklet_tx.local.journal import PENDING_SET, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import (
+    FileState,
     ValueFile,
     create_file,
     grown_header,
@@ -42,18 +45,27 @@ def rebuild_path(path: Path) -> Path:
 
 
 def rebuild(
-    file: ValueFile, journal: Journal, *, keep: str = "1", n_buckets: int | None = None
+    file: ValueFile,
+    journal: Journal,
+    *,
+    keep: str = "1",
+    n_buckets: int | None = None,
+    header: bytes | None = None,
 ) -> tuple[ValueFile, RebuildReport]:
-    """Writes a new file of the journal's current local values and puts it in the old one's place.
+    """Writes a new file of the journal's current local values, to be put in the old one's place.
+
+    From here on the journal means the new file. The caller goes on with it, and calls `put_in_place` on
+    it before anything is appended to it.
 
     Values whose bytes no longer have their digest are left out: they are fetched again when the
     remote has them, and otherwise reported as lost.
 
     Args:
-        file: The locked old file; it is closed when the new one is in place.
+        file: The locked old file; the new one stands behind it.
         journal: Its journal.
         keep: SQL over `entry`; entries for which it is false lose their local copy.
         n_buckets: How many hash buckets the new file has, or None for as many as the old one.
+        header: The header of another database's Booklet, whose uuid and serializer the new file has.
 
     Returns:
         The new file, locked, and a report.
@@ -62,12 +74,19 @@ def rebuild(
         LocalStorageError: There is no room for a second copy; the old state is intact.
     """
     report = RebuildReport()
-    new = create_file(rebuild_path(file.path), grown_header(file.header, n_buckets))
+    if n_buckets is None and file.header.n_buckets * POINTER_BYTES > file.state().length_bytes:
+        # An index lies within its file: this number is damage, and would be allocated.
+        n_buckets = DEFAULT_N_BUCKETS
+    model = grown_header(file.header, n_buckets) if header is None else header
+    new = create_file(rebuild_path(file.path), model)
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
         placed = new.append(number, (), _sound_values(file, journal, keep, digests, report))
         state = new.state_to_record()
+        with storage_errors(new.path, "write"):
+            # From the transaction on the old file's places are forgotten: this one must be found.
+            fsync_folder(new.path.parent)
         with journal.transaction() as connection:
             raw = driver(connection)
             raw.execute(
@@ -76,13 +95,11 @@ def rebuild(
             )
             record_places(raw, placed, digests)
             raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")
-            put_meta(connection, file_facts(new, state, number))
-        new.release(state)
-        put_in_place(file, new, file.path)
+            put_meta(connection, file_facts(new, state, number) | {"file_uuid": new.header.uuid})
     except BaseException:
         new.close()
         raise
-    file.close()
+    new.stands_behind, new.recorded = file, state
     return new, report
 
 
@@ -101,11 +118,14 @@ def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
         with storage_errors(waiting, "remove"):
             waiting.unlink()
         return None
-    candidate.try_lock()
-    if candidate.guard_number() is not None:
-        candidate.release()
-    put_in_place(file, candidate, file.path)
-    file.close()
+    candidate.stands_behind = file
+    candidate.recorded = FileState(0, int(journal.get_meta("file_mtime_ns")), 0)
+    try:
+        candidate.try_lock()
+        put_in_place(candidate)
+    except BaseException:
+        candidate.close()
+        raise
     return candidate
 
 

@@ -10,13 +10,30 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError
-from ebooklet_tx.local.blocks import METADATA_KEY_BYTES, RESERVED_KEYS, Block, Scan, scan_file
+from ebooklet_tx.local.blocks import (
+    FIXED_HEADER_FIELDS,
+    GUARD_BYTES,
+    METADATA_KEY_BYTES,
+    RESERVED_KEYS,
+    Block,
+    Scan,
+    parse_header,
+    scan_file,
+)
 from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
 from ebooklet_tx.local.journal import Entry, Journal, driver, now_us, put_meta
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
-from ebooklet_tx.local.value_file import FileState, Placed, ValueFile, new_append_number, storage_errors
+from ebooklet_tx.local.value_file import (
+    FileState,
+    Placed,
+    ValueFile,
+    new_append_number,
+    put_in_place,
+    storage_errors,
+)
 from ebooklet_tx.records import METADATA_KEY, digest_of
 
 _log = logging.getLogger("ebooklet_tx")
@@ -74,20 +91,35 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
     Returns:
         The file and the journal to go on with; a rebuild or an adoption replaces them.
     """
+    found, known = file, journal
+    try:
+        journal = _own_journal(file, journal, report)
+        finished = finish_rebuild(file, journal)
+        if finished is not None:
+            report.note("a rebuilt file was put in place")
+            file = finished
+        if journal.get_meta("file_uuid") is None:
+            _adopt(file, journal, report)
+        return _settle_guard(file, journal, report), journal
+    except BaseException:
+        # The caller lets go of what it gave; of what took its place it does not know.
+        if file is not found:
+            file.close()
+        if journal is not known:
+            journal.close()
+        raise
+
+
+def _own_journal(file: ValueFile, journal: Journal, report: SettleReport) -> Journal:
+    """Sets a journal aside that belongs to another file, and makes a new one."""
     known_uuid = journal.get_meta("file_uuid")
-    if known_uuid is not None and known_uuid != file.header.uuid:
+    same_file = journal.get_meta("file_generation") == file.generation
+    if known_uuid is not None and known_uuid != file.header.uuid and not same_file:
         report.note(f"{journal.path.name} belongs to another file than {file.path.name}")
         journal.close()
         set_journal_aside(file.path, report)
         journal = Journal.open(journal_path(file.path), create=True)
-        known_uuid = None
-    finished = finish_rebuild(file, journal)
-    if finished is not None:
-        report.note("a rebuilt file was put in place")
-        file = finished
-    if known_uuid is None:
-        _adopt(file, journal, report)
-    return _settle_guard(file, journal, report), journal
+    return journal
 
 
 def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
@@ -100,9 +132,11 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     if guard is not None:
         report.note("an interrupted append was taken back: the file is rebuilt from the journal")
         return _rebuild(file, journal, report)
-    if _as_recorded(file, facts):
+    if as_recorded(file, facts):
         return file
+    damage = _restore_header(file, facts)
     scan = scan_file(file.fd, file.header)
+    scan.damage.extend(damage)
     _take_in_edits(file, journal, scan, report)
     if scan.damage:
         report.damage.extend(scan.damage)
@@ -114,6 +148,11 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
 
 def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
     new, outcome = rebuild(file, journal)
+    try:
+        put_in_place(new)
+    except BaseException:
+        new.close()
+        raise
     report_rebuild(outcome, report)
     return new
 
@@ -129,7 +168,14 @@ def report_rebuild(outcome: RebuildReport, report: SettleReport) -> None:
         )
 
 
-def _as_recorded(file: ValueFile, facts: dict[str, object]) -> bool:
+def as_recorded(file: ValueFile, facts: dict[str, Any]) -> bool:
+    """True while nobody but a session of ours has changed the file."""
+    header = facts.get("file_header")
+    same_header = header is None or header[GUARD_BYTES:] == file.header.raw[GUARD_BYTES:]
+    return same_header and _untouched(file, facts)
+
+
+def _untouched(file: ValueFile, facts: dict[str, Any]) -> bool:
     state = file.state()
     return (
         facts.get("file_generation") == file.generation
@@ -137,6 +183,19 @@ def _as_recorded(file: ValueFile, facts: dict[str, object]) -> bool:
         and facts.get("file_mtime_ns") == state.mtime_ns
         and facts.get("file_inode") == state.inode
     )
+
+
+def _restore_header(file: ValueFile, facts: dict[str, Any]) -> list[str]:
+    """Goes by the recorded header where the file's own was altered in a way that no session does."""
+    header = parse_header(facts.get("file_header") or b"")
+    if header is None or header.generation != file.generation:
+        return []
+    raw = file.header.raw
+    fixed = all(header.raw[start:end] == raw[start:end] for start, end in FIXED_HEADER_FIELDS)
+    if fixed and not _untouched(file, facts):
+        return []
+    file.header = header
+    return ["its header was altered"]
 
 
 def _record_file(file: ValueFile, journal: Journal) -> None:
@@ -185,9 +244,12 @@ def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: Settle
     """Turns the difference between a file and its journal into pending operations.
 
     Where the file is damaged, a key that is missing from it was not necessarily deleted, so then
-    nothing is deleted; what has lost its bytes loses its local place.
+    nothing is deleted; what has lost its bytes loses its local place. Nor is every live block then
+    an edit: one that lies where the journal knows of none, and to which the index does not lead,
+    may be a deleted one that damage has brought back.
     """
     edits = _Edits()
+    known_bytes = journal.get_meta("file_length_bytes") or 0
     known = {entry.key: entry for entry in journal.entries("local_digest IS NOT NULL")}
     for raw_key, block in scan.live.items():
         if raw_key in RESERVED_KEYS and raw_key != METADATA_KEY_BYTES:
@@ -197,9 +259,17 @@ def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: Settle
         except UnicodeDecodeError:
             scan.damage.append(f"the key {raw_key!r} is no text")
             continue
-        placed = known.pop(key, None)
-        if placed is None or not _same_place(placed, block):
-            _take_in_block(file, placed or journal.entry(key), key, block, edits)
+        placed = known.get(key)
+        if placed is not None and _same_place(placed, block):
+            del known[key]
+            continue
+        entry = placed or journal.entry(key)
+        at = block.position_bytes
+        trusted = not scan.damage or at in scan.reached or at >= known_bytes
+        if at in scan.unconfirmed and entry is not None:
+            trusted = False
+        if _take_in_block(file, entry, key, block, edits, trusted=trusted):
+            known.pop(key, None)
     for key, entry in known.items():
         if scan.damage and _still_readable(file, entry):
             continue
@@ -218,10 +288,19 @@ def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: Settle
     report.deleted_keys.extend(key for key, _ in edits.deletes)
 
 
-def _take_in_block(file: ValueFile, entry: Entry | None, key: str, block: Block, edits: _Edits) -> None:
-    """Decides what a block that is not where the journal says means: a move, an edit, or old news."""
+def _take_in_block(
+    file: ValueFile, entry: Entry | None, key: str, block: Block, edits: _Edits, *, trusted: bool
+) -> bool:
+    """Decides what a block that is not where the journal says means: a move, an edit, or old news.
+
+    Returns:
+        Whether the block holds the key's local value now; one that is not trusted does so only by its
+        digest.
+    """
     length = block.value_length_bytes
     digest = digest_of(file.read(block.value_offset_bytes, length))
+    if not trusted and (entry is None or digest != entry.local_digest):
+        return False
     edits.places.append(Placed(key, block.timestamp_us, block.value_offset_bytes, length))
     edits.digests[key] = digest
     if entry is not None:
@@ -230,8 +309,9 @@ def _take_in_block(file: ValueFile, entry: Entry | None, key: str, block: Block,
         # Who edited a file that did not show the newest value did not see what he replaced.
         unseen = entry.local_digest != entry.digest and block.timestamp_us <= entry.timestamp_us
         if moved or same or unseen:
-            return
+            return True
     edits.sets.append((key, digest, block.timestamp_us, length))
+    return True
 
 
 def _same_place(entry: Entry, block: Block) -> bool:

@@ -14,7 +14,7 @@ import orjson
 from booklet import serializers as booklet_serializers
 
 from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError
-from ebooklet_tx.records import MAX_VALUE_BYTES
+from ebooklet_tx.records import MAX_VALUE_BYTES, METADATA_KEY
 
 CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
@@ -57,6 +57,14 @@ class Serializer:
                 f"{error}; it was written with another serializer; read it with get(key) after opening "
                 "with the serializer it was written with"
             ) from error
+
+    def dumps_any(self, key: str, value: Any) -> bytes:
+        """Encodes a value, or the metadata, whose key is empty."""
+        return self.dumps(key, value) if key != METADATA_KEY else encode_metadata(value)
+
+    def loads_any(self, key: str, encoded: bytes) -> Any:
+        """Decodes a value, or the metadata, whose key is empty."""
+        return self.loads(key, encoded) if key != METADATA_KEY else decode_metadata(encoded)
 
 
 def checked_value(key: str, encoded: Any) -> bytes:
@@ -122,6 +130,11 @@ def resolve_stored(code: int, given: Any, where: str) -> Serializer:
         )
     names = {number: name for name, number in booklet_serializers.serial_name_dict.items()}
     return resolve(names[code])
+
+
+def stored_name(code: int, where: str) -> str | None:
+    """Returns the name of the serializer that a Booklet header names, without needing a custom one."""
+    return CUSTOM if code == _CUSTOM_CODE else resolve_stored(code, None, where).name
 
 
 def encode_metadata(data: Any) -> bytes:

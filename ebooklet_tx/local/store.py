@@ -10,6 +10,7 @@ Not thread-safe: `database` and `sync` call it under the session's mutex.
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import time
@@ -31,6 +32,7 @@ from ebooklet_tx.local.journal import Entry, Journal
 from ebooklet_tx.local.rebuild import rebuild, rebuild_path
 from ebooklet_tx.local.recovery import (
     SettleReport,
+    as_recorded,
     journal_path,
     open_journal,
     report_rebuild,
@@ -38,7 +40,13 @@ from ebooklet_tx.local.recovery import (
     settle,
 )
 from ebooklet_tx.local.serializers import Serializer, resolve, resolve_stored
-from ebooklet_tx.local.value_file import ValueFile, create_file, storage_errors
+from ebooklet_tx.local.value_file import (
+    IndexDamagedError,
+    ValueFile,
+    create_file,
+    put_in_place,
+    storage_errors,
+)
 from ebooklet_tx.records import digest_of
 
 _log = logging.getLogger("ebooklet_tx")
@@ -118,6 +126,9 @@ class LocalStore:
                 file = _create(path, value_serializer, n_buckets, header, timeout_seconds)
                 store.created = True
             store._file = file
+            # A second name, or the need to make the file, may mean that somebody died making it.
+            if store.created or os.fstat(file.fd).st_nlink > 1:
+                _remove_leftovers(file)
             store._journal = open_journal(path, store.report)
             store._file, store._journal = settle(file, store._journal, store.report)
             store._count_staged()
@@ -128,21 +139,36 @@ class LocalStore:
 
     @classmethod
     def open_reader(cls, path: Path, *, buffer_bytes: int = 2**22) -> LocalStore:
-        """Opens an existing, sound pair for reading, without a lock.
+        """Opens an existing pair for reading; it is locked only for the moment of settling it.
 
         Raises:
-            LocalMissingError: File or journal is missing; open a writer to make or adopt them.
+            LocalMissingError: File or journal is missing, or the journal was never filled because its
+                maker was killed; open a writer to make or adopt them.
+            LocalIntegrityError: They don't belong together, or the journal is damaged; open a writer
+                to set the journal aside.
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
         try:
             if not path.exists() or not journal_path(path).exists():
                 raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
             store._journal = Journal.open(journal_path(path), create=False)
+            if store._journal.get_meta("file_uuid") is None:
+                raise LocalMissingError(2, f"the journal of {path} is not filled yet; open it with flag 'w'")
             store._file = _unlocked(path, store._journal)
+            if not as_recorded(store._file, store._journal.all_meta()):
+                store._settle_in_reader()
         except BaseException:
             store._release()
             raise
         return store
+
+    def _settle_in_reader(self) -> None:
+        """Takes in what was done to the file, unless a writer is at work, who has done that already."""
+        try:
+            self.try_maintain(lambda: None)
+        except (ReadOnlyError, LocalStorageError) as error:
+            # The journal's values can be read all the same.
+            _log.warning("%s was changed, and the changes could not be taken in: %s", self.path, error)
 
     def to_reader(self) -> LocalStore:
         """Gives the lock back and goes on as a reader; nothing may be uncommitted."""
@@ -165,6 +191,15 @@ class LocalStore:
 
     def abandon(self) -> None:
         """Lets go of both files without committing anything."""
+        self._release()
+
+    def undo_creation(self) -> None:
+        """Lets go of both files, and removes them where this session has made them; for a failed opening."""
+        file = self._file
+        if self.created and file is not None and file.locked:
+            if self._journal is not None:
+                self._journal.close()
+            _remove_pair(file)
         self._release()
 
     def forget_in_child(self) -> None:
@@ -216,24 +251,53 @@ class LocalStore:
             self._staged_keys += len(self.overlay.operations)
             self.overlay.forget()
         crowded = self._staged_bytes > STAGED_LIMIT_BYTES or self._staged_keys > STAGED_LIMIT_KEYS
-        if self.overlay or crowded or (fold and self._unfolded()):
+        if self.overlay or (fold and self._unfolded()):
             self._append()
+        elif crowded:
+            self._unload_journal()
+
+    def _unload_journal(self) -> None:
+        """Moves what is staged into the Booklet file; it is durable already, so this may fail."""
+        try:
+            self._append()
+        except (LocalStorageError, LocalIntegrityError) as error:
+            _log.warning("%d values stay in the journal for now: %s", self._staged_keys, error)
 
     def _unfolded(self) -> bool:
         return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
 
     def _append(self) -> None:
         if self._in_flux:
-            self._file, outcome = rebuild(self.file, self.journal)
-            report_rebuild(outcome, self.report)
-            self._in_flux = False
+            self._rebuild()
         self._in_flux = True
-        append(self.file, self.journal, self.overlay, self._fetched.values())
-        self._in_flux = False
+        try:
+            released = append(self.file, self.journal, self.overlay, self._fetched.values())
+        except IndexDamagedError as error:
+            _log.warning("%s", error)
+            self._rebuild()
+            self._in_flux = True
+            released = append(self.file, self.journal, self.overlay, self._fetched.values())
+        self._in_flux = not released
         self.overlay.forget()
         self._fetched.clear()
         self._fetched_bytes = 0
         self._staged_bytes = self._staged_keys = 0
+
+    def _rebuild(self, keep: str = "1", header: bytes | None = None) -> int:
+        """Replaces the file by a rebuilt one; returns how many local copies were dropped.
+
+        When it raises, the journal's last state is intact and the session goes on with the file that
+        the journal means, which may still have to get its name.
+        """
+        dropped = 0
+        if self.file.stands_behind is None:
+            self._file, outcome = rebuild(self.file, self.journal, keep=keep, header=header)
+            report_rebuild(outcome, self.report)
+            dropped = outcome.dropped
+        self._in_flux = True
+        put_in_place(self.file)
+        self._in_flux = False
+        return dropped
 
     def _count_staged(self) -> None:
         with self.journal.reading() as raw:
@@ -280,10 +344,16 @@ class LocalStore:
         old.close()
         try:
             self._file, self._journal = settle(writer, self.journal, self.report)
+            self._in_flux = False
             self._count_staged()
             work()
-        finally:
-            self.file.unlock()
+        except BaseException:
+            # What the journal means may lie under another name, or in no file that is open here.
+            self.file.close()
+            self._file = None
+            self._file = _unlocked(self.path, self.journal)
+            raise
+        self.file.unlock()
         return True
 
     def prune(self, keep: str = "1") -> int:
@@ -294,15 +364,46 @@ class LocalStore:
                 values are kept whatever it says.
         """
         self.commit(fold=True)
-        self._file, outcome = rebuild(self.file, self.journal, keep=f"(pending != 0) OR ({keep})")
-        report_rebuild(outcome, self.report)
-        return outcome.dropped
+        return self._rebuild(keep=f"(pending != 0) OR ({keep})")
+
+    def is_unused(self) -> bool:
+        """True of a pair in which nothing was ever written, and which stands on no remote commit.
+
+        Such a pair is what a session leaves that dies while it makes one.
+        """
+        with self.journal.reading() as raw:
+            used = raw.execute(
+                "SELECT 1 FROM entry UNION ALL SELECT 1 FROM intent "
+                "UNION ALL SELECT 1 FROM meta WHERE name IN ('base_seq', 'replace_remote') LIMIT 1"
+            ).fetchone()
+        return used is None and not self.overlay
+
+    def become(self, header: bytes) -> None:
+        """Makes an unused pair one of another database, whose header is given."""
+        self._rebuild(header=header)
 
     # -- reading ---------------------------------------------------------------------------
 
     def entry(self, key: str) -> Entry | None:
         """Returns what the journal says of a key; None when it has never heard of it."""
         return self.journal.entry(key)
+
+    def look(self, key: str) -> tuple[Entry | None, bytes | None]:
+        """Returns a key's entry, None when a reader sees none, with its value if that is here.
+
+        Beside a writer the bytes can move between the look at the entry and the look for them: then
+        the entry has changed, and is looked at again.
+        """
+        entry = self.journal.entry(key)
+        while entry is not None and entry.digest is not None:
+            value = self.read(entry)
+            if value is not None or self.writable:
+                return entry, value
+            again = self.journal.entry(key)
+            if again == entry:
+                return entry, None
+            entry = again
+        return None, None
 
     def read(self, entry: Entry) -> bytes | None:
         """Returns the value that a reader of this entry sees, if an intact copy is on this machine.
@@ -419,7 +520,7 @@ def _create(
     try:
         with storage_errors(path, "create"):
             faster = not _link_if_free(partial, path)
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             fsync_folder(path.parent)
     except BaseException:
         made.close()
@@ -439,7 +540,19 @@ def _link_if_free(partial: Path, path: Path) -> bool:
         os.link(partial, path)
     except FileExistsError:
         return False
+    except FileNotFoundError:
+        # Whoever was faster has removed it already.
+        if path.exists():
+            return False
+        raise
     return True
+
+
+def _remove_leftovers(file: ValueFile) -> None:
+    """Removes what sessions left that died while they made this file, now that it is there."""
+    for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
+        with storage_errors(partial, "remove"):
+            partial.unlink(missing_ok=True)
 
 
 def _remove_pair(file: ValueFile) -> None:
@@ -447,6 +560,8 @@ def _remove_pair(file: ValueFile) -> None:
     location = journal_path(file.path)
     with storage_errors(file.path, "remove"):
         file.path.unlink()
+        # Durably first: the file without its journal would be adopted as it is.
+        fsync_folder(file.path.parent)
         rebuild_path(file.path).unlink(missing_ok=True)
         for suffix in ("-wal", "-shm", ""):
             location.with_name(location.name + suffix).unlink(missing_ok=True)

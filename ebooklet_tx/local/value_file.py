@@ -22,7 +22,7 @@ import io
 import os
 import secrets
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import booklet
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
 from ebooklet_tx.local.blocks import (
+    BLOCK_HEAD_BYTES,
     FIXED_LENGTH_MAGIC,
     GENERATION_BYTES,
     GENERATION_OFFSET,
@@ -38,13 +39,15 @@ from ebooklet_tx.local.blocks import (
     HEADER_BYTES,
     MAGIC,
     METADATA_KEY_BYTES,
+    POINTER_BYTES,
     BlockDamageError,
     Header,
     block_regions,
+    is_pointer_of_block,
     iter_blocks,
     parse_header,
 )
-from ebooklet_tx.local.checked_file import CheckedFile, fsync_folder, write_all
+from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, fsync_folder, write_all
 from ebooklet_tx.local.serializers import decode_metadata
 from ebooklet_tx.records import METADATA_KEY
 
@@ -52,6 +55,10 @@ APPEND_NUMBER_BYTES = 8
 _STR_SERIALIZER_CODE = 2
 
 _open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
+
+
+class IndexDamagedError(LocalIntegrityError):
+    """Booklet's index leads astray: the file has to be rebuilt from the journal before an append."""
 
 
 class _RawBytes:
@@ -93,12 +100,16 @@ def new_append_number() -> bytes:
 class ValueFile:
     """An open Booklet file: lock, guarded append, positional read.
 
-    Not thread-safe; its session's mutex serialises writes. `read` may run beside anything.
+    `stands_behind` is the old file that still has the name for which a rebuilt one waits; it stays
+    locked until then, and `recorded` is how the journal knows the new one. Not thread-safe; its
+    session's mutex serialises writes. `read` may run beside anything.
     """
 
     def __init__(self, path: Path, fd: int, *, writable: bool) -> None:
         self.path = path
         self.writable = writable
+        self.stands_behind: ValueFile | None = None
+        self.recorded: FileState | None = None
         self._fd = fd
         self._locked = False
         raw = os.pread(fd, HEADER_BYTES, 0)
@@ -165,6 +176,8 @@ class ValueFile:
 
     def close(self) -> None:
         """Unlocks and closes; twice is no error."""
+        if self.stands_behind is not None:
+            self.stands_behind.close()
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 self.unlock()
@@ -223,16 +236,23 @@ class ValueFile:
             LocalIntegrityError: Booklet did not write what it was given.
         """
         before = os.fstat(self._fd).st_size
-        seat = CheckedFile(self._fd)
+        seat = CheckedFile(
+            self._fd,
+            check_write=self._write_check(before),
+            max_reads=before // BLOCK_HEAD_BYTES + 1000,
+        )
         # Booklet reads the header here, so this comes before the guard.
         blt = self._booklet(seat)
         try:
             with _storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
-                count = _apply(blt, deletes, sets)
+                count = _apply(blt, seat, deletes, sets)
                 placed = self._check_appended(before, count)
                 os.fsync(self._fd)
+        except EndlessChainError as error:
+            seat.sink()
+            raise self._index_damaged(str(error)) from error
         except BaseException:
             seat.sink()
             with contextlib.suppress(OSError):
@@ -264,6 +284,25 @@ class ValueFile:
             "w",
             key_serializer="str",
             value_serializer=_RawBytes,
+        )
+
+    def _write_check(self, before: int) -> Callable[[int, int], None]:
+        """Returns what keeps Booklet from writing into a value because a damaged pointer led there."""
+        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0)) or self.header
+        index = range(header.index_offset_bytes, header.index_offset_bytes + header.n_buckets * POINTER_BYTES + 1)
+
+        def check(offset_bytes: int, length_bytes: int) -> None:
+            end = offset_bytes + length_bytes
+            if offset_bytes >= before or end <= HEADER_BYTES or (offset_bytes in index and end in index):
+                return
+            if length_bytes != POINTER_BYTES or not is_pointer_of_block(self._fd, offset_bytes):
+                raise self._index_damaged(f"a pointer leads to byte {offset_bytes}, where no block is")
+
+        return check
+
+    def _index_damaged(self, problem: str) -> IndexDamagedError:
+        return IndexDamagedError(
+            f"the hash index of {self.path} is damaged: {problem}; the last commit is intact, open the file again"
         )
 
     def _check_appended(self, before: int, count: int) -> list[Placed]:
@@ -335,27 +374,39 @@ def model_header(uuid: bytes, value_serializer: Any, n_buckets: int) -> bytes:
 def grown_header(header: Header, n_buckets: int | None) -> bytes:
     """Returns a clean header for a rebuilt file: same uuid and serializers, maybe more buckets."""
     raw = bytearray(MAGIC + header.raw[16:])
+    # Never the old file's generation, not even for a moment: an unfinished file would pass for it.
+    raw[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES] = secrets.token_bytes(GENERATION_BYTES)
     if n_buckets is not None:
         raw[21:25] = n_buckets.to_bytes(4, "little")
     return bytes(raw)
 
 
-def put_in_place(old: ValueFile | None, new: ValueFile, path: Path) -> None:
-    """Renames a finished new file over the old one, durably.
+def put_in_place(new: ValueFile) -> None:
+    """Renames a finished new file over the one that it stands behind, durably; closes that one.
 
-    The old inode gets a guard first: a plain booklet that has it open and waits for its lock then
-    refuses it instead of writing into a file that has no name any more.
+    When it raises it can be called again. The old inode gets a guard first: a plain booklet that has
+    it open and waits for its lock then refuses it instead of writing into a file that has no name any
+    more.
     """
-    with _storage_errors(path, "replace"):
-        if old is not None and old.guard_number() is None:
-            write_all(old.fd, GUARD_PREFIX + new_append_number(), 0)
-        new.path.replace(path)
-        fsync_folder(path.parent)
-    new.path = path
+    old = new.stands_behind
+    if old is None:
+        return
+    with _storage_errors(old.path, "replace"):
+        if new.guard_number() is not None:
+            new.release(new.recorded)
+        if new.path != old.path:
+            if old.guard_number() is None:
+                write_all(old.fd, GUARD_PREFIX + new_append_number(), 0)
+            new.path.replace(old.path)
+            new.path = old.path
+        fsync_folder(old.path.parent)
+    new.stands_behind = None
+    old.close()
 
 
-def _apply(blt: Any, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]) -> int:
+def _apply(blt: Any, seat: CheckedFile, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]) -> int:
     for key in deletes:
+        seat.next_operation()
         with contextlib.suppress(KeyError):
             del blt[METADATA_KEY_BYTES.decode() if key == METADATA_KEY else key]
     count = 0
@@ -442,6 +493,7 @@ os.register_at_fork(after_in_child=_forget_all_in_child)
 __all__: Sequence[str] = [
     "APPEND_NUMBER_BYTES",
     "FileState",
+    "IndexDamagedError",
     "Placed",
     "ValueFile",
     "create_file",

@@ -1,0 +1,276 @@
+"""Looking at a local pair without changing a byte of it.
+
+Owns no state. The invariant: nothing is written, made, renamed or repaired, SQLite's own side files
+included, and no session is kept waiting for longer than the look takes.
+
+A read-only SQLite connection to a WAL journal makes `-wal` and `-shm`, or rewrites them. So a
+journal at rest is read as immutable, one with an unfinished WAL through a copy, and only one that a
+writer or this process has open, whose side files are in use already, is read in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ebooklet_tx.errors import Error, JournalDamagedError, LocalMissingError
+from ebooklet_tx.local import migrate
+from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, METADATA_KEY_BYTES, POINTER_BYTES
+from ebooklet_tx.local.journal import VISIBLE, is_open_here
+from ebooklet_tx.local.rebuild import rebuild_path
+from ebooklet_tx.local.recovery import as_recorded, journal_path
+from ebooklet_tx.local.schema import REVISION, STALE
+from ebooklet_tx.local.value_file import ValueFile, storage_errors
+from ebooklet_tx.records import CommitRecord, digest_of
+
+_DIGEST_OF_NOTHING = digest_of(b"")
+_WRITER_WAIT_SECONDS = 5.0
+
+Query: TypeAlias = Callable[[sqlite3.Connection], list[Any]]
+
+
+@dataclass(slots=True)
+class Inspection:
+    """What a local pair looks like from outside.
+
+    Attributes:
+        in_use: Whether a session has the file open for writing; guard and edits then mean nothing.
+        journal: `current`, `missing`, `damaged`, `older`, `newer`, or `foreign` when it belongs to
+            another file.
+        journal_detail: Why the journal can't be used, when it can't.
+        guard: None, `complete` for a finished append whose guard still stands, or `torn`.
+        edited: Whether another program has changed the file since the last session.
+        rebuild: None, `finished` for a rebuilt file that waits to be put in place, or `partial`.
+        intents: (commit id, seq, begun at in microseconds) of pushes whose outcome is not known.
+        facts: The journal's `meta` table.
+    """
+
+    path: Path
+    file_bytes: int = 0
+    journal_bytes: int = 0
+    uuid: str = ""
+    in_use: bool = False
+    journal: str = "missing"
+    journal_detail: str | None = None
+    guard: str | None = None
+    edited: bool = False
+    rebuild: str | None = None
+    adopted: bool = False
+    key_count: int = 0
+    pending_sets: int = 0
+    pending_deletes: int = 0
+    pending_bytes: int = 0
+    conflicts: list[Any] = field(default_factory=list)
+    staged_bytes: int = 0
+    dead_bytes: int | None = None
+    intents: list[tuple[str, int, int]] = field(default_factory=list)
+    packs_arrived: int = 0
+    packs_unfinished: int = 0
+    lost_keys: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    log: list[CommitRecord] = field(default_factory=list)
+
+
+def inspect_pair(
+    path: Path, *, conflicts: Query | None = None, check_values: bool = False, log_rows: int = 0
+) -> Inspection:
+    """Looks at a Booklet file and its journal.
+
+    Args:
+        path: The Booklet file.
+        conflicts: Finds the conflicts in a journal's database, for `Inspection.conflicts`.
+        check_values: Whether pending values are read and held to their digests, for `lost_keys`.
+        log_rows: How many rows of the remote's history to return, the newest first.
+
+    Raises:
+        LocalMissingError: There is no such file.
+        UnsupportedFormatError: It is no Booklet that can be used here.
+    """
+    if not path.exists():
+        raise LocalMissingError(2, f"{path} does not exist; check the path")
+    with contextlib.closing(ValueFile.open(path, writable=False)) as file:
+        found = Inspection(path, uuid=file.header.uuid.hex())
+        found.file_bytes = file.state().length_bytes
+        found.in_use = not _shared_lock(file)
+        location = journal_path(path)
+        found.journal_bytes = sum(_size(part) for part in _parts(location))
+        try:
+            if _size(location) or _size(_parts(location)[1]):
+                with _reading(location, in_use=found.in_use) as raw:
+                    _look_at_journal(found, file, raw, conflicts, check_values, log_rows)
+        except (sqlite3.DatabaseError, JournalDamagedError) as error:
+            found.journal = "damaged"
+            found.journal_detail = str(error)
+        _look_at_file(found, file)
+    return found
+
+
+def _shared_lock(file: ValueFile) -> bool:
+    """Keeps writers out until the file is closed; False when there is one."""
+    try:
+        fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _parts(location: Path) -> tuple[Path, Path]:
+    return location, location.with_name(location.name + "-wal")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextlib.contextmanager
+def _reading(location: Path, *, in_use: bool) -> Iterator[sqlite3.Connection]:
+    with contextlib.ExitStack() as stack:
+        mode = "mode=ro"
+        if in_use or is_open_here(location):
+            pass
+        elif _size(_parts(location)[1]) == 0:
+            mode += "&immutable=1"
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebooklet_tx-")))
+            location = _copied(location, folder)
+        raw = sqlite3.connect(
+            f"{location.absolute().as_uri()}?{mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=_WRITER_WAIT_SECONDS,
+        )
+        stack.callback(raw.close)
+        raw.execute("PRAGMA trusted_schema = OFF")
+        raw.execute("BEGIN")
+        yield raw
+
+
+def _copied(location: Path, folder: Path) -> Path:
+    """Copies a journal that nobody writes to.
+
+    The WAL comes first: a reader that closes may move it into the journal meanwhile, and what is in
+    both is the same.
+    """
+    copy = folder / "journal"
+    with storage_errors(location, "copy"):
+        for source, target in zip(reversed(_parts(location)), reversed(_parts(copy)), strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(source, target)
+    return copy
+
+
+def _look_at_journal(
+    found: Inspection,
+    file: ValueFile,
+    raw: sqlite3.Connection,
+    conflicts: Query | None,
+    check_values: bool,
+    log_rows: int,
+) -> None:
+    revision = migrate.current_revision(raw, journal_path(found.path))
+    if revision is None:
+        found.journal_detail = "the journal is empty"
+        return
+    # Later revisions keep this table's shape: it is where they say what they are.
+    with contextlib.suppress(sqlite3.OperationalError):
+        found.facts = dict(raw.execute("SELECT name, value FROM meta").fetchall())
+    if revision != REVISION:
+        found.journal = "newer" if revision > REVISION else "older"
+        found.journal_detail = f"the journal has revision {revision}, this ebooklet_tx works with {REVISION}"
+        return
+    same_file = found.facts.get("file_generation") == file.generation
+    if found.facts.get("file_uuid") not in (None, file.header.uuid) and not same_file:
+        found.journal = "foreign"
+        found.facts = {}
+        found.journal_detail = "the journal belongs to another file"
+        return
+    found.journal = "current"
+    found.adopted = "adopted" in found.facts
+    _count(found, file, raw)
+    if conflicts is not None:
+        found.conflicts = conflicts(raw)
+    if check_values:
+        found.lost_keys = _lost_keys(file, raw)
+    if log_rows:
+        found.log = _log(raw, log_rows)
+
+
+def _count(found: Inspection, file: ValueFile, raw: sqlite3.Connection) -> None:
+    found.key_count, found.pending_sets, found.pending_deletes, found.pending_bytes, live_bytes = raw.execute(
+        f"SELECT coalesce(sum(key != '' AND {VISIBLE}), 0), "
+        "coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0), "
+        "coalesce(sum(CASE pending WHEN 1 THEN pending_length_bytes END), 0), "
+        f"coalesce(sum(CASE WHEN local_digest IS NOT NULL AND NOT ({STALE.text}) THEN "
+        "local_length_bytes + ?1 + CASE key WHEN '' THEN ?2 ELSE length(CAST(key AS BLOB)) END END), 0) "
+        "FROM entry",
+        (BLOCK_HEAD_BYTES, len(METADATA_KEY_BYTES)),
+    ).fetchone()
+    index_bytes = HEADER_BYTES + file.header.n_buckets * POINTER_BYTES
+    found.dead_bytes = max(0, found.file_bytes - index_bytes - live_bytes)
+    (found.staged_bytes,) = raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()
+    found.intents = raw.execute("SELECT commit_id, seq, begun_at_us FROM intent ORDER BY begun_at_us").fetchall()
+    found.packs_arrived, found.packs_unfinished = raw.execute(
+        "SELECT coalesce(sum(etag IS NOT NULL), 0), coalesce(sum(etag IS NULL), 0) FROM upload"
+    ).fetchone()
+
+
+def _lost_keys(file: ValueFile, raw: sqlite3.Connection) -> list[str]:
+    """Returns the keys of pending values of which no sound copy is left, here or in a pack that arrived."""
+    cursor = raw.execute(
+        "SELECT e.key, e.pending_digest, e.local_digest, e.local_offset_bytes, e.local_length_bytes, "
+        "coalesce(s.value, i.value) FROM entry AS e "
+        "LEFT JOIN staged AS s ON s.key = e.key AND s.digest = e.pending_digest "
+        "LEFT JOIN inline_value AS i ON i.digest = e.pending_digest "
+        "WHERE e.pending = 1 AND e.pending_digest IS NOT e.remote_digest AND NOT EXISTS ("
+        "SELECT 1 FROM packed AS p JOIN upload AS u ON u.name = p.name "
+        "WHERE p.digest = e.pending_digest AND u.etag IS NOT NULL) ORDER BY e.key"
+    )
+    lost = []
+    for key, digest, local_digest, offset, length, held in cursor:
+        sound = digest == _DIGEST_OF_NOTHING or (held is not None and digest_of(bytes(held)) == digest)
+        if not sound and local_digest == digest:
+            sound = digest_of(file.read(offset, length)) == digest
+        if not sound:
+            lost.append(key)
+    return lost
+
+
+def _log(raw: sqlite3.Connection, log_rows: int) -> list[CommitRecord]:
+    rows = raw.execute(
+        "SELECT seq, commit_id, committed_at_us, writer, set_count, deleted_count, value_bytes "
+        "FROM commit_log ORDER BY seq DESC LIMIT ?",
+        (log_rows,),
+    )
+    return [CommitRecord(*row) for row in rows.fetchall()]
+
+
+def _look_at_file(found: Inspection, file: ValueFile) -> None:
+    known = found.journal == "current"
+    waiting = rebuild_path(found.path)
+    if waiting.exists():
+        found.rebuild = "finished" if known and _generation(waiting) == _known_generation(found) else "partial"
+    guard = file.guard_number()
+    if guard is not None and not found.in_use:
+        found.guard = "complete" if known and guard == found.facts.get("applied_append") else "torn"
+    settled = known and found.guard is None and found.rebuild != "finished" and not found.in_use
+    found.edited = settled and "file_uuid" in found.facts and not as_recorded(file, found.facts)
+
+
+def _known_generation(found: Inspection) -> object:
+    return found.facts.get("file_generation", b"")
+
+
+def _generation(path: Path) -> bytes | None:
+    with contextlib.suppress(Error), contextlib.closing(ValueFile.open(path, writable=False)) as file:
+        return file.generation
+    return None
