@@ -412,6 +412,8 @@ class DirectoryStore:
         if error.errno == errno.ENAMETOOLONG:
             return InvalidArgumentError(f"{shown}: the name is too long for this file system")
         if error.errno in _ANOTHER_KIND:
+            if self.folder.exists() and not self.folder.is_dir():
+                return RemoteAccessError(f"{shown}: a file lies where the folder should be; give another folder")
             if not writes:
                 return ObjectMissingError(f"{shown}: there is no such object ({why})")
             return InvalidArgumentError(f"{shown}: a folder can't hold both an object and one below it ({why})")

@@ -122,8 +122,7 @@ def _encode_key(key: str) -> bytes:
         ) from error
     if len(encoded) > MAX_KEY_BYTES:
         raise InvalidKeyError(
-            f"the key {key[:100]!r}... is {len(encoded)} bytes long in UTF-8; use one of at most "
-            f"{MAX_KEY_BYTES}"
+            f"the key {key[:100]!r}... is {len(encoded)} bytes long in UTF-8; use one of at most {MAX_KEY_BYTES}"
         )
     return encoded
 

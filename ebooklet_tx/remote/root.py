@@ -102,9 +102,7 @@ def encode_root(manifest: Manifest, tail: bytes) -> bytes:
     if problem is None and len(tail) > MAX_TAIL_BYTES:
         problem = f"its tail takes {len(tail)} bytes, over {MAX_TAIL_BYTES}; write it out as a segment"
     if problem is not None:
-        raise InvalidArgumentError(
-            f"the manifest of commit {short(manifest.commit_id)} is not valid: {problem}"
-        )
+        raise InvalidArgumentError(f"the manifest of commit {short(manifest.commit_id)} is not valid: {problem}")
     head = _HEADER.pack(ROOT_MAGIC, ROOT_FORMAT_VERSION, 0, len(encoded), len(tail), bytes(DIGEST_BYTES))
     return head[:-DIGEST_BYTES] + _root_digest(head, encoded + tail) + encoded + tail
 
@@ -251,9 +249,7 @@ def _dump(record: Mapping[str, Any]) -> bytes:
 
 def _load_manifest(encoded: bytes, name: str) -> Manifest:
     try:
-        record = json.loads(
-            encoded.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
-        )
+        record = json.loads(encoded.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _damaged(name, f"its manifest is not JSON ({error})") from error
     problem = _problem_of(record)

@@ -251,6 +251,20 @@ class S3Store:
 
         return self._ask(Request("copy", self._location, source_key, writes=True), send)
 
+    def create_bucket(self) -> None:
+        """Makes the bucket; one that is the caller's already is no error."""
+
+        def send(client: S3Client) -> None:
+            region = client.meta.region_name
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                if region in (None, "us-east-1") or not self.is_aws:
+                    client.create_bucket(Bucket=self._bucket)
+                else:
+                    place: Any = {"LocationConstraint": region}
+                    client.create_bucket(Bucket=self._bucket, CreateBucketConfiguration=place)
+
+        self._ask(Request("create_bucket", self._location, writes=True), send)
+
     def close(self) -> None:
         """Closes the client's connections."""
         self._client.close()

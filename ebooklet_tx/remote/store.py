@@ -81,9 +81,7 @@ class ObjectStore(Protocol):
         """Returns the object, or None when its ETag still is `if_none_match`."""
         ...
 
-    def get_range(
-        self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None
-    ) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on.
 
         Raises:

@@ -1,0 +1,303 @@
+"""The lease: one writer at a time, on stores with conditional writes.
+
+Owns the object `D.lock` while it holds it, and the thread that renews it. The invariant: the lease is
+changed only by If-Match or If-None-Match, so that whoever lost it finds out at the next renewal; the
+correctness of commits never rests on it, only on the compare-and-swap of the root.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ebooklet_tx.errors import (
+    Error,
+    LockLostError,
+    LockTimeoutError,
+    ObjectMissingError,
+    PreconditionFailedError,
+    RemoteIntegrityError,
+    TransientStoreError,
+)
+from ebooklet_tx.remote.lease_rules import (
+    Holder,
+    LeaseRecord,
+    Seen,
+    Step,
+    Watch,
+    Written,
+    decode_lease,
+    encode_lease,
+    judge_write,
+    next_step,
+    owes_fence,
+    poll_seconds,
+    still_holds,
+    watch_on,
+)
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.remote.this_process import boot_clock, is_dead, new_holder
+
+LEASE_TTL_SECONDS = 60.0
+TAKING_TRIES = 3
+_log = logging.getLogger("ebooklet_tx")
+
+
+class Lease:
+    """A lease on one database, for one session.
+
+    Attributes:
+        taken_over: Whether an earlier holder had not let go: then a root with a raised fence has to be
+            committed before anything else. Until that is done, freeing it passes the debt on.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        key: str,
+        *,
+        ttl_seconds: float = LEASE_TTL_SECONDS,
+        policy: RetryPolicy | None = None,
+        clock: Callable[[], float] = boot_clock,
+        holder: Holder | None = None,
+    ) -> None:
+        self.taken_over = False
+        self.holder = holder or new_holder()
+        self._store = store
+        self._key = key
+        self._ttl_seconds = ttl_seconds
+        self._policy = policy or RetryPolicy()
+        self._clock = clock
+        self._etag: str | None = None
+        self._fresh_until = float("-inf")
+        self._acquired_at_us = 0
+        self._lost: str | None = None
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- taking ----------------------------------------------------------------------------
+
+    def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
+        """Takes the lease, waiting while somebody else holds it; then renews it in a thread.
+
+        Args:
+            timeout_seconds: How long to wait.
+            force: Take it over at once, whoever holds it.
+
+        Raises:
+            LockTimeoutError: Its holder kept it; the message names holder, host, pid and age.
+        """
+        began = self._clock()
+        watch: Watch | None = None
+        failures = 0
+        while True:
+            seen = self._look()
+            now = self._clock()
+            dead = force or (seen is not None and seen.record is not None and is_dead(seen.record.holder))
+            step = next_step(seen, watch, now, self.holder, dead=dead)
+            if step is Step.WAIT and seen is not None:
+                watch = watch_on(seen, watch, now)
+                waited = now - began
+                if waited >= timeout_seconds:
+                    raise LockTimeoutError(self._who_holds(seen, waited))
+                self._policy.sleep(min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited))
+                continue
+            if self._try_to_take(step, seen):
+                self._start_renewing()
+                return
+            failures += 1
+            if failures >= TAKING_TRIES and now - began >= timeout_seconds:
+                raise LockTimeoutError(
+                    f"the lock {self._name} changed whenever it was to be taken, {failures} times in "
+                    f"{now - began:.0f} seconds; wait longer with lock_timeout, or see whether the store's "
+                    "conditional writes work (conditional_writes='auto' tries them)"
+                )
+
+    def _try_to_take(self, step: Step, seen: Seen | None) -> bool:
+        self._acquired_at_us = time.time_ns() // 1000
+        etag = self._write(self._record(held=True), seen.etag if seen is not None else None)
+        if etag is None:
+            return False
+        self.taken_over = owes_fence(step, seen)
+        if step is Step.TAKE_OVER and seen is not None and seen.record is not None:
+            _log.warning("the lock %s was taken over from %s", self._key, _describe(seen.record))
+        return True
+
+    def _look(self) -> Seen | None:
+        try:
+            blob = self._store.get(self._key)
+        except ObjectMissingError:
+            return None
+        if blob is None:
+            return None
+        try:
+            return Seen(blob.etag, decode_lease(blob.data, name=self._name))
+        except RemoteIntegrityError as error:
+            # Garbage in the lock's place is treated as a holder who never renews.
+            _log.warning("%s", error)
+            return Seen(blob.etag, None)
+
+    def _write(self, record: LeaseRecord, if_match: str | None) -> str | None:
+        """Writes the lease if it is as it was seen; None when somebody came first.
+
+        A write whose answer was lost is read back: the token tells whose it is.
+        """
+        data = encode_lease(record)
+        outcome: str | None = None
+        sent_at = self._clock()
+        for attempt in self._policy.attempts_for("lock", location=self._store.location, key=self._key):
+            with attempt:
+                try:
+                    sent_at = self._clock()
+                    outcome = self._store.put(self._key, data, if_match=if_match, if_absent=if_match is None)
+                except (PreconditionFailedError, TransientStoreError) as error:
+                    outcome = self._read_back(record, if_match, error)
+        if outcome is not None:
+            self._etag = outcome
+            self._fresh_until = sent_at + self._ttl_seconds * 2 / 3
+        return outcome
+
+    def _read_back(self, record: LeaseRecord, if_match: str | None, failure: Error) -> str | None:
+        seen = self._look()
+        written = judge_write(seen, token=record.token, if_match=if_match)
+        if written is Written.OURS and seen is not None:
+            return seen.etag
+        if written is Written.UNTOUCHED and isinstance(failure, TransientStoreError):
+            raise failure
+        return None
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def _start_renewing(self) -> None:
+        self._thread = threading.Thread(target=self._renew_for_ever, name="ebooklet_tx lease", daemon=True)
+        self._thread.start()
+
+    def _renew_for_ever(self) -> None:
+        while not self._stop.wait(self._ttl_seconds / 3):
+            try:
+                self.renew()
+            except LockLostError:
+                return
+            except Error as error:
+                # The lease may still be good: the next renewal or push finds out.
+                _log.warning("the lock %s could not be renewed: %s", self._key, error)
+
+    def renew(self) -> None:
+        """Writes the lease anew.
+
+        Raises:
+            LockLostError: Somebody else has it.
+        """
+        with self._mutex:
+            self._raise_if_lost()
+            if self._stop.is_set() or self._etag is None:
+                return
+            if not self._write_again(held=True):
+                self._lost = "it was taken over by another writer"
+                self._raise_if_lost()
+
+    def _write_again(self, *, held: bool) -> bool:
+        """Writes the lease that was ours; False when it is somebody else's."""
+        if self._write(self._record(held=held), self._etag) is not None:
+            return True
+        for _ in range(TAKING_TRIES):
+            seen = self._look()
+            if seen is None or not still_holds(seen, self.holder):
+                return False
+            if self._write(self._record(held=held), seen.etag) is not None:
+                return True
+        return False
+
+    def check(self) -> None:
+        """Makes sure that the lease is held; no request while it is known to be fresh.
+
+        Raises:
+            LockLostError: Somebody else has it; every change is still pending.
+        """
+        self._raise_if_lost()
+        if self._clock() >= self._fresh_until:
+            self.renew()
+        self._raise_if_lost()
+
+    def fence_raised(self) -> None:
+        """Notes that no earlier holder can commit any more."""
+        self.taken_over = False
+
+    def lose(self, why: str) -> None:
+        """Notes that the lease is gone, as a push found out by the root's fence."""
+        self._lost = why
+        self._stop.set()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise LockLostError(
+                f"the lock {self._name} is lost: {self._lost}; every change is still pending: close, open "
+                "again, and push"
+            )
+
+    def release(self) -> None:
+        """Marks the lease free and ends the thread; one that is lost is left alone."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._mutex:
+            if self._etag is None or self._lost is not None:
+                return
+            try:
+                self._write_again(held=False)
+            except Error as error:
+                _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
+            self._etag = None
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the lease is the parent's; there is no thread here to stop."""
+        self._thread = None
+        self._etag = None
+
+    # -- words -----------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return f"{self._key!r} at {self._store.location}"
+
+    def _record(self, *, held: bool) -> LeaseRecord:
+        return LeaseRecord(
+            held=held,
+            holder=self.holder,
+            token=secrets.token_hex(16),
+            ttl_seconds=self._ttl_seconds,
+            acquired_at_us=self._acquired_at_us,
+            fence_owed=self.taken_over,
+        )
+
+    def _who_holds(self, seen: Seen, waited_seconds: float) -> str:
+        who = _describe(seen.record) if seen.record is not None else "somebody unknown"
+        return (
+            f"the database is locked by {who} (lock {self._name}); it did not let go within "
+            f"{waited_seconds:.0f} seconds; wait longer with lock_timeout, or, when that writer is surely gone, "
+            "use force_lock=True or 'python -m ebooklet_tx unlock'"
+        )
+
+
+def _describe(record: LeaseRecord) -> str:
+    age = max(0.0, time.time() - record.acquired_at_us / 1e6)
+    return f"{record.holder.host}, process {record.holder.pid}, for {age:.0f} seconds"
+
+
+def force_release(store: ObjectStore, key: str) -> str | None:
+    """Marks a lease free whoever holds it; returns a description of who held it, None if nobody did."""
+    lease = Lease(store, key)
+    seen = lease._look()
+    if seen is None or (seen.record is not None and not seen.record.held):
+        return None
+    record = replace(lease._record(held=False), acquired_at_us=time.time_ns() // 1000, fence_owed=True)
+    if lease._write(record, seen.etag) is None:
+        raise LockTimeoutError(f"the lock {key!r} at {store.location} changed meanwhile: its holder is alive")
+    return _describe(seen.record) if seen.record is not None else "somebody unknown"
