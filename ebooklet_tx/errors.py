@@ -81,6 +81,10 @@ class LockLostError(Error):
     """Another writer took the lock over. Every change is still pending."""
 
 
+class WeakStoreWarning(UserWarning):
+    """The store's conditional writes don't work, so writers are kept apart by weaker means."""
+
+
 class ObjectMissingError(Error):
     """The store has no object of that name. An answer of the store, never retried."""
 

@@ -47,13 +47,10 @@ def read_value(session: Session, key: str) -> tuple[Entry, bytes] | None:
         OfflineError: It is not on this machine, and the remote can't be reached.
     """
     with session.mutex:
-        entry = session.local.entry(key)
-        if entry is None or entry.digest is None:
-            return None
-        value = session.local.read(entry)
-    if value is not None:
-        return entry, value
-    return fetch_value(session, entry)
+        entry, value = session.local.look(key)
+    if entry is None:
+        return None
+    return (entry, value) if value is not None else fetch_value(session, entry)
 
 
 def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
@@ -63,13 +60,15 @@ def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
     except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
         pull(session)
         with session.mutex:
-            again = session.local.entry(entry.key)
-            if again is None or again.digest is None:
-                return None
-            value = session.local.read(again)
+            again, value = session.local.look(entry.key)
+        if again is None:
+            return None
         if value is not None:
             return again, value
         if _place_of(again) == _place_of(entry):
+            if isinstance(error, PreconditionFailedError):
+                # Copied to another store, or damaged in part: the value's own digest tells.
+                return again, _fetch_and_keep(session, again, any_etag=True)
             raise RemoteIntegrityError(
                 f"the value of key {entry.key!r} can't be fetched although the root still names its object: "
                 f"{error}; restore the object from a backup, or push the key again from a machine that has it"
@@ -86,9 +85,8 @@ def fetch_many(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, byt
     wanted: list[_Wanted] = []
     for key in keys:
         with session.mutex:
-            entry = session.local.entry(key)
-            value = None if entry is None or entry.digest is None else session.local.read(entry)
-        if entry is None or entry.digest is None:
+            entry, value = session.local.look(key)
+        if entry is None:
             yield key, None
         elif value is not None:
             yield key, value
@@ -174,20 +172,47 @@ def _want(session: Session, entry: Entry) -> _Wanted:
     )
 
 
-def _fetch_and_keep(session: Session, entry: Entry) -> bytes:
+def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -> bytes:
     with session.mutex:
         wanted = _want(session, entry)
-    name = session.remote.names.object(wanted.ref.name)
-    value = session.remote.store.get_range(
-        name, wanted.offset_bytes, wanted.length_bytes, if_match=_etag_to_match(session, wanted.ref)
+    value = fetch_place(
+        session,
+        entry.key,
+        entry.digest or b"",
+        wanted.ref,
+        wanted.offset_bytes,
+        wanted.length_bytes,
+        any_etag=any_etag,
     )
-    if digest_of(value) != entry.digest:
+    _keep(session, entry, value)
+    return value
+
+
+def fetch_place(
+    session: Session,
+    key: str,
+    digest: bytes,
+    ref: ObjectRef,
+    offset_bytes: int,
+    length_bytes: int,
+    *,
+    any_etag: bool = False,
+) -> bytes:
+    """Fetches the bytes at one place of the remote and holds them to their digest.
+
+    Raises:
+        RemoteIntegrityError: They are damaged.
+        ObjectMissingError, PreconditionFailedError, NotFoundInRangeError: The object is not what it was.
+    """
+    name = session.remote.names.object(ref.name)
+    etag = None if any_etag else _etag_to_match(session, ref)
+    value = session.remote.store.get_range(name, offset_bytes, length_bytes, if_match=etag)
+    if digest_of(value) != digest:
         raise RemoteIntegrityError(
-            f"the value of key {entry.key!r} in {name!r} at {session.remote.store.location} is damaged: its "
+            f"the value of key {key!r} in {name!r} at {session.remote.store.location} is damaged: its "
             "digest differs from the index's; push the key again from a machine that has it, or restore the "
             "object from a backup"
         )
-    _keep(session, entry, value)
     return value
 
 

@@ -1,8 +1,9 @@
 """Getting pending values into packs in the store, resumably.
 
 Owns the journal's `upload` and `packed` tables. The invariant: a row of `packed` whose upload has an
-ETag says that those bytes lie in that object; it is written only after the object has arrived, in
-one transaction. A push that was killed finds there what it need not send again.
+ETag says that those bytes lie in that object; the ETag is written only after the object has arrived.
+What is about to be sent is noted without one, so that a push that was killed between an arrival and
+the note of it finds the object by its name, and sends nothing again.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def read_pending(session: Session, entry: Entry) -> bytes:
 def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Place]:
     """Brings the values of pending entries into the store; returns their places by digest.
 
-    What an earlier push of this journal brought there is used and not sent again. When this
-    raises, what has arrived is recorded.
+    What an earlier push of this journal brought there, as `settle_uploads` has found, is used and not
+    sent again. When this raises, what has arrived is recorded.
     """
-    places = _arrived(session)
+    places = _known_places(session)
     # In the order of the file, so that the disk is read from front to back.
     missing = sorted(
         (entry for entry in entries if entry.digest not in places),
@@ -115,19 +116,26 @@ def _known_places(session: Session) -> dict[bytes, Place]:
     return {row[0]: Place(*row[1:]) for row in rows}
 
 
-def _arrived(session: Session) -> dict[bytes, Place]:
-    """Returns the places of an earlier, unfinished push after asking the store for each pack once."""
-    for name, ref in upload_refs(session).items():
+def settle_uploads(session: Session) -> int:
+    """Asks the store once for each pack of an earlier, unfinished push; returns how many are there.
+
+    A pack's name is random and its put atomic, so an object of that name and size is the pack.
+    """
+    with session.mutex, session.journal.reading() as raw:
+        uploads = raw.execute("SELECT name, size_bytes, etag, upload_id FROM upload").fetchall()
+    for name, size_bytes, etag, upload_id in uploads:
         try:
             known = session.remote.store.head(session.remote.names.object(name))
         except ObjectMissingError:
             known = None
-        if known is None or known.size_bytes != ref.size_bytes:
-            with session.mutex, session.journal.transaction() as connection:
-                raw = driver(connection)
+        with session.mutex, session.journal.transaction() as connection:
+            raw = driver(connection)
+            if known is not None and known.size_bytes == size_bytes:
+                raw.execute("UPDATE upload SET etag = ? WHERE name = ?", (known.etag, name))
+            elif etag is not None or upload_id is None:
                 raw.execute("DELETE FROM packed WHERE name = ?", (name,))
                 raw.execute("DELETE FROM upload WHERE name = ?", (name,))
-    return _known_places(session)
+    return len(upload_refs(session))
 
 
 def _packs(session: Session, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
@@ -153,17 +161,26 @@ def _packs(session: Session, entries: Sequence[Entry]) -> Iterator[tuple[str, by
 
 def _send_pack(session: Session, name: str, data: bytes, values: Sequence[PackedValue]) -> None:
     remote = session.remote
+    _note_upload(session, name, len(data), values)
     etag = remote.store.put(remote.names.object(name), data)
+    _note_arrival(session, name, etag)
+
+
+def _note_upload(session: Session, name: str, size_bytes: int, values: Sequence[PackedValue]) -> None:
     with session.mutex, session.journal.transaction() as connection:
         raw = driver(connection)
         raw.execute(
-            "INSERT INTO upload(name, size_bytes, etag, begun_at_us) VALUES (?, ?, ?, ?)",
-            (name, len(data), etag, now_us()),
+            "INSERT INTO upload(name, size_bytes, begun_at_us) VALUES (?, ?, ?)", (name, size_bytes, now_us())
         )
         raw.executemany(
             "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
             ((value.digest, name, value.offset_bytes, value.length_bytes) for value in values),
         )
+
+
+def _note_arrival(session: Session, name: str, etag: str) -> None:
+    with session.mutex, session.journal.transaction() as connection:
+        driver(connection).execute("UPDATE upload SET etag = ? WHERE name = ?", (etag, name))
 
 
 # -- values with a pack of their own -----------------------------------------------------------
@@ -218,8 +235,7 @@ def _send_large(session: Session, entry: Entry) -> None:
     etag = remote.store.put_parts(
         remote.names.object(name), source, part_bytes=PART_BYTES, resume=resume, on_part=on_part
     )
-    with session.mutex, session.journal.transaction() as connection:
-        driver(connection).execute("UPDATE upload SET etag = ? WHERE name = ?", (etag, name))
+    _note_arrival(session, name, etag)
 
 
 def _begin_large(session: Session, entry: Entry, digest: bytes) -> tuple[str, UploadState | None]:
@@ -235,14 +251,6 @@ def _begin_large(session: Session, entry: Entry, digest: bytes) -> tuple[str, Up
         parts = tuple((number, etag) for number, etag in json.loads(row[2])) if row[2] else ()
         return row[0], UploadState(row[1], parts) if row[1] else None
     name = session.remote.names.new_pack()
-    with session.journal.transaction() as connection:
-        raw = driver(connection)
-        raw.execute(
-            "INSERT INTO upload(name, size_bytes, begun_at_us) VALUES (?, ?, ?)",
-            (name, offset + entry.length_bytes, now_us()),
-        )
-        raw.execute(
-            "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
-            (digest, name, offset, entry.length_bytes),
-        )
+    value = PackedValue(digest, offset, entry.length_bytes)
+    _note_upload(session, name, offset + entry.length_bytes, [value])
     return name, None

@@ -15,17 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import (
+    InvalidArgumentError,
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
     UnsupportedFormatError,
     UUIDMismatchError,
 )
-from ebooklet_tx.local.journal import Journal, put_meta
+from ebooklet_tx.local.journal import Journal, driver, put_meta
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
 from ebooklet_tx.remote.segment import iter_log, merge_segments, read_segment
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
+from ebooklet_tx.sync.swap_rules import may_yet_take_place, took_place
 from ebooklet_tx.sync.take_in import MAX_IMAGES, take_in
 
 _log = logging.getLogger("ebooklet_tx")
@@ -86,11 +88,25 @@ def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoo
     return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
 
 
+def read_root_or_none(remote: Remote) -> FetchedRoot | None:
+    """Reads the root; None when there is none."""
+    try:
+        return read_root(remote)
+    except ObjectMissingError:
+        return None
+
+
 def read_intents(journal: Journal) -> list[Intent]:
     """Returns the pushes whose outcome is not known."""
     with journal.reading() as raw:
         rows = raw.execute("SELECT commit_id, seq, base_etag, image FROM intent ORDER BY begun_at_us")
         return [Intent(*row) for row in rows.fetchall()]
+
+
+def is_logged(journal: Journal, commit_id: str) -> bool:
+    """True when a commit is one of those that the journal has taken in."""
+    with journal.reading() as raw:
+        return raw.execute("SELECT 1 FROM commit_log WHERE commit_id = ?", (commit_id,)).fetchone() is not None
 
 
 def pull(session: Session) -> PullResult:
@@ -127,11 +143,11 @@ def _pull_once(session: Session) -> PullResult | None:
                 "push(force_push=True) writes it anew"
             ) from error
         with session.mutex:
-            drop_intents(session.journal)
+            _drop_dead_intents(session.journal, root_etag=None)
         return PullResult(missing=True)
     if fetched is None or (replacing and not replacement_applied(session, fetched)):
         return PullResult(seq=base.seq)
-    return take_in_root(session, fetched)
+    return take_in_root(session, fetched, since=base)
 
 
 def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
@@ -139,28 +155,42 @@ def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
     return fetched.manifest.uuid == session.local.file.header.uuid.hex()
 
 
-def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult | None:
+def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
     """Moves the journal on to a root that was read, fetching what it names; settles intents.
 
+    Args:
+        session: The session.
+        fetched: The root.
+        since: The base as it was before the root was read: once another thread or session has moved it,
+            the root may be older than the base. None where nobody else can have.
+
     Returns:
-        What was done; None when another thread moved the base while this one was fetching.
+        What was done; None when the base moved between the two.
     """
     with session.mutex:
         base = read_base(session.journal)
+        if since is not None and base != since:
+            return None
         intents = read_intents(session.journal)
         check_identity(session, fetched.manifest)
     manifest = fetched.manifest
     full = _needs_everything(base, manifest)
+    images = _fetch_images(session.remote, fetched, 0 if full else base.seq)
+    log = _log_of(images)
+    if not full and not _leads_on_from(base, manifest, log):
+        _log.warning("the remote's history does not lead on from commit %d; its index is read anew", base.seq)
+        full = True
+        images = _fetch_images(session.remote, fetched, 0)
+        log = _log_of(images)
     known_seq = 0 if full else base.seq
-    images = _fetch_images(session.remote, fetched, known_seq)
     result = PullResult(changed=manifest.commit_id != base.commit_id, seq=manifest.seq)
-    committed = {record.commit_id for image in images for record in iter_log(image)}
-    committed.add(manifest.commit_id)
+    committed = set(log.values())
     with session.mutex:
         if read_base(session.journal) != base:
             return None
+        _commit_overlay(session)
         for intent in intents:
-            if intent.commit_id in committed:
+            if took_place(intent.commit_id, manifest.commit_id, committed):
                 result.applied.append(intent.commit_id)
                 _record_own_commit(session.journal, intent)
             else:
@@ -176,11 +206,33 @@ def take_in_root(session: Session, fetched: FetchedRoot) -> PullResult | None:
     return result
 
 
-def drop_intents(journal: Journal) -> None:
-    """Forgets pushes that can't take effect any more."""
-    if read_intents(journal):
+def _commit_overlay(session: Session) -> None:
+    """Makes what was written here so far pending on the base that its writer saw, before that moves.
+
+    Raises:
+        InvalidArgumentError: A transaction is at work; what it has read would change under it.
+    """
+    if session.in_transaction:
+        raise InvalidArgumentError(
+            "the remote has moved on and what is asked for needs a pull, which can't take place inside a "
+            "transaction; pull before the block and run it again"
+        )
+    if session.local.overlay:
+        session.local.commit()
+
+
+def _drop_dead_intents(journal: Journal, *, root_etag: str | None) -> None:
+    """Forgets pushes that can't take effect any more; one that is only late still can."""
+    dead = [i.commit_id for i in read_intents(journal) if not may_yet_take_place(i.base_etag, root_etag)]
+    if dead:
         with journal.transaction() as connection:
-            connection.exec_driver_sql("DELETE FROM intent")
+            driver(connection).executemany("DELETE FROM intent WHERE commit_id = ?", [(i,) for i in dead])
+
+
+def drop_intents(journal: Journal) -> None:
+    """Forgets every unresolved push, for when their processes are known to have ended long since."""
+    with journal.transaction() as connection:
+        driver(connection).execute("DELETE FROM intent")
 
 
 def check_identity(session: Session, manifest: Manifest) -> None:
@@ -225,6 +277,25 @@ def _needs_everything(base: Base, manifest: Manifest) -> bool:
     if rewound:
         _log.warning("the remote went from commit %d back to %d; its index is read anew", base.seq, manifest.seq)
     return rewound
+
+
+def _log_of(images: Sequence[bytes]) -> dict[int, str]:
+    """Returns the commit ids that some segments' logs name, by seq."""
+    return {record.seq: record.commit_id for image in images for record in iter_log(image)}
+
+
+def _leads_on_from(base: Base, manifest: Manifest, log: dict[int, str]) -> bool:
+    """True when a root's history has our base commit in it.
+
+    An older root that was restored, or a remote that was written anew, may have come to a higher seq
+    since; what it says of later commits alone would then be mixed with another history.
+    """
+    if base.seq in log:
+        return log[base.seq] == base.commit_id
+    if manifest.seq == base.seq:
+        return manifest.commit_id == base.commit_id
+    known = {segment.digest for segment in base.segments}
+    return any(s.last_seq == base.seq and s.digest in known for s in manifest.segments)
 
 
 def _fetch_images(remote: Remote, fetched: FetchedRoot, known_seq: int) -> list[bytes]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ebooklet_tx.errors import (
-    ObjectMissingError,
     OfflineError,
     PreconditionFailedError,
     RemoteMissingError,
@@ -28,16 +27,26 @@ from ebooklet_tx.records import METADATA_KEY, CommitRecord, IndexRow, ObjectRef,
 from ebooklet_tx.remote.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.sync.conflicts import ConflictError, find_conflicts
-from ebooklet_tx.sync.packing import Place, forget_uploads, place_values, read_pending, upload_refs
+from ebooklet_tx.sync.packing import (
+    Place,
+    forget_uploads,
+    place_values,
+    read_pending,
+    settle_uploads,
+    upload_refs,
+)
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
+    is_logged,
     pull,
     read_intents,
-    read_root,
+    read_root_or_none,
     replacement_applied,
     take_in_root,
 )
+from ebooklet_tx.sync.resolve import Resolver, check_choice, drop_agreeing, resolve_all
 from ebooklet_tx.sync.session import Base, Session, base_facts, object_ref, read_base, writer_name
+from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, fenced_off, judge
 from ebooklet_tx.sync.take_in import take_in
 
 INLINE_VALUE_BYTES = 4 * 1024
@@ -48,7 +57,8 @@ INLINE_TOTAL_BYTES = 32 * 1024
 
 TOMBSTONES_WORTH_DROPPING = 1000
 KEPT_LOG_ROWS = 10_000
-MAX_ROUNDS = 30
+MAX_ROUNDS = 200
+CROWD_SECONDS = 0.02
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -92,70 +102,175 @@ class _Commit:
     record: CommitRecord
 
 
-def push(session: Session, *, force: bool = False) -> PushResult:
+def push(session: Session, *, force: bool = False, on_conflict: str | Resolver = "raise") -> PushResult:
     """Publishes every pending operation as one commit.
 
     Args:
         session: The session; what is in its overlay is committed locally first.
         force: Put our side on top of conflicts, and write the whole database anew if the remote
             is gone.
+        on_conflict: What to do about keys that another writer changed too.
 
     Returns:
         What was done; false when there was nothing to push.
 
     Raises:
         ConflictError: Another writer changed some of the same keys; nothing was pushed.
+        LockLostError: Another writer took the lock over; every operation is pending.
         OfflineError: The store keeps failing; every operation is pending, and whether this commit
             took place is settled by the next push, pull or recover.
         RemoteMissingError: The remote that this database came from is gone.
     """
+    check_choice(on_conflict)
     with session.push_mutex:
+        if session.lock is not None:
+            session.lock.check()
         with session.mutex:
             session.local.commit()
             unresolved = bool(read_intents(session.journal))
-        resumed = len(upload_refs(session))
-        settled = pull(session).applied if unresolved else []
+        resumed = settle_uploads(session)
+        settled: list[str] = []
         if force:
-            _rebase_on_theirs(session)
-        for _ in range(MAX_ROUNDS):
-            result = _one_round(session, resumed=resumed)
+            settled = _start_over_if_gone(session)
+            on_conflict = "ours"
+        elif unresolved:
+            settled = pull(session).applied
+        result = _rounds(session, resumed, on_conflict)
+        # A push that had succeeded unseen counts as this one's success.
+        return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
+
+
+def raise_fence(session: Session) -> None:
+    """Commits a root with a higher fence, so that the commits of a lock's last holder must fail.
+
+    A remote that does not exist has no root to fence, and no commit to protect.
+    """
+    with session.push_mutex:
+        for number in range(MAX_ROUNDS):
+            pull(session)
+            with session.mutex:
+                base = read_base(session.journal)
+            note_fence(session, base.fence)
+            if base.seq == 0:
+                return
+            if _one_round(session, resumed=0, fence=base.fence + 1) is not None:
+                session.fence = base.fence + 1
+                if session.lock is not None:
+                    session.lock.fence_raised()
+                return
+            _wait_a_little(session, number)
+    raise _crowded(session)
+
+
+def note_fence(session: Session, fence: int) -> None:
+    """Notes the fence of a root that was read, and makes sure that the lock was still held after that.
+
+    In this order alone a holder that stood still between the two can't take its successor's fence, which
+    is to keep it out, for its own.
+
+    Raises:
+        LockLostError: Another writer has the lock.
+    """
+    if session.lock is not None:
+        session.lock.renew()
+        session.fence = fence
+
+
+def _rounds(session: Session, resumed: int, on_conflict: str | Resolver) -> PushResult:
+    """Tries again on another base until the commit is in, settling conflicts as they come up."""
+    try:
+        for number in range(MAX_ROUNDS):
+            if number:
+                _stand_firm(session)
+            if on_conflict != "raise":
+                resolve_all(session, on_conflict)
+            if not callable(on_conflict):
+                drop_agreeing(session)
+            try:
+                result = _one_round(session, resumed=resumed)
+            except ConflictError:
+                # What a pull in another thread brought since is settled in the next round.
+                if on_conflict == "raise":
+                    raise
+                continue
             if result is not None:
-                # A push that had succeeded unseen counts as this one's success.
-                return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
-            if force:
-                _rebase_on_theirs(session)
-    raise OfflineError(
+                return result
+            _wait_a_little(session, number)
+        raise _crowded(session)
+    finally:
+        turn, session.turn = session.turn, None
+        if turn is not None:
+            turn.release()
+
+
+def _stand_firm(session: Session) -> None:
+    """Before another round: a lock has to be held still, and where commits take turns ours is kept.
+
+    A turn that began with a base of before the queue is spent on finding that out. With as many writers as
+    there are in the queue, only the first of them would get a commit in; so the next is kept for the whole
+    round, once all packs have been sent.
+    """
+    if session.lock is not None:
+        # Somebody else commits although we hold the lock: do we still?
+        session.lock.check()
+    elif session.commit_lock is not None and session.turn is None:
+        turn = session.commit_lock()
+        turn.acquire(session.commit_timeout_seconds)
+        session.turn = turn
+        pull(session)
+
+
+def _wait_a_little(session: Session, number: int) -> None:
+    """Lets the writers that collided go apart: up to a growing bound, at random."""
+    policy = session.remote.policy
+    bound_seconds = min(policy.cap_seconds, CROWD_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
+    policy.sleep(policy.random() * bound_seconds)
+
+
+def _crowded(session: Session) -> OfflineError:
+    return OfflineError(
         f"{MAX_ROUNDS} commits of other writers came first at {session.remote.root_place}; every operation "
         "is pending, push again when there is less traffic"
     )
 
 
-def _one_round(session: Session, *, resumed: int) -> PushResult | None:
-    """One attempt on one base; None when another writer's commit came first."""
+def _one_round(session: Session, *, resumed: int, fence: int | None = None) -> PushResult | None:
+    """One attempt on one base; None when another writer's commit came first.
+
+    With a fence, the commit is made whether there is anything to push or not, and of nothing else.
+    """
     with session.mutex:
-        conflicts = find_conflicts(session.journal)
+        conflicts = [] if fence is not None else find_conflicts(session)
         if conflicts:
             raise ConflictError(conflicts, session.remote.root_place)
-        replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
         base = read_base(session.journal)
-        entries = session.journal.pending_entries()
-    if not entries and not replacing and base.seq:
+        entries = [] if fence is not None else session.journal.pending_entries()
+    _check_fence(session, base)
+    if fence is not None:
+        base = replace(base, fence=fence)
+    elif not entries and not replacing and base.seq:
         return PushResult(False, seq=base.seq)
     if base.seq and base.etag is None and not replacing:
         # The commit is known, the object that holds it is not: an answer was lost. Read it.
         pull(session)
         return None
-    replaced = _root_to_replace(session) if replacing else None
+    replaced = read_root_or_none(session.remote) if replacing else None
+    if replacing or not base.seq:
+        # No fence was noted of a root that is replaced, or that was not there.
+        note_fence(session, replaced.manifest.fence if replaced is not None else 0)
     places = _place(session, entries)
     commit = _build(session, base, replaced, entries, places)
     base_etag = replaced.etag if replaced is not None else base.etag
-    _write_intent(session, commit, base_etag)
+    if not _write_intent(session, commit, base_etag, entries):
+        return None
     outcome = _swap(session, commit, base_etag)
     if not outcome.applied:
         return None
     if outcome.etag is not None:
         _finish(session, commit, outcome.etag)
-    forget_uploads(session)
+    if fence is None:
+        forget_uploads(session)
     return PushResult(
         True,
         commit_id=commit.manifest.commit_id,
@@ -167,17 +282,26 @@ def _one_round(session: Session, *, resumed: int) -> PushResult | None:
     )
 
 
-def _rebase_on_theirs(session: Session) -> None:
-    """Makes the remote's side the base of every pending operation, so that ours goes on top."""
+def _check_fence(session: Session, base: Base) -> None:
+    """Raises when the root shows that somebody else took the lock over."""
+    if session.lock is not None and fenced_off(base.fence, session.fence):
+        session.lock.lose("the root carries a higher fence")
+        session.lock.check()
+
+
+def _start_over_if_gone(session: Session) -> list[str]:
+    """Pulls, or makes everything pending where the remote is gone.
+
+    Returns:
+        Ids of unresolved pushes that turned out to have succeeded.
+    """
+    applied: list[str] = []
     try:
-        pull(session)
+        applied = pull(session).applied
     except RemoteMissingError:
         with session.mutex:
             _forget_remote(session)
-    with session.mutex, session.journal.transaction() as connection:
-        columns = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
-        assignments = ", ".join(f"base_{name} = remote_{name}" for name in columns)
-        driver(connection).execute(f"UPDATE entry SET {assignments} WHERE pending != 0")
+    return applied
 
 
 def _forget_remote(session: Session) -> None:
@@ -196,13 +320,9 @@ def _forget_remote(session: Session) -> None:
         )
         raw.execute("DELETE FROM entry WHERE local_digest IS NULL AND pending = 0")
         raw.execute("DELETE FROM meta WHERE name GLOB 'base_*'")
-
-
-def _root_to_replace(session: Session) -> FetchedRoot | None:
-    try:
-        return read_root(session.remote)
-    except ObjectMissingError:
-        return None
+        raw.execute("DELETE FROM intent")
+        # Numbers of commits begin anew.
+        raw.execute("DELETE FROM commit_log")
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -280,7 +400,11 @@ def _build(
     image_blob = build_segment(rows, refs, [record])
     image = read_segment(image_blob, name="a new index segment")
     if replaced is not None:
-        base = Base(seq=replaced.manifest.seq, commit_id=replaced.manifest.commit_id, fence=base.fence)
+        base = Base(
+            seq=replaced.manifest.seq,
+            commit_id=replaced.manifest.commit_id,
+            fence=replaced.manifest.fence,
+        )
     tail = image_blob
     if base.tail:
         old = read_segment(base.tail, name=f"the tail of {session.remote.root_place}")
@@ -414,12 +538,22 @@ def _older_log(session: Session, first_seq: int) -> list[CommitRecord]:
 # -- the swap ----------------------------------------------------------------------------------
 
 
-def _write_intent(session: Session, commit: _Commit, base_etag: str | None) -> None:
+def _write_intent(session: Session, commit: _Commit, base_etag: str | None, entries: Sequence[Entry]) -> bool:
+    """Notes what is about to be swapped in; False when the commit says what is not wanted any more.
+
+    Until the intent stands, an operation that is undone leaves nothing behind, and the commit would
+    bring it back. What is undone later stays pending, on top of the commit.
+    """
     with session.mutex, session.journal.transaction() as connection:
-        driver(connection).execute(
+        raw = driver(connection)
+        wanted = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
+        if not all(entry.key in wanted for entry in entries):
+            return False
+        raw.execute(
             "INSERT INTO intent(commit_id, seq, base_etag, image, begun_at_us) VALUES (?, ?, ?, ?, ?)",
             (commit.manifest.commit_id, commit.manifest.seq, base_etag, commit.image_blob, now_us()),
         )
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,22 +570,63 @@ def _swap(session: Session, commit: _Commit, base_etag: str | None) -> _Outcome:
     Whatever is not a plain success is read back before it means anything: an answer may be lost,
     and a store may report a loser's or a winner's write in any way it likes.
     """
+    if not session.remote.conditional:
+        return _swap_in_turn(session, commit, base_etag)
     remote = session.remote
     outcome = _Outcome(applied=False)
     for attempt in remote.policy.attempts_for("push", location=remote.store.location, key=remote.names.root):
         with attempt:
             try:
-                etag = remote.store.put(
-                    remote.names.root,
-                    commit.root,
-                    if_match=base_etag,
-                    if_absent=base_etag is None,
-                    metadata={"commit-id": commit.manifest.commit_id},
+                outcome = _Outcome(
+                    applied=True,
+                    etag=remote.store.put(
+                        remote.names.root,
+                        commit.root,
+                        if_match=base_etag,
+                        if_absent=base_etag is None,
+                        metadata=_metadata(commit),
+                    ),
                 )
-                outcome = _Outcome(applied=True, etag=etag)
             except (PreconditionFailedError, TransientStoreError) as error:
                 outcome = _read_back(session, commit, base_etag, error)
     return outcome
+
+
+def _swap_in_turn(session: Session, commit: _Commit, base_etag: str | None) -> _Outcome:
+    """Puts the root where conditions don't work: in one's turn, reading it before and after.
+
+    Weaker than a compare-and-swap: a holder that stands still between reading and writing for
+    longer than its ticket lasts can overwrite another's commit. Reading afterwards tells it so.
+    """
+    remote = session.remote
+    held = session.lock or session.turn
+    turn = session.commit_lock() if held is None and session.commit_lock is not None else None
+    if turn is not None:
+        turn.acquire(session.commit_timeout_seconds)
+    try:
+        lock = turn or held
+        if lock is not None:
+            lock.check()
+        there = read_root_or_none(remote)
+        if (there.etag if there is not None else None) != base_etag:
+            return _read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
+        try:
+            remote.store.put(remote.names.root, commit.root, metadata=_metadata(commit))
+        except OfflineError as error:
+            return _read_back(session, commit, base_etag, error)
+        return _read_back(session, commit, base_etag, PreconditionFailedError("the root was overwritten"))
+    except TransientStoreError as error:
+        raise OfflineError(
+            f"the commit did not arrive at {remote.root_place}, or does not show yet; every operation is "
+            f"pending, push again. Last failure: {error}"
+        ) from error
+    finally:
+        if turn is not None:
+            turn.release()
+
+
+def _metadata(commit: _Commit) -> dict[str, str]:
+    return {"commit-id": commit.manifest.commit_id}
 
 
 def _read_back(session: Session, commit: _Commit, base_etag: str | None, failure: Exception) -> _Outcome:
@@ -461,26 +636,37 @@ def _read_back(session: Session, commit: _Commit, base_etag: str | None, failure
         TransientStoreError: The old root is still there: the swap may be tried again as it is.
     """
     remote = session.remote
-    try:
-        fetched = read_root(remote)
-    except ObjectMissingError:
-        if base_etag is not None:
-            raise RemoteMissingError(
-                f"the database {remote.root_place} was deleted by somebody; everything is pending, "
-                "push(force_push=True) writes it anew"
-            ) from failure
-        raise TransientStoreError(str(failure)) from failure
-    if fetched is None or fetched.etag == base_etag:
-        raise TransientStoreError(str(failure)) from failure
-    if fetched.manifest.commit_id == commit.manifest.commit_id:
+    with session.mutex:
+        base = read_base(session.journal)
+    fetched = read_root_or_none(remote)
+    commit_id = commit.manifest.commit_id
+    verdict = judge(_seen(fetched), commit_id=commit_id, base_etag=base_etag)
+    if verdict is Verdict.GONE:
+        raise RemoteMissingError(
+            f"the database {remote.root_place} was deleted by somebody; everything is pending, "
+            "push(force_push=True) writes it anew"
+        ) from failure
+    if verdict is Verdict.UNTOUCHED or fetched is None:
+        asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
+        raise TransientStoreError(str(failure), retry_after_seconds=asked_seconds) from failure
+    if verdict is Verdict.OURS:
         return _Outcome(applied=True, etag=fetched.etag)
     with session.mutex:
         replacing = bool(session.journal.get_meta("replace_remote"))
     if replacing and not replacement_applied(session, fetched):
         return _Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
-    settled = take_in_root(session, fetched) or pull(session)
-    return _Outcome(applied=commit.manifest.commit_id in settled.applied)
+    if take_in_root(session, fetched, since=base) is None:
+        pull(session)
+    # Not what this pull settled: another thread's may have come first.
+    with session.mutex:
+        return _Outcome(applied=is_logged(session.journal, commit_id))
+
+
+def _seen(fetched: FetchedRoot | None) -> RootSeen | None:
+    if fetched is None:
+        return None
+    return RootSeen(fetched.etag, fetched.manifest.commit_id, fetched.manifest.fence)
 
 
 def _finish(session: Session, commit: _Commit, etag: str) -> None:

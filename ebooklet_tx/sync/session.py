@@ -11,14 +11,16 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.records import ObjectRef, SegmentRef
 from ebooklet_tx.remote.names import ObjectNames
+from ebooklet_tx.remote.probe import Quoting
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.root import Manifest
 from ebooklet_tx.remote.store import ObjectStore
@@ -32,12 +34,19 @@ def writer_name() -> str:
 
 @dataclass(slots=True)
 class Remote:
-    """A database's place in a store."""
+    """A database's place in a store.
+
+    Attributes:
+        conditional: Whether the store's conditional writes can be relied on.
+        probing: The store to try that on, None where it is known.
+    """
 
     store: ObjectStore
     names: ObjectNames
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     threads: int = 8
+    conditional: bool = True
+    probing: Quoting | None = None
 
     @property
     def root_place(self) -> str:
@@ -45,14 +54,56 @@ class Remote:
         return f"{self.names.root!r} at {self.store.location}"
 
 
+class WriterLock(Protocol):
+    """The right to be the one writer: a lease, or a ticket where leases can't work."""
+
+    @property
+    def taken_over(self) -> bool: ...
+
+    def acquire(self, timeout_seconds: float, *, force: bool = False) -> None: ...
+
+    def check(self) -> None: ...
+
+    def renew(self) -> None: ...
+
+    def fence_raised(self) -> None: ...
+
+    def lose(self, why: str) -> None: ...
+
+    def release(self) -> None: ...
+
+    def forget_in_child(self) -> None: ...
+
+
+def _raw_bytes(_key: str, value: Any) -> Any:
+    return value
+
+
 @dataclass(slots=True)
 class Session:
-    """An open local store with the remote that it syncs with."""
+    """An open local store with the remote that it syncs with.
+
+    Attributes:
+        lock: The lock on the remote, held from open to close; None for an optimistic writer.
+        commit_lock: Makes a ticket for the time of one commit; None where a commit is a
+            compare-and-swap and needs none.
+        turn: The ticket that a push keeps from one round to the next; None outside of it.
+        fence: The root's fence when the lock was taken; a higher one means that it is lost.
+        in_transaction: Whether the thread that holds the mutex is inside a transaction.
+    """
 
     local: LocalStore
     remote: Remote
     type: str = "booklet"
     serializer_name: str | None = None
+    decode: Callable[[str, bytes], Any] = _raw_bytes
+    encode: Callable[[str, Any], bytes] = _raw_bytes
+    lock: WriterLock | None = None
+    commit_lock: Callable[[], WriterLock] | None = None
+    fence: int = 0
+    commit_timeout_seconds: float = 300.0
+    turn: WriterLock | None = None
+    in_transaction: bool = False
     mutex: threading.RLock = field(default_factory=threading.RLock)
     push_mutex: threading.Lock = field(default_factory=threading.Lock)
 
