@@ -25,12 +25,16 @@ from ebooklet_tx.errors import (
     SessionClosedError,
     UnsupportedFormatError,
     UUIDMismatchError,
+    WeakStoreWarning,
 )
 from ebooklet_tx.opening import open
 from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.sync.conflicts import Conflict, ConflictError, Version
+from ebooklet_tx.repair import recover, status
+from ebooklet_tx.reports import RecoverReport, Status
+from ebooklet_tx.sync.conflicts import MISSING, Conflict, ConflictError, Version
 from ebooklet_tx.sync.pull import PullResult
 from ebooklet_tx.sync.push import PushResult
+from ebooklet_tx.unlocking import unlock
 
 EVariableLengthValue = Database
 """The name under which programs written for ebooklet know a database."""
@@ -39,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "open",
+    "unlock",
     "Database",
     "EVariableLengthValue",
     "Change",
@@ -48,9 +53,14 @@ __all__ = [
     "RetryPolicy",
     "PushResult",
     "PullResult",
+    "recover",
+    "RecoverReport",
+    "status",
+    "Status",
     "Conflict",
     "Version",
     "ConflictError",
+    "MISSING",
     "Error",
     "InvalidArgumentError",
     "InvalidKeyError",
@@ -69,4 +79,5 @@ __all__ = [
     "SessionClosedError",
     "UnsupportedFormatError",
     "UUIDMismatchError",
+    "WeakStoreWarning",
 ]

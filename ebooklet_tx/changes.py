@@ -6,17 +6,21 @@ whatever is asked takes in account what was written and not yet committed, by co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.conflicts import Conflict, find_conflicts
 from ebooklet_tx.sync.discard import discard
 from ebooklet_tx.sync.pull import PullResult, pull
 from ebooklet_tx.sync.push import PushResult, push
+from ebooklet_tx.sync.resolve import Resolver, resolve_keys
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
+
+_NO_CHOICE = object()
 
 
 class Host(Protocol):
@@ -50,18 +54,22 @@ class Change:
             return pull(self._committed("pull"))
         return reader_pull(self._database._usable())
 
-    def push(self, force_push: bool = False) -> PushResult:
+    def push(self, force_push: bool = False, *, on_conflict: str | Resolver = "raise") -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
         Args:
             force_push: Put our side on top where another writer changed the same keys, and write
                 the database anew where the remote has vanished.
+            on_conflict: What to do about keys that another writer changed too: "raise", "ours", "theirs",
+                "newest" (by timestamp), or a function that gets a `Conflict` and returns the value
+                to keep, or `MISSING` to delete the key.
 
         Raises:
             ConflictError: Another writer changed some of the same keys; nothing was pushed.
+            LockLostError: Another writer took the lock over; everything stays pending.
             OfflineError: The store can't be reached; everything stays pending.
         """
-        return push(self._committed("push"), force=force_push)
+        return push(self._committed("push"), force=force_push, on_conflict=on_conflict)
 
     def iter_changes(self) -> Iterator[dict[str, Any]]:
         """Yields a dict for each pending change, in order of key.
@@ -86,9 +94,34 @@ class Change:
 
     def conflicts(self) -> list[Conflict]:
         """Returns the keys that were changed here and by another writer, as far as was pulled."""
-        session = self._database._usable()
+        writable = self._database.writable
+        session = self._committed("conflicts") if writable else self._database._usable()
         with session.mutex:
-            return find_conflicts(session.journal)
+            return find_conflicts(session)
+
+    def resolve(self, keys: str | Iterable[str] | Mapping[str, Any], choice: Any = _NO_CHOICE) -> int:
+        """Settles conflicts by hand; the next push publishes the outcome.
+
+        Args:
+            keys: A key, several keys, or a mapping of keys to their choices.
+            choice: For all keys: "ours", "theirs", "newest", `MISSING` to delete, a function as in
+                `push`, or the value to keep. To keep one of these words as a value, give a function.
+
+        Returns:
+            How many conflicts were settled.
+
+        Raises:
+            KeyError: A key is not in conflict; nothing was settled.
+        """
+        if isinstance(keys, Mapping):
+            choices = dict(keys)
+        elif choice is _NO_CHOICE:
+            raise InvalidArgumentError(
+                "resolve() needs a choice: 'ours', 'theirs', 'newest', a function or a value"
+            )
+        else:
+            choices = dict.fromkeys([keys] if isinstance(keys, str) else keys, choice)
+        return resolve_keys(self._committed("resolve"), choices)
 
     def discard(self, keys: Iterable[str] | None = None) -> int:
         """Drops pending changes, of all keys or some: the remote's values show again.

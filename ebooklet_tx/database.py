@@ -73,6 +73,15 @@ class _Items(ItemsView[str, Any]):
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self._database._iter_items()
 
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2 or item[0] not in self._database:
+            return False
+        try:
+            found = self._database[item[0]]
+        except KeyError:
+            return False
+        return bool(found is item[1] or found == item[1])
+
 
 class _Values(ValuesView[Any]):
     """Values in order of key; they are fetched many at a time."""
@@ -181,7 +190,7 @@ class Database(MutableMapping[str, Any]):
         return default if found is None else self._serializer.loads(key, found[1])
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._timestamp_of(key) is not None
+        return isinstance(key, str) and _is_text(key) and self._timestamp_of(key) is not None
 
     def _timestamp_of(self, key: str) -> int | None:
         session = self._usable()
@@ -245,7 +254,7 @@ class Database(MutableMapping[str, Any]):
     def keys(self, prefix: str = "") -> KeysView[str]:
         """Returns a view of the keys in order, all of them or those with a prefix."""
         self._usable()
-        return _Keys(self, prefix)
+        return _Keys(self, _text(prefix))
 
     def items(self) -> ItemsView[str, Any]:
         """Returns a view of the pairs in order of key; values that are not here are fetched."""
@@ -436,7 +445,7 @@ class Database(MutableMapping[str, Any]):
         """
         with self._outside_transaction("a transaction") as session:
             session.local.commit()
-            self._in_transaction = True
+            self._in_transaction = session.in_transaction = True
             try:
                 yield self
                 session.local.commit()
@@ -444,7 +453,7 @@ class Database(MutableMapping[str, Any]):
                 session.local.overlay.forget()
                 raise
             finally:
-                self._in_transaction = False
+                self._in_transaction = session.in_transaction = False
 
     def sync(self) -> None:
         """Makes everything written so far durable on this machine."""
@@ -488,6 +497,8 @@ class Database(MutableMapping[str, Any]):
             try:
                 session.local.close()
             finally:
+                if session.lock is not None:
+                    session.lock.release()
                 session.remote.store.close()
 
     def __enter__(self) -> Database:
@@ -503,6 +514,8 @@ class Database(MutableMapping[str, Any]):
         warnings.warn(f"{self._session.local.path} was not closed", ResourceWarning, source=self, stacklevel=2)
         self._closed = True
         self._session.local.abandon()
+        if self._session.lock is not None:
+            self._session.lock.release()
         self._session.remote.store.close()
 
     def __repr__(self) -> str:
@@ -511,22 +524,30 @@ class Database(MutableMapping[str, Any]):
 
     def _forget_in_child(self) -> None:
         self._session.local.forget_in_child()
+        if self._session.lock is not None:
+            self._session.lock.forget_in_child()
 
 
 def _text(key: object) -> str:
     if not isinstance(key, str):
         raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
+    if not _is_text(key):
+        raise InvalidKeyError(f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8")
     return key
+
+
+def _is_text(key: str) -> bool:
+    try:
+        return key.isascii() or bool(key.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_key(key: object) -> None:
     text = _text(key)
     if not text:
         raise InvalidKeyError("a key must not be empty; give at least one character")
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidKeyError(f"the key {text!r} is no valid Unicode text: {error}") from error
+    encoded = text.encode()
     if len(encoded) > MAX_KEY_BYTES:
         raise InvalidKeyError(
             f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"

@@ -1,0 +1,269 @@
+"""The command line: what the user types and sees.
+
+Owns no state and no logic of its own: each command is a call of the public interface and a print of
+what it returned. The invariant: what was reported decides the exit code, as the help says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import ebooklet_tx
+from ebooklet_tx.demo import KILL_POINTS, run_demo
+from ebooklet_tx.repair import history
+from ebooklet_tx.timestamps import as_datetime
+
+DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+
+_EPILOG = """\
+exit codes:
+  0    done
+  1    something needs a decision: conflicts, or pending values that are lost
+  2    failed: no such file, remote out of reach, wrong arguments; can be run again
+  130  interrupted by Ctrl-C
+
+The remote is the one that the journal remembers, unless --remote names another. Credentials are
+never stored: they come from the environment (AWS_ACCESS_KEY_ID and so on), from --profile, or from
+whatever else boto3 finds.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        code = command(options)
+        sys.stdout.flush()
+    except ebooklet_tx.ConflictError as error:
+        _complain(error)
+        return NEEDS_DECISION
+    except ebooklet_tx.Error as error:
+        _complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has gone: nothing more can be said, at the interpreter's end neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _complain(what: object) -> None:
+    line = " ".join(str(what).split())
+    print(f"ebooklet_tx: {line}", file=sys.stderr)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True))
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def _recover(options: argparse.Namespace) -> int:
+    # The report says all that would be logged.
+    logging.getLogger("ebooklet_tx").setLevel(logging.ERROR)
+    report = ebooklet_tx.recover(
+        options.path,
+        _remote(options),
+        dry_run=options.dry_run,
+        resume=not options.no_resume,
+        lock_timeout=options.lock_timeout,
+    )
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.words())
+    return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    report = ebooklet_tx.status(options.path)
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.words())
+    return NEEDS_DECISION if report.needs_decision else DONE
+
+
+def _push(options: argparse.Namespace) -> int:
+    with _opened(options) as database:
+        result = database.changes().push(force_push=options.force)
+    if options.json:
+        _print_json(asdict(result))
+    elif result:
+        print(f"pushed commit {result.seq}: {result.set_count} sets, {result.deleted_count} deletes")
+    else:
+        print(f"nothing to push; the remote stands at commit {result.seq}")
+    return DONE
+
+
+def _pull(options: argparse.Namespace) -> int:
+    with _opened(options) as database:
+        result = database.changes().pull()
+        conflicts = [conflict.key for conflict in database.changes().conflicts()]
+    if options.json:
+        _print_json({**asdict(result), "conflicts": conflicts})
+    else:
+        print(f"this machine stands at commit {result.seq}")
+        for key in conflicts:
+            print(f"CONFLICT: {key!r} was changed here and by another writer")
+    return NEEDS_DECISION if conflicts else DONE
+
+
+def _unlock(options: argparse.Namespace) -> int:
+    remote = _remote(options)
+    held_by = ebooklet_tx.unlock(options.path, remote)
+    if options.json:
+        _print_json({"held_by": held_by})
+    else:
+        print("nobody held the lock" if held_by is None else f"the lock was taken from {held_by}")
+    return DONE
+
+
+def _log(options: argparse.Namespace) -> int:
+    records = history(options.path, options.limit)
+    if options.json:
+        _print_json([asdict(record) for record in records])
+    for record in () if options.json else records:
+        when = as_datetime(record.committed_at_us)
+        print(
+            f"{record.seq:>8}  {when:%Y-%m-%d %H:%M:%S}  {record.commit_id}  "
+            f"+{record.set_count} -{record.deleted_count}  {record.value_bytes:,} bytes  {record.writer}"
+        )
+    return DONE
+
+
+def _demo(options: argparse.Namespace) -> int:
+    report = run_demo(
+        folder=options.folder,
+        files=options.files,
+        endpoint_url=options.endpoint_url,
+        bucket=options.bucket,
+        key=options.key,
+        create_bucket=options.create_bucket,
+        kill=options.kill,
+        keep=options.keep,
+        say=_say_nothing if options.json else print,
+    )
+    if options.json:
+        _print_json(report.to_dict())
+    return DONE if report.sound else FAILED
+
+
+def _say_nothing(_line: str) -> None:
+    return None
+
+
+def _opened(options: argparse.Namespace) -> ebooklet_tx.Database:
+    remote = _remote(options)
+    if remote is None:
+        raise ebooklet_tx.InvalidArgumentError(f"{options.path} remembers no remote; name one with --remote")
+    return ebooklet_tx.open(remote, options.path, "w", lock_timeout=options.lock_timeout)
+
+
+def _remote(options: argparse.Namespace) -> Any:
+    """Returns what `open` takes: the place named, or the remembered one, with the profile if given."""
+    profile = {} if options.profile is None else {"profile": options.profile}
+    if options.remote is not None:
+        mark = "&" if "?" in options.remote else "?"
+        return options.remote + (mark + urlencode(profile) if profile else "")
+    remembered = ebooklet_tx.status(options.path).connection
+    return None if remembered is None else remembered | profile
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ebooklet_tx",
+        description="Looks after databases of ebooklet_tx.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    recover = _add(commands, "recover", _recover, "repair a local database and settle an interrupted push")
+    _add_remote(recover)
+    recover.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    recover.add_argument(
+        "--no-resume", action="store_true", help="roll an interrupted push back instead of going on with it"
+    )
+    _add(commands, "status", _status, "show what is pending, the base commit, and what is to be repaired")
+    push = _add(commands, "push", _push, "publish the pending changes")
+    _add_remote(push)
+    push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
+    _add_remote(_add(commands, "pull", _pull, "take in what others have pushed"))
+    _add_remote(_add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone"))
+    log = _add(commands, "log", _log, "show the newest commits that this machine has heard of")
+    log.add_argument("--limit", type=_count, default=20, help="how many (default 20)")
+    _add_demo(commands)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument("--json", action="store_true", help="report as JSON")
+    if name != "demo":
+        parser.add_argument("path", type=Path, metavar="PATH", help="the local Booklet file")
+    return parser
+
+
+def _add_remote(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--remote", metavar="URL", help="s3://bucket/key?endpoint_url=..., or file:///folder/name"
+    )
+    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
+    parser.add_argument(
+        "--lock-timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long to wait for a session that has the file open (default 10)",
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "push Python's own source files, kill a push, recover, and compare every value"
+    demo = _add(commands, "demo", _demo, summary)
+    demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    demo.add_argument("--files", type=_count, help="take only so many files")
+    demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
+    demo.add_argument("--bucket", help="push to this S3 bucket instead of a folder")
+    demo.add_argument("--key", help="the database's key in the bucket (default: a new one)")
+    demo.add_argument("--create-bucket", action="store_true", help="make the bucket if it does not exist")
+    demo.add_argument("--kill", choices=KILL_POINTS, default=KILL_POINTS[0], help="when the push is killed")
+    demo.add_argument("--keep", action="store_true", help="leave the files and objects there")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,233 @@
+"""What `status` and `recover` say: plain records, as dicts and in words.
+
+Owns no state. The invariant: a report is what was seen at one moment, holds no credential, and its
+dict is JSON whose names do not change from one run to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ebooklet_tx.timestamps import as_datetime
+
+_SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class UnresolvedPush:
+    """A push whose outcome is not known on this machine."""
+
+    commit_id: str
+    seq: int
+    begun_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushedCommit:
+    """What a resumed push did."""
+
+    commit_id: str | None
+    seq: int
+    set_count: int
+    deleted_count: int
+    resumed_packs: int
+    value_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictSides:
+    """A key that was changed here and by another writer; a digest of None means deleted."""
+
+    key: str
+    our_digest: str | None
+    our_timestamp_us: int | None
+    their_digest: str | None
+    their_timestamp_us: int | None
+    their_writer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a local database stands.
+
+    Attributes:
+        file: The Booklet file.
+        file_bytes: Its size; `dead_bytes` of it are no current value (None when that is not known).
+        journal_bytes: The journal's size, with its WAL.
+        journal: `current`, `missing`, `damaged`, `older`, `newer`, or `foreign` when it belongs to
+            another file. Unless it is `current`, the counts below are 0.
+        in_use: Whether a session has the file open for writing now.
+        keys: How many keys a reader sees.
+        pending_bytes: Encoded bytes of the values still to be pushed.
+        staged_bytes: Value bytes that wait in the journal for the Booklet file.
+        conflicts: How many keys were changed here and by another writer, as far as was pulled.
+        unresolved: Pushes whose outcome is not known.
+        packs_arrived: Packs of an unfinished push that have arrived; `packs_unfinished` have not.
+        base_seq: The remote commit that this machine stands on; 0 for none.
+        replaces_remote: Whether the next push replaces whatever database the remote holds.
+        connection: Where the remote is, None when no one ever said.
+        repairs: What the next session, or `recover`, has to put right, in sentences.
+    """
+
+    file: str
+    uuid: str
+    file_bytes: int
+    journal_bytes: int
+    dead_bytes: int | None
+    journal: str
+    in_use: bool
+    keys: int
+    pending_sets: int
+    pending_deletes: int
+    pending_bytes: int
+    staged_bytes: int
+    conflicts: int
+    unresolved: tuple[UnresolvedPush, ...]
+    packs_arrived: int
+    packs_unfinished: int
+    base_seq: int
+    base_commit_id: str | None
+    replaces_remote: bool
+    connection: dict[str, Any] | None
+    remote: str | None
+    repairs: tuple[str, ...]
+
+    @property
+    def needs_decision(self) -> bool:
+        """Whether there are conflicts that somebody has to settle."""
+        return self.conflicts > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the same as JSON types."""
+        return asdict(self)
+
+    def words(self) -> str:
+        """Returns the same for people, a line for each fact."""
+        dead = "" if self.dead_bytes is None else f", {self.dead_bytes:,} of them dead"
+        rows = [
+            ("file", f"{self.file}: {self.file_bytes:,} bytes{dead}"),
+            ("journal", f"{self.journal}, {self.journal_bytes:,} bytes"),
+            ("remote", self.remote or "none is remembered"),
+        ]
+        if self.journal == "current":
+            base = f"commit {self.base_seq} ({self.base_commit_id})" if self.base_seq else "none"
+            rows += [
+                ("keys", f"{self.keys:,}"),
+                ("base", base + (", to be replaced by the next push" if self.replaces_remote else "")),
+                ("pending", _pending(self.pending_sets, self.pending_deletes, self.pending_bytes)),
+                ("unresolved", _unresolved(self.unresolved)),
+                ("uploads", f"{self.packs_arrived} packs arrived, {self.packs_unfinished} unfinished"),
+                ("conflicts", f"{self.conflicts:,}"),
+            ]
+        if self.in_use:
+            rows.append(("in use", "a session has it open for writing"))
+        rows += [("to repair", repair) for repair in self.repairs] or [("to repair", "nothing")]
+        return _aligned(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What a recovery did, or with `dry_run` would do.
+
+    Attributes:
+        actions: The account in sentences, in order.
+        adopted_keys: How many keys of a Booklet without a journal became pending.
+        edited_keys: Keys that another program set in the file; they are pending now.
+        deleted_keys: Keys that another program deleted from the file; likewise.
+        damaged_keys: Keys whose local copies were damaged; `refetched_keys` of them came again.
+        lost_keys: Keys of pending values of which no sound copy is left.
+        remote: The place that was asked, None when none is known.
+        failure: Why the remote's part could not be done, None when it could.
+        applied: Ids of interrupted commits that had taken effect.
+        dropped: Ids of interrupted commits that had not.
+        pushed: What the resumed push did, None when there was none.
+        conflicts: Keys that were changed here and by another writer.
+        unresolved: Pushes whose outcome is still not known.
+    """
+
+    file: str
+    dry_run: bool
+    actions: tuple[str, ...]
+    adopted_keys: int = 0
+    edited_keys: tuple[str, ...] = ()
+    deleted_keys: tuple[str, ...] = ()
+    damaged_keys: tuple[str, ...] = ()
+    refetched_keys: int = 0
+    lost_keys: tuple[str, ...] = ()
+    remote: str | None = None
+    failure: str | None = None
+    applied: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    pushed: PushedCommit | None = None
+    conflicts: tuple[ConflictSides, ...] = ()
+    pending_sets: int = 0
+    pending_deletes: int = 0
+    pending_bytes: int = 0
+    unresolved: tuple[UnresolvedPush, ...] = field(default=())
+    base_seq: int = 0
+    base_commit_id: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a part could not be done and is to be tried again."""
+        return self.failure is not None
+
+    @property
+    def needs_decision(self) -> bool:
+        """Whether there are conflicts or lost values that somebody has to settle."""
+        return bool(self.conflicts or self.lost_keys)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the same as JSON types."""
+        return asdict(self)
+
+    def words(self) -> str:
+        """Returns the same for people."""
+        lines = [f"{self.file}{' (nothing was changed)' if self.dry_run else ''}"]
+        lines += [f"- {action}" for action in self.actions]
+        if self.edited_keys or self.deleted_keys:
+            lines.append(
+                f"- another program set {len(self.edited_keys)} keys and deleted {len(self.deleted_keys)}; "
+                "both are pending"
+            )
+        if self.lost_keys:
+            lines.append(
+                f"- LOST: {len(self.lost_keys)} values that were never pushed have no sound copy left: "
+                f"{_some(self.lost_keys)}; set or delete the keys, or discard() their changes"
+            )
+        if self.conflicts:
+            lines.append(
+                f"- CONFLICT: {len(self.conflicts)} keys were changed here and by another writer: "
+                f"{_some([sides.key for sides in self.conflicts])}; discard() their local changes to take the "
+                "other's, or push(force_push=True) to put yours on top"
+            )
+        if self.failure is not None:
+            lines.append(f"- FAILED: {self.failure}")
+        lines.append(
+            f"- still to be pushed: {_pending(self.pending_sets, self.pending_deletes, self.pending_bytes)}"
+        )
+        return "\n".join(lines)
+
+
+def _pending(sets: int, deletes: int, value_bytes: int) -> str:
+    return f"{sets:,} sets, {deletes:,} deletes, {value_bytes:,} bytes" if sets or deletes else "nothing"
+
+
+def _unresolved(pushes: tuple[UnresolvedPush, ...]) -> str:
+    if not pushes:
+        return "none"
+    last = pushes[-1]
+    begun = as_datetime(last.begun_at_us)
+    when = f", begun {begun:%Y-%m-%d %H:%M:%S} UTC" if begun is not None else ""
+    return f"a push of commit {last.seq} ({last.commit_id}){when}; recover settles it"
+
+
+def _some(keys: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(repr(key) for key in keys[:_SHOWN_KEYS])
+    return shown + (f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else "")
+
+
+def _aligned(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

@@ -1,0 +1,93 @@
+"""Unlocking: taking a lock away from a writer that is surely gone.
+
+Owns no state. The invariant: nothing but the lock is touched, and the next writer that takes it fences the
+old holder off, should that one be alive after all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.connection import Connection, HTTPConnection, parse_connection
+from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
+from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.recovery import journal_path
+from ebooklet_tx.opening import StoreWrapper, remote_at
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.sync.locking import find_out
+from ebooklet_tx.sync.locking import unlock as remove_lock
+
+
+def unlock(
+    file_path: str | os.PathLike[str] | None = None,
+    remote_conn: Any = None,
+    *,
+    conditional_writes: bool | str = "auto",
+    retry: RetryPolicy | None = None,
+    _wrap_store: StoreWrapper | None = None,
+) -> str | None:
+    """Removes the lock on a remote, whoever holds it.
+
+    A holder that lives finds out at its next push, which raises `LockLostError` with every change still
+    pending.
+
+    Args:
+        file_path: A local file of the database: its journal tells where the remote is.
+        remote_conn: The remote, as `open` takes it; needed where no local file is, or where the remote
+            wants credentials that the environment does not give.
+        conditional_writes: As in `open`.
+        retry: As in `open`.
+
+    Returns:
+        Who held the lock, for people to read; None when nobody did.
+
+    Raises:
+        InvalidArgumentError: Neither is given, or the file was never opened with a remote.
+        LocalMissingError: There is no journal beside the file.
+        ReadOnlyError: The remote can only be read.
+        LockTimeoutError: The holder renewed the lock at this very moment.
+        OfflineError: The remote can't be reached.
+    """
+    if file_path is None and remote_conn is None:
+        raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
+    facts = _journal_facts(Path(file_path).absolute()) if file_path is not None else {}
+    connection = _connection(facts, remote_conn, file_path)
+    if isinstance(connection, HTTPConnection) or getattr(connection, "bucket", "") is None:
+        raise ReadOnlyError(f"{connection.url} can only be read; unlock it through its bucket or folder")
+    remote = remote_at(
+        connection,
+        retry=retry,
+        for_writing=True,
+        wrap=_wrap_store,
+        conditional_writes=conditional_writes,
+    )
+    try:
+        known = json.loads(facts.get("conditional_writes") or "{}")
+        find_out(remote, known.get(remote.store.location))
+        return remove_lock(remote)
+    finally:
+        remote.store.close()
+
+
+def _journal_facts(path: Path) -> dict[str, Any]:
+    """Reads what a journal knows of its remote, beside whoever works with it."""
+    journal_file = journal_path(path)
+    if not journal_file.exists():
+        raise LocalMissingError(2, f"{journal_file} does not exist; give remote_conn to say where the lock is")
+    journal = Journal.open(journal_file, create=False)
+    try:
+        return journal.all_meta()
+    finally:
+        journal.close()
+
+
+def _connection(facts: dict[str, Any], remote_conn: Any, file_path: Any) -> Connection:
+    if remote_conn is not None:
+        return parse_connection(remote_conn)
+    noted = facts.get("connection")
+    if not noted:
+        raise InvalidArgumentError(f"the journal of {file_path} names no remote; give remote_conn")
+    return parse_connection(json.loads(noted))
