@@ -13,11 +13,13 @@ import boto3
 import pytest
 
 from ebooklet_tx.connection import S3Connection
+from ebooklet_tx.errors import ConditionUnsupportedError, Error, PreconditionFailedError, TransientStoreError
 from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.http import HTTPStore
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
 from ebooklet_tx.remote.store import ObjectStore
+from tests.s3_proxy import Mode
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, folder_handler, http_server
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Subject:
         writer: A store to the same objects that can write; the store itself where it can.
         keeps_metadata: Whether metadata comes back.
         own_etags: Whether the store's ETags are others than the writer's.
+        losing: What a conditional put raises whose condition does not hold.
         open_again: Makes another, independent store to the same objects.
     """
 
@@ -46,6 +49,7 @@ class Subject:
     open_again: Callable[[], ObjectStore]
     keeps_metadata: bool = True
     own_etags: bool = False
+    losing: type[Error] = PreconditionFailedError
 
 
 def s3_connection(endpoint: str, bucket: str, *, key: str = ACCESS_KEY) -> S3Connection:
@@ -81,6 +85,21 @@ def new_bucket(endpoint: str) -> str:
     return name
 
 
+def _proxied_subject(kind: str, request: pytest.FixtureRequest) -> Subject:
+    """A store that differs, made of ministack by a proxy."""
+    mode = PROXIED[kind]
+    bucket = new_bucket(request.getfixturevalue("ministack_endpoint"))
+    connection = s3_connection(request.getfixturevalue("proxy_in")(mode).endpoint, bucket)
+
+    def make() -> ObjectStore:
+        store = S3Store(connection)
+        store.quote_etags = mode is not Mode.UNQUOTED
+        return store
+
+    store = make()
+    return Subject(store, store, make, losing=LOSING.get(mode, PreconditionFailedError))
+
+
 def _s3_subject(endpoint: str, *, retrying: bool = False) -> Subject:
     connection = s3_connection(endpoint, new_bucket(endpoint))
 
@@ -97,13 +116,29 @@ def _directory_subject(folder: Path) -> Subject:
     return Subject(store, store, lambda: DirectoryStore(folder), keeps_metadata=False)
 
 
+PROXIED = {
+    "proxy-refuses": Mode.REFUSES,
+    "proxy-unquoted": Mode.UNQUOTED,
+    "proxy-fails-losers": Mode.FAILS_ALL_LOSERS,
+}
+LOSING: dict[Mode, type[Error]] = {
+    Mode.REFUSES: ConditionUnsupportedError,
+    Mode.FAILS_ALL_LOSERS: TransientStoreError,
+}
 WRITABLE = ("directory", "ministack", "ministack-retrying", "rclone")
-READABLE = (*WRITABLE, "http", "http-plain")
+# Without conditions the proxied stores are ministack, which is tried anyway.
+ALL_WRITABLE = (*WRITABLE, *(pytest.param(kind, marks=pytest.mark.slow) for kind in PROXIED))
+ALL_READABLE = (*ALL_WRITABLE, "http", "http-plain")
+CONDITIONAL = ("directory", "ministack", "ministack-retrying", "proxy-unquoted", "proxy-fails-losers")
 
 
 def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Subject]:
     if kind == "directory":
         yield _directory_subject(folder)
+    elif kind in PROXIED:
+        subject = _proxied_subject(kind, request)
+        yield subject
+        subject.store.close()
     elif kind.startswith("ministack"):
         endpoint = request.getfixturevalue("ministack_endpoint")
         subject = _s3_subject(endpoint, retrying=kind == "ministack-retrying")
@@ -125,19 +160,19 @@ def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
             )
 
 
-@pytest.fixture(params=WRITABLE)
+@pytest.fixture(params=ALL_WRITABLE)
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store that can write."""
     yield from _subject(request.param, request, tmp_path / "remote")
 
 
-@pytest.fixture(params=READABLE)
+@pytest.fixture(params=ALL_READABLE)
 def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store, those that only read included."""
     yield from _subject(request.param, request, tmp_path / "remote")
 
 
-@pytest.fixture(params=[kind for kind in WRITABLE if kind != "rclone"])
+@pytest.fixture(params=CONDITIONAL)
 def conditional(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store that honours conditional puts."""
     yield from _subject(request.param, request, tmp_path / "remote")

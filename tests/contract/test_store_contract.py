@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ebooklet_tx.errors import (
+    ConditionUnsupportedError,
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectMissingError,
@@ -26,6 +27,7 @@ from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
 from ebooklet_tx.remote.store import ObjectStore, UploadState
 from tests.contract.conftest import Subject, new_bucket, s3_connection
+from tests.s3_proxy import Mode, S3Proxy
 from tests.servers import free_port
 
 PART_BYTES = 5 << 20
@@ -183,7 +185,7 @@ def test_a_range_is_read_only_of_the_object_that_was_meant(readable: Subject) ->
 
 def test_a_create_finds_the_object_or_makes_it(conditional: Subject) -> None:
     etag = conditional.store.put("db", b"first", if_absent=True)
-    with pytest.raises(PreconditionFailedError, match="'db'"):
+    with pytest.raises(conditional.losing, match="'db'"):
         conditional.store.put("db", b"second", if_absent=True)
     blob = conditional.store.get("db")
     assert blob is not None
@@ -194,7 +196,7 @@ def test_a_replace_needs_the_right_etag(conditional: Subject) -> None:
     first = conditional.store.put("db", b"first")
     second = conditional.store.put("db", b"second", if_match=first)
     for wrong in (first, "0" * 32):
-        with pytest.raises(PreconditionFailedError, match="'db'"):
+        with pytest.raises(conditional.losing, match="'db'"):
             conditional.store.put("db", b"third", if_match=wrong)
     assert content(conditional.store, "db") == b"second"
     assert conditional.store.head("db").etag == second
@@ -203,10 +205,49 @@ def test_a_replace_needs_the_right_etag(conditional: Subject) -> None:
 def test_a_replace_of_what_is_gone_is_refused(conditional: Subject) -> None:
     etag = conditional.store.put("db", b"first")
     conditional.store.delete("db")
-    with pytest.raises(PreconditionFailedError):
+    with pytest.raises((PreconditionFailedError, conditional.losing)):
         conditional.store.put("db", b"second", if_match=etag)
     with pytest.raises(ObjectMissingError):
         conditional.store.get("db")
+
+
+def test_a_store_that_refuses_conditions_says_so_and_changes_nothing(
+    proxy_in: Callable[[Mode], S3Proxy], ministack_endpoint: str
+) -> None:
+    endpoint = proxy_in(Mode.REFUSES).endpoint
+    store = S3Store(s3_connection(endpoint, new_bucket(ministack_endpoint)))
+    refused: list[Callable[[], object]] = [
+        lambda: store.put("db", b"second", if_absent=True),
+        lambda: store.put("db", b"second", if_match="0" * 32),
+        lambda: store.put("db", b"second", if_match=etag),
+        lambda: RetryingStore(store, RetryPolicy.without_backoff()).put("db", b"second", if_match=etag),
+    ]
+    etag = "0" * 32
+    with pytest.raises(ConditionUnsupportedError, match="'db'"):
+        refused[0]()
+    etag = store.put("db", b"first")
+    for put in refused:
+        with pytest.raises(ConditionUnsupportedError, match=r"'db'.*conditional writes"):
+            put()
+    assert content(store, "db") == b"first"
+    assert store.get("db", if_none_match=etag) is None
+    assert store.get_range("db", 1, 3, if_match=etag) == b"irs"
+    store.close()
+
+
+def test_etags_in_quotes_where_they_are_wanted_without_never_match(
+    proxy_in: Callable[[Mode], S3Proxy], ministack_endpoint: str
+) -> None:
+    endpoint = proxy_in(Mode.UNQUOTED).endpoint
+    store = S3Store(s3_connection(endpoint, new_bucket(ministack_endpoint)))
+    etag = store.put("db", b"first", if_absent=True)
+    with pytest.raises(PreconditionFailedError):
+        store.put("db", b"second", if_match=etag)
+    assert store.get_range("db", 1, 3, if_match=etag) == b"irs"
+    store.quote_etags = False
+    store.put("db", b"second", if_match=etag)
+    assert content(store, "db") == b"second"
+    store.close()
 
 
 def test_two_conditions_at_once_are_refused(subject: Subject) -> None:
@@ -246,7 +287,7 @@ def test_a_counter_replaced_by_eight_writers_loses_no_step(conditional: Subject)
                 assert blob is not None
                 try:
                     conditional.store.put("db", b"%d" % (int(blob.data) + 1), if_match=blob.etag)
-                except PreconditionFailedError:
+                except conditional.losing:
                     continue
                 break
 

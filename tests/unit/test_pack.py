@@ -62,9 +62,7 @@ def test_what_is_added_is_read_back(records: list[tuple[str, int, bytes]]) -> No
     data, offsets = build(records)
     assert [(k, t, v) for k, t, _, v in iter_pack(data, name="p")] == records
     assert [at for _, _, at, _ in iter_pack(data, name="p")] == offsets
-    assert [data[at : at + len(r[2])] for at, r in zip(offsets, records, strict=True)] == [
-        r[2] for r in records
-    ]
+    assert [data[at : at + len(r[2])] for at, r in zip(offsets, records, strict=True)] == [r[2] for r in records]
     assert len(data) == PACK_HEADER_BYTES + sum(record_bytes(k, len(v)) for k, _, v in records)
 
 

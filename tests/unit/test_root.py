@@ -148,9 +148,7 @@ def test_what_ebooklet_stores_there_gets_the_recipe(start: bytes) -> None:
         decode_root(start + bytes(300), name="bucket/D")
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x00", b"<html>not found</html>", b"EBTXseg\n" + bytes(90), b"x" * 10_000]
-)
+@pytest.mark.parametrize("data", [b"\x00", b"<html>not found</html>", b"EBTXseg\n" + bytes(90), b"x" * 10_000])
 def test_a_foreign_object_is_called_so(data: bytes) -> None:
     with pytest.raises(UnsupportedFormatError, match="a foreign object lies at bucket/D"):
         decode_root(data, name="bucket/D")
@@ -210,10 +208,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     *(("segments", bad) for bad in (None, {}, "index", 7)),
 ]
 BAD_SEGMENT_FIELDS: list[tuple[str, Any]] = [
-    *(
-        ("name", bad)
-        for bad in ("pack/" + "0" * 32, "index/../../etc/passwd", "index/" + "0" * 33, 3, "index/")
-    ),
+    *(("name", bad) for bad in ("pack/" + "0" * 32, "index/../../etc/passwd", "index/" + "0" * 33, 3, "index/")),
     *(("etag", bad) for bad in ("", "a\r\nX-Evil: 1", "é", None)),
     *(("size_bytes", bad) for bad in (0, -1, 1.5, True)),
     *(("digest", bad) for bad in ("", "zz" * 16, None)),

@@ -43,8 +43,7 @@ ROWS = [
     IndexRow("station/2", 3, 1_700_000_000_000_001, b"e" * 16, PACK_B, 2**39, 0),
 ]
 LOG = [
-    CommitRecord(seq, f"{seq:032x}", 1_700_000_000_000_000 + seq, "anna@höst:42", 2, 1, 7)
-    for seq in (1, 2, 3)
+    CommitRecord(seq, f"{seq:032x}", 1_700_000_000_000_000 + seq, "anna@höst:42", 2, 1, 7) for seq in (1, 2, 3)
 ]
 
 
@@ -105,9 +104,7 @@ def altered(*statements: str, image: bytes = IMAGE) -> bytes:
 
 
 @given(row_lists(), st.randoms(use_true_random=False))
-def test_rows_in_any_order_are_read_back_in_the_order_of_keys(
-    rows: list[IndexRow], rng: random.Random
-) -> None:
+def test_rows_in_any_order_are_read_back_in_the_order_of_keys(rows: list[IndexRow], rng: random.Random) -> None:
     rng.shuffle(rows)
     image = image_of(iter(rows))
     assert list(iter_rows(image)) == sorted(rows, key=lambda row: row.key.encode())
@@ -149,10 +146,7 @@ def test_the_longest_key_fits() -> None:
 
 def test_a_small_segment_is_small() -> None:
     value = bytes(100)
-    assert (
-        len(build_segment([IndexRow("k", 1, 1, digest_of(value), None, None, 100, value)], {}, LOG[:1]))
-        < 1500
-    )
+    assert len(build_segment([IndexRow("k", 1, 1, digest_of(value), None, None, 100, value)], {}, LOG[:1])) < 1500
 
 
 # -- bad rows ----------------------------------------------------------------------------------
@@ -255,9 +249,7 @@ def test_only_the_newest_log_records_stay() -> None:
         list(iter_log(read_segment(merge_segments(images, drop_tombstones=True, keep_log=2), name="m")))
         == LOG[1:]
     )
-    assert not list(
-        iter_log(read_segment(merge_segments(images, drop_tombstones=True, keep_log=0), name="m"))
-    )
+    assert not list(iter_log(read_segment(merge_segments(images, drop_tombstones=True, keep_log=0), name="m")))
 
 
 def test_the_newer_etag_of_an_object_stays() -> None:

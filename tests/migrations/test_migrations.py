@@ -1,0 +1,243 @@
+"""The journal's revisions: code and migrations agree, and a migration happens whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
+
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    JournalDamagedError,
+    LocalStorageError,
+    UnsupportedFormatError,
+)
+from ebooklet_tx.local import migrate, schema
+from ebooklet_tx.local.journal import Journal, put_meta
+from tests.pairs import Bench
+
+OTHER = "9998"
+"""A revision of a later version of this package, made up."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of the current revision with a fact in it."""
+    path = tmp_path / "x.journal"
+    journal = Journal.open(path, create=True)
+    with journal.transaction() as connection:
+        put_meta(connection, {"kept": "fact"})
+    journal.close()
+    return path
+
+
+def test_the_code_knows_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrate.migrations_folder()))
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.REVISION
+
+
+def test_the_migrations_make_the_tables_that_the_code_describes(path: Path, tmp_path: Path) -> None:
+    migrated = create_engine(f"sqlite:///{path}")
+    with migrated.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+    described = create_engine(f"sqlite:///{tmp_path / 'described'}")
+    schema.metadata.create_all(described)
+    a, b = inspect(migrated), inspect(described)
+    assert set(a.get_table_names()) == {*b.get_table_names(), "alembic_version"}
+    for table in b.get_table_names():
+        for kind in ("get_columns", "get_pk_constraint", "get_foreign_keys"):
+            assert repr(getattr(a, kind)(table)) == repr(getattr(b, kind)(table)), (table, kind)
+        assert table_options(path, table) == table_options(tmp_path / "described", table)
+    assert index_texts(path) == index_texts(tmp_path / "described")
+    migrated.dispose()
+    described.dispose()
+
+
+def ask(path: Path, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        return raw.execute(statement, parameters).fetchall()
+
+
+def table_options(path: Path, table: str) -> list[tuple[object, ...]]:
+    return ask(path, "SELECT type, wr, strict FROM pragma_table_list WHERE name = ?", table)
+
+
+def index_texts(path: Path) -> list[str]:
+    rows = ask(path, "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")
+    return [" ".join(str(row[0]).split()) for row in rows]
+
+
+def set_revision(path: Path, revision: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        raw.commit()
+
+
+def test_a_newer_journal_is_refused_and_left_alone(path: Path) -> None:
+    set_revision(path, OTHER)
+    before = path.read_bytes()
+    for create in (True, False):
+        with pytest.raises(UnsupportedFormatError, match="upgrade ebooklet_tx"):
+            Journal.open(path, create=create)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_journal_is_not_set_aside(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with bench.open() as db:
+        db["k"] = b"1"
+        db.changes().push()
+    set_revision(bench.journal(), OTHER)
+    for flag in ("r", "w", "c"):
+        with pytest.raises(UnsupportedFormatError, match="upgrade ebooklet_tx"):
+            bench.open("a", flag)
+    assert list(tmp_path.glob("*.aside-*")) == []
+
+
+def test_databases_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE TABLE alembic_version(version_num)")
+        raw.commit()
+    with pytest.raises(JournalDamagedError, match="no journal of ebooklet_tx"):
+        Journal.open(path, create=True)
+
+
+def test_opening_imports_alembic_only_for_a_migration(path: Path) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from ebooklet_tx.local.journal import Journal\n"
+        "import ebooklet_tx\n"
+        "Journal.open(pathlib.Path(sys.argv[1]), create=True).close()\n"
+        "print('alembic' in sys.modules)\n"
+    )
+
+    def run(journal: Path) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program, str(journal)], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert run(path) == "False"
+    assert run(path.with_name("new")) == "True"
+
+
+# -- an older journal ----------------------------------------------------------------------------
+
+NEXT_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{before}"
+branch_labels = None
+depends_on = None
+
+
+def upgrade():
+    op.add_column("meta", sa.Column("added", sa.Integer))
+    {then}
+"""
+
+
+@contextlib.contextmanager
+def later_version(folder: Path, monkeypatch: pytest.MonkeyPatch, then: str = "pass") -> Iterator[None]:
+    """The package as it will be with one more migration."""
+    migrations = folder / "migrations 100%"
+    shutil.copytree(migrate.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__"))
+    text = NEXT_REVISION.format(revision=OTHER, before=schema.REVISION, then=then)
+    (migrations / "versions" / f"{OTHER}_next.py").write_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "REVISION", OTHER)
+        patch.setattr(migrate, "migrations_folder", lambda: migrations)
+        yield
+
+
+def test_an_older_journal_is_copied_and_migrated(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with later_version(tmp_path, monkeypatch):
+        journal = Journal.open(path, create=True)
+        assert journal.get_meta("kept") == "fact"
+        journal.close()
+        assert ask(path, "SELECT version_num FROM alembic_version") == [(OTHER,)]
+        assert ask(path, "SELECT name, added FROM meta") == [("kept", None)]
+    copy = path.with_name(f"{path.name}.before-{schema.REVISION}")
+    assert ask(copy, "SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+    assert ask(copy, "SELECT name, value FROM meta") == [("kept", "fact")]
+    assert not list(tmp_path.glob("*.partial"))
+    # The copy is a journal that this version opens.
+    Journal.open(copy, create=True).close()
+
+
+def test_reading_migrates_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = pytest.raises(LocalStorageError, match="open the database for writing")
+    with later_version(tmp_path, monkeypatch), refused:
+        Journal.open(path, create=False)
+    assert ask(path, "SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+    assert not list(tmp_path.glob("*.before-*"))
+
+
+def test_a_failing_migration_leaves_the_old_journal(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = 'raise RuntimeError("no more")'
+    with later_version(tmp_path, monkeypatch, then=fails), pytest.raises(RuntimeError, match="no more"):
+        Journal.open(path, create=True)
+    assert ask(path, "SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+    assert "added" not in [row[1] for row in ask(path, "PRAGMA table_info(meta)")]
+    journal = Journal.open(path, create=True)
+    assert journal.get_meta("kept") == "fact"
+    journal.close()
+
+
+def test_a_database_of_an_older_version_is_migrated_by_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    with bench.open() as db:
+        db["k"] = b"1"
+        db.changes().push()
+    with later_version(tmp_path, monkeypatch):
+        with pytest.raises(LocalStorageError, match="open the database for writing"):
+            bench.open("a", "r")
+        with bench.open("a", "w") as db:
+            assert db["k"] == b"1"
+        with bench.open("a", "r") as db:
+            assert db["k"] == b"1"
+
+
+def test_migrations_run_by_the_package_alone() -> None:
+    from alembic import command
+
+    config = Config()
+    config.set_main_option("script_location", str(migrate.migrations_folder()))
+    with pytest.raises(InvalidArgumentError):
+        command.upgrade(config, "head")
+
+
+def test_a_package_without_its_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spec:
+        origin = str(tmp_path / "package" / "__init__.py")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: Spec)
+    with pytest.raises(UnsupportedFormatError, match="install the package again"):
+        migrate.migrations_folder()
+    inside = tmp_path / "package" / "migrations"
+    inside.mkdir(parents=True)
+    (inside / "env.py").touch()
+    assert migrate.migrations_folder() == inside
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UnsupportedFormatError, match="install it from a wheel"):
+        migrate.migrations_folder()

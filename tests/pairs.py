@@ -1,0 +1,97 @@
+"""Local pairs and folder remotes for the tests of sync: made, opened, compared, tampered with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ebooklet_tx
+from ebooklet_tx.database import Database
+from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.remote.retry import RetryPolicy
+
+
+@dataclass
+class Bench:
+    """A folder with one remote and any number of local copies of it."""
+
+    folder: Path
+    name: str = "db"
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.folder / 'remote' / self.name}"
+
+    @property
+    def root(self) -> Path:
+        """The remote's root object."""
+        return self.folder / "remote" / self.name
+
+    def objects(self, kind: str) -> list[Path]:
+        """The remote's packs or index segments, oldest first."""
+        found = (self.folder / "remote" / f"{self.name}.d" / kind).glob("*")
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+    def path(self, copy: str = "a") -> Path:
+        return self.folder / f"{copy}.blt"
+
+    def journal(self, copy: str = "a") -> Path:
+        return self.folder / f"{copy}.blt.journal"
+
+    def open(self, copy: str = "a", flag: str = "c", **options: Any) -> Database:
+        options.setdefault("lock", None)
+        options.setdefault("lock_timeout", 5.0)
+        options.setdefault("retry", RetryPolicy.without_backoff())
+        return ebooklet_tx.open(self.url, self.path(copy), flag, **options)
+
+    def contents(self, copy: str) -> dict[str, Any]:
+        """What a reader with this copy sees, metadata under the key ""."""
+        with self.open(copy, "r") as db:
+            found = dict(db.items())
+            assert len(db) == len(found)
+            metadata = db.get_metadata()
+        return found if metadata is None else found | {"": metadata}
+
+    _fresh = 0
+
+    def fresh_contents(self) -> dict[str, Any]:
+        """What a machine sees that has never had a copy."""
+        self._fresh += 1
+        return self.contents(f"fresh{self._fresh}")
+
+
+@contextmanager
+def writer_store(path: Path) -> Iterator[LocalStore]:
+    """The local half alone, opened for writing, with no remote asked."""
+    store = LocalStore.open_writer(path, create=False, timeout_seconds=5.0)
+    try:
+        yield store
+    finally:
+        store.abandon()
+
+
+def local_state(path: Path) -> dict[str, tuple[int, bytes | None, int]]:
+    """What the journal says of each key: pending operation, digest and timestamp."""
+    with writer_store(path) as store:
+        return {e.key: (e.pending, e.digest, e.timestamp_us) for e in store.journal.entries("1")}
+
+
+@contextmanager
+def mtime_kept(path: Path) -> Iterator[None]:
+    """Whatever is done to a file in here does not show in its modification time."""
+    before = path.stat()
+    yield
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def flip(path: Path, byte: int, bit: int) -> None:
+    """Flips one bit of a file in place."""
+    with path.open("r+b") as file:
+        file.seek(byte)
+        (old,) = file.read(1)
+        file.seek(byte)
+        file.write(bytes([old ^ (1 << bit)]))
