@@ -126,7 +126,7 @@ class Lease:
             return False
         self.taken_over = owes_fence(step, seen)
         if step is Step.TAKE_OVER and seen is not None and seen.record is not None:
-            _log.warning("the lock %s was taken over from %s", self._key, _describe(seen.record))
+            _log.warning("the lock %s was taken over from %s", self._key, describe(seen.record))
         return True
 
     def _look(self) -> Seen | None:
@@ -278,7 +278,7 @@ class Lease:
         )
 
     def _who_holds(self, seen: Seen, waited_seconds: float) -> str:
-        who = _describe(seen.record) if seen.record is not None else "somebody unknown"
+        who = describe(seen.record) if seen.record is not None else "somebody unknown"
         return (
             f"the database is locked by {who} (lock {self._name}); it did not let go within "
             f"{waited_seconds:.0f} seconds; wait longer with lock_timeout, or, when that writer is surely gone, "
@@ -286,7 +286,8 @@ class Lease:
         )
 
 
-def _describe(record: LeaseRecord) -> str:
+def describe(record: LeaseRecord) -> str:
+    """Names a holder for people: its host, process and age."""
     age = max(0.0, time.time() - record.acquired_at_us / 1e6)
     return f"{record.holder.host}, process {record.holder.pid}, for {age:.0f} seconds"
 
@@ -300,4 +301,4 @@ def force_release(store: ObjectStore, key: str) -> str | None:
     record = replace(lease._record(held=False), acquired_at_us=time.time_ns() // 1000, fence_owed=True)
     if lease._write(record, seen.etag) is None:
         raise LockTimeoutError(f"the lock {key!r} at {store.location} changed meanwhile: its holder is alive")
-    return _describe(seen.record) if seen.record is not None else "somebody unknown"
+    return describe(seen.record) if seen.record is not None else "somebody unknown"

@@ -20,6 +20,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import Error, LockLostError, LockTimeoutError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.remote.lease import describe
 from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, Watch, decode_lease, encode_lease, poll_seconds
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore, StoredObject
@@ -288,10 +289,7 @@ class TicketLock:
 
     def _who_holds(self, key: str) -> str:
         record = self._record_of(key)
-        who = "somebody unknown"
-        if record is not None:
-            age = max(0.0, time.time() - record.acquired_at_us / 1e6)
-            who = f"{record.holder.host}, process {record.holder.pid}, for {age:.0f} seconds"
+        who = describe(record) if record is not None else "somebody unknown"
         return (
             f"the database is locked by {who} (ticket {key!r} at {self._store.location}); wait longer with "
             "lock_timeout, or, when that writer is surely gone, use force_lock=True or "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,8 +58,6 @@ TOMBSTONES_WORTH_DROPPING = 1000
 KEPT_LOG_ROWS = 10_000
 MAX_ROUNDS = 200
 CROWD_SECONDS = 0.02
-
-_log = logging.getLogger("ebooklet_tx")
 
 
 @dataclass(frozen=True, slots=True)
