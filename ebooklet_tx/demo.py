@@ -30,12 +30,12 @@ from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import Error, InvalidArgumentError, ObjectMissingError
 from ebooklet_tx.opening import open as open_database
-from ebooklet_tx.opening import remote_at
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.counting import CountingStore
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.repair import recover
 from ebooklet_tx.reports import RecoverReport
+from ebooklet_tx.sync.place import remote_at
 
 CHANGED_COUNT = 50
 PACKED_VALUE_BYTES = 4 * 1024

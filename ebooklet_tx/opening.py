@@ -10,9 +10,9 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
-from ebooklet_tx.connection import Connection, HTTPConnection, parse_connection
+from ebooklet_tx.connection import HTTPConnection, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -26,12 +26,8 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.serializers import CUSTOM, resolve, stored_name
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import model_header
-from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.probe import Quoting
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.root import Manifest
-from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.locking import (
     begin_locked,
     find_out,
@@ -39,6 +35,7 @@ from ebooklet_tx.sync.locking import (
     new_lock,
     settle_conditions,
 )
+from ebooklet_tx.sync.place import StoreWrapper, remote_at
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
     mark_replacing,
@@ -50,8 +47,6 @@ from ebooklet_tx.sync.pull import (
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 
 READER_WAIT_SECONDS = 0.5
-
-StoreWrapper: TypeAlias = Callable[[ObjectStore], ObjectStore]
 
 
 def open(
@@ -131,42 +126,6 @@ def open(
         remote.store.close()
         raise
     return Database(session, serializer, connection, buffer_size=buffer_size)
-
-
-def remote_at(
-    connection: Connection,
-    *,
-    retry: RetryPolicy | None = None,
-    for_writing: bool = False,
-    wrap: StoreWrapper | None = None,
-    conditional_writes: bool | str = "auto",
-) -> Remote:
-    """Returns the remote at a place; nothing is sent yet.
-
-    Args:
-        connection: The place.
-        retry: How failing requests are tried again; None for the connection's own.
-        for_writing: Whether writes are meant.
-        wrap: Puts a store of the caller's below the retries, to count requests or to fail them.
-        conditional_writes: "auto", or whether they work.
-    """
-    if conditional_writes not in ("auto", True, False):
-        raise InvalidArgumentError(
-            f"conditional_writes must be 'auto', True or False, not {conditional_writes!r}"
-        )
-    store = open_store(connection, policy=retry, for_writing=for_writing)
-    unknown = conditional_writes == "auto" and not getattr(store.inner, "is_aws", True)
-    probing = store.inner if unknown else None
-    if wrap is not None:
-        store.inner = wrap(store.inner)
-    return Remote(
-        store,
-        ObjectNames(connection.key),
-        store.policy,
-        threads=getattr(connection, "threads", 8),
-        conditional=conditional_writes is not False,
-        probing=cast("Quoting | None", probing),
-    )
 
 
 def _local_path(file_path: Any) -> Path:

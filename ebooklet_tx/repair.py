@@ -18,11 +18,11 @@ from ebooklet_tx.errors import Error
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.serializers import stored_name
 from ebooklet_tx.local.store import LocalStore
-from ebooklet_tx.opening import StoreWrapper, remote_at
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
 from ebooklet_tx.sync.conflicts import Conflict, conflicts_in
+from ebooklet_tx.sync.place import StoreWrapper, remote_at
 from ebooklet_tx.sync.pull import note_connection
 from ebooklet_tx.sync.push import PushResult
 from ebooklet_tx.sync.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote

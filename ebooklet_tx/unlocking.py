@@ -15,10 +15,10 @@ from ebooklet_tx.connection import Connection, HTTPConnection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.local.recovery import journal_path
-from ebooklet_tx.opening import StoreWrapper, remote_at
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.locking import unlock as remove_lock
+from ebooklet_tx.sync.place import StoreWrapper, remote_at
 
 
 def unlock(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ebooklet_tx import ConflictError, Database, LockTimeoutError, WeakStoreWarning
-from ebooklet_tx.opening import remote_at
 from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS
 from ebooklet_tx.remote.lease_rules import MAX_POLL_SECONDS
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync import locking
+from ebooklet_tx.sync.place import remote_at
 from tests.places import Place, new_place
 from tests.processes import Worker, workers
 from tests.writer_processes import hold, open_at
