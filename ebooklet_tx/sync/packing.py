@@ -9,7 +9,8 @@ the note of it finds the object by its name, and sends nothing again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -22,6 +23,12 @@ from ebooklet_tx.sync.session import Remote, Session
 
 PART_BYTES = 8 * 2**20
 PACKS_IN_FLIGHT = 4
+
+REUSED_FOR_SECONDS = 6 * 3600.0
+"""How long after its sending began a pack may be named by a commit as it is.
+
+`collect` deletes packs that no root names once they are a day old. An older one is copied to a new name
+first, which makes it as new as one just sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +66,32 @@ def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Plac
     What an earlier push of this journal brought there, as `settle_uploads` has found, is used and not
     sent again. When this raises, what has arrived is recorded.
     """
-    places = _known_places(session)
+    _send_missing(session, entries)
+    while renew_old_uploads(session):
+        _send_missing(session, entries)
+    return known_places(session)
+
+
+def _send_missing(session: Session, entries: Sequence[Entry]) -> None:
+    places = known_places(session)
     # In the order of the file, so that the disk is read from front to back.
     missing = sorted(
         (entry for entry in entries if entry.digest not in places),
         key=lambda entry: (entry.local_offset_bytes or 0, entry.key),
     )
     small = [entry for entry in missing if record_bytes(entry.key, entry.length_bytes) <= PACK_BYTES]
+    send_packs(session, _packs(session, small))
+    for entry in missing:
+        if record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
+            _send_large(session, entry)
+
+
+def send_packs(session: Session, packs: Iterable[tuple[str, bytes, Sequence[PackedValue]]]) -> None:
+    """Sends packs (name, bytes, what is in them), some at once, and records each that arrives."""
     with ThreadPoolExecutor(max_workers=max(1, min(PACKS_IN_FLIGHT, session.remote.threads))) as pool:
         running: set[Future[None]] = set()
         try:
-            for name, data, values in _packs(session, small):
+            for name, data, values in packs:
                 running.add(pool.submit(_send_pack, session, name, data, values))
                 if len(running) >= PACKS_IN_FLIGHT:
                     running = _finished(running)
@@ -79,10 +101,46 @@ def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Plac
             for future in running:
                 future.cancel()
             raise
-    for entry in missing:
-        if record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
-            _send_large(session, entry)
-    return _known_places(session)
+
+
+def renew_old_uploads(session: Session) -> bool:
+    """Copies packs that were sent long ago to new names; True when one turned out to be gone.
+
+    Times are this journal's own, of one machine; where its clock was put forward or back, a pack is copied
+    once too often.
+    """
+    with session.mutex, session.journal.reading() as raw:
+        rows = raw.execute("SELECT name, begun_at_us FROM upload WHERE etag IS NOT NULL").fetchall()
+    old = [name for name, begun_at_us in rows if abs(now_us() - begun_at_us) > REUSED_FOR_SECONDS * 1e6]
+    gone = [name for name in old if not _renewed(session, name)]
+    return bool(gone)
+
+
+def _renewed(session: Session, name: str) -> bool:
+    """Copies a pack to a new name, of which no collect knows, and uses that; False when it is gone."""
+    names = session.remote.names
+    fresh, begun_at_us = names.new_pack(), now_us()
+    try:
+        etag = session.remote.store.copy(names.object(name), names.object(fresh))
+    except ObjectMissingError:
+        with session.mutex, session.journal.transaction() as connection:
+            _forget_upload(driver(connection), name)
+        return False
+    with session.mutex, session.journal.transaction() as connection:
+        raw = driver(connection)
+        raw.execute(
+            "INSERT INTO upload(name, size_bytes, etag, begun_at_us) "
+            "SELECT ?, size_bytes, ?, ? FROM upload WHERE name = ?",
+            (fresh, etag, begun_at_us, name),
+        )
+        raw.execute("UPDATE packed SET name = ? WHERE name = ?", (fresh, name))
+        _forget_upload(raw, name)
+    return True
+
+
+def _forget_upload(raw: sqlite3.Connection, name: str) -> None:
+    raw.execute("DELETE FROM packed WHERE name = ?", (name,))
+    raw.execute("DELETE FROM upload WHERE name = ?", (name,))
 
 
 def forget_uploads(session: Session) -> None:
@@ -107,7 +165,8 @@ def _finished(running: set[Future[None]]) -> set[Future[None]]:
     return rest
 
 
-def _known_places(session: Session) -> dict[bytes, Place]:
+def known_places(session: Session) -> dict[bytes, Place]:
+    """Returns where values lie in packs that have arrived and belong to no commit yet, by digest."""
     with session.mutex, session.journal.reading() as raw:
         rows = raw.execute(
             "SELECT p.digest, p.name, p.offset_bytes, p.length_bytes FROM packed AS p "
@@ -133,8 +192,7 @@ def settle_uploads(session: Session) -> int:
             if known is not None and known.size_bytes == size_bytes:
                 raw.execute("UPDATE upload SET etag = ? WHERE name = ?", (known.etag, name))
             elif etag is not None or upload_id is None:
-                raw.execute("DELETE FROM packed WHERE name = ?", (name,))
-                raw.execute("DELETE FROM upload WHERE name = ?", (name,))
+                _forget_upload(raw, name)
     return len(upload_refs(session))
 
 

@@ -21,7 +21,7 @@ import booklet
 
 import ebooklet_tx
 from ebooklet_tx.local import migrate
-from ebooklet_tx.sync import packing, push
+from ebooklet_tx.sync import building, packing
 
 FILE = "a.blt"
 READER_FILE = "reader.blt"
@@ -458,7 +458,7 @@ def small_packs() -> Iterator[None]:
     with (
         mock.patch.object(packing, "PACK_BYTES", PUSH_PACK_BYTES),
         mock.patch.object(packing, "PART_BYTES", PUSH_PART_BYTES),
-        mock.patch.object(push, "ROOT_TAIL_LIMIT_BYTES", PUSH_TAIL_BYTES),
+        mock.patch.object(building, "ROOT_TAIL_LIMIT_BYTES", PUSH_TAIL_BYTES),
     ):
         yield
 

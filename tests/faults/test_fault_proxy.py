@@ -26,7 +26,7 @@ from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.probe import Conditional, probe
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.sync import push
+from ebooklet_tx.sync import building
 from tests.places import new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy, s3_proxy
 
@@ -228,7 +228,7 @@ def test_a_push_whose_values_ride_in_the_root(world: World, capsys: pytest.Captu
 def test_a_push_that_writes_a_segment(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "ROOT_TAIL_LIMIT_BYTES", 100)
+    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 100)
     with world.open("c", faulty=False) as db:
         world.write(db, 3, 10)
         world.push(db)
@@ -291,10 +291,10 @@ def test_a_pull(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: p
         db = world.keep(world.open("w", faulty=True, timeout=timeout))
 
         def news(db: Database = db) -> None:
-            monkeypatch.setattr(push, "ROOT_TAIL_LIMIT_BYTES", 100)
+            monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 100)
             world.write(writer, 3, 10)
             world.push(writer)
-            monkeypatch.setattr(push, "ROOT_TAIL_LIMIT_BYTES", 60_000)
+            monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 60_000)
             world.write(writer, 3, 10)
             world.push(writer)
             assert db.changes().pull().changed

@@ -17,7 +17,7 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.sync import locking, push
+from ebooklet_tx.sync import building, locking
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
 
@@ -174,7 +174,7 @@ def test_a_database_started_anew_replaces_one_whose_lock_was_once_taken_over(sho
 
 @pytest.mark.parametrize("lock", ["exclusive", None])
 def test_a_segment_is_written_and_read(shop: Shop, lock: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "ROOT_TAIL_LIMIT_BYTES", 2000)
+    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 2000)
     model: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WeakStoreWarning)

@@ -34,12 +34,12 @@ from hypothesis.stateful import (
 )
 
 import ebooklet_tx
-from ebooklet_tx import opening
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.local.store import iter_pages
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.root import Root, decode_root
+from ebooklet_tx.sync import place
 from ebooklet_tx.sync.conflicts import ConflictError
 from ebooklet_tx.sync.pull import read_intents
 from ebooklet_tx.sync.session import read_base
@@ -49,10 +49,10 @@ from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPus
 from tests.store_wrappers import PassingStore
 
 SMALL_LIMITS = {
-    "ebooklet_tx.sync.push.INLINE_TOTAL_BYTES": 300,
-    "ebooklet_tx.sync.push.INLINE_VALUE_BYTES": 100,
-    "ebooklet_tx.sync.push.ROOT_TAIL_LIMIT_BYTES": 1200,
-    "ebooklet_tx.sync.push.TOMBSTONES_WORTH_DROPPING": 4,
+    "ebooklet_tx.sync.building.INLINE_TOTAL_BYTES": 300,
+    "ebooklet_tx.sync.building.INLINE_VALUE_BYTES": 100,
+    "ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES": 1200,
+    "ebooklet_tx.sync.building.TOMBSTONES_WORTH_DROPPING": 4,
     "ebooklet_tx.sync.pull.MAX_IMAGES": 2,
     "ebooklet_tx.sync.packing.PACK_BYTES": 500,
     "ebooklet_tx.sync.packing.PART_BYTES": 256,
@@ -254,13 +254,13 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.patches = contextlib.ExitStack()
         for target, value in SMALL_LIMITS.items():
             self.patches.enter_context(mock.patch(target, value))
-        genuine = opening.open_store
+        genuine = place.open_store
 
         def open_store(*arguments: Any, **options: Any) -> RetryingStore:
             store = genuine(*arguments, **options)
             return RetryingStore(SwitchedStore(store.inner), store.policy)
 
-        self.patches.enter_context(mock.patch.object(opening, "open_store", open_store))
+        self.patches.enter_context(mock.patch.object(place, "open_store", open_store))
         self.patches.enter_context(mock.patch("ebooklet_tx.database.timestamp_us", self.clock.stamp))
         self.patches.enter_context(mock.patch("ebooklet_tx.local.recovery.now_us", self.clock.tick))
 
@@ -440,6 +440,8 @@ class DatabaseMachine(RuleBasedStateMachine):
         answered = newest is not None and base_id == newest.commit_id
         if before != model.head and (answered or applied):
             model.pull(self.remote)
+        # Before it sends anything, a push drops what another writer has set just so.
+        model.drop_agreeing(kept={entry.key for entry in journal.pending_entries()})
         if applied and answered:
             model.finish_push(self.remote)
         open_ids = [intent.commit_id for intent in read_intents(journal)]

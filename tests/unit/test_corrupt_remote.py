@@ -30,15 +30,15 @@ EXPECTED = VALUES | {"": {"m": 1}}
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A remote of a root with a tail, one index segment and one pack; copy "a" wrote it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ebooklet_tx.sync.push.INLINE_TOTAL_BYTES", 1000)
-        patch.setattr("ebooklet_tx.sync.push.ROOT_TAIL_LIMIT_BYTES", 300)
+        patch.setattr("ebooklet_tx.sync.building.INLINE_TOTAL_BYTES", 1000)
+        patch.setattr("ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES", 300)
         bench = Bench(tmp_path_factory.mktemp("sound"))
         with bench.open("a") as db:
             for key, value in VALUES.items():
                 if key != "inline":
                     db[key] = value
             db.changes().push()
-            patch.setattr("ebooklet_tx.sync.push.ROOT_TAIL_LIMIT_BYTES", 64_000)
+            patch.setattr("ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES", 64_000)
             db["inline"] = VALUES["inline"]
             db.set_metadata({"m": 1})
             db.changes().push()
@@ -241,7 +241,7 @@ def test_a_pull_of_a_damaged_segment_changes_nothing(sound: Bench, tmp_path: Pat
     with bench.open("b", "w") as db:
         assert dict(db.items()) == VALUES
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ebooklet_tx.sync.push.ROOT_TAIL_LIMIT_BYTES", 300)
+        patch.setattr("ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES", 300)
         with bench.open("a", "w") as db:
             db["later"] = b"1" * 500
             db.changes().push()

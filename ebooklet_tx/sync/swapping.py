@@ -1,0 +1,201 @@
+"""Swapping a commit in: the compare-and-swap of the root, and finding out what became of it.
+
+Owns the journal's `intent` table. The invariant: the intent, written before the swap, holds the
+commit's rows, so that whoever learns that the swap took place can make them the base, whatever has
+happened to the process or the answer. No answer but a plain success is believed before the root has
+been read back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ebooklet_tx.errors import (
+    OfflineError,
+    PreconditionFailedError,
+    RemoteMissingError,
+    TransientStoreError,
+)
+from ebooklet_tx.local.journal import Entry, driver, now_us
+from ebooklet_tx.remote.segment import read_segment
+from ebooklet_tx.sync.building import Commit
+from ebooklet_tx.sync.pull import (
+    FetchedRoot,
+    is_logged,
+    pull,
+    read_root_or_none,
+    replacement_applied,
+    take_in_root,
+)
+from ebooklet_tx.sync.session import Session, base_facts, read_base
+from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
+from ebooklet_tx.sync.take_in import take_in
+
+KEYS_PER_STATEMENT = 500
+"""How many keys one statement looks up; SQLite before 3.32 binds up to 999 parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a swap; no ETag when others have already committed on top of it."""
+
+    applied: bool
+    etag: str | None = None
+
+
+def write_intent(session: Session, commit: Commit, base_etag: str | None, entries: Sequence[Entry]) -> bool:
+    """Notes what is about to be swapped in; False when the commit says what is not wanted any more.
+
+    Until the intent stands, an operation that is undone leaves nothing behind, and the commit would
+    bring it back. What is undone later stays pending, on top of the commit.
+    """
+    with session.mutex, session.journal.transaction() as connection:
+        raw = driver(connection)
+        if not _all_wanted(raw, [entry.key for entry in entries]):
+            return False
+        raw.execute(
+            "INSERT INTO intent(commit_id, seq, base_etag, image, begun_at_us) VALUES (?, ?, ?, ?, ?)",
+            (commit.manifest.commit_id, commit.manifest.seq, base_etag, commit.image_blob, now_us()),
+        )
+    return True
+
+
+def _all_wanted(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
+    """True when each of the keys, no two of which are equal, still has a pending operation."""
+    found = 0
+    for start in range(0, len(keys), KEYS_PER_STATEMENT):
+        chunk = keys[start : start + KEYS_PER_STATEMENT]
+        marks = ", ".join("?" * len(chunk))
+        (count,) = raw.execute(
+            f"SELECT count(*) FROM entry WHERE pending != 0 AND key IN ({marks})", chunk
+        ).fetchone()
+        found += count
+    return found == len(keys)
+
+
+def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
+    """Puts the root if the old one is still there.
+
+    Whatever is not a plain success is read back before it means anything: an answer may be lost,
+    and a store may report a loser's or a winner's write in any way it likes.
+    """
+    if not session.remote.conditional:
+        return _swap_in_turn(session, commit, base_etag)
+    remote = session.remote
+    outcome = Outcome(applied=False)
+    for attempt in remote.policy.attempts_for("push", location=remote.store.location, key=remote.names.root):
+        with attempt:
+            try:
+                outcome = Outcome(
+                    applied=True,
+                    etag=remote.store.put(
+                        remote.names.root,
+                        commit.root,
+                        if_match=base_etag,
+                        if_absent=base_etag is None,
+                        metadata=_metadata(commit),
+                    ),
+                )
+            except (PreconditionFailedError, TransientStoreError) as error:
+                outcome = _read_back(session, commit, base_etag, error)
+    return outcome
+
+
+def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
+    """Puts the root where conditions don't work: in one's turn, reading it before and after.
+
+    Weaker than a compare-and-swap: a holder that stands still between reading and writing for
+    longer than its ticket lasts can overwrite another's commit. Reading afterwards tells it so.
+    """
+    remote = session.remote
+    held = session.lock or session.turn
+    turn = session.commit_lock() if held is None and session.commit_lock is not None else None
+    if turn is not None:
+        turn.acquire(session.commit_timeout_seconds)
+    try:
+        lock = turn or held
+        if lock is not None:
+            lock.check()
+        there = read_root_or_none(remote)
+        if (there.etag if there is not None else None) != base_etag:
+            return _read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
+        try:
+            remote.store.put(remote.names.root, commit.root, metadata=_metadata(commit))
+        except OfflineError as error:
+            return _read_back(session, commit, base_etag, error)
+        return _read_back(session, commit, base_etag, PreconditionFailedError("the root was overwritten"))
+    except TransientStoreError as error:
+        raise OfflineError(
+            f"the commit did not arrive at {remote.root_place}, or does not show yet; every operation is "
+            f"pending, push again. Last failure: {error}"
+        ) from error
+    finally:
+        if turn is not None:
+            turn.release()
+
+
+def _metadata(commit: Commit) -> dict[str, str]:
+    return {"commit-id": commit.manifest.commit_id}
+
+
+def _read_back(session: Session, commit: Commit, base_etag: str | None, failure: Exception) -> Outcome:
+    """Finds out what became of a swap.
+
+    Raises:
+        TransientStoreError: The old root is still there: the swap may be tried again as it is.
+    """
+    remote = session.remote
+    with session.mutex:
+        base = read_base(session.journal)
+    fetched = read_root_or_none(remote)
+    commit_id = commit.manifest.commit_id
+    verdict = judge(_seen(fetched), commit_id=commit_id, base_etag=base_etag)
+    if verdict is Verdict.GONE:
+        raise RemoteMissingError(
+            f"the database {remote.root_place} was deleted by somebody; everything is pending, "
+            "push(force_push=True) writes it anew"
+        ) from failure
+    if verdict is Verdict.UNTOUCHED or fetched is None:
+        asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
+        raise TransientStoreError(str(failure), retry_after_seconds=asked_seconds) from failure
+    if verdict is Verdict.OURS:
+        return Outcome(applied=True, etag=fetched.etag)
+    with session.mutex:
+        replacing = bool(session.journal.get_meta("replace_remote"))
+    if replacing and not replacement_applied(session, fetched):
+        return Outcome(applied=False)
+    # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
+    if take_in_root(session, fetched, since=base) is None:
+        pull(session)
+    # Not what this pull settled: another thread's may have come first.
+    with session.mutex:
+        return Outcome(applied=is_logged(session.journal, commit_id))
+
+
+def _seen(fetched: FetchedRoot | None) -> RootSeen | None:
+    if fetched is None:
+        return None
+    return RootSeen(fetched.etag, fetched.manifest.commit_id, fetched.manifest.fence)
+
+
+def finish(session: Session, commit: Commit, etag: str) -> None:
+    """Makes a commit that took place the base; what was written since stays pending on top of it."""
+    image = read_segment(commit.image_blob, name="the commit just pushed")
+    facts: dict[str, Any] = base_facts(commit.manifest, etag, commit.tail)
+    with session.mutex:
+        if read_base(session.journal).seq >= commit.manifest.seq:
+            # A pull in another thread has come across the commit, and maybe others on top.
+            return
+        take_in(
+            session.journal,
+            [image],
+            base_seq=commit.manifest.seq - 1,
+            facts=facts | {"replace_remote": None},
+            own_seq=commit.manifest.seq,
+        )
+
+
+__all__ = ["Outcome", "finish", "swap", "write_intent"]
