@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from ebooklet_tx.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from ebooklet_tx.remote_session import RemoteSession
 
 MAX_DATABASE_KEY_BYTES = 900
 """S3 allows 1,024 bytes; what the database appends to its key must fit as well."""
@@ -25,6 +28,12 @@ _ACCEPTED = (
     "an S3Connection, DirectoryConnection or HTTPConnection; a URL str (s3://bucket/key, "
     "file:///folder/name, https://host/path); or a dict from a connection's to_dict()"
 )
+
+_PUT_ARGUMENTS = ("sse", "sse_kms_key_id", "storage_class", "acl")
+"""What an `S3Connection` asks of the store for the objects that it writes."""
+
+_URL_OPTIONS = ("endpoint_url", "region", "profile", *_PUT_ARGUMENTS)
+"""What the query of an s3 URL may say."""
 
 _SECRET_PARAMETERS = frozenset(
     {
@@ -91,6 +100,21 @@ class _Place:
     def _place(self) -> tuple[str, ...]:
         raise NotImplementedError
 
+    def open(self, flag: str = "r") -> RemoteSession:
+        """Opens the remote itself, without a local file; see `RemoteSession`.
+
+        Args:
+            flag: `r` to read what the remote says of its database; `w`, `c` or `n` to delete it as well, or
+                to break its locks. Nothing is sent or changed by opening.
+
+        Raises:
+            ReadOnlyError: The place can only be read, and the flag is another than `r`.
+        """
+        # The session stands on all of sync, which stands on this module.
+        from ebooklet_tx.remote_session import RemoteSession
+
+        return RemoteSession(parse_connection(self), flag)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Place):
             return NotImplemented
@@ -121,6 +145,11 @@ class S3Connection(_Place):
         profile: A profile name of the shared AWS configuration.
         session_token: The token belonging to temporary credentials.
         region: The bucket's region.
+        sse: How the store encrypts what is written, `AES256` or `aws:kms`; None for the bucket's default.
+        sse_kms_key_id: The KMS key to encrypt with; needs `sse="aws:kms"` or `"aws:kms:dsse"`.
+        storage_class: The storage class of the packs, which hold the values. Readers read ranges of
+            them at once, so one that archives makes values unreadable. All else keeps the bucket's default.
+        acl: The canned ACL of everything but locks, as `public-read` for a public database.
     """
 
     access_key_id: str | None = None
@@ -136,12 +165,18 @@ class S3Connection(_Place):
     profile: str | None = None
     session_token: str | None = None
     region: str | None = None
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    storage_class: str | None = None
+    acl: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("access_key_id", "access_key", "session_token", "profile", "region"):
+        for name in ("access_key_id", "access_key", "session_token", "profile", "region", *_PUT_ARGUMENTS):
             _check_optional_text(getattr(self, name), name)
         self._check_place()
         self._check_credentials()
+        if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
+            raise InvalidArgumentError('sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse" beside it')
         _check_number(self.threads, "threads", minimum=1, whole=True)
         _check_number(self.retries, "retries", minimum=0, whole=True)
         _check_number(self.read_timeout, "read_timeout", minimum=0.001, whole=False)
@@ -184,8 +219,7 @@ class S3Connection(_Place):
         """Names the place; holds no credential, and `parse_connection` reads it back."""
         if self.bucket is None:
             return without_secrets(self.db_url or "")
-        options = {"endpoint_url": self.endpoint_url, "region": self.region}
-        query = urlencode({name: value for name, value in options.items() if value is not None})
+        query = urlencode(self._given("endpoint_url", "region", *_PUT_ARGUMENTS))
         return f"s3://{self.bucket}/{quote(self.key)}" + (f"?{query}" if query else "")
 
     def to_dict(self) -> dict[str, str | None]:
@@ -196,9 +230,10 @@ class S3Connection(_Place):
             "endpoint_url": self.endpoint_url,
             "db_url": without_secrets(self.db_url) if self.db_url is not None else None,
         }
-        if self.region is not None:
-            place["region"] = self.region
-        return place
+        return place | self._given("region", *_PUT_ARGUMENTS)
+
+    def _given(self, *names: str) -> dict[str, str]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _place(self) -> tuple[str, ...]:
         if self.bucket is None:
@@ -285,14 +320,35 @@ Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection
 _S3_FIELDS = frozenset(name for name in S3Connection.__dataclass_fields__ if name != "_")
 
 
-def parse_connection(source: object) -> Connection:
-    """Returns the connection that an object, a URL or a dict describes.
+def connect(source: object) -> Connection:
+    """Returns the connection that a URL, a dict or an entry of a connection group describes.
+
+    Nothing is sent, and no credential is looked up: a connection only names a place. What `open` takes
+    as its first argument is what this takes.
 
     Args:
-        source: A connection; a URL (`s3://bucket/key?endpoint_url=&region=&profile=`,
-            `file:///folder/name`, `http(s)://...` for reading only); a dict with the arguments of a
-            connection or with `url`; or an entry of a connection group, a dict holding such a dict
-            under `remote_conn`.
+        source: A URL: `s3://bucket/key`, whose query may give `endpoint_url`, `region`, `profile`, `sse`,
+            `sse_kms_key_id`, `storage_class` and `acl`; `file:///folder/name`; or `http(s)://...` for
+            reading only. A dict with the arguments of a connection, or with `url`. An entry of a connection
+            group, a dict holding such a dict under `remote_conn`. Or a connection, returned as it is.
+
+    Example:
+        remote = connect("s3://my-bucket/stations.blt?endpoint_url=https://s3.example.org&region=eu-1")
+        with ebooklet_tx.open(remote, "stations.blt") as db:
+            ...
+
+    Raises:
+        InvalidArgumentError: It is none of these, or does not name a usable place.
+    """
+    return parse_connection(source, "source")
+
+
+def parse_connection(source: object, argument: str = "remote_conn") -> Connection:
+    """Returns the connection that an object, a URL or a dict describes, as `connect` does.
+
+    Args:
+        source: What `connect` takes.
+        argument: How messages call it.
 
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable place.
@@ -300,10 +356,16 @@ def parse_connection(source: object) -> Connection:
     if isinstance(source, S3Connection | DirectoryConnection | HTTPConnection):
         return source
     if isinstance(source, str):
-        return _parse_url(source)
+        try:
+            return _parse_url(source)
+        except InvalidArgumentError as error:
+            # The str itself is not shown: it may hold a credential.
+            raise InvalidArgumentError(f"{argument} can't be used: {error}") from None
     if isinstance(source, Mapping):
         return _parse_mapping(source)
-    raise InvalidArgumentError(f"a {type(source).__name__} is no connection; accepted are {_ACCEPTED}")
+    raise InvalidArgumentError(
+        f"{argument} is a {type(source).__name__}, which is no connection; accepted are {_ACCEPTED}"
+    )
 
 
 def _parse_mapping(source: Mapping[Any, Any]) -> Connection:
@@ -346,10 +408,10 @@ def _parse_s3_url(url: str) -> S3Connection:
     if parts.fragment:
         raise InvalidArgumentError("the s3 URL has a '#'; write it as %23 if it belongs to the key")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(options.keys() - {"endpoint_url", "region", "profile"})
+    unknown = sorted(options.keys() - set(_URL_OPTIONS))
     if unknown:
         raise InvalidArgumentError(
-            f"the s3 URL has unknown parameters {unknown}; known are endpoint_url, region and profile"
+            f"the s3 URL has unknown parameters {unknown}; known are {', '.join(_URL_OPTIONS)}"
         )
     return S3Connection(
         db_key=unquote(parts.path.removeprefix("/")), bucket=unquote(parts.netloc), **_options(options)

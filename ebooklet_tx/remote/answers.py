@@ -47,17 +47,22 @@ _TRANSIENT_CODES = frozenset(
 )
 # The body did not arrive as it was sent; the store has thrown it away.
 _DAMAGED_ON_THE_WAY_CODES = frozenset({"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
-EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+# What newer credentials may put right: the store says of a token of long ago that it knows none such.
+RENEWAL_CODES = EXPIRED_CODES | {"InvalidToken"}
 
 _WAYS_OUT = {
     "NoSuchBucket": "no such bucket: check its name and the endpoint, or create it",
     "InvalidAccessKeyId": "the access key is unknown: check access_key_id",
     "SignatureDoesNotMatch": "the signature does not match: check access_key and region",
-    "InvalidToken": "the session token is not valid: get new credentials",
+    "InvalidToken": "the session token is not valid, or expired long ago: get new credentials",
     "RequestTimeTooSkewed": "the clocks differ too much: set this machine's clock",
     "AuthorizationHeaderMalformed": "the signature names a wrong region: give the bucket's region",
     "PermanentRedirect": "the bucket is elsewhere: give its region or endpoint_url",
     "IllegalLocationConstraintException": "the bucket is in another region: give its region",
+    "AccessControlListNotSupported": "the bucket takes no ACLs: leave acl out; a bucket policy makes it public",
+    "InvalidStorageClass": "the store does not know the storage class: change storage_class, or leave it out",
+    "InvalidObjectState": "the object is archived: restore it, and use a storage_class that is readable at once",
 }
 
 

@@ -1,7 +1,8 @@
 """An object store read from a public http(s) address.
 
 Owns no state and keeps no connection open. The invariants: it never writes, no request leaves http
-and https whatever a server redirects to, and no answer makes it take in more bytes than the limit.
+and https, nor https for http, whatever a server redirects to, no answer makes it take in more bytes
+than the limit, and bytes that a server has transformed are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ebooklet_tx.connection import HTTPConnection, check_object_key, without_secrets
@@ -44,6 +45,8 @@ from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 
 _CHUNK_BYTES = 1 << 20
+_PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
+"""Some stores repeat how an upload travelled, although they send the bytes as they are."""
 _URL_SAFE = "/%:@!$&'()*+,;=~"
 
 
@@ -62,7 +65,8 @@ class HTTPStore:
     server's own: where it copies a bucket, they are not the bucket's.
 
     A server that knows neither Range nor conditions still works: its answers are cut, and an ETag
-    that it does not send is made from the content.
+    that it does not send is made from the content. One that compresses unasked is told of: a range of
+    compressed bytes is none of the object.
     """
 
     def __init__(
@@ -197,6 +201,7 @@ class HTTPStore:
         asked = urllib.request.Request(self._address(request.key), headers=headers, method=method)  # noqa: S310
         try:
             with self._opener.open(asked, timeout=self._timeout_seconds) as answer:
+                _check_encoding(request, answer)
                 yield answer
         except urllib.error.HTTPError as error:
             with error:
@@ -251,7 +256,7 @@ def _http_only_opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _SafeRedirects(),
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
@@ -259,9 +264,40 @@ def _http_only_opener() -> urllib.request.OpenerDirector:
     return opener
 
 
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none that gives encryption up."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        # Without a next request, the redirect itself is the answer, which then counts as a refusal.
+        if req.type == "https" and urlsplit(newurl).scheme.lower() != "https":
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_encoding(request: Request, answer: _Answer) -> None:
+    encoding = (answer.headers.get("Content-Encoding") or "").strip().lower()
+    if encoding not in _PLAIN_ENCODINGS:
+        raise RemoteAccessError(
+            f"{request.describe()}: the server sent it {encoding!r}-encoded although that was not asked for; "
+            "have it serve these objects as they are, without compression"
+        )
+
+
 def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
-    if error.code in (403, 404, 410):
-        return ObjectMissingError(f"{request.describe()}: missing or not public ({error.code})")
+    if error.code == 403:
+        return ObjectMissingError(
+            f"{request.describe()}: missing or not public (403; S3 says the same of both where the bucket "
+            "may not be listed)"
+        )
+    if error.code in (404, 410):
+        return ObjectMissingError(f"{request.describe()}: there is no such object ({error.code})")
+    if error.code in (301, 302, 303, 307, 308):
+        return RemoteAccessError(
+            f"{request.describe()}: the server redirects ({error.code}) to where it is not followed: out of "
+            "http and https, from https to http, or round and round; give the address that it leads to"
+        )
     wait_seconds = retry_after_seconds(error.headers.get("Retry-After"))
     return error_for_answer(request, error.code, "", retry_after_seconds=wait_seconds)
 

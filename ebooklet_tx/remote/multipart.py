@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ebooklet_tx.errors import (
@@ -43,14 +43,16 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 class MultipartUpload:
     """Sends one object in parts."""
 
-    def __init__(self, bucket: str, request: Request, ask: Ask) -> None:
+    def __init__(self, bucket: str, request: Request, ask: Ask, put_options: Mapping[str, Any]) -> None:
         """Sends nothing.
 
         Args:
             bucket: The bucket.
             request: The write that the requests belong to; names the object.
             ask: Sends one request and raises errors of ours.
+            put_options: What is asked of the store for the object, as boto3 names it.
         """
+        self._put_options = put_options
         self._bucket = bucket
         self._key = request.key
         self._request = request
@@ -85,7 +87,9 @@ class MultipartUpload:
     def _begin(self) -> UploadState:
         answer = self._ask(
             self._request,
-            lambda client: client.create_multipart_upload(Bucket=self._bucket, Key=self._key),
+            lambda client: client.create_multipart_upload(
+                Bucket=self._bucket, Key=self._key, **self._put_options
+            ),
         )
         return UploadState(answer["UploadId"])
 

@@ -31,7 +31,7 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.remote.answers import (
-    EXPIRED_CODES,
+    RENEWAL_CODES,
     Request,
     bytes_to_skip,
     check_range,
@@ -40,6 +40,7 @@ from ebooklet_tx.remote.answers import (
     retry_after_seconds,
 )
 from ebooklet_tx.remote.multipart import MIN_PART_BYTES, MultipartUpload
+from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ class S3Store:
         self._renewing = threading.Lock()
         at = f" at {connection.endpoint_url}" if connection.endpoint_url else ""
         self._location = f"s3://{connection.bucket}{at}"
-        self._client = self._new_client()
+        self._secrets: tuple[str | None, ...] = ()
+        self._retired: list[S3Client] = []
+        self._client, self._credentials = self._new_client()
         host = urlsplit(self._client.meta.endpoint_url).hostname or ""
         self.is_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
@@ -181,7 +184,9 @@ class S3Store:
         request = Request(
             "put", self._location, key, writes=True, if_match=if_match is not None, if_absent=if_absent
         )
-        options: dict[str, Any] = {"Metadata": dict(metadata)} if metadata else {}
+        options = self._put_options(key)
+        if metadata:
+            options["Metadata"] = dict(metadata)
         if if_match is not None:
             options["IfMatch"] = self._sent_etag(if_match)
         if if_absent:
@@ -210,7 +215,7 @@ class S3Store:
         if source.size_bytes <= max(part_bytes, MIN_PART_BYTES):
             return self.put(key, source.read_at(0, source.size_bytes))
         request = Request("put_parts", self._location, key, writes=True)
-        upload = MultipartUpload(self._bucket, request, self._ask)
+        upload = MultipartUpload(self._bucket, request, self._ask, self._put_options(key))
         etag = upload.send(source, part_bytes=part_bytes, resume=resume, on_part=on_part)
         # Some stores answer a completion with another ETag than the object then has.
         return etag if self.is_aws else self.head(key).etag
@@ -244,12 +249,30 @@ class S3Store:
     def copy(self, source_key: str, target_key: str) -> str:
         """Copies an object inside the bucket and returns the copy's ETag."""
         source: Any = {"Bucket": self._bucket, "Key": source_key}
+        options = self._put_options(target_key)
 
         def send(client: S3Client) -> str:
-            answer = client.copy_object(Bucket=self._bucket, Key=target_key, CopySource=source)
+            answer = client.copy_object(Bucket=self._bucket, Key=target_key, CopySource=source, **options)
             return _received_etag(answer["CopyObjectResult"])
 
         return self._ask(Request("copy", self._location, source_key, writes=True), send)
+
+    def copy_from(self, source: object, source_key: str, target_key: str) -> str | None:
+        """Copies an object of another bucket, or another key, inside the store and returns the copy's ETag.
+
+        None, and nothing is sent, where `source` is not a bucket of the same endpoint spoken to with the
+        same credentials. An object over 5 GiB is refused by the store.
+        """
+        if not isinstance(source, S3Store) or _account(source) != _account(self):
+            return None
+        place: Any = {"Bucket": source._bucket, "Key": source_key}
+        options = self._put_options(target_key)
+
+        def send(client: S3Client) -> str:
+            answer = client.copy_object(Bucket=self._bucket, Key=target_key, CopySource=place, **options)
+            return _received_etag(answer["CopyObjectResult"])
+
+        return self._ask(Request("copy", source.location, source_key, writes=True), send)
 
     def create_bucket(self) -> None:
         """Makes the bucket; one that is the caller's already is no error."""
@@ -266,10 +289,24 @@ class S3Store:
         self._ask(Request("create_bucket", self._location, writes=True), send)
 
     def close(self) -> None:
-        """Closes the client's connections."""
-        self._client.close()
+        """Closes the connections of the client, and of those before it."""
+        for client in (*self._retired, self._client):
+            client.close()
 
-    def _new_client(self) -> S3Client:
+    def _put_options(self, key: str) -> dict[str, Any]:
+        """Returns what is asked of the store for an object that is written, beside its bytes."""
+        given = self._connection
+        names = ObjectNames(given.key)
+        asked = {"ServerSideEncryption": given.sse, "SSEKMSKeyId": given.sse_kms_key_id}
+        # Locks are nobody's to read but the writers', and cheap classes charge for what is soon overwritten.
+        if key == names.root or key.startswith(names.prefix):
+            asked["ACL"] = given.acl
+        if key.startswith(f"{names.prefix}pack/"):
+            asked["StorageClass"] = given.storage_class
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _new_client(self) -> tuple[S3Client, Any]:
+        """Returns a client and what it takes its credentials from, None if nothing gives any."""
         given = self._connection
         custom = given.endpoint_url is not None or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES)
         options: dict[str, Any] = {}
@@ -297,8 +334,9 @@ class S3Store:
                 region_name=given.region,
             )
             region = session.region_name or ("us-east-1" if custom else None)
-            return session.client("s3", endpoint_url=given.endpoint_url, region_name=region, config=config)
-        except (boto_errors.BotoCoreError, ValueError) as error:
+            client = session.client("s3", endpoint_url=given.endpoint_url, region_name=region, config=config)
+            return client, session.get_credentials()
+        except (boto_errors.BotoCoreError, ValueError, OSError) as error:
             raise RemoteAccessError(
                 f"no client for {self._location} can be made ({type(error).__name__}): check profile, "
                 "region, endpoint_url and the AWS configuration files"
@@ -311,19 +349,43 @@ class S3Store:
         with self._renewing:
             # Another thread may have renewed it meanwhile.
             if self._client is used:
-                self._client = self._new_client()
+                self._client, self._credentials = self._new_client()
+                # Not closed yet: other threads may be in the middle of a request of theirs.
+                self._retired.append(used)
         return True
+
+    def _refresh_credentials(self, request: Request) -> None:
+        """Has credentials that are about to expire fetched again, before anything is signed with them."""
+        if self._credentials is None:
+            return
+        try:
+            frozen = self._credentials.get_frozen_credentials()
+        except (boto_errors.HTTPClientError, boto_errors.ConnectionError) as error:
+            raise TransientStoreError(
+                f"{request.describe()}: credentials could not be fetched ({type(error).__name__})",
+                may_have_applied=False,
+            ) from None
+        except Exception as error:
+            # Who gives them is a program of the user's or a service, and fails in ways of its own. Its
+            # words are not shown: they may hold what it gives.
+            raise RemoteAccessError(
+                f"{request.describe()}: the credentials are missing or have expired, and no new ones can be had "
+                f"({type(error).__name__}); check the profile, credential_process, login or role that gives them"
+            ) from None
+        self._secrets = (frozen.secret_key, frozen.token, frozen.access_key)
 
     def _ask(self, request: Request, send: Callable[[S3Client], T]) -> T:
         """Sends a request once, and once more after an answer that the credentials have expired."""
+        self._refresh_credentials(request)
         client = self._client
         try:
             return send(client)
         except _FAILURES as error:
             # Expired credentials are an answer: nothing took effect, and the request may go again.
-            expired = isinstance(error, boto_errors.ClientError) and _error_code(error) in EXPIRED_CODES
+            expired = isinstance(error, boto_errors.ClientError) and _error_code(error) in RENEWAL_CODES
             if not expired or not self._renew(client):
                 raise self._translated(request, error) from _cause(error)
+        self._refresh_credentials(request)
         try:
             return send(self._client)
         except _FAILURES as error:
@@ -368,7 +430,7 @@ class S3Store:
 
     def _redacted(self, text: str) -> str:
         given = self._connection
-        for secret in (given.access_key, given.session_token, given.access_key_id):
+        for secret in (given.access_key, given.session_token, given.access_key_id, *self._secrets):
             if secret:
                 text = text.replace(secret, "***")
         return text[:300]
@@ -381,6 +443,11 @@ class S3Store:
 def _shared_loader() -> Any:
     """Returns one loader of S3's description for all clients: reading it takes most of making one."""
     return botocore.session.Session().get_component("data_loader")
+
+
+def _account(store: S3Store) -> tuple[str | None, ...]:
+    given = store._connection
+    return (given.endpoint_url, given.access_key_id, given.access_key, given.session_token, given.profile)
 
 
 class _NotModifiedError(Error):

@@ -19,6 +19,7 @@ from ebooklet_tx.remote.http import HTTPStore
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
 from ebooklet_tx.remote.store import ObjectStore
+from scripts.bench.stub_process import StubControl, stub_server
 from tests.s3_proxy import Mode
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, folder_handler, http_server
 
@@ -127,9 +128,9 @@ LOSING: dict[Mode, type[Error]] = {
 }
 WRITABLE = ("directory", "ministack", "ministack-retrying", "rclone")
 # Without conditions the proxied stores are ministack, which is tried anyway.
-ALL_WRITABLE = (*WRITABLE, *(pytest.param(kind, marks=pytest.mark.slow) for kind in PROXIED))
+ALL_WRITABLE = (*WRITABLE, "stub", *(pytest.param(kind, marks=pytest.mark.slow) for kind in PROXIED))
 ALL_READABLE = (*ALL_WRITABLE, "http", "http-plain")
-CONDITIONAL = ("directory", "ministack", "ministack-retrying", "proxy-unquoted", "proxy-fails-losers")
+CONDITIONAL = ("directory", "ministack", "ministack-retrying", "stub", "proxy-unquoted", "proxy-fails-losers")
 
 
 def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Subject]:
@@ -142,6 +143,11 @@ def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
     elif kind.startswith("ministack"):
         endpoint = request.getfixturevalue("ministack_endpoint")
         subject = _s3_subject(endpoint, retrying=kind == "ministack-retrying")
+        yield subject
+        subject.store.close()
+    elif kind == "stub":
+        stub: StubControl = request.getfixturevalue("bench_stub")
+        subject = _s3_subject(stub.endpoint)
         yield subject
         subject.store.close()
     elif kind == "rclone":
@@ -158,6 +164,13 @@ def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
                 keeps_metadata=False,
                 own_etags=True,
             )
+
+
+@pytest.fixture(scope="session")
+def bench_stub() -> Iterator[StubControl]:
+    """The stub of S3 that the benchmark measures on."""
+    with stub_server() as control:
+        yield control
 
 
 @pytest.fixture(params=ALL_WRITABLE)

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, parse_connection
+from ebooklet_tx.connection import (
+    DirectoryConnection,
+    HTTPConnection,
+    S3Connection,
+    connect,
+    parse_connection,
+)
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.http import HTTPStore
@@ -25,6 +31,12 @@ SECRETS = {
     "profile": "SECRET-4",
 }
 ENDPOINT = "http://127.0.0.1:1"
+PUT_ARGUMENTS = {
+    "sse": "aws:kms",
+    "sse_kms_key_id": "arn:aws:kms:r1:1:key/a b&c",
+    "storage_class": "STANDARD_IA",
+    "acl": "public-read",
+}
 
 
 def test_the_positional_order_is_the_old_one() -> None:
@@ -63,6 +75,7 @@ def test_to_dict_makes_the_connection_again() -> None:
     [
         S3Connection(db_key="a b/ü?#+%41", bucket="bkt", endpoint_url=ENDPOINT, region="r1"),
         S3Connection(db_key="db", bucket="bkt"),
+        S3Connection(db_key="db", bucket="bkt", **PUT_ARGUMENTS),  # type: ignore[arg-type]
         S3Connection(db_url="https://h/x/a%20b"),
         DirectoryConnection(Path("/data/a b?#%41"), "ü %2F.blt"),
         DirectoryConnection(Path("/"), "db"),
@@ -76,6 +89,9 @@ def test_url_and_dict_lead_back_to_the_place(connection: Any) -> None:
         parse_connection({"url": connection.url}),
         parse_connection({"type": "x", "timestamp": 1, "remote_conn": connection.to_dict()}),
         parse_connection(connection),
+        connect(connection.url),
+        connect(connection.to_dict()),
+        connect({"remote_conn": connection.to_dict(), "entry_version": 1, "remote_meta": None, "user_meta": {}}),
         copy.deepcopy(connection),
         pickle.loads(pickle.dumps(connection)),
     ):
@@ -109,6 +125,48 @@ def test_s3_url() -> None:
     assert (parsed.endpoint_url, parsed.region, parsed.profile) == (ENDPOINT, "r1", "p")
 
 
+def test_put_arguments_travel_but_do_not_make_another_place() -> None:
+    connection = S3Connection(db_key="db", bucket="bkt", **PUT_ARGUMENTS)  # type: ignore[arg-type]
+    for again in (connect(connection.url), connect(connection.to_dict())):
+        assert isinstance(again, S3Connection)
+        assert {name: getattr(again, name) for name in PUT_ARGUMENTS} == PUT_ARGUMENTS
+    plain = S3Connection(db_key="db", bucket="bkt")
+    assert connection == plain
+    assert hash(connection) == hash(plain)
+    assert not set(PUT_ARGUMENTS) & set(plain.to_dict())
+    assert plain.url == "s3://bkt/db"
+
+
+def test_what_old_groups_hold_opens() -> None:
+    public = {"db_key": None, "bucket": None, "endpoint_url": None, "db_url": "https://h/db"}
+    entry = {
+        "entry_version": 1,
+        "type": "EVariableLengthValue",
+        "timestamp": "2026-01-31T12:00:00+00:00",
+        "remote_meta": {},
+        "user_meta": None,
+        "remote_conn": public,
+    }
+    assert connect(entry) == connect(public) == HTTPConnection("https://h/db")
+    in_a_bucket = {"db_key": "a/b", "bucket": "bkt", "endpoint_url": ENDPOINT, "db_url": None}
+    assert connect({"remote_conn": in_a_bucket}) == S3Connection(None, None, "a/b", "bkt", ENDPOINT)
+
+
+def test_connect_gives_back_what_is_a_connection_already() -> None:
+    connection = HTTPConnection("https://h/db")
+    assert connect(connection) is connection
+
+
+@pytest.mark.parametrize(
+    "source", ["", "just/a/path", "ftp://h/db", "s3://bkt", "https://h#x", "file:x", "http://["]
+)
+def test_what_is_wrong_with_a_str_names_the_argument(source: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^source can't be used: "):
+        connect(source)
+    with pytest.raises(InvalidArgumentError, match=r"^remote_conn can't be used: "):
+        parse_connection(source)
+
+
 def test_dict_with_credentials() -> None:
     parsed = parse_connection({"db_key": "db", "bucket": "bkt", **SECRETS, "threads": 3})
     assert isinstance(parsed, S3Connection)
@@ -139,6 +197,8 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3:///db", "bucket"),
         ("s3://bkt//db", "db_key"),
         ("s3://bkt/db?endpoint=x", "endpoint_url"),
+        ("s3://bkt/db?access_key=SECRET", "access_key"),
+        ("s3://bkt/db?sse_kms_key_id=x", "needs sse"),
         ("s3://bkt/db#x", "%23"),
         ("s3://SECRET:SECRET@bkt/db", "credentials"),
         ("file://folder/db", "absolute"),
@@ -192,6 +252,13 @@ def test_unusable_keys_are_refused(key: Any) -> None:
         ({"access_key_id": "", "access_key": "SECRET"}, "access_key_id"),
         ({"profile": 5}, "profile"),
         ({"region": ""}, "region"),
+        ({"sse": ""}, "sse"),
+        ({"sse": True}, "sse"),
+        ({"sse": "aws:kms", "sse_kms_key_id": ""}, "sse_kms_key_id"),
+        ({"sse_kms_key_id": "key"}, 'needs sse="aws:kms"'),
+        ({"sse": "AES256", "sse_kms_key_id": "key"}, 'needs sse="aws:kms"'),
+        ({"storage_class": 5}, "storage_class"),
+        ({"acl": ""}, "acl"),
         ({"endpoint_url": "127.0.0.1:9000"}, "endpoint_url"),
         ({"endpoint_url": "http://u:SECRET@h"}, "endpoint_url"),
         ({"endpoint_url": "http://h?token=SECRET"}, "endpoint_url"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 
@@ -18,7 +22,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     TransientStoreError,
 )
-from ebooklet_tx.remote.http import HTTPStore
+from ebooklet_tx.remote.http import HTTPStore, _SafeRedirects
 from tests.servers import http_server
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -125,6 +129,8 @@ def test_answers(status: int, kind: type[Error]) -> None:
                 assert (error.retry_after_seconds, error.may_have_applied) == (3.0, False)
             if status == 403:
                 assert "missing or not public" in str(error)
+            if status in (404, 410):
+                assert "no such object" in str(error)
 
 
 def test_redirects_are_followed_within_http() -> None:
@@ -146,6 +152,70 @@ def test_redirects_are_followed_within_http() -> None:
         assert isinstance(error_of(lambda: HTTPStore(f"{url}/round").get("round")), RemoteAccessError)
         for name in ("file", "ftp"):
             assert isinstance(error_of(partial(HTTPStore(f"{url}/{name}").get, name)), RemoteAccessError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "led_to", "followed"),
+    [
+        ("http", "http", True),
+        ("http", "https", True),
+        ("https", "https", True),
+        ("https", "HTTPS", True),
+        ("https", "http", False),
+    ],
+)
+def test_no_redirect_gives_encryption_up(asked: str, led_to: str, followed: bool) -> None:
+    request = urllib.request.Request(f"{asked}://127.0.0.1/db", headers={"Range": "bytes=0-1"})
+    to = f"{led_to}://127.0.0.2/db"
+    next_one = _SafeRedirects().redirect_request(request, io.BytesIO(), 302, "Found", Message(), to)
+    assert (next_one is not None) == followed
+    if next_one is not None:
+        assert (next_one.full_url, next_one.get_header("Range")) == (to, "bytes=0-1")
+
+
+def test_a_redirect_that_is_not_followed_is_told_of() -> None:
+    with http_server(always(302, b"", Location="file:///etc/passwd")) as url:
+        error = error_of(partial(HTTPStore(f"{url}/db").get, "db"))
+    assert type(error) is RemoteAccessError
+    assert "redirects (302)" in str(error)
+
+
+@pytest.mark.parametrize("status", [200, 206])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
+def test_bytes_that_were_compressed_unasked_are_refused(status: int, encoding: str) -> None:
+    asked: list[str] = []
+
+    def answer(_path: str, headers: dict[str, str]) -> Answer:
+        asked.append(headers["accept-encoding"])
+        body = gzip.compress(b"hello world")
+        sent = {"Content-Encoding": encoding, "Content-Length": str(len(body)), "ETag": '"e"'}
+        return status, sent | ({"Content-Range": f"bytes 0-4/{len(body)}"} if status == 206 else {}), body
+
+    with http_server(serving(answer)) as url:
+        store = HTTPStore(f"{url}/db")
+        for ask in (lambda: store.get("db"), lambda: store.head("db"), lambda: store.get_range("db", 0, 5)):
+            error = error_of(ask)
+            assert type(error) is RemoteAccessError
+            assert "without compression" in str(error)
+    assert set(asked) == {"identity"}
+
+
+@pytest.mark.parametrize("encoding", ["identity", "aws-chunked", ""])
+def test_encodings_that_are_none_are_read(encoding: str) -> None:
+    with http_server(always(200, b"hello", Content_Encoding=encoding)) as url:
+        store = HTTPStore(f"{url}/db")
+        blob = store.get("db")
+        assert blob is not None
+        assert (blob.data, store.get_range("db", 1, 3)) == (b"hello", b"ell")
+
+
+def test_a_server_that_ignores_conditions_sends_the_same_again() -> None:
+    with http_server(always(200, b"hello", ETag='"e"')) as url:
+        store = HTTPStore(f"{url}/db")
+        assert store.get("db", if_none_match="e") is None
+        other = store.get("db", if_none_match="older")
+        assert other is not None
+        assert (other.data, other.etag) == (b"hello", "e")
 
 
 def test_a_body_over_the_limit_is_not_taken_in() -> None:

@@ -208,6 +208,11 @@ def test_retry_after_forms(text: str | None, seconds: float | None) -> None:
         (403, "SignatureDoesNotMatch", "access_key"),
         (403, "RequestTimeTooSkewed", "clock"),
         (400, "ExpiredToken", "expired"),
+        (400, "RequestExpired", "expired"),
+        (400, "InvalidToken", "new credentials"),
+        (400, "AccessControlListNotSupported", "leave acl out"),
+        (400, "InvalidStorageClass", "storage_class"),
+        (403, "InvalidObjectState", "archived"),
         (400, "AuthorizationHeaderMalformed", "region"),
         (400, "InvalidRequest", "endpoint_url"),
         (405, "MethodNotAllowed", "endpoint_url"),
@@ -399,6 +404,15 @@ def test_expired_credentials_of_a_profile_are_read_again_once(no_credentials: Pa
         with pytest.raises(RemoteAccessError, match="expired"):
             store.get("db")
         assert len(stub.asked) == 4
+        store.close()
+
+
+def test_no_credential_of_a_profile_shows_in_the_words_of_a_store(no_credentials: Path, stub: Stub) -> None:
+    _write_profile(no_credentials, KEY_ID)
+    stub.status, stub.body = 403, xml_error("AccessDenied", f"{KEY_ID} with {SECRET} may not")
+    with http_server(_handler(stub)) as url:
+        store = S3Store(S3Connection(db_key="db", bucket="bkt", endpoint_url=url, profile="work"))
+        assert "*** with *** may not" in str(error_of(store, "put"))
         store.close()
 
 
