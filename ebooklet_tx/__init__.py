@@ -4,7 +4,7 @@ Owns no state: the public names, and nothing else.
 """
 
 from ebooklet_tx.changes import Change
-from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection
+from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, connect
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
     Error,
@@ -18,6 +18,9 @@ from ebooklet_tx.errors import (
     LockLostError,
     LockTimeoutError,
     OfflineError,
+    OfflineWarning,
+    PickleRefusedError,
+    PickleWarning,
     ReadOnlyError,
     RemoteAccessError,
     RemoteIntegrityError,
@@ -27,11 +30,15 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
     WeakStoreWarning,
 )
+from ebooklet_tx.group import RemoteConnGroup
 from ebooklet_tx.opening import open
+from ebooklet_tx.peer_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.repair import recover, status
 from ebooklet_tx.reports import RecoverReport, Status
 from ebooklet_tx.sync.conflicts import MISSING, Conflict, ConflictError, Version
+from ebooklet_tx.sync.copy import CopyReport
+from ebooklet_tx.sync.erase import EraseReport
 from ebooklet_tx.sync.pull import PullResult
 from ebooklet_tx.sync.push import PushResult
 from ebooklet_tx.unlocking import unlock
@@ -43,9 +50,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "open",
+    "open_ebooklet",
+    "open_rcg",
+    "connect",
     "unlock",
     "Database",
     "EVariableLengthValue",
+    "RemoteConnGroup",
     "Change",
     "S3Connection",
     "DirectoryConnection",
@@ -53,6 +64,8 @@ __all__ = [
     "RetryPolicy",
     "PushResult",
     "PullResult",
+    "CopyReport",
+    "EraseReport",
     "recover",
     "RecoverReport",
     "status",
@@ -61,6 +74,7 @@ __all__ = [
     "Version",
     "ConflictError",
     "MISSING",
+    "DEFAULT_GROUP_BYTES",
     "Error",
     "InvalidArgumentError",
     "InvalidKeyError",
@@ -72,6 +86,9 @@ __all__ = [
     "LockLostError",
     "LockTimeoutError",
     "OfflineError",
+    "OfflineWarning",
+    "PickleRefusedError",
+    "PickleWarning",
     "ReadOnlyError",
     "RemoteAccessError",
     "RemoteIntegrityError",

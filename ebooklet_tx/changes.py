@@ -7,7 +7,7 @@ whatever is asked takes in account what was written and not yet committed, by co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from ebooklet_tx.errors import InvalidArgumentError
@@ -45,6 +45,13 @@ class Change:
             session.local.commit()
         return session
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[Session]:
+        """Holds the mutex for a look at the journal, with what was written committed first."""
+        session = self._committed(what) if self._database.writable else self._database._usable()
+        with session.mutex:
+            yield session
+
     def pull(self) -> PullResult:
         """Takes in what others have pushed; one request when there is nothing new.
 
@@ -71,15 +78,28 @@ class Change:
         """
         return push(self._committed("push"), force=force_push, on_conflict=on_conflict)
 
+    def update(self) -> None:
+        """Commits what was written, so that everything asked here takes it in account."""
+        self._committed("update")
+
+    build_changelog = update
+    """The name under which programs written for ebooklet 0.10 and later know `update`."""
+
+    @property
+    def pending_deletes(self) -> frozenset[str]:
+        """The keys whose deletion is still to be pushed."""
+        with self._reading("pending_deletes") as session:
+            return frozenset(
+                entry.key for entry in session.journal.entries("pending = 2") if entry.key != METADATA_KEY
+            )
+
     def iter_changes(self) -> Iterator[dict[str, Any]]:
         """Yields a dict for each pending change, in order of key.
 
         `key`; `remote_timestamp` and `local_timestamp` as datetimes in UTC, the remote's None for a
         key that it does not have; `operation`, "set" or "delete".
         """
-        writable = self._database.writable
-        session = self._committed("iter_changes") if writable else self._database._usable()
-        with session.mutex:
+        with self._reading("iter_changes") as session:
             entries = session.journal.pending_entries()
         for entry in entries:
             if entry.key == METADATA_KEY:
@@ -94,9 +114,7 @@ class Change:
 
     def conflicts(self) -> list[Conflict]:
         """Returns the keys that were changed here and by another writer, as far as was pulled."""
-        writable = self._database.writable
-        session = self._committed("conflicts") if writable else self._database._usable()
-        with session.mutex:
+        with self._reading("conflicts") as session:
             return find_conflicts(session)
 
     def resolve(self, keys: str | Iterable[str] | Mapping[str, Any], choice: Any = _NO_CHOICE) -> int:

@@ -20,81 +20,37 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.changes import Change
-from ebooklet_tx.connection import Connection
+from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import (
     Error,
     InvalidArgumentError,
-    InvalidKeyError,
     ReadOnlyError,
     SessionClosedError,
 )
-from ebooklet_tx.local.blocks import RESERVED_KEYS
+from ebooklet_tx.keys import check_key, is_text, text_of
 from ebooklet_tx.local.serializers import Serializer, checked_value, decode_metadata, encode_metadata
 from ebooklet_tx.local.store import iter_pages
-from ebooklet_tx.records import MAX_KEY_BYTES, METADATA_KEY
+from ebooklet_tx.parallel import ItemFunction, map_items
+from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.copy import CopyReport, copy_remote
+from ebooklet_tx.sync.erase import EraseReport, delete_remote
 from ebooklet_tx.sync.fetch import fetch_many, read_value
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.sync.place import remote_at
+from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
+
+MAP_PAGE_KEYS = 200
+"""How many values `map` fetches together."""
+
+_MISSING = object()
 
 _open_databases: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
-
-
-class _Keys(KeysView[str]):
-    """The keys that begin with a prefix, in order; a view, so it shows later changes."""
-
-    def __init__(self, database: Database, prefix: str) -> None:
-        super().__init__(database)
-        self._database = database
-        self._prefix = prefix
-
-    def __iter__(self) -> Iterator[str]:
-        return self._database._iter_keys(self._prefix)
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key.startswith(self._prefix) and key in self._database
-
-    def __len__(self) -> int:
-        if not self._prefix:
-            return len(self._database)
-        return sum(1 for _ in self)
-
-
-class _Items(ItemsView[str, Any]):
-    """Pairs in order of key; values are fetched many at a time."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._database = database
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        return self._database._iter_items()
-
-    def __contains__(self, item: object) -> bool:
-        if not isinstance(item, tuple) or len(item) != 2 or item[0] not in self._database:
-            return False
-        try:
-            found = self._database[item[0]]
-        except KeyError:
-            return False
-        return bool(found is item[1] or found == item[1])
-
-
-class _Values(ValuesView[Any]):
-    """Values in order of key; they are fetched many at a time."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self._database = database
-
-    def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._database._iter_items())
-
-    def __contains__(self, value: object) -> bool:
-        return any(value is found or value == found for found in self)
 
 
 class Database(MutableMapping[str, Any]):
@@ -110,6 +66,7 @@ class Database(MutableMapping[str, Any]):
         self._serializer = serializer
         self._connection = connection
         self._buffer_size = max(buffer_size, 1)
+        self._write_buffer_size = self._buffer_size
         self._pid = os.getpid()
         self._closed = False
         self._in_transaction = False
@@ -128,9 +85,29 @@ class Database(MutableMapping[str, Any]):
         return self._closed
 
     @property
+    def offline(self) -> bool:
+        """Whether this session was opened without its remote."""
+        return self._session.remote.offline
+
+    @property
+    def lock(self) -> WriterLock | None:
+        """The lock on the remote that this session holds until it is closed; None where it holds none."""
+        return self._session.lock
+
+    @property
     def uuid(self) -> str:
         """The database's identity, 32 hex digits, the same on every machine."""
         return self._usable().local.file.header.uuid.hex()
+
+    @property
+    def _n_buckets(self) -> int:
+        """The Booklet's hash buckets, under the name by which programs written for ebooklet ask."""
+        return self._usable().local.file.header.n_buckets
+
+    @property
+    def _local_file(self) -> Database:
+        """What such programs ask for the local half; here both halves have one face."""
+        return self
 
     def _usable(self) -> Session:
         if os.getpid() != self._pid:
@@ -176,7 +153,7 @@ class Database(MutableMapping[str, Any]):
 
     def _read_user(self, key: object) -> tuple[int, bytes] | None:
         """Like `_read`, for keys that users give: the metadata's is none of theirs."""
-        return self._read(text) if (text := _text(key)) else None
+        return self._read(text) if (text := text_of(key)) else None
 
     def __getitem__(self, key: str) -> Any:
         found = self._read_user(key)
@@ -190,7 +167,7 @@ class Database(MutableMapping[str, Any]):
         return default if found is None else self._serializer.loads(key, found[1])
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and _is_text(key) and self._timestamp_of(key) is not None
+        return isinstance(key, str) and is_text(key) and self._timestamp_of(key) is not None
 
     def _timestamp_of(self, key: str) -> int | None:
         session = self._usable()
@@ -254,17 +231,17 @@ class Database(MutableMapping[str, Any]):
     def keys(self, prefix: str = "") -> KeysView[str]:
         """Returns a view of the keys in order, all of them or those with a prefix."""
         self._usable()
-        return _Keys(self, _text(prefix))
+        return KeysOf(self, text_of(prefix))
 
     def items(self) -> ItemsView[str, Any]:
         """Returns a view of the pairs in order of key; values that are not here are fetched."""
         self._usable()
-        return _Items(self)
+        return ItemsOf(self)
 
     def values(self) -> ValuesView[Any]:
         """Returns a view of the values in order of key; those that are not here are fetched."""
         self._usable()
-        return _Values(self)
+        return ValuesOf(self)
 
     def _iter_items(self) -> Iterator[tuple[str, Any]]:
         for page in self._key_pages(""):
@@ -298,7 +275,7 @@ class Database(MutableMapping[str, Any]):
 
         Values that are not on this machine are fetched together.
         """
-        wanted = [_text(key) for key in keys]
+        wanted = [text_of(key) for key in keys]
         found = dict(self._read_many(dict.fromkeys(wanted)))
         for key in wanted:
             value = found[key]
@@ -306,19 +283,44 @@ class Database(MutableMapping[str, Any]):
                 raise value
             yield key, default if value is None else self._serializer.loads(key, value)
 
+    def map(
+        self, func: ItemFunction, keys: Iterable[str] | None = None, n_workers: int | None = None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yields what a function makes of each item, computed in several processes, as it is done.
+
+        Args:
+            func: Called as func(key, value); returns (key, value), or None to leave the item out. It runs in
+                other processes, so it must be one that pickle knows by name.
+            keys: The keys to take; None for all. Those that are not there are left out.
+            n_workers: How many processes; None for one a processor.
+
+        Raises:
+            Error: A value can't be had; and whatever the function raises.
+        """
+        return map_items(func, self._mapped_items(keys), n_workers)
+
+    def _mapped_items(self, keys: Iterable[str] | None) -> Iterator[tuple[str, Any]]:
+        if keys is None:
+            yield from self._iter_items()
+            return
+        wanted = iter(keys)
+        while page := list(islice(wanted, MAP_PAGE_KEYS)):
+            for key, value in self.get_items(page, _MISSING):
+                if value is not _MISSING:
+                    yield key, value
+
     def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Fetches values so that they are on this machine; all of them, or those of some keys.
 
         Returns:
             The keys whose values could not be had, each with the reason.
         """
-        failures: dict[str, str] = {}
-        pages: Iterable[list[str]] = self._key_pages("") if keys is None else [[_text(key) for key in keys]]
-        for page in pages:
-            for key, value in self._read_many(page):
-                if isinstance(value, Error):
-                    failures[key] = str(value)
-        return failures
+        session = self._usable()
+        pages: Iterable[list[str]] = self._key_pages("") if keys is None else [[text_of(key) for key in keys]]
+        found = chain.from_iterable(self._read_many(page) for page in pages)
+        if keys is None:
+            found = chain(found, fetch_many(session, [METADATA_KEY]))
+        return {key: str(value) for key, value in found if isinstance(value, Error)}
 
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""
@@ -342,7 +344,7 @@ class Database(MutableMapping[str, Any]):
     ) -> Any:
         """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing."""
         if not include_value:
-            stamp = self._timestamp_of(_text(key))
+            stamp = self._timestamp_of(text_of(key))
             return default if stamp is None else stamp
         found = self._read_user(key)
         if found is None:
@@ -376,7 +378,7 @@ class Database(MutableMapping[str, Any]):
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
         """
         self._writing()
-        _check_key(key)
+        check_key(key)
         encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
         self._put([(key, encoded, timestamp_us(timestamp))])
 
@@ -410,14 +412,14 @@ class Database(MutableMapping[str, Any]):
         stamp = timestamp_us(None)
         operations = []
         for key, value in [*pairs, *more.items()]:
-            _check_key(key)
+            check_key(key)
             operations.append((key, self._serializer.dumps(key, value), stamp))
         self._put(operations)
 
     def __delitem__(self, key: str) -> None:
         session = self._writing()
         with session.mutex:
-            if self._timestamp_of(_text(key)) is None:
+            if self._timestamp_of(text_of(key)) is None:
                 raise KeyError(key)
             session.local.overlay.put(key, None, timestamp_us(None))
 
@@ -460,10 +462,11 @@ class Database(MutableMapping[str, Any]):
         with self._outside_transaction("sync") as session:
             session.local.commit()
 
-    def prune(self, timestamp: Timestamp = None) -> int:
+    def prune(self, timestamp: Timestamp = None, reindex: bool = False) -> int:
         """Rewrites the local file without dead bytes.
 
         Args:
+            reindex: No effect: the Booklet's index is made anew all the same.
             timestamp: Local copies of pushed values older than this are dropped too; they are
                 fetched again when they are read. Values that were not pushed always stay.
 
@@ -480,6 +483,40 @@ class Database(MutableMapping[str, Any]):
         """Returns what differs from the remote, with the ways to pull, push or discard it."""
         self._usable()
         return Change(self)
+
+    def delete_remote(self) -> EraseReport:
+        """Deletes the database in the remote, and nothing else there; the local file is kept.
+
+        What is on this machine becomes the content of the next push. Values that were never fetched are gone
+        with the remote. Others who have a copy find the remote missing.
+
+        Raises:
+            UUIDMismatchError, UnsupportedFormatError: Something else lies there; nothing was deleted.
+            LockTimeoutError: Another writer holds the remote's lock; nothing was deleted.
+            OfflineError: The store keeps failing; call it again to finish.
+        """
+        with self._outside_transaction("delete_remote") as session:
+            pass
+        return delete_remote(session)
+
+    def copy_remote(self, remote_conn: Any) -> CopyReport:
+        """Copies the database as it stands in the remote to another place; what is pending here stays here.
+
+        Inside one store with the same credentials nothing passes through this machine. A copy that was
+        interrupted shows no database at its target; the same call again goes on with it.
+
+        Args:
+            remote_conn: The target, as `open` takes it. No database may be there.
+
+        Raises:
+            InvalidArgumentError: A database lies there already; nothing was changed.
+            ReadOnlyError: The target can only be read.
+            OfflineError: A store keeps failing.
+        """
+        source = self._usable().remote
+        target = remote_at(parse_connection(remote_conn), for_writing=True)
+        with contextlib.closing(target.store):
+            return copy_remote(source, target)
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -526,34 +563,6 @@ class Database(MutableMapping[str, Any]):
         self._session.local.forget_in_child()
         if self._session.lock is not None:
             self._session.lock.forget_in_child()
-
-
-def _text(key: object) -> str:
-    if not isinstance(key, str):
-        raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
-    if not _is_text(key):
-        raise InvalidKeyError(f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8")
-    return key
-
-
-def _is_text(key: str) -> bool:
-    try:
-        return key.isascii() or bool(key.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def _check_key(key: object) -> None:
-    text = _text(key)
-    if not text:
-        raise InvalidKeyError("a key must not be empty; give at least one character")
-    encoded = text.encode()
-    if len(encoded) > MAX_KEY_BYTES:
-        raise InvalidKeyError(
-            f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"
-        )
-    if encoded in RESERVED_KEYS:
-        raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another")
 
 
 def _forget_all_in_child() -> None:

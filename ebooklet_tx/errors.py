@@ -85,6 +85,18 @@ class WeakStoreWarning(UserWarning):
     """The store's conditional writes don't work, so writers are kept apart by weaker means."""
 
 
+class PickleRefusedError(Error, ValueError):
+    """A database's values are pickled, and pickle was refused. Nothing was unpickled."""
+
+
+class PickleWarning(UserWarning):
+    """Values that were pickled by somebody else are about to be unpickled, which runs their code."""
+
+
+class OfflineWarning(UserWarning):
+    """The remote can't be reached, so a database was opened with what is on this machine."""
+
+
 class ObjectMissingError(Error):
     """The store has no object of that name. An answer of the store, never retried."""
 

@@ -23,7 +23,7 @@ from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
 from ebooklet_tx.sync.conflicts import Conflict, conflicts_in
 from ebooklet_tx.sync.place import StoreWrapper, remote_at
-from ebooklet_tx.sync.pull import note_connection
+from ebooklet_tx.sync.pull import known_type, note_connection
 from ebooklet_tx.sync.push import PushResult
 from ebooklet_tx.sync.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote
 from ebooklet_tx.sync.session import Session
@@ -145,7 +145,12 @@ def _settle_remote(
         return RemoteOutcome(failure=str(error))
     with contextlib.closing(remote.store):
         code = local.file.header.value_serializer_code
-        session = Session(local, remote, serializer_name=stored_name(code, str(local.path)))
+        session = Session(
+            local,
+            remote,
+            type=known_type(local.journal) or "booklet",
+            serializer_name=stored_name(code, str(local.path)),
+        )
         return settle_remote(session, resume=resume, damaged=local.report.damaged_keys)
 
 

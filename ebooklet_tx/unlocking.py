@@ -11,14 +11,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ebooklet_tx.connection import Connection, HTTPConnection, parse_connection
+from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.local.recovery import journal_path
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.locking import unlock as remove_lock
-from ebooklet_tx.sync.place import StoreWrapper, remote_at
+from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 
 
 def unlock(
@@ -55,7 +55,7 @@ def unlock(
         raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
     facts = _journal_facts(Path(file_path).absolute()) if file_path is not None else {}
     connection = _connection(facts, remote_conn, file_path)
-    if isinstance(connection, HTTPConnection) or getattr(connection, "bucket", "") is None:
+    if only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read; unlock it through its bucket or folder")
     remote = remote_at(
         connection,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
-from ebooklet_tx.connection import Connection
+from ebooklet_tx.connection import Connection, HTTPConnection, S3Connection
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.remote.names import ObjectNames
+from ebooklet_tx.remote.offline import OfflineStore
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.probe import Quoting
 from ebooklet_tx.remote.retry import RetryPolicy
@@ -55,3 +56,24 @@ def remote_at(
         conditional=conditional_writes is not False,
         probing=cast("Quoting | None", probing),
     )
+
+
+def offline_remote(connection: Connection) -> Remote:
+    """Returns the remote of a session that is opened offline: its place, and nobody there."""
+    return Remote(OfflineStore(connection.url), ObjectNames(connection.key), offline=True)
+
+
+def only_readable(connection: Connection) -> bool:
+    """True of a place that is known by a public address alone."""
+    return isinstance(connection, HTTPConnection) or (
+        isinstance(connection, S3Connection) and connection.bucket is None
+    )
+
+
+def is_public(connection: Connection, *, for_writing: bool) -> bool:
+    """True when a place is read through its public address, so that no credentials say who wrote there."""
+    if only_readable(connection):
+        return True
+    if for_writing or not isinstance(connection, S3Connection):
+        return False
+    return connection.db_url is not None and not connection.has_credentials

@@ -19,13 +19,13 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
-    UnsupportedFormatError,
     UUIDMismatchError,
 )
 from ebooklet_tx.local.journal import Journal, driver, put_meta
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
 from ebooklet_tx.remote.segment import iter_log, merge_segments, read_segment
+from ebooklet_tx.sync.forget import finish_forgetting
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import may_yet_take_place, took_place
 from ebooklet_tx.sync.take_in import MAX_IMAGES, take_in
@@ -137,10 +137,14 @@ def _pull_once(session: Session) -> PullResult | None:
     try:
         fetched = read_root(session.remote, if_none_match=base.etag)
     except ObjectMissingError as error:
-        if base.seq:
-            raise RemoteMissingError(
-                f"the database {session.remote.root_place} is gone; everything that is local is kept; "
+        if base.seq and not finish_forgetting(session):
+            way_out = (
                 "push(force_push=True) writes it anew"
+                if session.remote.store.writable
+                else "open the local file with offline=True to read what is here"
+            )
+            raise RemoteMissingError(
+                f"the database {session.remote.root_place} is gone; everything that is local is kept; {way_out}"
             ) from error
         with session.mutex:
             _drop_dead_intents(session.journal, root_etag=None)
@@ -236,13 +240,10 @@ def drop_intents(journal: Journal) -> None:
 
 
 def check_identity(session: Session, manifest: Manifest) -> None:
-    """Raises unless the remote holds the same database as the local file."""
-    if manifest.type != session.type:
-        raise UnsupportedFormatError(
-            f"{session.remote.root_place} holds a {manifest.type}, not a {session.type}; open it as what it is"
-        )
+    """Raises unless the remote holds the same database as the local file; the remote says of which type it is."""
     file_uuid = session.local.file.header.uuid.hex()
     if manifest.uuid == file_uuid:
+        session.type = manifest.type
         return
     raise UUIDMismatchError(
         f"{session.local.path} holds the database {file_uuid}, but {session.remote.root_place} holds "
@@ -304,9 +305,9 @@ def _fetch_images(remote: Remote, fetched: FetchedRoot, known_seq: int) -> list[
     needed = [segment for segment in manifest.segments if segment.last_seq > known_seq]
     if len(needed) > 1:
         with ThreadPoolExecutor(max_workers=min(remote.threads, len(needed))) as pool:
-            images = list(pool.map(lambda segment: _fetch_segment(remote, segment), needed))
+            images = list(pool.map(lambda segment: fetch_segment(remote, segment), needed))
     else:
-        images = [_fetch_segment(remote, segment) for segment in needed]
+        images = [fetch_segment(remote, segment) for segment in needed]
     if fetched.root.tail:
         images.append(read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}"))
     return _few_enough(images)
@@ -321,7 +322,12 @@ def _few_enough(images: Sequence[bytes]) -> list[bytes]:
     return images
 
 
-def _fetch_segment(remote: Remote, segment: SegmentRef) -> bytes:
+def fetch_segment(remote: Remote, segment: SegmentRef) -> bytes:
+    """Fetches an index segment that a root names, and returns its image, checked.
+
+    Raises:
+        RemoteIntegrityError: It is missing or damaged.
+    """
     key = remote.names.object(segment.name)
     try:
         blob = remote.store.get(key)
@@ -344,6 +350,21 @@ def note_connection(journal: Journal, connection_json: str) -> None:
     if journal.get_meta("connection") != connection_json:
         with journal.transaction() as connection:
             put_meta(connection, {"connection": connection_json})
+
+
+def known_type(journal: Journal) -> str | None:
+    """Returns the type of the database that a journal belongs to; None when it was never told."""
+    found = journal.get_meta("type")
+    if found is None:
+        return "booklet" if read_base(journal).seq else None
+    return str(found)
+
+
+def note_type(journal: Journal, type_name: str) -> None:
+    """Remembers of which type the database is, for when its remote can't be asked."""
+    if journal.get_meta("type") != type_name:
+        with journal.transaction() as connection:
+            put_meta(connection, {"type": type_name})
 
 
 def mark_replacing(journal: Journal) -> None:

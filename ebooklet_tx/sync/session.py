@@ -39,6 +39,7 @@ class Remote:
     Attributes:
         conditional: Whether the store's conditional writes can be relied on.
         probing: The store to try that on, None where it is known.
+        offline: Whether nothing is to be asked of it.
     """
 
     store: ObjectStore
@@ -47,6 +48,7 @@ class Remote:
     threads: int = 8
     conditional: bool = True
     probing: Quoting | None = None
+    offline: bool = False
 
     @property
     def root_place(self) -> str:
@@ -155,6 +157,7 @@ def base_facts(manifest: Manifest, etag: str | None, tail: bytes) -> dict[str, A
         "base_tombstone_floor": manifest.tombstone_floor,
         "base_segments": _write_segments(manifest.segments),
         "base_tail": tail or None,
+        "type": manifest.type,
     }
 
 

@@ -306,7 +306,7 @@ def test_a_folder_without_permission(bench: Bench) -> None:
 @pytest.mark.parametrize("flag", ["r", "w", "c"])
 def test_an_index_segment_is_missing(bench: Bench, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy that was begun goes away with the opening that failed."""
-    monkeypatch.setattr("ebooklet_tx.sync.push.ROOT_TAIL_LIMIT_BYTES", 1)
+    monkeypatch.setattr("ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES", 1)
     make_remote(bench)
     (segment,) = bench.objects("index")
     segment.unlink()

@@ -1,0 +1,50 @@
+"""Keys: what may be one.
+
+Owns no state. The invariant: a key that passes `check_key` can be written as UTF-8, fits Booklet's limit, and
+is none that booklet keeps for itself.
+"""
+
+from __future__ import annotations
+
+from ebooklet_tx.errors import InvalidKeyError
+from ebooklet_tx.local.blocks import RESERVED_KEYS
+from ebooklet_tx.records import MAX_KEY_BYTES
+
+
+def text_of(key: object) -> str:
+    """Returns a key that is text, whether it may be set or not.
+
+    Raises:
+        InvalidKeyError: It is no str, or can't be written as UTF-8.
+    """
+    if not isinstance(key, str):
+        raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
+    if not is_text(key):
+        raise InvalidKeyError(f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8")
+    return key
+
+
+def is_text(key: str) -> bool:
+    """True of a str that can be written as UTF-8."""
+    try:
+        return key.isascii() or bool(key.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def check_key(key: object) -> None:
+    """Makes sure that a key may be set.
+
+    Raises:
+        InvalidKeyError: It may not; the message says why.
+    """
+    text = text_of(key)
+    if not text:
+        raise InvalidKeyError("a key must not be empty; give at least one character")
+    encoded = text.encode()
+    if len(encoded) > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"
+        )
+    if encoded in RESERVED_KEYS:
+        raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another")

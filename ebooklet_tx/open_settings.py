@@ -1,0 +1,130 @@
+"""What a session is opened with, checked.
+
+Owns no state. The invariant: settings that exist can be used; what is wrong with them was said before
+anything was opened or made.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.group import GROUP_SERIALIZER
+from ebooklet_tx.local.serializers import CUSTOM, resolve
+from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.local.value_file import model_header
+from ebooklet_tx.pickles import check_pickle
+from ebooklet_tx.remote.root import Manifest
+
+
+def local_path(file_path: Any) -> Path:
+    """Returns the absolute path of a local file.
+
+    Raises:
+        InvalidArgumentError: It is no path.
+    """
+    try:
+        path = os.fspath(file_path)
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InvalidArgumentError(f"file_path must be the path of a local file, not {file_path!r}")
+    return Path(path).absolute()
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a new local file is made with, how long to wait for an old one, and what is wanted of a session.
+
+    Attributes:
+        flag: `r`, `w`, `c` or `n`.
+        type: What a new database is: `booklet` or `group`.
+        lock: "exclusive", or None for an optimistic writer.
+        force_lock: Whether the remote's lock is taken whoever holds it.
+        offline: False, True or "auto".
+        pickle_allowed: Whether pickle was allowed or refused; None when nobody said.
+        place: How messages call the remote.
+        reading: Whether a pair is made only to be read.
+    """
+
+    flag: str
+    value_serializer: Any
+    n_buckets: int
+    buffer_bytes: int
+    lock_timeout_seconds: float
+    type: str
+    lock: str | None
+    force_lock: bool
+    offline: bool | str
+    pickle_allowed: bool | None
+    place: str
+    reading: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flag not in ("r", "w", "c", "n"):
+            raise InvalidArgumentError(f"unknown flag {self.flag!r}; give 'r', 'w', 'c' or 'n'")
+        n_buckets, buffer_bytes, timeout = self.n_buckets, self.buffer_bytes, self.lock_timeout_seconds
+        if isinstance(n_buckets, bool) or not isinstance(n_buckets, int) or not 1 <= n_buckets <= 2**28:
+            raise InvalidArgumentError(f"n_buckets must be an int from 1 to {2**28}, not {n_buckets!r}")
+        if isinstance(buffer_bytes, bool) or not isinstance(buffer_bytes, int) or buffer_bytes < 0:
+            raise InvalidArgumentError(f"buffer_size must be a number of bytes, not {buffer_bytes!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {timeout!r}")
+        if self.lock not in ("exclusive", None):
+            raise InvalidArgumentError(f"unknown lock {self.lock!r}; give 'exclusive' or None")
+        if self.offline not in (False, True, "auto"):
+            raise InvalidArgumentError(f"offline must be False, True or 'auto', not {self.offline!r}")
+        if self.offline is True and self.flag == "n":
+            raise InvalidArgumentError(
+                "a database can't be begun anew offline; open it with flag 'n' when online"
+            )
+        if self.type == "group":
+            self.value_serializer = GROUP_SERIALIZER
+
+    def local(
+        self, path: Path, *, create: bool, start_anew: bool = False, header: bytes | None = None
+    ) -> LocalStore:
+        """Opens the local pair for writing, or makes one.
+
+        Raises:
+            PickleRefusedError: A new one's values would be pickled, and pickle is refused.
+        """
+        if create and header is None:
+            self.check_pickle(resolve(self.value_serializer).name)
+        return LocalStore.open_writer(
+            path,
+            create=create,
+            start_anew=start_anew,
+            value_serializer=self.value_serializer,
+            n_buckets=self.n_buckets,
+            buffer_bytes=self.buffer_bytes,
+            timeout_seconds=self.lock_timeout_seconds,
+            header=header,
+        )
+
+    def header_for(self, manifest: Manifest) -> bytes:
+        """Returns the header of a local copy of a remote database.
+
+        Raises:
+            InvalidArgumentError: The database wants a serializer class, and none was given.
+            PickleRefusedError: Its values are pickled, and pickle is refused.
+        """
+        name = manifest.value_serializer
+        self.check_pickle(name)
+        model = resolve(self.value_serializer if name == CUSTOM else name)
+        if name == CUSTOM and model.name != CUSTOM:
+            raise InvalidArgumentError(
+                "the remote database was made with a serializer class; pass that class as value_serializer"
+            )
+        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, manifest.n_buckets)
+
+    def check_pickle(self, serializer_name: str | None) -> None:
+        """Makes sure that values of a serializer may be decoded here.
+
+        Raises:
+            PickleRefusedError: They are pickled, and pickle is refused.
+        """
+        check_pickle(serializer_name, self.place, allowed=self.pickle_allowed)

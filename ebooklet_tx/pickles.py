@@ -1,0 +1,68 @@
+"""Pickle: who may have it unpickled here.
+
+Owns the word of which places were warned about in this process. The invariant: where pickle is refused, no
+byte of a database is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+from ebooklet_tx.errors import InvalidArgumentError, PickleRefusedError, PickleWarning
+
+ALLOW_PICKLE_VARIABLE = "EBOOKLET_TX_ALLOW_PICKLE"
+"""The environment variable that says for a whole process whether pickle may be read: 1 or 0."""
+
+_PICKLING = frozenset({"pickle", "pickle_zstd"})
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_warned: set[str] = set()
+
+
+def pickle_allowed(argument: bool | None) -> bool | None:
+    """Returns whether pickle was allowed or refused, by argument or environment; None when nobody said."""
+    if argument is not None:
+        if not isinstance(argument, bool):
+            raise InvalidArgumentError(f"allow_pickle must be True, False or None, not {argument!r}")
+        return argument
+    word = os.environ.get(ALLOW_PICKLE_VARIABLE, "").strip().lower()
+    if word and word not in _WORDS:
+        raise InvalidArgumentError(f"{ALLOW_PICKLE_VARIABLE} must be 1 or 0, not {word!r}")
+    return _WORDS.get(word)
+
+
+def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | None) -> None:
+    """Makes sure that values of a serializer may be unpickled.
+
+    Args:
+        serializer_name: Booklet's name of the database's serializer.
+        place: How messages call the database.
+        allowed: What `pickle_allowed` said.
+
+    Raises:
+        PickleRefusedError: The values are pickled, and pickle is refused.
+    """
+    if serializer_name in _PICKLING and allowed is False:
+        raise PickleRefusedError(
+            f"the values of {place} are pickled ({serializer_name}), and unpickling runs whatever code their "
+            f"writer put in; nothing was unpickled. Give allow_pickle=True (or {ALLOW_PICKLE_VARIABLE}=1) if "
+            "you trust everybody who can write there"
+        )
+
+
+def warn_of_pickle(serializer_name: str | None, place: str, *, stacklevel: int) -> None:
+    """Warns, once in a process, that values of a place that is read by a public address are pickled.
+
+    Args:
+        serializer_name: Booklet's name of the database's serializer.
+        place: How messages call the database.
+        stacklevel: Whose line the warning names, counted from the caller.
+    """
+    if serializer_name in _PICKLING and place not in _warned:
+        _warned.add(place)
+        warnings.warn(
+            f"the values of {place} are pickled: whoever can write there can run code on this machine. Give "
+            f"allow_pickle=True if you trust them, allow_pickle=False (or {ALLOW_PICKLE_VARIABLE}=0) to refuse",
+            PickleWarning,
+            stacklevel=stacklevel + 1,
+        )

@@ -1,0 +1,271 @@
+"""A session on a remote alone: what its root says, and what can be done to it without a local file.
+
+Owns a store's connections and the root as it was read last. The invariant: opening sends nothing; one GET of
+the root serves every question, until `delete_remote` has changed what there is; a value is checked against
+its digest before it is returned.
+"""
+
+from __future__ import annotations
+
+import uuid
+from types import TracebackType
+from typing import Any
+
+from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    NotFoundInRangeError,
+    ObjectMissingError,
+    ReadOnlyError,
+    RemoteIntegrityError,
+    SessionClosedError,
+)
+from ebooklet_tx.local.serializers import decode_metadata
+from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.segment import iter_rows, read_segment
+from ebooklet_tx.sync.copy import CopyReport, copy_remote
+from ebooklet_tx.sync.erase import EraseReport, erase
+from ebooklet_tx.sync.locking import find_out, unlock
+from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
+from ebooklet_tx.sync.session import Remote
+
+_TYPE_NAMES = {"booklet": "EVariableLengthValue", "group": "RemoteConnGroup"}
+"""What programs that were written for ebooklet compare a database's type with."""
+
+
+class RemoteSession:
+    """A database in its remote, without any local file; what a connection's `open` returns.
+
+    True when there is a database. Where there is none the getters return None.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        flag: str = "r",
+        *,
+        lock_timeout: float = 300.0,
+        conditional_writes: bool | str = "auto",
+        retry: RetryPolicy | None = None,
+        _wrap_store: StoreWrapper | None = None,
+    ) -> None:
+        """Names the remote; nothing is sent.
+
+        Args:
+            connection: The place.
+            flag: `r` reads; `w`, `c` and `n` may delete the database and break its locks.
+            lock_timeout: Seconds to wait for another writer's lock when deleting or copying.
+            conditional_writes: As in `open`.
+            retry: How failing requests are tried again; None for the connection's own.
+
+        Raises:
+            InvalidArgumentError: The flag is unknown.
+            ReadOnlyError: The place can only be read, and the flag is another than `r`.
+        """
+        if flag not in ("r", "w", "c", "n"):
+            raise InvalidArgumentError(f"unknown flag {flag!r}; give 'r', 'w', 'c' or 'n'")
+        if flag != "r" and only_readable(connection):
+            raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
+        self._connection = connection
+        self._flag = flag
+        self._lock_timeout_seconds = lock_timeout
+        self._conditional_writes = conditional_writes
+        self._retry = retry
+        self._root: FetchedRoot | None = None
+        self._is_read = False
+        self._closed = False
+        self._remote = remote_at(
+            connection,
+            retry=retry,
+            for_writing=flag != "r",
+            wrap=_wrap_store,
+            conditional_writes=conditional_writes,
+        )
+
+    # -- what the root says ----------------------------------------------------------------
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there is a database."""
+        return self._read_root() is not None
+
+    def __bool__(self) -> bool:
+        return self.initialized
+
+    @property
+    def writable(self) -> bool:
+        """Whether this session may delete the database; whether the store lets it shows when it tries."""
+        return self._usable().store.writable and self._flag != "r"
+
+    def get_uuid(self) -> uuid.UUID | None:
+        """Returns the database's identity."""
+        root = self._read_root()
+        return None if root is None else uuid.UUID(hex=root.manifest.uuid)
+
+    def get_type(self) -> str | None:
+        """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases."""
+        root = self._read_root()
+        return None if root is None else _TYPE_NAMES[root.manifest.type]
+
+    def get_timestamp(self) -> int | None:
+        """Returns when the last commit was made, in microseconds since 1970 UTC by its writer's clock."""
+        root = self._read_root()
+        return None if root is None else root.manifest.committed_at_us
+
+    def get_user_metadata(self) -> Any:
+        """Returns the database's metadata; None also where none was set.
+
+        Raises:
+            RemoteIntegrityError: It is damaged, or its object is missing.
+        """
+        root = self._read_root()
+        if root is None:
+            return None
+        try:
+            value = _metadata_value(self._usable(), root)
+        except RemoteIntegrityError:
+            # An object may have been collected since the root was read: a newer one does not name it.
+            self._is_read = False
+            newer = self._read_root()
+            if newer is not None and newer.etag == root.etag:
+                raise
+            value = None if newer is None else _metadata_value(self._usable(), newer)
+        return None if value is None else decode_metadata(value)
+
+    def _read_root(self) -> FetchedRoot | None:
+        remote = self._usable()
+        if not self._is_read:
+            self._root = read_root_or_none(remote)
+            self._is_read = True
+        return self._root
+
+    # -- what can be done to it ------------------------------------------------------------
+
+    def delete_remote(self) -> EraseReport:
+        """Deletes the database with everything that is its own, under its lock; see `EraseReport`.
+
+        Nothing is left to recover it from but local files and copies. Where there is nothing to delete nothing
+        is done; after a failure it can be called again and finishes.
+
+        Raises:
+            ReadOnlyError: The session is open for reading.
+            UnsupportedFormatError: Something else lies at the place; nothing was deleted.
+            LockTimeoutError: Another writer kept the lock; nothing was deleted.
+            OfflineError: The store keeps failing; call it again.
+        """
+        remote = self._writing()
+        self._is_read = False
+        return erase(remote, lock_timeout_seconds=self._lock_timeout_seconds)
+
+    def copy_remote(self, remote_conn: Any) -> CopyReport:
+        """Copies the database to another place, which must hold none; see `CopyReport`.
+
+        Args:
+            remote_conn: The target, as `open` takes it.
+
+        Raises:
+            RemoteMissingError: There is no database here.
+            InvalidArgumentError: There is one at the target; it was left as it was.
+            ReadOnlyError: The target can only be read.
+            OfflineError: A store keeps failing; call it again, which goes on with what has arrived.
+        """
+        source = self._usable()
+        connection = parse_connection(remote_conn)
+        if only_readable(connection):
+            raise ReadOnlyError(f"{connection.url} can only be read; copy to a bucket or a folder")
+        target = remote_at(
+            connection, retry=self._retry, for_writing=True, conditional_writes=self._conditional_writes
+        )
+        try:
+            return copy_remote(source, target, lock_timeout_seconds=self._lock_timeout_seconds)
+        finally:
+            target.store.close()
+
+    def break_other_locks(self) -> str | None:
+        """Removes whatever lock there is; tells who held it, None when nobody did.
+
+        A holder that lives finds out at its next push, which raises `LockLostError` with every change still
+        pending.
+        """
+        remote = self._writing()
+        find_out(remote, None)
+        return unlock(remote)
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Lets go of the store's connections; twice is no error."""
+        if not self._closed:
+            self._closed = True
+            self._remote.store.close()
+
+    def __enter__(self) -> RemoteSession:
+        self._usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "writable" if self._flag != "r" else "read-only"
+        return f"<ebooklet_tx remote session {self._connection.url!r}, {state}>"
+
+    def _usable(self) -> Remote:
+        if self._closed:
+            raise SessionClosedError(f"the session on {self._connection.url} was closed; open it again")
+        return self._remote
+
+    def _writing(self) -> Remote:
+        remote = self._usable()
+        if self._flag == "r":
+            raise ReadOnlyError(f"{self._connection.url} is open for reading; open it with flag 'w'")
+        return remote
+
+
+def _metadata_value(remote: Remote, root: FetchedRoot) -> bytes | None:
+    """Returns the newest encoded metadata that a root's index has; None where there is none."""
+    row = _metadata_row(remote, root)
+    if row is None or row.digest is None:
+        return None
+    if row.value is not None:
+        # Checked with its segment.
+        return row.value
+    key = remote.names.object(row.object_name or "")
+    try:
+        value = remote.store.get_range(key, row.offset_bytes or 0, row.length_bytes or 0)
+    except (ObjectMissingError, NotFoundInRangeError) as error:
+        raise RemoteIntegrityError(
+            f"the metadata of {remote.root_place} can't be read although the root names its object: {error}"
+        ) from error
+    if digest_of(value) != row.digest:
+        raise RemoteIntegrityError(
+            f"the metadata of {remote.root_place} in {key!r} is damaged: its digest differs from the index's; "
+            "set the metadata again and push, or restore the object from a backup"
+        )
+    return value
+
+
+def _metadata_row(remote: Remote, root: FetchedRoot) -> IndexRow | None:
+    """Looks in the tail, then in the segments from the newest on: the first row found is the newest."""
+    if root.root.tail:
+        row = _first_row(read_segment(root.root.tail, name=f"the tail of {remote.root_place}"))
+        if row is not None:
+            return row
+    for segment in reversed(root.manifest.segments):
+        row = _first_row(fetch_segment(remote, segment))
+        if row is not None:
+            return row
+    return None
+
+
+def _first_row(image: bytes) -> IndexRow | None:
+    """Returns the row of the metadata, whose key comes before every other."""
+    row = next(iter_rows(image), None)
+    return row if row is not None and row.key == METADATA_KEY else None
+
+
+__all__ = ["RemoteSession"]

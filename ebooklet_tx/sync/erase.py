@@ -1,0 +1,304 @@
+"""Deleting a database from its remote, and what becomes of the local half.
+
+Owns the object `D.d/snapshot/deleted-<commit>` while a deletion is under way. The invariants: the deletion
+of the root is the commit point, before which nothing is missing and after which there is no database; only
+what was listed while that root was there is deleted, and of it only what is this database's by its whole
+name; what is local is kept and is what the next push sends.
+
+The snapshot is a copy of the root. A deletion that was cut short finds by it which objects it was at. An
+object that neither root nor snapshot names may be a pack of a first push that is under way without a lock,
+so it is deleted only once it is a day old, by the store's own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from ebooklet_tx.errors import (
+    Error,
+    LockLostError,
+    ObjectMissingError,
+    OfflineError,
+    ReadOnlyError,
+    RemoteIntegrityError,
+    UnsupportedFormatError,
+    UUIDMismatchError,
+)
+from ebooklet_tx.remote.retry import RetryingStore
+from ebooklet_tx.remote.root import decode_root
+from ebooklet_tx.remote.store import StoredObject
+from ebooklet_tx.sync.forget import Forgotten, forget_remote, note_deletion
+from ebooklet_tx.sync.locking import find_out, new_lock
+from ebooklet_tx.sync.named import list_own, names_of, read_whole_root
+from ebooklet_tx.sync.pull import FetchedRoot
+from ebooklet_tx.sync.session import Remote, Session, WriterLock
+
+GRACE_SECONDS = 24 * 3600.0
+"""How old an object has to be before it is deleted although nothing says whose it is."""
+
+MAX_LOOKS = 20
+_PHASES = ("pack/", "index/", "snapshot/")
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+@dataclass(frozen=True, slots=True)
+class EraseReport:
+    """What a deletion did; true when something was deleted.
+
+    Attributes:
+        existed: Whether there was a database; an earlier deletion that was cut short may have left objects
+            of one.
+        deleted_objects: How many objects were deleted, the root among them; locks are not counted.
+        deleted_bytes: Their sizes.
+        left_objects: How many objects were left because they are less than a day old and nothing says that
+            they were this database's.
+        pending_keys: How many keys the next push of the local file sends.
+        lost_keys: How many keys the local file no longer has, as their values were in the remote alone.
+    """
+
+    existed: bool
+    deleted_objects: int = 0
+    deleted_bytes: int = 0
+    left_objects: int = 0
+    pending_keys: int = 0
+    lost_keys: int = 0
+
+    def __bool__(self) -> bool:
+        return self.deleted_objects > 0
+
+
+def erase(remote: Remote, *, uuid: str | None = None, lock_timeout_seconds: float = 300.0) -> EraseReport:
+    """Deletes a database from its remote: the root, then everything that lies below it, then the lock.
+
+    It can be called again after a failure and finishes what was begun; where nothing is left it does
+    nothing and says so.
+
+    Args:
+        remote: The place.
+        uuid: The identity, 32 hex digits, that the database must have; None for any.
+        lock_timeout_seconds: How long to wait for another writer's lock.
+
+    Raises:
+        UnsupportedFormatError: Something else lies at the place; nothing was deleted.
+        UUIDMismatchError: It holds another database; nothing was deleted.
+        RemoteIntegrityError: The root is damaged; nothing was deleted.
+        LockTimeoutError: Another writer kept the lock; nothing was deleted.
+        OfflineError: The store keeps failing; call it again.
+    """
+    if not remote.store.writable:
+        raise ReadOnlyError(f"{remote.root_place} can only be read; delete it through its bucket or folder")
+    find_out(remote, None)
+    with _locked(remote, lock_timeout_seconds) as lock:
+        return _erase(remote, lock, uuid, before=_nothing, after=_nothing)
+
+
+def delete_remote(session: Session) -> EraseReport:
+    """Deletes a session's database from its remote; what is local becomes what the next push sends.
+
+    What was written and not committed is committed first. Keys whose values are not on this machine are gone
+    with the remote: load them before. It takes place under the session's own lock, which the session keeps, or
+    under one that is taken for the time and goes with the database.
+
+    Raises:
+        ReadOnlyError: The session is open for reading.
+        LockLostError: Another writer took the session's lock over; nothing was deleted.
+        OfflineError: The store keeps failing. Whether the root is deleted is settled by the next call, push
+            or open.
+
+    And what `erase` raises.
+    """
+    if not session.local.writable:
+        raise ReadOnlyError(f"{session.local.path} is open for reading; open it with flag 'w'")
+    forgotten = Forgotten(0, 0)
+
+    def before() -> None:
+        with session.mutex:
+            note_deletion(session)
+
+    def after() -> None:
+        nonlocal forgotten
+        with session.mutex:
+            forgotten = forget_remote(session)
+
+    with session.push_mutex:
+        with session.mutex:
+            session.local.commit(fold=True)
+            uuid = session.local.file.header.uuid.hex()
+        with contextlib.ExitStack() as stack:
+            lock = session.lock
+            if lock is None:
+                lock = stack.enter_context(_locked(session.remote, session.commit_timeout_seconds))
+            report = _erase(session.remote, lock, uuid, before=before, after=after)
+    return replace(report, pending_keys=forgotten.pending_keys, lost_keys=forgotten.lost_keys)
+
+
+def _nothing() -> None:
+    return None
+
+
+# -- the lock ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(remote: Remote, timeout_seconds: float) -> Iterator[WriterLock]:
+    """Holds a lock for the time of a deletion; where that succeeds the lock's own object goes with the rest.
+
+    A holder that had not let go needs no fence: its swap is made for a root that is not there any more.
+    """
+    lock = new_lock(remote)
+    lock.acquire(timeout_seconds)
+    try:
+        yield lock
+        _remove_lock(remote, lock)
+    finally:
+        lock.release()
+
+
+def _remove_lock(remote: Remote, lock: WriterLock) -> None:
+    """Deletes a lease while it is surely ours; a ticket's release does the same by itself."""
+    if not remote.conditional:
+        return
+    try:
+        # Nobody takes over a lease that was renewed just now.
+        lock.renew()
+        lock.lose("the database was deleted, and the lock with it")
+        lock.release()
+        remote.store.delete(remote.names.lock)
+    except LockLostError:
+        _log.warning("the lock of %s was taken over and is left to its holder", remote.root_place)
+    except Error as error:
+        _log.warning("the lock of %s could not be deleted and will run out: %s", remote.root_place, error)
+
+
+# -- the remote --------------------------------------------------------------------------------
+
+
+def _erase(
+    remote: Remote,
+    lock: WriterLock,
+    uuid: str | None,
+    *,
+    before: Callable[[], None],
+    after: Callable[[], None],
+) -> EraseReport:
+    """Deletes root and objects; `before` and `after` frame the root's deletion."""
+    lock.check()
+    root, listed = _delete_root(remote, lock, uuid, before)
+    after()
+    named = _named_by_snapshots(remote, listed)
+    now = _store_time(remote, listed)
+    doomed = {name: entry for name, entry in listed.items() if name in named or _is_old(entry, now)}
+    for kind in _PHASES:
+        # Without its snapshot and its index nobody could tell what a pack belonged to.
+        _delete_all(remote, [name for name in doomed if name.startswith(kind)])
+    return EraseReport(
+        existed=root is not None,
+        deleted_objects=len(doomed) + (root is not None),
+        deleted_bytes=sum(entry.size_bytes for entry in doomed.values()) + (root or 0),
+        left_objects=len(listed) - len(doomed),
+    )
+
+
+def _delete_root(
+    remote: Remote, lock: WriterLock, uuid: str | None, before: Callable[[], None]
+) -> tuple[int | None, dict[str, StoredObject]]:
+    """Deletes the root if there is one; returns its size, and what was listed while it was there."""
+    size_bytes = None
+    for _ in range(MAX_LOOKS):
+        root = read_whole_root(remote)
+        if root is not None and not (size_bytes is not None and root.fetched.manifest.uuid != uuid):
+            uuid = _check_uuid(remote, root.fetched, uuid)
+        listed = list_own(remote)
+        if root is None or root.fetched.manifest.uuid != uuid:
+            # Gone; or gone, though the answer was lost, and somebody has begun another database since.
+            return size_bytes, listed
+        snapshot = f"snapshot/deleted-{root.fetched.manifest.commit_id}"
+        remote.store.put(remote.names.object(snapshot), root.data)
+        listed[snapshot] = remote.store.head(remote.names.object(snapshot))
+        before()
+        lock.check()
+        size_bytes = len(root.data)
+        if _delete_this_root(remote, root.fetched.etag):
+            return size_bytes, listed
+    raise OfflineError(
+        f"other writers kept committing to {remote.root_place} while it was to be deleted; nothing is missing "
+        "from it; delete it again when there is less traffic"
+    )
+
+
+def _delete_this_root(remote: Remote, etag: str) -> bool:
+    """Deletes the root; False when it is not, or no longer, the one that was looked at.
+
+    After a lost answer another look comes before another try: the root may have been deleted, and a writer may
+    have begun a new database since.
+    """
+    plain = remote.store.inner if isinstance(remote.store, RetryingStore) else remote.store
+    for attempt in remote.policy.attempts_for("delete", location=remote.store.location, key=remote.names.root):
+        with attempt:
+            if not _is_still_there(remote, etag):
+                return False
+            plain.delete(remote.names.root)
+    return True
+
+
+def _is_still_there(remote: Remote, etag: str) -> bool:
+    """True when the root is the one that was looked at: deletions can't be made conditional everywhere."""
+    try:
+        return remote.store.get(remote.names.root, if_none_match=etag) is None
+    except ObjectMissingError:
+        return False
+
+
+def _check_uuid(remote: Remote, fetched: FetchedRoot, uuid: str | None) -> str:
+    """Returns the identity of the database that is to be deleted."""
+    if uuid is not None and fetched.manifest.uuid != uuid:
+        raise UUIDMismatchError(
+            f"{remote.root_place} holds the database {fetched.manifest.uuid} and not {uuid}; nothing was "
+            "deleted. To delete that one, open its connection with open('w') and call delete_remote() there"
+        )
+    return fetched.manifest.uuid
+
+
+def _named_by_snapshots(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]:
+    """Returns the listed snapshots and what they name, as far as it can be read."""
+    named = set()
+    for name in listed:
+        if not name.startswith("snapshot/"):
+            continue
+        named.add(name)
+        key = remote.names.object(name)
+        with contextlib.suppress(ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError):
+            blob = remote.store.get(key)
+            if blob is not None:
+                root = decode_root(blob.data, name=f"{key!r} at {remote.store.location}")
+                named |= names_of(remote, FetchedRoot(root, blob.etag))
+    return named
+
+
+def _store_time(remote: Remote, listed: Mapping[str, StoredObject]) -> datetime | None:
+    """Returns the newest time that the store gives to anything here: the lock at least was written just now."""
+    entries = [*listed.values(), *remote.store.list(remote.names.lock)]
+    return max((entry.last_modified for entry in entries if entry.last_modified is not None), default=None)
+
+
+def _is_old(entry: StoredObject, now: datetime | None) -> bool:
+    if now is None or entry.last_modified is None:
+        return False
+    return (now - entry.last_modified).total_seconds() >= GRACE_SECONDS
+
+
+def _delete_all(remote: Remote, names: Iterable[str]) -> None:
+    keys = [remote.names.object(name) for name in names]
+    if keys:
+        with ThreadPoolExecutor(max_workers=min(remote.threads, len(keys))) as pool:
+            for _ in pool.map(remote.store.delete, keys):
+                pass
+
+
+__all__ = ["EraseReport", "delete_remote", "erase"]

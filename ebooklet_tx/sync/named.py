@@ -1,0 +1,102 @@
+"""What belongs to a database in a store: what a root names, and what is ours by its name.
+
+Owns no state. The invariant: an object is ours only if its whole name is one that this package gives; what
+a person or another program put below `D.d/` is nobody's business here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+
+from ebooklet_tx.errors import ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.remote.names import ObjectNames
+from ebooklet_tx.remote.root import decode_root
+from ebooklet_tx.remote.segment import iter_objects, merge_segments, read_segment
+from ebooklet_tx.remote.segment_image import is_object_name
+from ebooklet_tx.remote.store import StoredObject
+from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment
+from ebooklet_tx.sync.session import Remote
+
+_SNAPSHOT = re.compile(r"snapshot/[^/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRoot:
+    """A root with the bytes that it was read from."""
+
+    data: bytes
+    fetched: FetchedRoot
+
+
+def read_whole_root(remote: Remote) -> WholeRoot | None:
+    """Reads the root as it is in the store, one request; None when there is none.
+
+    Raises:
+        UnsupportedFormatError: Something else lies there.
+        RemoteIntegrityError: It is damaged.
+    """
+    try:
+        blob = remote.store.get(remote.names.root)
+    except ObjectMissingError:
+        return None
+    if blob is None:
+        return None
+    return WholeRoot(blob.data, FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag))
+
+
+def own_name(names: ObjectNames, key: str) -> str | None:
+    """Returns the relative name of an object of this database; None when the key is not one of ours."""
+    if not key.startswith(names.prefix):
+        return None
+    relative = key[len(names.prefix) :]
+    return relative if is_object_name(relative) or _SNAPSHOT.fullmatch(relative) else None
+
+
+def list_own(remote: Remote) -> dict[str, StoredObject]:
+    """Lists the packs, index segments and snapshots that are there, by relative name."""
+    found = {}
+    for entry in remote.store.list(remote.names.prefix):
+        relative = own_name(remote.names, entry.key)
+        if relative is not None:
+            found[relative] = entry
+    return found
+
+
+def objects_in_use(remote: Remote, fetched: FetchedRoot) -> dict[str, int]:
+    """Returns sizes in bytes of the objects that a reader of a root may need, by relative name.
+
+    They are the index segments, and the packs in which values lie that are not deleted or overwritten.
+
+    Raises:
+        RemoteIntegrityError: A part of the index is missing or damaged.
+    """
+    manifest = fetched.manifest
+    sizes = {segment.name: segment.size_bytes for segment in manifest.segments}
+    images = [fetch_segment(remote, segment) for segment in manifest.segments]
+    if fetched.root.tail:
+        images.append(read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}"))
+    if images:
+        # The merge keeps of each key what is newest, and of the objects those that such keys name.
+        merged = merge_segments(images, drop_tombstones=True, keep_log=0)
+        image = read_segment(merged, name=f"the merged index of {remote.root_place}")
+        sizes.update((ref.name, ref.size_bytes) for ref in iter_objects(image))
+    return sizes
+
+
+def names_of(remote: Remote, fetched: FetchedRoot) -> set[str]:
+    """Returns the relative names of all objects that a root names, in use or not, as far as can be read.
+
+    A part of the index that is missing or damaged names nothing: a deletion that was cut short leaves such
+    roots.
+    """
+    names = {segment.name for segment in fetched.manifest.segments}
+    for segment in fetched.manifest.segments:
+        with contextlib.suppress(RemoteIntegrityError):
+            names.update(ref.name for ref in iter_objects(fetch_segment(remote, segment)))
+    if fetched.root.tail:
+        with contextlib.suppress(RemoteIntegrityError):
+            image = read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}")
+            names.update(ref.name for ref in iter_objects(image))
+    return names
