@@ -1,138 +1,23 @@
 """Object stores around object stores: one counts, one fails on purpose, one waits to be let on.
 
-All of them speak the whole protocol and number their requests from 1. An upload in parts passes the
-kinds `put_parts` (its begin) and `part` (each part's arrival); its end is not seen.
+All of them speak the whole protocol, as `PassingStore` does, and number their requests from 1.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ebooklet_tx.remote.store import Blob, ByteSource, ObjectStore, StoredObject, UploadState
+from ebooklet_tx.remote.passing import PassingStore
+from ebooklet_tx.remote.store import ObjectStore
 
 T = TypeVar("T")
 
 KINDS = ("get", "get_range", "head", "put", "put_parts", "part", "list", "delete", "copy")
-
-
-class PassingStore:
-    """Passes every request on, through `_pass`, which a wrapper overrides."""
-
-    def __init__(self, inner: ObjectStore) -> None:
-        self.inner = inner
-        self._mutex = threading.Lock()
-
-    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
-        raise NotImplementedError
-
-    def _sent(self, byte_count: int) -> None:
-        """Told of the bytes of each write before it is sent."""
-
-    def _received(self, byte_count: int) -> None:
-        """Told of the bytes of each read after it is answered."""
-
-    @property
-    def location(self) -> str:
-        return self.inner.location
-
-    @property
-    def writable(self) -> bool:
-        return self.inner.writable
-
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
-        blob = self._pass("get", key, lambda: self.inner.get(key, if_none_match=if_none_match))
-        if blob is not None:
-            self._received(len(blob.data))
-        return blob
-
-    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
-        data = self._pass(
-            "get_range",
-            key,
-            lambda: self.inner.get_range(key, offset_bytes, length_bytes, if_match=if_match),
-        )
-        self._received(len(data))
-        return data
-
-    def head(self, key: str) -> StoredObject:
-        return self._pass("head", key, lambda: self.inner.head(key))
-
-    def put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        metadata: Mapping[str, str] | None = None,
-    ) -> str:
-        self._sent(len(data))
-        return self._pass(
-            "put",
-            key,
-            lambda: self.inner.put(key, data, if_match=if_match, if_absent=if_absent, metadata=metadata),
-        )
-
-    def put_parts(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        part_bytes: int,
-        resume: UploadState | None = None,
-        on_part: Callable[[UploadState], None] | None = None,
-    ) -> str:
-        def tell(state: UploadState, known: list[int]) -> None:
-            if len(state.parts) > known[0]:
-                known[0] = len(state.parts)
-                self._pass("part", key, lambda: None)
-            if on_part is not None:
-                on_part(state)
-
-        watched = _WatchedSource(source, self._sent)
-        known_parts = [len(resume.parts) if resume is not None else 0]
-        return self._pass(
-            "put_parts",
-            key,
-            lambda: self.inner.put_parts(
-                key,
-                watched,
-                part_bytes=part_bytes,
-                resume=resume,
-                on_part=lambda state: tell(state, known_parts),
-            ),
-        )
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        # Read to its end at once, so that the request has taken place when `_pass` is done with it.
-        yield from self._pass("list", prefix, lambda: tuple(self.inner.list(prefix)))
-
-    def delete(self, key: str) -> None:
-        self._pass("delete", key, lambda: self.inner.delete(key))
-
-    def copy(self, source_key: str, target_key: str) -> str:
-        return self._pass("copy", source_key, lambda: self.inner.copy(source_key, target_key))
-
-    def close(self) -> None:
-        self.inner.close()
-
-
-class _WatchedSource:
-    def __init__(self, source: ByteSource, sent: Callable[[int], None]) -> None:
-        self._source = source
-        self._sent = sent
-
-    @property
-    def size_bytes(self) -> int:
-        return self._source.size_bytes
-
-    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
-        self._sent(length_bytes)
-        return self._source.read_at(offset_bytes, length_bytes)
 
 
 class CountingStore(PassingStore):
@@ -222,6 +107,44 @@ class FaultyStore(PassingStore):
         return None
 
 
+def faulty(*faults: Fault) -> Callable[[ObjectStore], FaultyStore]:
+    """Makes a store fail as planned, to be given where a store may be wrapped."""
+    return lambda inner: FaultyStore(inner, faults)
+
+
+class HookedStore(PassingStore):
+    """Calls something once, before or after the first request of one kind for an object.
+
+    Attributes:
+        key: The object's key, or a pattern as of a shell.
+        kind: The kind of request, of `KINDS`.
+        before: What is called before the request is sent; None once it has been.
+        after: What is called when the request has taken effect; None once it has been.
+    """
+
+    def __init__(
+        self, inner: ObjectStore, key: str, *, kind: str = "put", before: Any = None, after: Any = None
+    ) -> None:
+        super().__init__(inner)
+        self.key = key
+        self.kind = kind
+        self.before = before
+        self.after = after
+
+    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+        meant = kind == self.kind and fnmatch.fnmatchcase(key, self.key)
+        before = self.before if meant else None
+        if before is not None:
+            self.before = None
+            before()
+        answer = send()
+        after = self.after if meant else None
+        if after is not None:
+            self.after = None
+            after()
+        return answer
+
+
 class GatedStore(PassingStore):
     """Stops at one request until it is let on.
 
@@ -278,3 +201,15 @@ class GatedStore(PassingStore):
         """Returns once the request has come to the gate."""
         if not self.arrived.wait(self._timeout_seconds):
             raise TimeoutError("no request came to the gate")
+
+
+__all__ = [
+    "KINDS",
+    "CountingStore",
+    "Fault",
+    "FaultyStore",
+    "GatedStore",
+    "HookedStore",
+    "PassingStore",
+    "faulty",
+]

@@ -1,28 +1,27 @@
 """The lease: one writer at a time, on stores with conditional writes.
 
-Owns the object `D.lock` while it holds it, and the thread that renews it. The invariant: the lease is
-changed only by If-Match or If-None-Match, so that whoever lost it finds out at the next renewal; the
-correctness of commits never rests on it, only on the compare-and-swap of the root.
+Owns the object `D.lock` while it holds it. The invariant: the lease is changed only by If-Match or
+If-None-Match, so that whoever lost it finds out at the next renewal; the correctness of commits never
+rests on it, only on the compare-and-swap of the root.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from ebooklet_tx.errors import (
     Error,
-    LockLostError,
     LockTimeoutError,
     ObjectMissingError,
     PreconditionFailedError,
     RemoteIntegrityError,
     TransientStoreError,
 )
+from ebooklet_tx.remote.held_lock import HeldLock
 from ebooklet_tx.remote.lease_rules import (
     Holder,
     LeaseRecord,
@@ -41,20 +40,22 @@ from ebooklet_tx.remote.lease_rules import (
 )
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.remote.this_process import boot_clock, is_dead, new_holder
+from ebooklet_tx.remote.this_process import boot_clock, is_dead
 
 LEASE_TTL_SECONDS = 60.0
 TAKING_TRIES = 3
 _log = logging.getLogger("ebooklet_tx")
 
 
-class Lease:
+class Lease(HeldLock):
     """A lease on one database, for one session.
 
     Attributes:
         taken_over: Whether an earlier holder had not let go: then a root with a raised fence has to be
             committed before anything else. Until that is done, freeing it passes the debt on.
     """
+
+    _thread_name = "ebooklet_tx lease"
 
     def __init__(
         self,
@@ -66,20 +67,9 @@ class Lease:
         clock: Callable[[], float] = boot_clock,
         holder: Holder | None = None,
     ) -> None:
-        self.taken_over = False
-        self.holder = holder or new_holder()
-        self._store = store
-        self._key = key
-        self._ttl_seconds = ttl_seconds
-        self._policy = policy or RetryPolicy()
-        self._clock = clock
+        super().__init__(store, key, ttl_seconds=ttl_seconds, policy=policy, clock=clock, holder=holder)
         self._etag: str | None = None
         self._fresh_until = float("-inf")
-        self._acquired_at_us = 0
-        self._lost: str | None = None
-        self._mutex = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     # -- taking ----------------------------------------------------------------------------
 
@@ -174,20 +164,6 @@ class Lease:
 
     # -- keeping ---------------------------------------------------------------------------
 
-    def _start_renewing(self) -> None:
-        self._thread = threading.Thread(target=self._renew_for_ever, name="ebooklet_tx lease", daemon=True)
-        self._thread.start()
-
-    def _renew_for_ever(self) -> None:
-        while not self._stop.wait(self._ttl_seconds / 3):
-            try:
-                self.renew()
-            except LockLostError:
-                return
-            except Error as error:
-                # The lease may still be good: the next renewal or push finds out.
-                _log.warning("the lock %s could not be renewed: %s", self._key, error)
-
     def renew(self) -> None:
         """Writes the lease anew.
 
@@ -225,47 +201,24 @@ class Lease:
             self.renew()
         self._raise_if_lost()
 
-    def fence_raised(self) -> None:
-        """Notes that no earlier holder can commit any more."""
-        self.taken_over = False
+    def _let_go(self) -> None:
+        """Marks the lease free; one that is lost is left alone."""
+        if self._etag is None or self._lost is not None:
+            return
+        try:
+            self._write_again(held=False)
+        except Error as error:
+            _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
+        self._etag = None
 
-    def lose(self, why: str) -> None:
-        """Notes that the lease is gone, as a push found out by the root's fence."""
-        self._lost = why
-        self._stop.set()
-
-    def _raise_if_lost(self) -> None:
-        if self._lost is not None:
-            raise LockLostError(
-                f"the lock {self._name} is lost: {self._lost}; every change is still pending: close, open "
-                "again, and push"
-            )
-
-    def release(self) -> None:
-        """Marks the lease free and ends the thread; one that is lost is left alone."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        with self._mutex:
-            if self._etag is None or self._lost is not None:
-                return
-            try:
-                self._write_again(held=False)
-            except Error as error:
-                _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
-            self._etag = None
-
-    def forget_in_child(self) -> None:
-        """In a forked child: the lease is the parent's; there is no thread here to stop."""
-        self._thread = None
+    def _forget(self) -> None:
         self._etag = None
 
     # -- words -----------------------------------------------------------------------------
 
     @property
-    def _name(self) -> str:
-        return f"{self._key!r} at {self._store.location}"
+    def _title(self) -> str:
+        return f"the lock {self._key}"
 
     def _record(self, *, held: bool) -> LeaseRecord:
         return LeaseRecord(

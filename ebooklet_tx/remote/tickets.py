@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import Error, LockLostError, LockTimeoutError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.remote.held_lock import HeldLock
 from ebooklet_tx.remote.lease import describe
 from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, Watch, decode_lease, encode_lease, poll_seconds
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore, StoredObject
-from ebooklet_tx.remote.this_process import boot_clock, is_dead, new_holder
+from ebooklet_tx.remote.this_process import boot_clock, is_dead
 
 TICKET_TTL_SECONDS = 60.0
 SETTLE_SECONDS = 0.2
@@ -62,8 +62,10 @@ def stands_before(mine: Ticket, other: Ticket) -> bool:
     return other.owner != mine.owner and (other.number == 0 or other < mine)
 
 
-class TicketLock:
+class TicketLock(HeldLock):
     """A ticket of one session; the same face as a lease."""
+
+    _thread_name = "ebooklet_tx ticket"
 
     def __init__(
         self,
@@ -76,21 +78,10 @@ class TicketLock:
         clock: Callable[[], float] = boot_clock,
         holder: Holder | None = None,
     ) -> None:
-        self.taken_over = False
-        self.holder = holder or new_holder()
-        self._store = store
-        self._key = key
-        self._ttl_seconds = ttl_seconds
+        super().__init__(store, key, ttl_seconds=ttl_seconds, policy=policy, clock=clock, holder=holder)
         self._settle_seconds = settle_seconds
-        self._policy = policy or RetryPolicy()
-        self._clock = clock
         self._ticket: Ticket | None = None
         self._watches: dict[str, Watch] = {}
-        self._lost: str | None = None
-        self._stop = threading.Event()
-        self._mutex = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._acquired_at_us = 0
         self._renewed_at = float("-inf")
 
     def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
@@ -202,19 +193,6 @@ class TicketLock:
 
     # -- keeping ---------------------------------------------------------------------------
 
-    def _start_renewing(self) -> None:
-        self._thread = threading.Thread(target=self._renew_for_ever, name="ebooklet_tx ticket", daemon=True)
-        self._thread.start()
-
-    def _renew_for_ever(self) -> None:
-        while not self._stop.wait(self._ttl_seconds / 3):
-            try:
-                self.renew()
-            except LockLostError:
-                return
-            except Error as error:
-                _log.warning("the ticket for %s could not be renewed: %s", self._name, error)
-
     def renew(self) -> None:
         """Writes the ticket anew, unless somebody removed it.
 
@@ -248,44 +226,23 @@ class TicketLock:
             self._lost = "another writer removed its ticket"
         self._raise_if_lost()
 
-    def _raise_if_lost(self) -> None:
-        if self._lost is not None:
-            raise LockLostError(
-                f"the lock {self._name} is lost: {self._lost}; every change is still pending: close, open "
-                "again, and push"
-            )
+    def _let_go(self) -> None:
+        """Removes the ticket; one that is lost as well, so that it stands in nobody's way."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            try:
+                self._remove(ticket)
+            except Error as error:
+                _log.warning("the ticket for %s could not be removed: %s", self._name, error)
 
-    def fence_raised(self) -> None:
-        """Notes that no earlier holder can commit any more."""
-        self.taken_over = False
-
-    def lose(self, why: str) -> None:
-        """Notes that the turn is over, as a push found out by the root's fence."""
-        self._lost = why
-        self._stop.set()
-
-    def release(self) -> None:
-        """Removes the ticket and ends the thread."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        with self._mutex:
-            ticket, self._ticket = self._ticket, None
-            if ticket is not None:
-                try:
-                    self._remove(ticket)
-                except Error as error:
-                    _log.warning("the ticket for %s could not be removed: %s", self._name, error)
-
-    def forget_in_child(self) -> None:
-        """In a forked child: the ticket is the parent's."""
-        self._thread = None
+    def _forget(self) -> None:
         self._ticket = None
 
+    # -- words -----------------------------------------------------------------------------
+
     @property
-    def _name(self) -> str:
-        return f"{self._key!r} at {self._store.location}"
+    def _title(self) -> str:
+        return f"the ticket for {self._name}"
 
     def _who_holds(self, key: str) -> str:
         record = self._record_of(key)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ebooklet_tx.errors import ObjectMissingError, PreconditionFailedError
+from ebooklet_tx.errors import ObjectMissingError, PreconditionFailedError, TransientStoreError
 from ebooklet_tx.remote.counting import CountingStore
 from ebooklet_tx.remote.directory import DirectoryStore
-from ebooklet_tx.remote.store import ObjectStore, UploadState
+from ebooklet_tx.remote.store import ObjectStore, StoredObject, UploadState
 
 
 class Source:
@@ -59,3 +60,26 @@ def test_an_upload_in_parts_counts_begin_parts_and_end(tmp_path: Path) -> None:
     blob = counted.get("db.d/pack/x")
     assert blob is not None
     assert blob.data == data
+
+
+def test_a_listing_counts_a_request_for_each_thousand(tmp_path: Path) -> None:
+    class Full(DirectoryStore):
+        def list(self, prefix: str) -> Iterator[StoredObject]:
+            return (StoredObject(f"{prefix}{number}", 1, "e", 0.0) for number in range(2001))
+
+    counted = CountingStore(Full(tmp_path))
+    assert len(list(counted.list("db"))) == 2001
+    assert counted.requests == 3
+
+
+def test_an_upload_that_fails_counts_what_was_sent(tmp_path: Path) -> None:
+    counted = CountingStore(DirectoryStore(tmp_path))
+
+    def stop(state: UploadState) -> None:
+        if state.parts:
+            raise TransientStoreError("no answer")
+
+    with pytest.raises(TransientStoreError):
+        counted.put_parts("db.d/pack/x", Source(b"12345678"), part_bytes=3, on_part=stop)
+    # Its begin and one part; no end was asked for.
+    assert (counted.requests, counted.bytes_up) == (2, 3)

@@ -1,0 +1,146 @@
+"""What any lock on a remote does while it is held: renew itself, know that it is lost, let go.
+
+Owns the thread that renews, and the word that the lock is lost. The invariant: once the lock is known
+to be lost, everything that needs it raises, for good; in a forked child nothing is held, and nothing
+of the parent's is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ebooklet_tx.errors import Error, LockLostError
+from ebooklet_tx.remote.lease_rules import Holder
+from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.remote.this_process import new_holder
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+class HeldLock(ABC):
+    """A lock on one database, for one session; how it is taken is a subclass's.
+
+    Attributes:
+        taken_over: Whether an earlier holder had not let go: then a root with a raised fence has to be
+            committed before anything else.
+        holder: Who we are to other writers.
+    """
+
+    _thread_name = "ebooklet_tx lock"
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        key: str,
+        *,
+        ttl_seconds: float,
+        policy: RetryPolicy | None,
+        clock: Callable[[], float],
+        holder: Holder | None,
+    ) -> None:
+        self.taken_over = False
+        self.holder = holder or new_holder()
+        self._store = store
+        self._key = key
+        self._ttl_seconds = ttl_seconds
+        self._policy = policy or RetryPolicy()
+        self._clock = clock
+        self._acquired_at_us = 0
+        self._lost: str | None = None
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
+        """Takes the lock, waiting while somebody else holds it; then renews it in a thread."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Makes sure that the lock is held.
+
+        Raises:
+            LockLostError: It is not; every change is still pending.
+        """
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Says to other writers that the holder lives.
+
+        Raises:
+            LockLostError: Somebody else has the lock.
+        """
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Gives up what is held in the store, if anything is; the mutex is held and the thread has ended."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Forgets what is held, without a request."""
+
+    @property
+    @abstractmethod
+    def _title(self) -> str:
+        """What warnings call this lock."""
+
+    @property
+    def _name(self) -> str:
+        return f"{self._key!r} at {self._store.location}"
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def _start_renewing(self) -> None:
+        self._thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
+        self._thread.start()
+
+    def _renew_for_ever(self) -> None:
+        while not self._stop.wait(self._ttl_seconds / 3):
+            try:
+                self.renew()
+            except LockLostError:
+                return
+            except Error as error:
+                # It may still be held: the next renewal or push finds out.
+                _log.warning("%s could not be renewed: %s", self._title, error)
+
+    def fence_raised(self) -> None:
+        """Notes that no earlier holder can commit any more."""
+        self.taken_over = False
+
+    # -- losing and letting go -------------------------------------------------------------
+
+    def lose(self, why: str) -> None:
+        """Notes that the lock is gone, as a push found out by the root's fence."""
+        self._lost = why
+        self._stop.set()
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise LockLostError(
+                f"the lock {self._name} is lost: {self._lost}; every change is still pending: close, open "
+                "again, and push"
+            )
+
+    def release(self) -> None:
+        """Ends the thread, and gives up in the store what is held there."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._mutex:
+            self._let_go()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the lock is the parent's; there is no thread here to stop."""
+        self._thread = None
+        # The parent's thread may have held it at the fork.
+        self._mutex = threading.Lock()
+        self._forget()
+
+
+__all__ = ["HeldLock"]
