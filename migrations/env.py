@@ -10,7 +10,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from ebooklet_tx.errors import InvalidArgumentError
-from ebooklet_tx.local.schema import metadata
+from ebooklet_tx.local.tables import metadata
 
 
 def _run() -> None:

@@ -1,7 +1,9 @@
-"""The journal's tables, as SQLAlchemy Core describes them.
+"""The journal's tables, as the statements that make them in a new journal.
 
-Owns no state: the tables are made and changed by the alembic migrations alone, and a test holds
-these descriptions, `REVISION` and the migrations' head together.
+Owns no state. The invariant: these statements make what all migrations make together, column by column
+and index by index, and what `tables` describes; a test holds the three and `REVISION` together.
+A new journal is made by them and not by running the migrations, because importing alembic and
+SQLAlchemy takes longer than all else that opening does; from then on migrations alone change it.
 
 What the columns of `entry` mean, for one key:
 
@@ -18,135 +20,124 @@ So the value that a reader sees has the digest `pending_digest` where pending is
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    Column,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    text,
-)
-
 REVISION = "0001"
-"""The alembic revision that this code reads and writes."""
+"""The alembic revision that this code reads and writes, and that the statements below make."""
 
 APPLICATION_ID = 0x45425458
 """SQLite's application_id of a journal: the letters EBTX."""
 
-metadata = MetaData()
-
-entry = Table(
-    "entry",
-    metadata,
-    Column("key", Text, primary_key=True),
-    Column("remote_seq", Integer),
-    Column("remote_timestamp_us", Integer),
-    Column("remote_digest", LargeBinary),
-    Column("remote_object", Integer, ForeignKey("remote_object.id")),
-    Column("remote_offset_bytes", Integer),
-    Column("remote_length_bytes", Integer),
-    Column("local_timestamp_us", Integer),
-    Column("local_digest", LargeBinary),
-    Column("local_offset_bytes", Integer),
-    Column("local_length_bytes", Integer),
-    Column("pending", Integer, nullable=False, server_default=text("0")),
-    Column("pending_timestamp_us", Integer),
-    Column("pending_digest", LargeBinary),
-    Column("pending_length_bytes", Integer),
-    Column("base_seq", Integer),
-    Column("base_timestamp_us", Integer),
-    Column("base_digest", LargeBinary),
-    Column("base_object", Integer, ForeignKey("remote_object.id")),
-    Column("base_offset_bytes", Integer),
-    Column("base_length_bytes", Integer),
-    sqlite_with_rowid=False,
-)
-
-STALE = text(
+STALE = (
     "local_digest IS NOT NULL AND local_digest IS NOT "
     "CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END"
 )
-"""True of an entry whose bytes in the Booklet file are not the value that a reader sees."""
+"""SQL that is true of an entry whose bytes in the Booklet file are not the value that a reader sees."""
 
-Index("entry_pending", entry.c.key, sqlite_where=text("pending != 0"))
-Index("entry_stale", entry.c.key, sqlite_where=STALE)
-
-staged = Table(
-    "staged",
-    metadata,
-    Column("key", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("timestamp_us", Integer, nullable=False),
-    Column("value", LargeBinary, nullable=False),
+CREATE = (
+    """\
+CREATE TABLE alembic_version (
+version_num VARCHAR(32) NOT NULL,
+CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+)""",
+    """\
+CREATE TABLE remote_object (
+id INTEGER NOT NULL,
+name TEXT NOT NULL,
+etag TEXT NOT NULL,
+size_bytes INTEGER NOT NULL,
+PRIMARY KEY (id),
+UNIQUE (name)
+)""",
+    """\
+CREATE TABLE entry (
+key TEXT NOT NULL,
+remote_seq INTEGER,
+remote_timestamp_us INTEGER,
+remote_digest BLOB,
+remote_object INTEGER,
+remote_offset_bytes INTEGER,
+remote_length_bytes INTEGER,
+local_timestamp_us INTEGER,
+local_digest BLOB,
+local_offset_bytes INTEGER,
+local_length_bytes INTEGER,
+pending INTEGER DEFAULT 0 NOT NULL,
+pending_timestamp_us INTEGER,
+pending_digest BLOB,
+pending_length_bytes INTEGER,
+base_seq INTEGER,
+base_timestamp_us INTEGER,
+base_digest BLOB,
+base_object INTEGER,
+base_offset_bytes INTEGER,
+base_length_bytes INTEGER,
+PRIMARY KEY (key),
+FOREIGN KEY(remote_object) REFERENCES remote_object (id),
+FOREIGN KEY(base_object) REFERENCES remote_object (id)
 )
-
-inline_value = Table(
-    "inline_value",
-    metadata,
-    Column("digest", LargeBinary, primary_key=True),
-    Column("value", LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
+WITHOUT ROWID""",
+    "CREATE INDEX entry_pending ON entry (key) WHERE pending != 0",
+    f"CREATE INDEX entry_stale ON entry (key) WHERE {STALE}",
+    """\
+CREATE TABLE staged (
+key TEXT NOT NULL,
+digest BLOB NOT NULL,
+timestamp_us INTEGER NOT NULL,
+value BLOB NOT NULL,
+PRIMARY KEY (key)
+)""",
+    """\
+CREATE TABLE inline_value (
+digest BLOB NOT NULL,
+value BLOB NOT NULL,
+PRIMARY KEY (digest)
 )
-
-remote_object = Table(
-    "remote_object",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("etag", Text, nullable=False),
-    Column("size_bytes", Integer, nullable=False),
+WITHOUT ROWID""",
+    """\
+CREATE TABLE commit_log (
+seq INTEGER NOT NULL,
+commit_id TEXT NOT NULL,
+committed_at_us INTEGER NOT NULL,
+writer TEXT NOT NULL,
+set_count INTEGER NOT NULL,
+deleted_count INTEGER NOT NULL,
+value_bytes INTEGER NOT NULL,
+PRIMARY KEY (seq)
+)""",
+    """\
+CREATE TABLE upload (
+name TEXT NOT NULL,
+size_bytes INTEGER NOT NULL,
+etag TEXT,
+upload_id TEXT,
+parts TEXT,
+begun_at_us INTEGER NOT NULL,
+PRIMARY KEY (name)
+)""",
+    """\
+CREATE TABLE packed (
+digest BLOB NOT NULL,
+name TEXT NOT NULL,
+offset_bytes INTEGER NOT NULL,
+length_bytes INTEGER NOT NULL,
+PRIMARY KEY (digest),
+FOREIGN KEY(name) REFERENCES upload (name)
 )
-
-commit_log = Table(
-    "commit_log",
-    metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("commit_id", Text, nullable=False),
-    Column("committed_at_us", Integer, nullable=False),
-    Column("writer", Text, nullable=False),
-    Column("set_count", Integer, nullable=False),
-    Column("deleted_count", Integer, nullable=False),
-    Column("value_bytes", Integer, nullable=False),
+WITHOUT ROWID""",
+    """\
+CREATE TABLE intent (
+commit_id TEXT NOT NULL,
+seq INTEGER NOT NULL,
+base_etag TEXT,
+image BLOB NOT NULL,
+begun_at_us INTEGER NOT NULL,
+PRIMARY KEY (commit_id)
+)""",
+    """\
+CREATE TABLE meta (
+name TEXT NOT NULL,
+value BLOB,
+PRIMARY KEY (name)
 )
-
-upload = Table(
-    "upload",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("size_bytes", Integer, nullable=False),
-    Column("etag", Text),
-    Column("upload_id", Text),
-    Column("parts", Text),
-    Column("begun_at_us", Integer, nullable=False),
+WITHOUT ROWID""",
 )
-
-packed = Table(
-    "packed",
-    metadata,
-    Column("digest", LargeBinary, primary_key=True),
-    Column("name", Text, ForeignKey("upload.name"), nullable=False),
-    Column("offset_bytes", Integer, nullable=False),
-    Column("length_bytes", Integer, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-intent = Table(
-    "intent",
-    metadata,
-    Column("commit_id", Text, primary_key=True),
-    Column("seq", Integer, nullable=False),
-    Column("base_etag", Text),
-    Column("image", LargeBinary, nullable=False),
-    Column("begun_at_us", Integer, nullable=False),
-)
-
-meta = Table(
-    "meta",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", LargeBinary),
-    sqlite_with_rowid=False,
-)
+"""The statements, in the order in which the migrations make the tables."""

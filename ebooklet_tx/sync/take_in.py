@@ -25,16 +25,19 @@ _REMOTE_COLUMNS = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "l
 _UPSERT = """
 INSERT INTO entry(key, remote_seq, remote_timestamp_us, remote_digest, remote_object,
                   remote_offset_bytes, remote_length_bytes)
-SELECT e.key, e.seq, e.timestamp_us, e.digest, known.id, e.offset_bytes, e.length_bytes
-  FROM {schema}.entry AS e
-  LEFT JOIN {schema}.object AS o ON o.id = e.object
-  LEFT JOIN main.remote_object AS known ON known.name = o.name
+SELECT e.key, e.seq, e.timestamp_us, e.digest, {object_id}, e.offset_bytes, e.length_bytes
+  FROM {schema}.entry AS e {objects}
  WHERE e.seq > :base_seq
 ON CONFLICT(key) DO UPDATE SET
   remote_seq = excluded.remote_seq, remote_timestamp_us = excluded.remote_timestamp_us,
   remote_digest = excluded.remote_digest, remote_object = excluded.remote_object,
   remote_offset_bytes = excluded.remote_offset_bytes, remote_length_bytes = excluded.remote_length_bytes
 WHERE remote_seq IS NULL OR excluded.remote_seq > remote_seq
+"""
+
+_KNOWN_OBJECTS = """
+  LEFT JOIN {schema}.object AS o ON o.id = e.object
+  LEFT JOIN main.remote_object AS known ON known.name = o.name
 """
 
 _NO_BASE = ", ".join(f"base_{name} = NULL" for name in _REMOTE_COLUMNS)
@@ -80,7 +83,10 @@ def take_in(
         own_seq: Rows of this commit were written here: what was set again since is based on them.
         intents_settled: Whether no intent is left open by this.
     """
-    with _attached(journal, images) as schemas, journal.transaction() as connection:
+    # Always later would let the WAL of a session that does nothing but pull grow without end.
+    first = base_seq == 0 and not full
+    checkpoint = _checkpoint_later(journal) if first else contextlib.nullcontext()
+    with _attached(journal, images) as schemas, checkpoint, journal.transaction() as connection:
         raw = driver(connection)
         if full:
             raw.execute(f"UPDATE entry SET {_FORGET_REMOTE} WHERE remote_seq IS NOT NULL")
@@ -107,10 +113,19 @@ def take_in(
 
 
 def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
-    raw.execute(
-        f"INSERT INTO main.remote_object(name, etag, size_bytes) "
-        f"SELECT name, etag, size_bytes FROM {schema}.object WHERE true ON CONFLICT(name) DO NOTHING"
-    )
+    if raw.execute("SELECT 1 FROM main.remote_object LIMIT 1").fetchone():
+        raw.execute(
+            f"INSERT INTO main.remote_object(name, etag, size_bytes) "
+            f"SELECT name, etag, size_bytes FROM {schema}.object WHERE true ON CONFLICT(name) DO NOTHING"
+        )
+        upsert = _UPSERT.format(schema=schema, object_id="known.id", objects=_KNOWN_OBJECTS.format(schema=schema))
+    else:
+        # The first image's numbers can be taken over, which saves a look at two tables for every row.
+        raw.execute(
+            f"INSERT INTO main.remote_object(id, name, etag, size_bytes) "
+            f"SELECT id, name, etag, size_bytes FROM {schema}.object"
+        )
+        upsert = _UPSERT.format(schema=schema, object_id="e.object", objects="")
     raw.execute(
         f"INSERT OR REPLACE INTO main.inline_value(digest, value) "
         f"SELECT digest, value FROM {schema}.entry WHERE value IS NOT NULL AND seq > ?",
@@ -121,7 +136,7 @@ def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
         "deleted_count, value_bytes) SELECT seq, commit_id, committed_at_us, writer, set_count, "
         f"deleted_count, value_bytes FROM {schema}.commit_log"
     )
-    raw.execute(_UPSERT.format(schema=schema), {"base_seq": base_seq})
+    raw.execute(upsert, {"base_seq": base_seq})
 
 
 def _forget_committed_uploads(raw: sqlite3.Connection) -> None:
@@ -129,6 +144,21 @@ def _forget_committed_uploads(raw: sqlite3.Connection) -> None:
     names = "SELECT u.name FROM upload AS u JOIN remote_object AS r ON r.name = u.name"
     raw.execute(f"DELETE FROM packed WHERE name IN ({names})")
     raw.execute(f"DELETE FROM upload WHERE name IN ({names})")
+
+
+@contextlib.contextmanager
+def _checkpoint_later(journal: Journal) -> Iterator[None]:
+    """Leaves it to the next commit, or to the close, to copy what is taken in from the WAL to the journal.
+
+    It is durable in the WAL, and whoever opens a database for the first time waits for a value.
+    """
+    with journal.reading() as raw:
+        (pages,) = raw.execute("PRAGMA wal_autocheckpoint").fetchone()
+        raw.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            yield
+        finally:
+            raw.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
 
 @contextlib.contextmanager

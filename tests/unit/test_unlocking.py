@@ -23,6 +23,7 @@ from ebooklet_tx import (
     WeakStoreWarning,
 )
 from ebooklet_tx.connection import DirectoryConnection
+from ebooklet_tx.local.journal import driver
 from ebooklet_tx.remote.store import ObjectStore
 from tests.places import Place, new_place
 from tests.processes import workers
@@ -152,7 +153,7 @@ def test_which_database_must_be_said(place: Place, tmp_path: Path) -> None:
 
 def test_a_file_that_names_no_remote_needs_one(place: Place, tmp_path: Path) -> None:
     with open_at(place, tmp_path / "a.blt", "n") as db, db._session.journal.transaction() as connection:
-        connection.exec_driver_sql("DELETE FROM meta WHERE name = 'connection'")
+        driver(connection).execute("DELETE FROM meta WHERE name = 'connection'")
     with pytest.raises(InvalidArgumentError, match="names no remote"):
         ebooklet_tx.unlock(tmp_path / "a.blt")
     assert ebooklet_tx.unlock(tmp_path / "a.blt", place.connection) is None
