@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import ebooklet_tx
+from ebooklet_tx.checking import collect, verify
 from ebooklet_tx.demo import KILL_POINTS, run_demo
 from ebooklet_tx.repair import history
 from ebooklet_tx.timestamps import as_datetime
@@ -28,7 +29,7 @@ DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, or pending values that are lost
+  1    something needs a decision: conflicts, pending values that are lost, or damage at the remote
   2    failed: no such file, remote out of reach, wrong arguments; can be run again
   130  interrupted by Ctrl-C
 
@@ -147,6 +148,33 @@ def _log(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _verify(options: argparse.Namespace) -> int:
+    report = verify(_needed_remote(options), read_values=options.values, file_path=options.path)
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.words())
+    return DONE if report.sound else NEEDS_DECISION
+
+
+def _collect(options: argparse.Namespace) -> int:
+    try:
+        report = collect(
+            _needed_remote(options),
+            grace_seconds=options.grace_hours * 3600,
+            dry_run=options.dry_run,
+            lock_timeout=options.lock_timeout,
+        )
+    except ebooklet_tx.RemoteIntegrityError as error:
+        _complain(error)
+        return NEEDS_DECISION
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.words())
+    return DONE
+
+
 def _demo(options: argparse.Namespace) -> int:
     report = run_demo(
         folder=options.folder,
@@ -169,10 +197,16 @@ def _say_nothing(_line: str) -> None:
 
 
 def _opened(options: argparse.Namespace) -> ebooklet_tx.Database:
+    return ebooklet_tx.open(_needed_remote(options), options.path, "w", lock_timeout=options.lock_timeout)
+
+
+def _needed_remote(options: argparse.Namespace) -> Any:
+    if options.path is None and options.remote is None:
+        raise ebooklet_tx.InvalidArgumentError("which database? give the PATH of a local file, or --remote URL")
     remote = _remote(options)
     if remote is None:
         raise ebooklet_tx.InvalidArgumentError(f"{options.path} remembers no remote; name one with --remote")
-    return ebooklet_tx.open(remote, options.path, "w", lock_timeout=options.lock_timeout)
+    return remote
 
 
 def _remote(options: argparse.Namespace) -> Any:
@@ -209,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
     _add_remote(_add(commands, "pull", _pull, "take in what others have pushed"))
     _add_remote(_add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone"))
+    _add_checks(commands)
     log = _add(commands, "log", _log, "show the newest commits that this machine has heard of")
     log.add_argument("--limit", type=_count, default=20, help="how many (default 20)")
     _add_demo(commands)
@@ -231,8 +266,25 @@ def _add(
     parser.set_defaults(command=command)
     parser.add_argument("--json", action="store_true", help="report as JSON")
     if name != "demo":
-        parser.add_argument("path", type=Path, metavar="PATH", help="the local Booklet file")
+        some = "?" if name in ("verify", "collect") else None
+        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
     return parser
+
+
+def _add_checks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = _add(commands, "verify", _verify, "read the remote's index, and say what is damaged or missing")
+    _add_remote(verify)
+    verify.add_argument("--values", action="store_true", help="read every value as well")
+    collect = _add(commands, "collect", _collect, "delete the remote's objects that nothing names any more")
+    _add_remote(collect)
+    collect.add_argument(
+        "--grace-hours",
+        type=_hours,
+        default=24.0,
+        metavar="N",
+        help="how long garbage is kept (default 24); under 12 only while nobody pushes",
+    )
+    collect.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
 
 
 def _add_remote(parser: argparse.ArgumentParser) -> None:
@@ -266,4 +318,11 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _hours(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number

@@ -11,7 +11,7 @@ from typing import Any
 
 from ebooklet_tx.timestamps import as_datetime
 
-_SHOWN_KEYS = 5
+SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Status:
         if self.in_use:
             rows.append(("in use", "a session has it open for writing"))
         rows += [("to repair", repair) for repair in self.repairs] or [("to repair", "nothing")]
-        return _aligned(rows)
+        return aligned(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,12 @@ class RecoverReport:
         if self.lost_keys:
             lines.append(
                 f"- LOST: {len(self.lost_keys)} values that were never pushed have no sound copy left: "
-                f"{_some(self.lost_keys)}; set or delete the keys, or discard() their changes"
+                f"{some_of(self.lost_keys)}; set or delete the keys, or discard() their changes"
             )
         if self.conflicts:
             lines.append(
                 f"- CONFLICT: {len(self.conflicts)} keys were changed here and by another writer: "
-                f"{_some([sides.key for sides in self.conflicts])}; discard() their local changes to take the "
+                f"{some_of([sides.key for sides in self.conflicts])}; discard() their local changes to take the "
                 "other's, or push(force_push=True) to put yours on top"
             )
         if self.failure is not None:
@@ -223,11 +223,14 @@ def _unresolved(pushes: tuple[UnresolvedPush, ...]) -> str:
     return f"a push of commit {last.seq} ({last.commit_id}){when}; recover settles it"
 
 
-def _some(keys: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(repr(key) for key in keys[:_SHOWN_KEYS])
-    return shown + (f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else "")
+def some_of(names: tuple[str, ...] | list[str], count: int | None = None) -> str:
+    """Returns the first of some names, and how many more there are; `count` where not all are given."""
+    shown = ", ".join(repr(name) for name in names[:SHOWN_NAMES])
+    more = (len(names) if count is None else count) - min(len(names), SHOWN_NAMES)
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
-def _aligned(rows: list[tuple[str, str]]) -> str:
+def aligned(rows: list[tuple[str, str]]) -> str:
+    """Returns named facts as lines, with the facts below each other."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)

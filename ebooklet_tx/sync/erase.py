@@ -5,9 +5,11 @@ of the root is the commit point, before which nothing is missing and after which
 what was listed while that root was there is deleted, and of it only what is this database's by its whole
 name; what is local is kept and is what the next push sends.
 
-The snapshot is a copy of the root. A deletion that was cut short finds by it which objects it was at. An
-object that neither root nor snapshot names may be a pack of a first push that is under way without a lock,
-so it is deleted only once it is a day old, by the store's own clock.
+That object is an index segment whose keys, all tombstones, are the names that were listed. A deletion that was
+cut short goes on with them. Where there is no root and an object is not among such names, it may be a pack of
+a first push that is under way without a lock, so it is deleted only once it is a day old, by the store's own
+clock. What a writer without a lock had sent before the listing goes with the rest: he finds the root gone,
+and is to push again once the deletion has ended.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from ebooklet_tx.errors import (
     OfflineError,
     ReadOnlyError,
     RemoteIntegrityError,
-    UnsupportedFormatError,
     UUIDMismatchError,
 )
+from ebooklet_tx.records import IndexRow
 from ebooklet_tx.remote.retry import RetryingStore
-from ebooklet_tx.remote.root import decode_root
+from ebooklet_tx.remote.segment import build_segment, iter_rows, read_segment
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.forget import Forgotten, forget_remote, note_deletion
 from ebooklet_tx.sync.locking import find_out, new_lock
-from ebooklet_tx.sync.named import list_own, names_of, read_whole_root
+from ebooklet_tx.sync.named import GARBAGE_NOTE, list_own, read_whole_root
 from ebooklet_tx.sync.pull import FetchedRoot
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
@@ -42,7 +44,8 @@ GRACE_SECONDS = 24 * 3600.0
 """How old an object has to be before it is deleted although nothing says whose it is."""
 
 MAX_LOOKS = 20
-_PHASES = ("pack/", "index/", "snapshot/")
+_NOTE = "snapshot/deleted-"
+_PHASES = ("pack", "index", "snapshot", GARBAGE_NOTE, _NOTE)
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -56,8 +59,8 @@ class EraseReport:
             of one.
         deleted_objects: How many objects were deleted, the root among them; locks are not counted.
         deleted_bytes: Their sizes.
-        left_objects: How many objects were left because they are less than a day old and nothing says that
-            they were this database's.
+        left_objects: How many objects were left because there was no root, they are less than a day old, and
+            nothing says that they were this database's.
         pending_keys: How many keys the next push of the local file sends.
         lost_keys: How many keys the local file no longer has, as their values were in the remote alone.
     """
@@ -191,18 +194,22 @@ def _erase(
     lock.check()
     root, listed = _delete_root(remote, lock, uuid, before)
     after()
-    named = _named_by_snapshots(remote, listed)
+    named = _names_noted(remote, listed)
     now = _store_time(remote, listed)
     doomed = {name: entry for name, entry in listed.items() if name in named or _is_old(entry, now)}
     for kind in _PHASES:
-        # Without its snapshot and its index nobody could tell what a pack belonged to.
-        _delete_all(remote, [name for name in doomed if name.startswith(kind)])
+        # The note of the names is a snapshot: it goes when nothing else is left.
+        _delete_all(remote, [name for name in doomed if _phase_of(name) == kind])
     return EraseReport(
         existed=root is not None,
         deleted_objects=len(doomed) + (root is not None),
         deleted_bytes=sum(entry.size_bytes for entry in doomed.values()) + (root or 0),
         left_objects=len(listed) - len(doomed),
     )
+
+
+def _phase_of(name: str) -> str:
+    return _NOTE if name.startswith(_NOTE) else name.partition("/")[0]
 
 
 def _delete_root(
@@ -218,9 +225,7 @@ def _delete_root(
         if root is None or root.fetched.manifest.uuid != uuid:
             # Gone; or gone, though the answer was lost, and somebody has begun another database since.
             return size_bytes, listed
-        snapshot = f"snapshot/deleted-{root.fetched.manifest.commit_id}"
-        remote.store.put(remote.names.object(snapshot), root.data)
-        listed[snapshot] = remote.store.head(remote.names.object(snapshot))
+        _note_names(remote, f"{_NOTE}{root.fetched.manifest.commit_id}", listed)
         before()
         lock.check()
         size_bytes = len(root.data)
@@ -265,20 +270,26 @@ def _check_uuid(remote: Remote, fetched: FetchedRoot, uuid: str | None) -> str:
     return fetched.manifest.uuid
 
 
-def _named_by_snapshots(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]:
-    """Returns the listed snapshots and what they name, as far as it can be read."""
-    named = set()
-    for name in listed:
-        if not name.startswith("snapshot/"):
-            continue
-        named.add(name)
-        key = remote.names.object(name)
-        with contextlib.suppress(ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError):
+def _note_names(remote: Remote, note: str, listed: dict[str, StoredObject]) -> None:
+    """Notes in the store what is about to be deleted, and adds the note to it."""
+    rows = (IndexRow(name, 1, 0, None) for name in sorted(listed))
+    key = remote.names.object(note)
+    remote.store.put(key, build_segment(rows, {}, []))
+    listed[note] = remote.store.head(key)
+
+
+def _names_noted(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]:
+    """Returns the names that deletions have noted, and of the notes; a damaged one tells nothing."""
+    noted = {name for name in listed if name.startswith(_NOTE)}
+    names = set(noted)
+    for note in noted:
+        key = remote.names.object(note)
+        with contextlib.suppress(RemoteIntegrityError):
             blob = remote.store.get(key)
             if blob is not None:
-                root = decode_root(blob.data, name=f"{key!r} at {remote.store.location}")
-                named |= names_of(remote, FetchedRoot(root, blob.etag))
-    return named
+                image = read_segment(blob.data, name=f"{key!r} at {remote.store.location}")
+                names.update(row.key for row in iter_rows(image))
+    return names
 
 
 def _store_time(remote: Remote, listed: Mapping[str, StoredObject]) -> datetime | None:

@@ -6,11 +6,10 @@ a person or another program put below `D.d/` is nobody's business here.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 
-from ebooklet_tx.errors import ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.root import decode_root
 from ebooklet_tx.remote.segment import iter_objects, merge_segments, read_segment
@@ -18,6 +17,9 @@ from ebooklet_tx.remote.segment_image import is_object_name
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment
 from ebooklet_tx.sync.session import Remote
+
+GARBAGE_NOTE = "garbage"
+"""The relative name of the object in which the collector keeps what it has seen dead."""
 
 _SNAPSHOT = re.compile(r"snapshot/[^/]+")
 
@@ -55,10 +57,11 @@ def own_name(names: ObjectNames, key: str) -> str | None:
 
 
 def list_own(remote: Remote) -> dict[str, StoredObject]:
-    """Lists the packs, index segments and snapshots that are there, by relative name."""
+    """Lists what is there of packs, index segments, snapshots and the collector's note, by relative name."""
     found = {}
+    note = remote.names.object(GARBAGE_NOTE)
     for entry in remote.store.list(remote.names.prefix):
-        relative = own_name(remote.names, entry.key)
+        relative = GARBAGE_NOTE if entry.key == note else own_name(remote.names, entry.key)
         if relative is not None:
             found[relative] = entry
     return found
@@ -83,20 +86,3 @@ def objects_in_use(remote: Remote, fetched: FetchedRoot) -> dict[str, int]:
         image = read_segment(merged, name=f"the merged index of {remote.root_place}")
         sizes.update((ref.name, ref.size_bytes) for ref in iter_objects(image))
     return sizes
-
-
-def names_of(remote: Remote, fetched: FetchedRoot) -> set[str]:
-    """Returns the relative names of all objects that a root names, in use or not, as far as can be read.
-
-    A part of the index that is missing or damaged names nothing: a deletion that was cut short leaves such
-    roots.
-    """
-    names = {segment.name for segment in fetched.manifest.segments}
-    for segment in fetched.manifest.segments:
-        with contextlib.suppress(RemoteIntegrityError):
-            names.update(ref.name for ref in iter_objects(fetch_segment(remote, segment)))
-    if fetched.root.tail:
-        with contextlib.suppress(RemoteIntegrityError):
-            image = read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}")
-            names.update(ref.name for ref in iter_objects(image))
-    return names

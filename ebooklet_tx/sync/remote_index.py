@@ -7,7 +7,6 @@ one segment at a time, however many keys there are.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,10 +15,11 @@ from types import TracebackType
 from typing import Self
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError
-from ebooklet_tx.records import METADATA_KEY, SegmentRef
+from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.remote.pack import PACK_HEADER_BYTES, RECORD_HEAD_BYTES
 from ebooklet_tx.remote.root import Root
 from ebooklet_tx.remote.segment import read_segment
+from ebooklet_tx.sync.pull import fetch_segment
 from ebooklet_tx.sync.session import Remote
 
 _TABLES = """
@@ -147,7 +147,7 @@ class RemoteIndex:
         manifest = root.manifest
         for segment in manifest.segments:
             try:
-                image = _fetch(remote, segment)
+                image = fetch_segment(remote, segment)
             except RemoteIntegrityError as error:
                 missing = isinstance(error.__cause__, ObjectMissingError)
                 self.problems.append(SegmentProblem(segment.name, error, missing))
@@ -208,16 +208,3 @@ class RemoteIndex:
             "SELECT count(*) FROM live WHERE digest IS NOT NULL AND key != ?", (METADATA_KEY,)
         )
         return int(count)
-
-
-def _fetch(remote: Remote, segment: SegmentRef) -> bytes:
-    """Returns a segment's image, held to what the root says of it."""
-    key = remote.names.object(segment.name)
-    shown = f"the index segment {key!r} at {remote.store.location}"
-    try:
-        blob = remote.store.get(key)
-    except ObjectMissingError as error:
-        raise RemoteIntegrityError(f"{shown} is missing although the root names it") from error
-    if blob is None or hashlib.blake2b(blob.data, digest_size=16).hexdigest() != segment.digest:
-        raise RemoteIntegrityError(f"{shown} is not what the root says: its digest differs")
-    return read_segment(blob.data, name=shown)
