@@ -6,6 +6,7 @@ for, and no lock, descriptor or connection is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -22,6 +23,7 @@ from ebooklet_tx.errors import (
     OfflineError,
     OfflineWarning,
     ReadOnlyError,
+    RemoteIntegrityError,
     RemoteMissingError,
     UnsupportedFormatError,
     UUIDMismatchError,
@@ -49,6 +51,7 @@ from ebooklet_tx.sync.pull import (
     note_type,
     pull,
     read_root,
+    read_root_or_none,
     take_in_root,
 )
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
@@ -258,6 +261,7 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
         lock = new_lock(remote)
         lock.acquire(settings.lock_timeout_seconds, force=settings.force_lock)
     try:
+        _check_replaceable(remote)
         session = _session(settings.local(path, create=True, start_anew=True), remote, settings, lock)
     except BaseException:
         if lock is not None:
@@ -269,6 +273,12 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
         mark_replacing(session.journal)
 
     return _started(session, begin)
+
+
+def _check_replaceable(remote: Remote) -> None:
+    """Raises where something lies that no push replaces: the old pair must not give way to a dead end."""
+    with contextlib.suppress(RemoteIntegrityError):
+        read_root_or_none(remote)
 
 
 def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bool) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.root import Root, decode_root
+
+OLD_STAMP = 1_600_000_000_000_000
+LARGE = b"l" * 40_000
+"""Too large to ride in the index."""
 
 
 @dataclass
@@ -62,6 +68,45 @@ class Bench:
         """What a machine sees that has never had a copy."""
         self._fresh += 1
         return self.contents(f"fresh{self._fresh}")
+
+
+def make(bench: Bench, values: dict[str, bytes], copy: str = "a") -> None:
+    """Sets values in a copy and pushes them."""
+    with bench.open(copy) as db:
+        db.update(values)
+        db.changes().push()
+
+
+def push(bench: Bench, copy: str, values: dict[str, bytes | None]) -> None:
+    """Another writer's commit."""
+    with bench.open(copy, "c") as db:
+        for key, value in values.items():
+            if value is None:
+                del db[key]
+            else:
+                db[key] = value
+        db.changes().push()
+
+
+def root_of(bench: Bench) -> Root:
+    return decode_root(bench.root.read_bytes(), name="root")
+
+
+def pending(db: Database) -> dict[str, str]:
+    """The operations that are still to be pushed, by key."""
+    return {change["key"]: change["operation"] for change in db.changes().iter_changes()}
+
+
+def history(bench: Bench) -> list[tuple[int, int]]:
+    """(keys set, keys deleted) of each commit, as a fresh copy learns it."""
+    bench._fresh += 1
+    with bench.open(f"history{bench._fresh}", "r") as db, db._session.journal.reading() as raw:
+        return raw.execute("SELECT set_count, deleted_count FROM commit_log ORDER BY seq").fetchall()
+
+
+def many_large(count: int = 10) -> dict[str, bytes]:
+    """Values of 40,000 bytes each, no two of them equal."""
+    return {f"k{number:02}": random.Random(number).randbytes(40_000) for number in range(count)}
 
 
 @contextmanager

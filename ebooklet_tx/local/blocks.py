@@ -29,6 +29,9 @@ RESERVED_KEYS = frozenset({METADATA_KEY_BYTES, b"7c40d2ea915b4f3a8e6d201", b"f19
 """Keys that booklet keeps for itself and hides from its users."""
 
 POINTER_BYTES = 6
+UNSET_POSITIONS = (0, int.from_bytes(b"0" * POINTER_BYTES, "little"))
+"""What stands for the place of index or first block where it is the usual one; older booklets put digits."""
+
 BLOCK_HEAD_BYTES = 32
 _HASH_BYTES = 13
 N_KEYS_OFFSET = 33
@@ -67,8 +70,12 @@ def parse_header(raw: bytes) -> Header | None:
     if len(raw) < HEADER_BYTES:
         return None
     n_buckets = int.from_bytes(raw[21:25], "little")
-    index_offset = int.from_bytes(raw[65:71], "little") or HEADER_BYTES
-    first_block = int.from_bytes(raw[71:77], "little") or HEADER_BYTES + n_buckets * POINTER_BYTES
+    index_offset = int.from_bytes(raw[65:71], "little")
+    if index_offset in UNSET_POSITIONS:
+        index_offset = HEADER_BYTES
+    first_block = int.from_bytes(raw[71:77], "little")
+    if first_block in UNSET_POSITIONS:
+        first_block = HEADER_BYTES + n_buckets * POINTER_BYTES
     return Header(
         magic=raw[:16],
         version=int.from_bytes(raw[16:18], "little"),

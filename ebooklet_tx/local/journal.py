@@ -4,8 +4,8 @@ Owns `<file>.journal` with its `-wal` and `-shm`. The invariant: every change is
 with `synchronous=FULL`, made while the session holds the value file's lock; what a commit returned
 from survives power loss, and a reader sees whole transactions only.
 
-The tables are `schema`'s. Statements on single rows of `entry` and on many of them go to the
-driver, because SQLAlchemy's part in a lookup costs three times the lookup.
+The tables are `schema`'s, and statements go to the driver: SQLAlchemy's part in a lookup costs three
+times the lookup, and importing it more than opening. It is for the migrations alone.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete
-from sqlalchemy.pool import StaticPool
-
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
-from ebooklet_tx.local.schema import STALE, meta
+from ebooklet_tx.local.schema import STALE
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 
@@ -115,6 +112,13 @@ def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
     return LocalStorageError(0, f"can't use the journal {path}: {error}; {way_out}")
 
 
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A transaction at work: what a function asks for that must not write outside of one."""
+
+    raw: sqlite3.Connection
+
+
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -136,7 +140,6 @@ class Journal:
     def __init__(self, path: Path, raw: sqlite3.Connection) -> None:
         self.path = path
         self.raw = raw
-        self._engine: Engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
         _open_journals.add(self)
 
     @classmethod
@@ -166,8 +169,10 @@ class Journal:
                         raise LocalMissingError(2, f"{path} is empty; open the database with flag 'w'")
                     if not create:
                         raise LocalStorageError(0, f"{path} has to be migrated; open the database for writing")
-                    with journal._engine.connect() as connection:
-                        migrate.migrate(connection, raw, path, revision)
+                    if revision is None:
+                        migrate.make(raw)
+                    else:
+                        migrate.migrate(raw, path, revision)
             except BaseException:
                 raw.close()
                 raise
@@ -176,7 +181,6 @@ class Journal:
     def close(self) -> None:
         """Closes the connection; twice is no error."""
         _open_journals.discard(self)
-        self._engine.dispose()
         self.raw.close()
 
     def forget_in_child(self) -> None:
@@ -190,18 +194,19 @@ class Journal:
     # -- transactions ----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE: durable as a whole when the block ends, absent when it raises.
 
-        `driver(connection)` gives the sqlite3 connection for statements on many rows.
+        `driver(transaction)` gives the sqlite3 connection to execute statements on.
         """
-        with sqlite_errors(self.path), self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with sqlite_errors(self.path):
+            self.raw.execute("BEGIN IMMEDIATE")
             try:
-                yield connection
-                connection.commit()
+                yield Transaction(self.raw)
+                # Not commit(), which says nothing where a failing disk has ended the transaction already.
+                self.raw.execute("COMMIT")
             except BaseException:
-                connection.rollback()
+                self.raw.rollback()
                 raise
 
     @contextlib.contextmanager
@@ -248,7 +253,7 @@ class Journal:
     def stale_keys(self) -> list[str]:
         """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
         with sqlite_errors(self.path):
-            return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE.text}")]
+            return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
 
     def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
         """Returns up to `limit` visible user keys behind `after`, in order."""
@@ -268,12 +273,11 @@ class Journal:
     def visible_count(self) -> int:
         """Returns how many user keys a reader sees; costs the pending operations, not the size."""
         with sqlite_errors(self.path):
-            (remote_count,) = self.raw.execute(
-                "SELECT coalesce((SELECT value FROM meta WHERE name = 'base_key_count'), 0)"
-            ).fetchone()
-            (change,) = self.raw.execute(
-                "SELECT coalesce(sum((pending = 1) - (remote_digest IS NOT NULL)), 0) "
-                "FROM entry WHERE pending != 0 AND key != ''"
+            # One statement: between two of them a push beside could move keys from one count to the other.
+            remote_count, change = self.raw.execute(
+                "SELECT coalesce((SELECT value FROM meta WHERE name = 'base_key_count'), 0), "
+                "(SELECT coalesce(sum((pending = 1) - (remote_digest IS NOT NULL)), 0) "
+                "FROM entry WHERE pending != 0 AND key != '')"
             ).fetchone()
         return int(remote_count) + int(change)
 
@@ -298,20 +302,17 @@ class Journal:
         return None if row is None else bytes(row[0])
 
 
-def driver(connection: Connection) -> sqlite3.Connection:
+def driver(transaction: Transaction) -> sqlite3.Connection:
     """Returns the sqlite3 connection below a transaction."""
-    raw = connection.connection.driver_connection
-    if not isinstance(raw, sqlite3.Connection):
-        raise JournalDamagedError("the journal's connection is gone; open the database again")
-    return raw
+    return transaction.raw
 
 
-def put_meta(connection: Connection, facts: Mapping[str, Any]) -> None:
+def put_meta(transaction: Transaction, facts: Mapping[str, Any]) -> None:
     """Sets facts of the meta table within a transaction; None removes one."""
-    gone = [name for name, value in facts.items() if value is None]
-    if gone:
-        connection.execute(delete(meta).where(meta.c.name.in_(gone)))
-    raw = driver(connection)
+    raw = driver(transaction)
+    raw.executemany(
+        "DELETE FROM meta WHERE name = ?", [(name,) for name, value in facts.items() if value is None]
+    )
     raw.executemany(
         "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
         [(name, value) for name, value in facts.items() if value is not None],
@@ -361,6 +362,7 @@ __all__ = [
     "PENDING_SET",
     "Entry",
     "Journal",
+    "Transaction",
     "driver",
     "is_open_here",
     "now_us",

@@ -8,6 +8,8 @@ deleted that could hold a user's value: a journal that can't be used is set asid
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ebooklet_tx.local.blocks import (
     parse_header,
     scan_file,
 )
+from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
 from ebooklet_tx.local.journal import Entry, Journal, driver, now_us, put_meta
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
@@ -140,10 +143,23 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     _take_in_edits(file, journal, scan, report)
     if scan.damage:
         report.damage.extend(scan.damage)
+        if "file_length_bytes" not in facts:
+            _keep_original(file, report)
         report.note(f"the file was damaged by somebody else ({scan.damage[0]}): it is rebuilt")
         return _rebuild(file, journal, report)
     _record_file(file, journal)
     return file
+
+
+def _keep_original(file: ValueFile, report: SettleReport) -> None:
+    """Copies a damaged file that no journal ever described: what can't be made out in it is in no other place."""
+    kept = file.path.with_name(f"{file.path.name}.damaged-{now_us()}")
+    with storage_errors(kept, "write"):
+        shutil.copyfile(file.path, kept)
+        with kept.open("rb") as copied:
+            os.fsync(copied.fileno())
+        fsync_folder(kept.parent)
+    report.note(f"the damaged file is kept as {kept.name}")
 
 
 def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:

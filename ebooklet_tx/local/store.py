@@ -266,19 +266,20 @@ class LocalStore:
     def _unfolded(self) -> bool:
         return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
 
-    def _append(self) -> None:
+    def _append(self, overlay: Overlay | None = None) -> None:
+        overlay = self.overlay if overlay is None else overlay
         if self._in_flux:
             self._rebuild()
         self._in_flux = True
         try:
-            released = append(self.file, self.journal, self.overlay, self._fetched.values())
+            released = append(self.file, self.journal, overlay, self._fetched.values())
         except IndexDamagedError as error:
             _log.warning("%s", error)
             self._rebuild()
             self._in_flux = True
-            released = append(self.file, self.journal, self.overlay, self._fetched.values())
+            released = append(self.file, self.journal, overlay, self._fetched.values())
         self._in_flux = not released
-        self.overlay.forget()
+        overlay.forget()
         self._fetched.clear()
         self._fetched_bytes = 0
         self._staged_bytes = self._staged_keys = 0
@@ -314,13 +315,17 @@ class LocalStore:
         if self._fetched_bytes > self._buffer_bytes:
             self._keep_fetched()
 
+    def keep_once(self, fetched: Fetched) -> None:
+        """Like `keep`, unless that value is noted already."""
+        waiting = self._fetched.get(fetched.key)
+        if waiting is None or waiting.digest != fetched.digest:
+            self.keep(fetched)
+
     def _keep_fetched(self) -> None:
         """Writes fetched values if lock and disk allow; otherwise they are fetched again some day."""
         try:
-            if self.writable:
-                self.commit(fold=True)
-            else:
-                self.try_maintain(self._append)
+            # What was written and is not committed stays so: a read may take place inside a transaction.
+            self.try_maintain(lambda: self._append(Overlay()))
         except LocalStorageError as error:
             # A read must not fail because its copy can't be kept.
             _log.warning("%d fetched values were not kept: %s", len(self._fetched), error)
@@ -444,25 +449,6 @@ class LocalStore:
             return None
         value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         return value if digest_of(value) == digest else None
-
-    def read_or_raise(self, entry: Entry) -> bytes:
-        """Like `read`, for a value that no remote can give.
-
-        Raises:
-            LocalIntegrityError: The only copy is damaged.
-        """
-        value = self.read(entry)
-        if value is None:
-            raise LocalIntegrityError(
-                f"the value of key {entry.key!r} in {self.path} is damaged and was never pushed; "
-                "set or delete the key, or restore the file from a backup"
-            )
-        return value
-
-
-def new_serializer(value_serializer: Any) -> Serializer:
-    """Returns the serializer for a new file, checked before anything is made."""
-    return resolve(value_serializer)
 
 
 def _locked(path: Path, timeout_seconds: float) -> ValueFile | None:

@@ -19,7 +19,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
 )
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.journal import Entry
+from ebooklet_tx.local.journal import PENDING_NONE, Entry
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.session import Session, object_ref
@@ -48,6 +48,8 @@ def read_value(session: Session, key: str) -> tuple[Entry, bytes] | None:
     """
     with session.mutex:
         entry, value = session.local.look(key)
+        if entry is not None and value is not None:
+            _keep_if_lacking(session, entry, value)
     if entry is None:
         return None
     return (entry, value) if value is not None else fetch_value(session, entry)
@@ -86,6 +88,8 @@ def fetch_many(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, byt
     for key in keys:
         with session.mutex:
             entry, value = session.local.look(key)
+            if entry is not None and value is not None:
+                _keep_if_lacking(session, entry, value)
         if entry is None:
             yield key, None
         elif value is not None:
@@ -214,6 +218,12 @@ def fetch_place(
             "object from a backup"
         )
     return value
+
+
+def _keep_if_lacking(session: Session, entry: Entry, value: bytes) -> None:
+    """Keeps a pushed value that was read from the journal, so that a plain booklet sees it as well."""
+    if entry.pending == PENDING_NONE and entry.local_digest != entry.digest and not session.remote.offline:
+        session.local.keep_once(Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value))
 
 
 def _keep(session: Session, entry: Entry, value: bytes) -> None:

@@ -191,13 +191,14 @@ def _one_round(session: Session, *, resumed: int, fence: int | None = None) -> P
     With a fence, the commit is made whether there is anything to push or not, and of nothing else.
     """
     with session.mutex:
+        base = read_base(session.journal)
+        # Who lost the lock is told so before the conflicts that came of it.
+        check_fence(session, base)
         conflicts = [] if fence is not None else find_conflicts(session)
         if conflicts:
             raise ConflictError(conflicts, session.remote.root_place)
         replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
-        base = read_base(session.journal)
         entries = [] if fence is not None else session.journal.pending_entries()
-    check_fence(session, base)
     if fence is not None:
         base = replace(base, fence=fence)
     elif not entries and not replacing and base.seq:

@@ -17,11 +17,11 @@ from unittest import mock
 
 import botocore.httpsession
 
-from ebooklet_tx import opening
 from ebooklet_tx.local import journal
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryingStore
 from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.sync import place
 from tests.store_wrappers import PassingStore
 
 _FILE_CALLS = ("pwrite", "fsync", "ftruncate", "replace", "link", "unlink", "utime")
@@ -81,7 +81,7 @@ def _install_store(counter: _Counter) -> None:
         store.inner = _KillingStore(store.inner, counter)
         return store
 
-    mock.patch.object(opening, "open_store", killing).start()
+    mock.patch.object(place, "open_store", killing).start()
 
 
 def _install_http(counter: _Counter) -> None:

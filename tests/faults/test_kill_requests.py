@@ -22,11 +22,11 @@ import boto3
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import opening
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.pack import iter_pack
 from ebooklet_tx.remote.store import ByteSource, ObjectStore, UploadState
+from ebooklet_tx.sync import place
 from tests.faults import checks
 from tests.faults.killing import KillServer, Outcome
 from tests.faults.scenarios import (
@@ -161,7 +161,7 @@ def recorded() -> Iterator[Sent]:
         store.inner = _RecordingStore(store.inner, sent)
         return store
 
-    with mock.patch.object(opening, "open_store", recording):
+    with mock.patch.object(place, "open_store", recording):
         yield sent
 
 

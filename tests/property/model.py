@@ -8,7 +8,7 @@ never came. The key "" is the metadata, as in the journal. Values are the encode
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 METADATA = ""
@@ -206,9 +206,11 @@ class CopyModel:
             if done:
                 del self.pending[key]
 
-    def _drop_agreeing(self) -> None:
-        """What a push does about values that another writer has set just so."""
+    def drop_agreeing(self, kept: Collection[str] = ()) -> None:
+        """What a push does about values that another writer has set just so, but for some keys."""
         for key, operation in list(self.pending.items()):
+            if key in kept:
+                continue
             row, base = self.seen.get(key), operation.base
             theirs = row.value if row else None
             if theirs is not None and theirs == operation.value and theirs != (base.value if base else None):
@@ -229,7 +231,7 @@ class CopyModel:
         while True:
             if force:
                 self.rebase(self.conflicts())
-            self._drop_agreeing()
+            self.drop_agreeing()
             if self.conflicts():
                 return self.conflicts()
             if not self.pending and self.head[1]:

@@ -29,10 +29,10 @@ def write(path: Path, *, fold: bool, **values: bytes | None) -> None:
     store.abandon()
 
 
-def contents(path: Path) -> dict[str, bytes]:
+def contents(path: Path) -> dict[str, bytes | None]:
     store = LocalStore.open_writer(path, create=False)
     entries = [entry for entry in store.journal.entries("1") if entry.digest is not None]
-    found = {entry.key: store.read_or_raise(entry) for entry in entries}
+    found = {entry.key: store.read(entry) for entry in entries}
     store.abandon()
     return found
 

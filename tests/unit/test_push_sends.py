@@ -247,18 +247,21 @@ def test_another_value_in_place_of_a_half_sent_one(bench: Bench) -> None:
     assert bench.fresh_contents() == {"large": other}
 
 
-def test_a_damaged_pending_value_is_not_pushed(bench: Bench) -> None:
+@pytest.mark.usefixtures("small_packs")
+@pytest.mark.parametrize("size_bytes", [40_000, 500_000], ids=["among others", "in parts"])
+def test_a_damaged_pending_value_is_not_pushed(bench: Bench, size_bytes: int) -> None:
     with bench.open() as db:
-        db["large"] = LARGE
+        db["large"] = bytes(size_bytes)
         db._session.local.commit(fold=True)
         entry = db._session.local.entry("large")
         assert entry is not None
         with bench.path().open("r+b") as file:
-            file.seek((entry.local_offset_bytes or 0) + 7)
+            file.seek((entry.local_offset_bytes or 0) + size_bytes - 7)
             file.write(b"damage")
         with pytest.raises(LocalIntegrityError, match="'large'"):
             db.changes().push()
         assert not bench.root.exists()
+        assert bench.objects("pack") == []
         db["large"] = b"set again"
         assert db.changes().push()
     assert bench.fresh_contents() == {"large": b"set again"}
