@@ -4,6 +4,8 @@ Owns no state: the public names, and nothing else.
 """
 
 from ebooklet_tx.changes import Change
+from ebooklet_tx.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
+from ebooklet_tx.checking import collect, fsck, verify
 from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, connect
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
@@ -34,6 +36,7 @@ from ebooklet_tx.group import RemoteConnGroup
 from ebooklet_tx.opening import open
 from ebooklet_tx.peer_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.repair import recover, status
 from ebooklet_tx.reports import RecoverReport, Status
 from ebooklet_tx.sync.conflicts import MISSING, Conflict, ConflictError, Version
@@ -54,9 +57,17 @@ __all__ = [
     "open_rcg",
     "connect",
     "unlock",
+    "collect",
+    "fsck",
+    "verify",
+    "CollectReport",
+    "CompactReport",
+    "FsckReport",
+    "VerifyReport",
     "Database",
     "EVariableLengthValue",
     "RemoteConnGroup",
+    "RemoteSession",
     "Change",
     "S3Connection",
     "DirectoryConnection",

@@ -12,6 +12,7 @@ import os
 import warnings
 import weakref
 from collections.abc import (
+    Collection,
     ItemsView,
     Iterable,
     Iterator,
@@ -22,9 +23,10 @@ from collections.abc import (
 )
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ebooklet_tx.changes import Change
+from ebooklet_tx.check_reports import CompactReport
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import (
     Error,
@@ -37,9 +39,11 @@ from ebooklet_tx.local.serializers import Serializer, checked_value, decode_meta
 from ebooklet_tx.local.store import iter_pages
 from ebooklet_tx.parallel import ItemFunction, map_items
 from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.compact import compact
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, delete_remote
 from ebooklet_tx.sync.fetch import fetch_many, read_value
+from ebooklet_tx.sync.inline_values import prune_inline_values
 from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
@@ -439,7 +443,7 @@ class Database(MutableMapping[str, Any]):
                 session.local.commit()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Database]:
+    def transaction(self) -> Iterator[Self]:
         """A block whose writes are committed together at its end, or not at all.
 
         When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
@@ -475,6 +479,7 @@ class Database(MutableMapping[str, Any]):
         """
         keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
         with self._outside_transaction("prune") as session:
+            prune_inline_values(session.journal)
             return session.local.prune(keep)
 
     # -- remote ----------------------------------------------------------------------------
@@ -483,6 +488,22 @@ class Database(MutableMapping[str, Any]):
         """Returns what differs from the remote, with the ways to pull, push or discard it."""
         self._usable()
         return Change(self)
+
+    def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
+        """Writes packs of the remote anew that hold little but dead values, as a commit of the same values.
+
+        The old packs stay until `ebooklet_tx.collect` removes them.
+
+        Args:
+            live_share: Packs of which less than this share is live are written anew.
+            packs: Names of packs that are written anew in any case, for example because they are damaged.
+
+        Raises:
+            OfflineError: The store keeps failing; what was sent is kept for the next call.
+        """
+        with self._outside_transaction("compact") as session:
+            session.local.commit()
+        return compact(session, live_share=live_share, packs=packs)
 
     def delete_remote(self) -> EraseReport:
         """Deletes the database in the remote, and nothing else there; the local file is kept.
@@ -538,7 +559,7 @@ class Database(MutableMapping[str, Any]):
                     session.lock.release()
                 session.remote.store.close()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         self._usable()
         return self
 

@@ -1,0 +1,1 @@
+"""The parts of `scripts/bench.py`: a stub of S3, adapters, phases, bars, and what shows them."""

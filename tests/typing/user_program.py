@@ -1,0 +1,188 @@
+"""A program as a user writes it: the whole public interface, checked by mypy --strict and run by a test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import ebooklet_tx
+
+
+class Upper:
+    """A value serializer of the user's own."""
+
+    @staticmethod
+    def dumps(value: str) -> bytes:
+        return value.upper().encode()
+
+    @staticmethod
+    def loads(encoded: bytes) -> str:
+        return encoded.decode()
+
+
+def longer(key: str, value: str) -> tuple[str, int]:
+    return key, len(value)
+
+
+def merge(conflict: ebooklet_tx.Conflict) -> Any:
+    ours: ebooklet_tx.Version = conflict.ours_version
+    if conflict.theirs is ebooklet_tx.MISSING or ours.timestamp_us is None:
+        return conflict.ours
+    return conflict.base if conflict.key == "never" else conflict.ours + conflict.theirs
+
+
+def places(folder: Path) -> Iterator[ebooklet_tx.DirectoryConnection]:
+    for name in ("first", "second", "third"):
+        yield ebooklet_tx.DirectoryConnection(folder / "remote", name)
+
+
+def never_opened() -> list[object]:
+    s3 = ebooklet_tx.S3Connection(
+        "id", "secret", "key", "bucket", endpoint_url="http://127.0.0.1:9", db_url="http://127.0.0.1:9/bucket/key"
+    )
+    http = ebooklet_tx.HTTPConnection("http://127.0.0.1:9/bucket/key")
+    place: dict[str, str | None] = s3.to_dict()
+    connected = ebooklet_tx.connect("s3://bucket/key?endpoint_url=http://127.0.0.1:9")
+    return [s3, http, place, connected, ebooklet_tx.DEFAULT_GROUP_BYTES]
+
+
+def mapping(db: ebooklet_tx.Database) -> None:
+    db["a"] = "one"
+    db.set("b", "two", timestamp=datetime(2026, 1, 1, tzinfo=UTC))
+    db.set("raw", b"THREE", timestamp="2026-01-01T00:00:00+00:00", encode_value=False)
+    db.update({"c": "three"}, d="four")
+    del db["d"]
+    value: Any = db.get("a", None)
+    count: int = len(db)
+    keys: list[str] = [*db.keys(prefix="a"), *db]
+    pairs: list[tuple[str, Any]] = list(db.items())
+    values: list[Any] = list(db.values())
+    got: dict[str, Any] = dict(db.get_items(["a", "z"], default=None))
+    failures: dict[str, str] = db.load_items(["a"])
+    stamp: Any = db.get_timestamp("a")
+    db.set_timestamp("a", 1_700_000_000_000_000)
+    stamps = list(db.timestamps())
+    lengths: dict[Any, Any] = dict(db.map(longer, keys=["a"], n_workers=1))
+    db.set_metadata({"owner": "me"})
+    metadata: Any = db.get_metadata(include_timestamp=True)
+    with db.transaction() as inside:
+        inside["e"] = inside.pop("c")
+    db.setdefault("f", "six")
+    db.sync()
+    dropped: int = db.prune(timestamp=None)
+    print(value, count, keys, pairs, values, got, failures, stamp, stamps, lengths, metadata, dropped)
+    print(db.writable, db.closed, db.offline, db.lock is None, db.uuid)
+
+
+def syncing(db: ebooklet_tx.Database) -> None:
+    changes: ebooklet_tx.Change = db.changes()
+    changes.update()
+    for change in changes.iter_changes():
+        key: str = change["key"]
+        local: datetime = change["local_timestamp"]
+        print(key, local)
+    deletes: frozenset[str] = changes.pending_deletes
+    pushed: ebooklet_tx.PushResult = changes.push(on_conflict="newest")
+    pulled: ebooklet_tx.PullResult = changes.pull()
+    again: ebooklet_tx.PushResult = changes.push(force_push=False, on_conflict=merge)
+    print(deletes, bool(pushed), pushed.failures, pulled.seq, again.updated)
+    db["gone"] = "x"
+    dropped: int = changes.discard(["gone"])
+    conflicts: list[ebooklet_tx.Conflict] = changes.conflicts()
+    settled: int = changes.resolve({conflict.key: "ours" for conflict in conflicts})
+    print(dropped, settled)
+
+
+def errors(folder: Path) -> None:
+    try:
+        ebooklet_tx.open(f"file://{folder}/nothing/there", folder / "nothing.blt")
+    except (
+        ebooklet_tx.InvalidArgumentError,
+        ebooklet_tx.InvalidKeyError,
+        ebooklet_tx.InvalidValueError,
+        ebooklet_tx.JournalDamagedError,
+        ebooklet_tx.LocalIntegrityError,
+        ebooklet_tx.LocalMissingError,
+        ebooklet_tx.LocalStorageError,
+        ebooklet_tx.LockLostError,
+        ebooklet_tx.LockTimeoutError,
+        ebooklet_tx.OfflineError,
+        ebooklet_tx.PickleRefusedError,
+        ebooklet_tx.ReadOnlyError,
+        ebooklet_tx.RemoteAccessError,
+        ebooklet_tx.RemoteIntegrityError,
+        ebooklet_tx.SessionClosedError,
+        ebooklet_tx.UnsupportedFormatError,
+        ebooklet_tx.UUIDMismatchError,
+    ) as error:
+        raise SystemExit(f"not this one: {error}") from error
+    except ebooklet_tx.RemoteMissingError as error:
+        family: ebooklet_tx.Error = error
+        also: ValueError = error
+        print(family, also)
+    warned: list[type[UserWarning]] = [
+        ebooklet_tx.OfflineWarning,
+        ebooklet_tx.PickleWarning,
+        ebooklet_tx.WeakStoreWarning,
+    ]
+    print(ebooklet_tx.ConflictError.__mro__, warned)
+
+
+def remotes(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
+    second, third = list(places(folder))[1:]
+    with ebooklet_tx.open(first, folder / "first.blt", "w", Upper) as db:
+        copied: ebooklet_tx.CopyReport = db.copy_remote(second)
+    print(copied.key_count)
+    with second.open("w") as remote:
+        session: ebooklet_tx.RemoteSession = remote
+        uuid: UUID | None = session.get_uuid()
+        print(uuid, session.get_type(), session.get_timestamp(), session.get_user_metadata(), bool(session))
+    with ebooklet_tx.open_rcg(third, folder / "group.blt", "c") as group:
+        members: ebooklet_tx.RemoteConnGroup = group
+        members.add(second, key="copy", user_meta={"version": 1})
+        members.changes().push()
+        entry: dict[str, Any] = members["copy"]
+    with ebooklet_tx.open_ebooklet(entry, folder / "copy.blt", value_serializer=Upper) as copy:
+        named: ebooklet_tx.EVariableLengthValue = copy
+        print(dict(named))
+    with ebooklet_tx.open(second, folder / "copy.blt", "w", Upper) as db:
+        erased: ebooklet_tx.EraseReport = db.delete_remote()
+    print(erased.deleted_objects)
+
+
+def care(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
+    found: ebooklet_tx.Status = ebooklet_tx.status(folder / "first.blt")
+    repaired: ebooklet_tx.RecoverReport = ebooklet_tx.recover(folder / "first.blt", dry_run=True)
+    holder: str | None = ebooklet_tx.unlock(folder / "first.blt")
+    print(found, repaired, holder)
+    checked: ebooklet_tx.VerifyReport = ebooklet_tx.verify(first, read_values=True)
+    freed: ebooklet_tx.CollectReport = ebooklet_tx.collect(first, grace_seconds=0, dry_run=True)
+    fscked: ebooklet_tx.FsckReport = ebooklet_tx.fsck(first, check_objects=True)
+    print(checked, freed, fscked.claimed_but_missing)
+
+
+def main(folder: Path) -> None:
+    first = next(places(folder))
+    policy = ebooklet_tx.RetryPolicy(attempts=2)
+    with ebooklet_tx.open(first, folder / "first.blt", "c", Upper, lock="exclusive", retry=policy) as db:
+        mapping(db)
+        syncing(db)
+    with ebooklet_tx.open(
+        first, folder / "first.blt", offline="auto", allow_pickle=False, value_serializer=Upper
+    ) as db:
+        print(dict(db))
+    with ebooklet_tx.open(first, folder / "first.blt", "w", Upper) as db:
+        compacted: ebooklet_tx.CompactReport = db.compact(live_share=0.5)
+        print(compacted)
+    errors(folder)
+    remotes(folder, first)
+    care(folder, first)
+    print(never_opened())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
