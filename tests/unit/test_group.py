@@ -80,7 +80,9 @@ def test_an_entry_as_ebooklet_wrote_it_before_it_had_versions(bench: Bench) -> N
 
 
 def test_no_credential_comes_into_an_entry(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = ebooklet_tx.S3Connection("id-to-hide", "secret-to-hide", "key", "bucket", session_token="tok-hide")
+    connection = ebooklet_tx.S3Connection(
+        "id-to-hide", "secret-to-hide", "key", "bucket", session_token="tok-hide"
+    )
     there = member(bench.folder)
     monkeypatch.setattr(ebooklet_tx.S3Connection, "open", lambda self, flag="r": there.open(flag))
     with open_group(bench) as group:
@@ -169,9 +171,7 @@ def test_what_the_remote_holds_decides(bench: Bench, flag: str, said: bool) -> N
     with bench.open("b", "r", offline=True) as db:
         assert type(db) is ebooklet_tx.RemoteConnGroup
     plain = member(bench.folder)
-    with ebooklet_tx.open(
-        plain, bench.folder / "plain.blt", flag, remote_conn_group=said, lock=None
-    ) as db:
+    with ebooklet_tx.open(plain, bench.folder / "plain.blt", flag, remote_conn_group=said, lock=None) as db:
         assert type(db) is ebooklet_tx.Database
 
 
