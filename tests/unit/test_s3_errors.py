@@ -139,7 +139,8 @@ CONDITIONAL = ("if_match", "if_absent")
 def error_of(store: S3Store, operation: str) -> Error:
     with pytest.raises(Error) as caught:
         operations(store)[operation]()
-    assert "4711" not in str(caught.value)
+    assert "ID-4711" not in str(caught.value)
+    assert SECRET not in str(caught.value)
     assert "'db'" in str(caught.value)
     assert "s3://bkt" in str(caught.value)
     return caught.value
