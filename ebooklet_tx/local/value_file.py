@@ -248,7 +248,6 @@ class ValueFile:
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
                 count = _apply(blt, seat, deletes, sets)
-                seat.flush()
                 placed = self._check_appended(before, count)
                 os.fsync(self._fd)
         except EndlessChainError as error:
@@ -351,7 +350,6 @@ def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile
             arguments = {"value_serializer": _RawBytes}
         with _storage_errors(path, "write"):
             blt = booklet.open(seat, "n", key_serializer="str", init_bytes=header, **arguments)
-            seat.flush()
             _let_go(blt, seat)
             write_all(fd, secrets.token_bytes(GENERATION_BYTES), GENERATION_OFFSET)
             os.fsync(fd)
