@@ -37,6 +37,10 @@ class InvalidValueError(Error, ValueError, TypeError):
     """A value can't be encoded by the serializer, or is over 4 GiB - 1 when encoded."""
 
 
+class MissingPackageError(Error, ImportError):
+    """A serializer uses a package that is not installed."""
+
+
 class InvalidArgumentError(Error, ValueError):
     """A flag, serializer, connection or option is not one that is known."""
 

@@ -13,13 +13,15 @@ from typing import Any
 import orjson
 from booklet import serializers as booklet_serializers
 
-from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError
+from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
 from ebooklet_tx.records import MAX_VALUE_BYTES, METADATA_KEY
 
 CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
 
 _CUSTOM_CODE = 0
+_PACKAGES = {"gpd": "geopandas", "np": "numpy", "pd": "pandas", "zstd": "zstandard"}
+"""Packages that Booklet's serializers use when they are there, by the names that it gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Serializer:
         try:
             encoded = self._dumps(value)
         except Exception as error:
+            self._check_packages(key, error)
             raise InvalidValueError(
                 f"the value of key {key!r} (a {type(value).__name__}) can't be encoded by the serializer "
                 f"{self.name!r}: {error}; give a value that it takes, or open with another value_serializer"
@@ -52,10 +55,20 @@ class Serializer:
         try:
             return self._loads(encoded)
         except Exception as error:
+            self._check_packages(key, error)
             raise LocalIntegrityError(
                 f"the value of key {key!r} is intact, but the serializer {self.name!r} can't decode it: "
                 f"{error}; it was written with another serializer; read it with get(key) after opening "
                 "with the serializer it was written with"
+            ) from error
+
+    def _check_packages(self, key: str, error: Exception) -> None:
+        """Raises what a user can act on when Booklet's serializer lacks a package that it does not install."""
+        if isinstance(error, NameError) and self.code != _CUSTOM_CODE:
+            package = _PACKAGES.get(str(error.name), str(error.name))
+            raise MissingPackageError(
+                f"the serializer {self.name!r}, needed for the value of key {key!r}, uses the package {package}, "
+                f"which is not installed; install it (pip install {package}) and try again"
             ) from error
 
     def dumps_any(self, key: str, value: Any) -> bytes:

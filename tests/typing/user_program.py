@@ -104,6 +104,7 @@ def errors(folder: Path) -> None:
         ebooklet_tx.InvalidArgumentError,
         ebooklet_tx.InvalidKeyError,
         ebooklet_tx.InvalidValueError,
+        ebooklet_tx.MissingPackageError,
         ebooklet_tx.JournalDamagedError,
         ebooklet_tx.LocalIntegrityError,
         ebooklet_tx.LocalMissingError,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from booklet import serializers as booklet_serializers
 
-from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError
+from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
 from ebooklet_tx.local import serializers
 from ebooklet_tx.local.serializers import (
     CUSTOM,
@@ -105,3 +105,12 @@ def test_metadata_is_json() -> None:
     assert decode_metadata(encode_metadata({"a": [1, None, "ü"]})) == {"a": [1, None, "ü"]}
     with pytest.raises(InvalidValueError, match="give JSON types"):
         encode_metadata(object())
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = resolve("pickle_zstd").dumps("key", 1)
+    monkeypatch.delattr(booklet_serializers, "zstd")
+    with pytest.raises(MissingPackageError, match=r"'pickle_zstd'.*'key'.*pip install zstandard"):
+        resolve("pickle_zstd").dumps("key", 1)
+    with pytest.raises(MissingPackageError, match="pip install zstandard"):
+        resolve("pickle_zstd").loads("key", packed)
