@@ -33,8 +33,13 @@ UNSET_POSITIONS = (0, int.from_bytes(b"0" * POINTER_BYTES, "little"))
 """What stands for the place of index or first block where it is the usual one; older booklets put digits."""
 
 BLOCK_HEAD_BYTES = 32
-_HASH_BYTES = 13
+HASH_BYTES = 13
+N_BUCKETS_OFFSET = 21
 N_KEYS_OFFSET = 33
+INDEX_PLACE_OFFSET = 65
+"""Where the header says where the index lies, and behind that, where the first block does."""
+
+CHAIN_END = b"\x01\0\0\0\0\0"
 MAX_TIMESTAMP_US = 2**56 - 1
 CRASHED_N_KEYS = 2**32 - 1
 GENERATION_OFFSET = 192
@@ -43,6 +48,8 @@ FIXED_HEADER_FIELDS = ((18, 21), (25, 33), (37, 42), (49, 65), (77, 200))
 """What no session changes in the header of an existing file: sizes of fields, serializers, uuid, generation."""
 
 DEFAULT_N_BUCKETS = 12007
+GROWTH_OF_BUCKETS = (12007, 144013, 1728017, 20736017)
+"""The sizes through which a hash index grows."""
 
 _LENGTHS = struct.Struct("<HI")
 
@@ -172,20 +179,20 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
 
 
 def _carries_its_hash(head: bytes, key: bytes, next_pointer: int) -> bool:
-    if blake2s(key, digest_size=_HASH_BYTES).digest() == head[:_HASH_BYTES]:
+    if blake2s(key, digest_size=HASH_BYTES).digest() == head[:HASH_BYTES]:
         return True
     # The filler that booklet puts over an old index is a dead block with a zero hash and one zero as key.
-    return next_pointer == 0 and key == b"\0" and not any(head[:_HASH_BYTES])
+    return next_pointer == 0 and key == b"\0" and not any(head[:HASH_BYTES])
 
 
 def is_pointer_of_block(fd: int, offset_bytes: int) -> bool:
     """True when an offset is that of the next pointer in a block that carries its own key's hash."""
-    head = os.pread(fd, BLOCK_HEAD_BYTES, offset_bytes - _HASH_BYTES) if offset_bytes >= _HASH_BYTES else b""
+    head = os.pread(fd, BLOCK_HEAD_BYTES, offset_bytes - HASH_BYTES) if offset_bytes >= HASH_BYTES else b""
     if len(head) < BLOCK_HEAD_BYTES:
         return False
     (key_length, _) = _LENGTHS.unpack_from(head, 19)
-    key = os.pread(fd, key_length, offset_bytes - _HASH_BYTES + BLOCK_HEAD_BYTES)
-    return blake2s(key, digest_size=_HASH_BYTES).digest() == head[:_HASH_BYTES]
+    key = os.pread(fd, key_length, offset_bytes - HASH_BYTES + BLOCK_HEAD_BYTES)
+    return blake2s(key, digest_size=HASH_BYTES).digest() == head[:HASH_BYTES]
 
 
 def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
@@ -269,4 +276,4 @@ def _chain_damage(fd: int, header: Header, blocks: dict[int, Block], reached: se
 
 
 def _bucket_of(key: bytes, n_buckets: int) -> int:
-    return int.from_bytes(blake2s(key, digest_size=_HASH_BYTES).digest(), "little") % n_buckets
+    return int.from_bytes(blake2s(key, digest_size=HASH_BYTES).digest(), "little") % n_buckets

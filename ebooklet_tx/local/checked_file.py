@@ -98,7 +98,7 @@ class CheckedFile(io.BytesIO):
         self._sunk = True
 
 
-def write_all(fd: int, data: memoryview | bytes, offset_bytes: int) -> None:
+def write_all(fd: int, data: memoryview | bytes | bytearray, offset_bytes: int) -> None:
     """Writes every byte at an offset, however many calls that takes.
 
     Raises:

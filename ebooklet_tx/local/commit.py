@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.local.block_writer import Placed
 from ebooklet_tx.local.journal import VISIBLE, Journal, driver, put_meta
-from ebooklet_tx.local.value_file import FileState, Placed, ValueFile, new_append_number
+from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
 
 _log = logging.getLogger("ebooklet_tx")
@@ -27,9 +28,7 @@ _KEEP_BASE = ", ".join(
 # While the outcome of a push is open, what the remote is known to hold may be superseded by that push.
 _NO_PUSH_OPEN = "NOT EXISTS (SELECT 1 FROM intent)"
 
-_SET = f"""
-INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes)
-VALUES (?, 1, ?, ?, ?)
+_UPDATE = f"""
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
   pending = CASE WHEN excluded.pending_digest IS remote_digest
                   AND excluded.pending_timestamp_us IS remote_timestamp_us
@@ -37,6 +36,11 @@ ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
   pending_digest = excluded.pending_digest,
   pending_timestamp_us = excluded.pending_timestamp_us,
   pending_length_bytes = excluded.pending_length_bytes
+"""
+
+_SET = f"""
+INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes)
+VALUES (?, 1, ?, ?, ?) {_UPDATE}
 """
 
 _TO_DELETED = f"""
@@ -47,6 +51,17 @@ UPDATE entry SET {_KEEP_BASE},
 
 _DROP_EMPTY = """
 DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0
+"""
+
+_SET_AND_PLACE = f"""
+INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes,
+  local_digest, local_timestamp_us, local_length_bytes, local_offset_bytes)
+VALUES (?1, 1, ?2, ?3, ?4, ?2, ?3, ?4, ?5)
+{_UPDATE},
+  local_digest = excluded.local_digest,
+  local_timestamp_us = excluded.local_timestamp_us,
+  local_length_bytes = excluded.local_length_bytes,
+  local_offset_bytes = excluded.local_offset_bytes
 """
 
 _LOCAL_PLACE = """
@@ -156,18 +171,28 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
     """
-    stale = set(journal.stale_keys())
-    gone = stale | {key for key, (value, _) in overlay.operations.items() if value is None}
-    digests: dict[str, bytes] = {}
+    written = [
+        (key, timestamp_us, value)
+        for key, (value, timestamp_us) in overlay.operations.items()
+        if value is not None
+    ]
+    gone = {*journal.stale_keys(), *(key for key, (value, _) in overlay.operations.items() if value is None)}
+    kept = list(_values_to_keep(journal, overlay, fetched))
+    values = [*written, *((key, timestamp_us, value) for key, timestamp_us, _, value in kept)]
+    replaced = journal.keys_with_local_copy([key for key, _, _ in values])
     number = new_append_number()
-    values = _values_to_append(journal, overlay, fetched, digests)
-    placed = file.append(number, gone, values)
+    placed = file.append(number, gone.union(replaced), values, expected_keys=len(values))
     state = file.state_to_record()
+    written_rows = sorted(
+        (place.key, digest_of(value), place.timestamp_us, place.length_bytes, place.offset_bytes)
+        for place, (_, _, value) in zip(placed, written, strict=False)
+    )
     with journal.transaction() as connection:
         raw = driver(connection)
-        _record_operations(raw, overlay)
+        _record_overlay_deletes(raw, overlay)
         record_gone(raw, gone)
-        record_places(raw, placed, digests)
+        raw.executemany(_SET_AND_PLACE, written_rows)
+        record_places(raw, placed[len(written) :], {key: digest for key, _, digest, _ in kept})
         raw.execute("DELETE FROM staged")
         put_meta(connection, file_facts(file, state, number))
     try:
@@ -244,28 +269,29 @@ def _record_operations(raw: sqlite3.Connection, overlay: Overlay) -> None:
             if value is not None
         ),
     )
+    _record_overlay_deletes(raw, overlay)
+
+
+def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
     record_deletes(raw, ((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None))
 
 
-def _values_to_append(
-    journal: Journal, overlay: Overlay, fetched: Iterable[Fetched], digests: dict[str, bytes]
-) -> Iterator[tuple[str, int, bytes]]:
-    for key, (value, timestamp_us) in overlay.operations.items():
-        if value is not None:
-            digests[key] = digest_of(value)
-            yield key, timestamp_us, value
+def _values_to_keep(
+    journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]
+) -> Iterator[tuple[str, int, bytes, bytes]]:
+    """Yields (key, timestamp, digest, value) of what goes into the file beside the overlay's own values."""
+    folded = set()
     with journal.reading() as raw:
         for key, timestamp_us, digest, value in raw.execute(_STAGED_TO_FOLD):
             if key not in overlay.operations:
-                digests[key] = digest
-                yield key, timestamp_us, bytes(value)
+                folded.add(key)
+                yield key, timestamp_us, digest, bytes(value)
     for item in fetched:
+        if item.key in folded or item.key in overlay.operations:
+            continue
         entry = journal.entry(item.key)
         # A key that a pull took away meanwhile has no row left to hold the place.
         if entry is None or entry.digest != item.digest:
             continue
-        if entry.local_digest == item.digest and not item.heals:
-            continue
-        if item.key not in digests and item.key not in overlay.operations:
-            digests[item.key] = item.digest
-            yield item.key, item.timestamp_us, item.value
+        if entry.local_digest != item.digest or item.heals:
+            yield item.key, item.timestamp_us, item.digest, item.value

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _ENTRY_COLUMNS = (
 )
 _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 _BUSY_TIMEOUT_SECONDS = 30.0
+_KEYS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,25 @@ class Journal:
         """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
         with sqlite_errors(self.path):
             return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
+
+    def keys_with_local_copy(self, keys: Sequence[str]) -> list[str]:
+        """Returns those of some keys for which the Booklet file holds something, current or not."""
+        found: list[str] = []
+        with sqlite_errors(self.path):
+            for start in range(0, len(keys), _KEYS_AT_ONCE):
+                some = keys[start : start + _KEYS_AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = self.raw.execute(
+                    f"SELECT key FROM entry WHERE key IN ({marks}) AND local_digest IS NOT NULL", some
+                )
+                found.extend(row[0] for row in rows)
+        return found
+
+    def local_count(self, where: str = "1") -> int:
+        """Returns for how many entries for which some SQL holds the Booklet file holds something."""
+        with sqlite_errors(self.path):
+            query = f"SELECT count(*) FROM entry WHERE local_digest IS NOT NULL AND ({where})"
+            return int(self.raw.execute(query).fetchone()[0])
 
     def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
         """Returns up to `limit` visible user keys behind `after`, in order."""

@@ -82,7 +82,12 @@ def rebuild(
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
-        placed = new.append(number, (), _sound_values(file, journal, keep, digests, report))
+        placed = new.append(
+            number,
+            (),
+            _sound_values(file, journal, keep, digests, report),
+            expected_keys=journal.local_count(keep),
+        )
         state = new.state_to_record()
         with storage_errors(new.path, "write"):
             # From the transaction on the old file's places are forgotten: this one must be found.

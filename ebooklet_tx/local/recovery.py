@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.local.block_writer import Placed
 from ebooklet_tx.local.blocks import (
     FIXED_HEADER_FIELDS,
     GUARD_BYTES,
@@ -31,7 +32,6 @@ from ebooklet_tx.local.journal import Entry, Journal, driver, now_us, put_meta
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
 from ebooklet_tx.local.value_file import (
     FileState,
-    Placed,
     ValueFile,
     new_append_number,
     put_in_place,

@@ -30,6 +30,7 @@ from typing import Any
 import booklet
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
+from ebooklet_tx.local.block_writer import ChainDamageError, Placed, ShortAppendError, append_blocks
 from ebooklet_tx.local.blocks import (
     BLOCK_HEAD_BYTES,
     FIXED_LENGTH_MAGIC,
@@ -40,15 +41,11 @@ from ebooklet_tx.local.blocks import (
     MAGIC,
     METADATA_KEY_BYTES,
     POINTER_BYTES,
-    BlockDamageError,
     Header,
-    block_regions,
     is_pointer_of_block,
-    iter_blocks,
     parse_header,
 )
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, fsync_folder, write_all
-from ebooklet_tx.local.serializers import decode_metadata
 from ebooklet_tx.records import METADATA_KEY
 
 APPEND_NUMBER_BYTES = 8
@@ -71,16 +68,6 @@ class _RawBytes:
     @staticmethod
     def loads(value: bytes) -> bytes:
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where an append put a value."""
-
-    key: str
-    timestamp_us: int
-    offset_bytes: int
-    length_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +206,14 @@ class ValueFile:
     # -- writing ---------------------------------------------------------------------------
 
     def append(
-        self, number: bytes, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]
+        self,
+        number: bytes,
+        deletes: Iterable[str],
+        sets: Iterable[tuple[str, int, bytes]],
+        *,
+        expected_keys: int = 0,
     ) -> list[Placed]:
-        """Guards the file, applies deletes and sets through Booklet, checks and fsyncs.
+        """Guards the file, applies deletes, writes blocks for the sets, checks and fsyncs.
 
         Afterwards the guard still stands: the caller records the result in the journal, then calls
         `release`. When this raises, the guard stands and the journal's last state is intact.
@@ -229,37 +221,47 @@ class ValueFile:
         Args:
             number: The append's number, from `new_append_number`.
             deletes: Keys whose block is to be dead; one that is not there is passed over.
-            sets: (key, timestamp in microseconds, encoded value); `""` is the metadata.
+            sets: (key, timestamp in microseconds, encoded value); `""` is the metadata. A key that has a
+                block is to be among the deletes.
+            expected_keys: About how many sets there are, for the size of the hash index.
+
+        Returns:
+            The places of the values, in the order of `sets`.
 
         Raises:
             LocalStorageError: The disk is full or failing.
-            LocalIntegrityError: Booklet did not write what it was given.
+            LocalIntegrityError: What was written did not arrive.
+            IndexDamagedError: Booklet's index is damaged.
         """
         before = os.fstat(self._fd).st_size
-        seat = CheckedFile(
-            self._fd,
-            check_write=self._write_check(before),
-            max_reads=before // BLOCK_HEAD_BYTES + 1000,
-        )
+        deletes = list(deletes)
         # Booklet reads the header here, so this comes before the guard.
-        blt = self._booklet(seat)
+        blt, seat = self._booklet(before) if deletes else (None, None)
         try:
             with _storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
-                count = _apply(blt, seat, deletes, sets)
-                placed = self._check_appended(before, count)
+                if seat is not None:
+                    _delete(blt, seat, deletes)
+                placed = append_blocks(self._fd, self._present_header(), sets, expected_keys=expected_keys)
+                self.header = self._present_header()
                 os.fsync(self._fd)
-        except EndlessChainError as error:
-            seat.sink()
+        except (EndlessChainError, ChainDamageError) as error:
             raise self._index_damaged(str(error)) from error
+        except ShortAppendError as error:
+            raise LocalIntegrityError(
+                f"{self.path}: an append did not arrive whole: {error}; the last commit is intact, "
+                "open the file again"
+            ) from error
         except BaseException:
-            seat.sink()
+            if seat is not None:
+                seat.sink()
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, before)
             raise
         finally:
-            _let_go(blt, seat)
+            if seat is not None:
+                _let_go(blt, seat)
         return placed
 
     def release(self, state: FileState | None = None) -> None:
@@ -278,13 +280,14 @@ class ValueFile:
         state = self.state()
         return FileState(state.length_bytes, state.mtime_ns - 1 - secrets.randbelow(1000), state.inode)
 
-    def _booklet(self, seat: CheckedFile) -> Any:
-        return booklet.open(
-            seat,
-            "w",
-            key_serializer="str",
-            value_serializer=_RawBytes,
+    def _booklet(self, before: int) -> tuple[Any, CheckedFile]:
+        """Opens Booklet on a seat whose writes into the part that was there before are checked."""
+        seat = CheckedFile(
+            self._fd,
+            check_write=self._write_check(before),
+            max_reads=before // BLOCK_HEAD_BYTES + 1000,
         )
+        return booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes), seat
 
     def _write_check(self, before: int) -> Callable[[int, int], None]:
         """Returns what keeps Booklet from writing into a value because a damaged pointer led there."""
@@ -305,32 +308,12 @@ class ValueFile:
             f"the hash index of {self.path} is damaged: {problem}; the last commit is intact, open the file again"
         )
 
-    def _check_appended(self, before: int, count: int) -> list[Placed]:
-        """Reads back the heads of the appended blocks: gives the offsets, catches what is missing."""
+    def _present_header(self) -> Header:
+        """Reads the header behind the guard."""
         header = parse_header(os.pread(self._fd, HEADER_BYTES, 0))
         if header is None:
             raise LocalIntegrityError(f"{self.path}: the header is gone after an append; run recover on it")
-        self.header = _with_magic(header, self.header)
-        end = os.fstat(self._fd).st_size
-        placed = []
-        try:
-            for start, stop in block_regions(self.header, end):
-                for block in iter_blocks(self._fd, max(start, before), stop):
-                    key = METADATA_KEY if block.key == METADATA_KEY_BYTES else block.key.decode()
-                    placed.append(
-                        Placed(key, block.timestamp_us, block.value_offset_bytes, block.value_length_bytes)
-                    )
-        except BlockDamageError as error:
-            raise LocalIntegrityError(
-                f"{self.path}: an append did not arrive whole ({error}); the last commit is intact, "
-                "open the file again"
-            ) from error
-        if len(placed) != count:
-            raise LocalIntegrityError(
-                f"{self.path}: {count} values were appended, {len(placed)} arrived; the last commit is "
-                "intact, open the file again"
-            )
-        return placed
+        return _with_magic(header, self.header)
 
 
 def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile:
@@ -404,20 +387,13 @@ def put_in_place(new: ValueFile) -> None:
     old.close()
 
 
-def _apply(blt: Any, seat: CheckedFile, deletes: Iterable[str], sets: Iterable[tuple[str, int, bytes]]) -> int:
-    for key in deletes:
+def _delete(blt: Any, seat: CheckedFile, keys: Iterable[str]) -> None:
+    for key in keys:
         seat.next_operation()
         with contextlib.suppress(KeyError):
             del blt[METADATA_KEY_BYTES.decode() if key == METADATA_KEY else key]
-    count = 0
-    for key, timestamp_us, value in sets:
-        count += 1
-        if key == METADATA_KEY:
-            blt.set_metadata(decode_metadata(value), timestamp_us)
-        else:
-            blt.set(key, value, timestamp=timestamp_us, encode_value=False)
     blt.sync()
-    return count
+    seat.sink()
 
 
 def _let_go(blt: Any, seat: CheckedFile) -> None:
@@ -494,7 +470,6 @@ __all__: Sequence[str] = [
     "APPEND_NUMBER_BYTES",
     "FileState",
     "IndexDamagedError",
-    "Placed",
     "ValueFile",
     "create_file",
     "grown_header",

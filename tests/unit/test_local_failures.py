@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from ebooklet_tx.errors import (
     LocalStorageError,
     LockTimeoutError,
 )
+from ebooklet_tx.local import block_writer, value_file
 from ebooklet_tx.local import store as store_module
-from ebooklet_tx.local import value_file
-from ebooklet_tx.local.blocks import RESERVED_KEYS
+from ebooklet_tx.local.blocks import N_KEYS_OFFSET, RESERVED_KEYS
 from ebooklet_tx.local.checked_file import write_all
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.inspection import inspect_pair
@@ -264,25 +263,26 @@ def test_a_journal_that_is_not_there_is_not_open_here(path: Path) -> None:
 
 
 def test_an_append_that_did_not_arrive_whole_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = value_file._apply
+    real = value_file.write_all
 
-    def torn(fd: int) -> None:
-        os.ftruncate(fd, os.fstat(fd).st_size - 1)
+    def torn(fd: int, data: Any, offset: int) -> None:
+        real(fd, data, offset)
+        if offset == N_KEYS_OFFSET:
+            os.ftruncate(fd, os.fstat(fd).st_size - 1)
 
-    def beheaded(fd: int) -> None:
+    def beheaded(fd: int, data: Any, offset: int) -> None:
+        real(fd, data, offset)
         os.ftruncate(fd, 100)
 
-    for spoil_file, words in ((torn, "did not arrive whole"), (beheaded, "the header is gone")):
-        file = create_file(tmp_path / f"{spoil_file.__name__}.blt", None, value_serializer=None, n_buckets=50)
-
-        def spoilt(*arguments: Any, fd: int = file.fd, spoil_file: Callable[[int], None] = spoil_file) -> int:
-            count = real(*arguments)
-            spoil_file(fd)
-            return count
-
-        monkeypatch.setattr(value_file, "_apply", spoilt)
-        with pytest.raises(LocalIntegrityError, match=words):
-            file.append(new_append_number(), (), [("a", 5, b"one")])
+    for module, spoilt, words in (
+        (block_writer, torn, "did not arrive whole"),
+        (value_file, beheaded, "the header is gone"),
+    ):
+        file = create_file(tmp_path / f"{spoilt.__name__}.blt", None, value_serializer=None, n_buckets=50)
+        with monkeypatch.context() as patches:
+            patches.setattr(module, "write_all", spoilt)
+            with pytest.raises(LocalIntegrityError, match=words):
+                file.append(new_append_number(), (), [("a", 5, b"one")])
         file.close()
 
 

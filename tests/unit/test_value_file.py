@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
 import booklet
 import pytest
 
-from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
-from ebooklet_tx.local import value_file
+from ebooklet_tx.errors import LocalStorageError, UnsupportedFormatError
 from ebooklet_tx.local.blocks import MAGIC, scan_file
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, write_all
 from ebooklet_tx.local.value_file import (
@@ -47,7 +47,7 @@ def test_an_append_says_where_it_put_what(file: ValueFile) -> None:
         ("", 6, b'{"m":1}'),
         ("b", 7, b""),
     ]
-    append(file, ("a", 8, b"two"), deletes=("b", "never there", ""))
+    append(file, ("a", 8, b"two"), deletes=("a", "b", "never there", ""))
     assert scan_file(file.fd, file.header).damage == []
     path = file.path
     file.close()
@@ -85,13 +85,6 @@ def test_a_full_disk_in_an_append(file: ValueFile, monkeypatch: pytest.MonkeyPat
     assert file.guard_number() is not None
 
 
-def test_booklet_losing_a_value_is_noticed(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = value_file._apply
-    monkeypatch.setattr(value_file, "_apply", lambda *arguments: real(*arguments) + 1)
-    with pytest.raises(LocalIntegrityError, match="2 values were appended, 1 arrived"):
-        file.append(new_append_number(), (), [("a", 5, b"one")])
-
-
 def test_a_circle_in_a_chain_ends(tmp_path: Path) -> None:
     file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
     append(file, ("a", 5, b"one"))
@@ -105,11 +98,11 @@ def test_a_circle_in_a_chain_ends(tmp_path: Path) -> None:
 def test_a_pointer_into_a_value_is_not_followed_by_a_write(tmp_path: Path) -> None:
     file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
     # To booklet the value's inside looks like a block at a chain's end.
-    trap = b"x" * 13 + b"\x01" + bytes(30)
+    trap = blake2s(b"b", digest_size=13).digest() + b"\x01" + bytes(30)
     (placed,) = append(file, ("a", 5, trap))
     write_all(file.fd, placed.offset_bytes.to_bytes(6, "little"), file.header.index_offset_bytes)
     with pytest.raises(IndexDamagedError, match="a pointer leads to byte"):
-        file.append(new_append_number(), (), [("b", 6, b"two")])
+        file.append(new_append_number(), ("b",), ())
     assert file.read(placed.offset_bytes, placed.length_bytes) == trap
     file.close()
 

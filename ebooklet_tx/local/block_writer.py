@@ -1,0 +1,243 @@
+"""Writing data blocks behind the end of a Booklet file, and linking them into its hash index.
+
+Owns the pages of the index that one append touches. The invariant: into the part of the file that was there
+before, nothing is written but the index, fields of the header, and the next pointer of a block that was
+seen to carry its own key's hash; so no value byte is ever overwritten, wherever a damaged pointer leads.
+
+Booklet itself reads and writes some six times for each key that it sets, and four times more for each that it
+moves when its index grows; here a page of the index is read and written once an append, and the blocks are
+written in a row. The layout is `blocks`'s. A new block becomes the first of its chain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import blake2s
+from struct import Struct
+from typing import NamedTuple
+
+from ebooklet_tx.local.blocks import (
+    BLOCK_HEAD_BYTES,
+    CHAIN_END,
+    CRASHED_N_KEYS,
+    GROWTH_OF_BUCKETS,
+    HASH_BYTES,
+    HEADER_BYTES,
+    INDEX_PLACE_OFFSET,
+    METADATA_KEY_BYTES,
+    N_BUCKETS_OFFSET,
+    N_KEYS_OFFSET,
+    POINTER_BYTES,
+    RESERVED_KEYS,
+    Header,
+)
+from ebooklet_tx.local.checked_file import write_all
+from ebooklet_tx.records import METADATA_KEY
+
+PAGE_POINTERS = 1024
+MAX_PAGES = 4096
+"""Pages are written back when there are more, so that an index of any size takes 25 MB at most."""
+
+ROW_BYTES = 2**20
+"""Blocks are written together up to this size; a value above it goes alone, and is not copied for that."""
+
+_HEAD = Struct("<13s6sHI7s")
+_HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
+_EMPTY_PAGE = CHAIN_END * PAGE_POINTERS
+
+
+class ChainDamageError(Exception):
+    """A chain of the hash index leads to something that is no live block of it."""
+
+
+class ShortAppendError(Exception):
+    """The file does not end where the last block does, although every write succeeded."""
+
+
+class Placed(NamedTuple):
+    """Where an append put a value."""
+
+    key: str
+    timestamp_us: int
+    offset_bytes: int
+    length_bytes: int
+
+
+class _Index:
+    """The chain heads of a hash index, read and written by the page."""
+
+    def __init__(self, fd: int, offset_bytes: int, n_buckets: int) -> None:
+        self.n_buckets = n_buckets
+        self._fd = fd
+        self._offset_bytes = offset_bytes
+        self._pages: dict[int, bytearray] = {}
+
+    def put_first(self, key_hash: bytes, position_bytes: int) -> int:
+        """Makes a block the first of its chain; returns the pointer to the one that was."""
+        number, slot = divmod(int.from_bytes(key_hash, "little") % self.n_buckets, PAGE_POINTERS)
+        page = self._pages.get(number)
+        if page is None:
+            page = self._read(number)
+        at = slot * POINTER_BYTES
+        first = int.from_bytes(page[at : at + POINTER_BYTES], "little")
+        page[at : at + POINTER_BYTES] = position_bytes.to_bytes(POINTER_BYTES, "little")
+        return first
+
+    def _read(self, number: int) -> bytearray:
+        if len(self._pages) >= MAX_PAGES:
+            self.write()
+        start = number * PAGE_POINTERS
+        length = min(PAGE_POINTERS, self.n_buckets - start) * POINTER_BYTES
+        page = bytearray(os.pread(self._fd, length, self._offset_bytes + start * POINTER_BYTES))
+        if len(page) < length:
+            raise ChainDamageError("the index reaches beyond the file's end")
+        self._pages[number] = page
+        return page
+
+    def write(self) -> None:
+        """Writes back every page that was touched."""
+        for number, page in sorted(self._pages.items()):
+            write_all(self._fd, page, self._offset_bytes + number * PAGE_POINTERS * POINTER_BYTES)
+        self._pages.clear()
+
+
+def append_blocks(
+    fd: int, header: Header, sets: Iterable[tuple[str, int, bytes]], *, expected_keys: int
+) -> list[Placed]:
+    """Writes blocks behind the end of a file and links them into its index, which grows first if it has to.
+
+    Args:
+        fd: The file, locked, with its guard up.
+        header: Its header as it stands.
+        sets: (key, timestamp in microseconds, encoded value); none of the keys has a live block.
+        expected_keys: How many they are, for the size of the index; a wrong number does no harm.
+
+    Returns:
+        The places, in the order of `sets`.
+
+    Raises:
+        ChainDamageError: The index is damaged; the guard has to stay up.
+        ShortAppendError, OSError: The disk is full or failing; likewise.
+    """
+    if header.n_keys == CRASHED_N_KEYS:
+        raise ChainDamageError("the header says that a session of booklet died")
+    index = _Index(fd, header.index_offset_bytes, header.n_buckets)
+    wanted = _wanted_buckets(header, expected_keys)
+    if wanted != header.n_buckets:
+        index = _grow(fd, header, wanted)
+    row = _Row(fd, os.fstat(fd).st_size)
+    placed = []
+    user_keys = 0
+    for key, timestamp_us, value in sets:
+        user_keys += key != METADATA_KEY
+        key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
+        key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
+        stamp = timestamp_us.to_bytes(7, "little")
+        first = index.put_first(key_hash, row.end_bytes)
+        if first >= row.end_bytes:
+            raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
+        head = _HEAD.pack(key_hash, _next_pointer(first), len(key_bytes), len(value), stamp) + key_bytes
+        row.add(head)
+        placed.append(Placed(key, timestamp_us, row.end_bytes, len(value)))
+        row.add(value)
+    row.write()
+    index.write()
+    write_all(fd, (header.n_keys + user_keys).to_bytes(4, "little"), N_KEYS_OFFSET)
+    size = os.fstat(fd).st_size
+    if size != row.end_bytes:
+        raise ShortAppendError(f"it ends at byte {size} instead of {row.end_bytes}")
+    return placed
+
+
+class _Row:
+    """Bytes that are written one behind the other, many pieces at a time."""
+
+    def __init__(self, fd: int, start_bytes: int) -> None:
+        self.end_bytes = start_bytes
+        self._fd = fd
+        self._written_bytes = start_bytes
+        self._pieces: list[bytes] = []
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self.end_bytes += len(piece)
+        if self.end_bytes - self._written_bytes >= ROW_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        large = self._pieces[-1:] if self._pieces and len(self._pieces[-1]) >= ROW_BYTES else []
+        small = self._pieces[: len(self._pieces) - len(large)]
+        for data in (b"".join(small), *large):
+            if data:
+                write_all(self._fd, data, self._written_bytes)
+                self._written_bytes += len(data)
+        self._pieces = []
+
+
+def _wanted_buckets(header: Header, more_keys: int) -> int:
+    """Returns how many buckets a file should have: as Booklet has it, one for each key or more."""
+    keys = header.n_keys + more_keys
+    if keys <= header.n_buckets:
+        return header.n_buckets
+    larger = [size for size in GROWTH_OF_BUCKETS if size > header.n_buckets]
+    return next((size for size in larger if size >= keys), larger[-1] if larger else header.n_buckets)
+
+
+def _grow(fd: int, header: Header, n_buckets: int) -> _Index:
+    """Writes a larger index behind the file's end and links every live block into it, as Booklet does."""
+    offset = os.fstat(fd).st_size
+    position = offset
+    for start in range(0, n_buckets, PAGE_POINTERS):
+        page = _EMPTY_PAGE[: (n_buckets - start) * POINTER_BYTES]
+        write_all(fd, page, position)
+        position += len(page)
+    index = _Index(fd, offset, n_buckets)
+    user_keys = 0
+    for block_position, key_hash, key in _linked_blocks(fd, header, offset):
+        user_keys += key not in RESERVED_KEYS
+        first = index.put_first(key_hash, block_position)
+        write_all(fd, _next_pointer(first), block_position + HASH_BYTES)
+    if user_keys != header.n_keys:
+        raise ChainDamageError(f"the index leads to {user_keys} keys, the header counts {header.n_keys}")
+    if header.index_offset_bytes != HEADER_BYTES:
+        write_all(fd, _filler(header.n_buckets * POINTER_BYTES), header.index_offset_bytes)
+    write_all(fd, n_buckets.to_bytes(4, "little"), N_BUCKETS_OFFSET)
+    places = (offset, header.first_block_offset_bytes)
+    write_all(fd, b"".join(place.to_bytes(POINTER_BYTES, "little") for place in places), INDEX_PLACE_OFFSET)
+    return index
+
+
+def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yields (position, key hash, key) of every block to which the index leads, each held to its hash."""
+    pointers = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
+    found = 0
+    for at in range(0, len(pointers), POINTER_BYTES):
+        position = int.from_bytes(pointers[at : at + POINTER_BYTES], "little")
+        while position > 1:
+            found += 1
+            head = os.pread(fd, _HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
+            if len(head) < BLOCK_HEAD_BYTES or found > header.n_keys + len(RESERVED_KEYS):
+                raise ChainDamageError(f"a chain leads to byte {position}, or in a circle")
+            key_hash, following, key_bytes, _, _ = _HEAD.unpack_from(head)
+            key = head[BLOCK_HEAD_BYTES : BLOCK_HEAD_BYTES + key_bytes]
+            if len(key) < key_bytes:
+                key = os.pread(fd, key_bytes, position + BLOCK_HEAD_BYTES)
+            if blake2s(key, digest_size=HASH_BYTES).digest() != key_hash:
+                raise ChainDamageError(f"a chain leads to byte {position}, where no block is")
+            # Before the caller puts another pointer there.
+            next_position = int.from_bytes(following, "little")
+            if next_position == 0:
+                raise ChainDamageError(f"a chain leads to the dead block at byte {position}")
+            yield position, key_hash, key
+            position = next_position
+
+
+def _next_pointer(position: int) -> bytes:
+    return position.to_bytes(POINTER_BYTES, "little") if position > 1 else CHAIN_END
+
+
+def _filler(size_bytes: int) -> bytes:
+    """Returns the beginning of a dead block that covers an index that is no longer used, as Booklet's does."""
+    value_bytes = size_bytes - BLOCK_HEAD_BYTES - 1
+    return _HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(7)) + b"\0"
