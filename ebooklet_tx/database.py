@@ -73,6 +73,7 @@ class Database(MutableMapping[str, Any]):
         self._write_buffer_size = self._buffer_size
         self._pid = os.getpid()
         self._closed = False
+        self._in_child = False
         self._in_transaction = False
         _open_databases[id(self)] = self
 
@@ -114,14 +115,14 @@ class Database(MutableMapping[str, Any]):
         return self
 
     def _usable(self) -> Session:
-        if os.getpid() != self._pid:
+        if not (self._closed or self._in_child):
+            return self._session
+        if self._in_child:
             raise SessionClosedError(
                 f"{self._session.local.path} was opened by the process {self._pid} that this one was forked "
                 "from; open it again here"
             )
-        if self._closed:
-            raise SessionClosedError(f"{self._session.local.path} is closed; open it again")
-        return self._session
+        raise SessionClosedError(f"{self._session.local.path} is closed; open it again")
 
     def _writing(self) -> Session:
         session = self._usable()
@@ -152,6 +153,9 @@ class Database(MutableMapping[str, Any]):
                 return None if value is None else (stamp, value)
             if overlay.cleared and key != METADATA_KEY:
                 return None
+            here = session.local.read_here(key)
+        if here is not None:
+            return here
         found = read_value(session, key)
         return None if found is None else (found[0].timestamp_us, found[1])
 
@@ -381,10 +385,16 @@ class Database(MutableMapping[str, Any]):
         Raises:
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
         """
-        self._writing()
+        session = self._writing()
         check_key(key)
         encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
-        self._put([(key, encoded, timestamp_us(timestamp))])
+        stamp = timestamp_us(timestamp)
+        with session.mutex:
+            self._usable()
+            overlay = session.local.overlay
+            overlay.put(key, encoded, stamp)
+            if overlay.value_bytes > self._buffer_size and not self._in_transaction:
+                session.local.commit()
 
     def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
         """Gives a key another timestamp and leaves its value as it is.
@@ -581,6 +591,7 @@ class Database(MutableMapping[str, Any]):
         return f"<ebooklet_tx database {str(self._session.local.path)!r}, {state}>"
 
     def _forget_in_child(self) -> None:
+        self._in_child = True
         self._session.local.forget_in_child()
         if self._session.lock is not None:
             self._session.lock.forget_in_child()

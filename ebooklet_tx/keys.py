@@ -10,6 +10,8 @@ from ebooklet_tx.errors import InvalidKeyError
 from ebooklet_tx.local.blocks import RESERVED_KEYS
 from ebooklet_tx.records import MAX_KEY_BYTES
 
+_RESERVED_TEXTS = frozenset(key.decode() for key in RESERVED_KEYS)
+
 
 def text_of(key: object) -> str:
     """Returns a key that is text, whether it may be set or not.
@@ -38,6 +40,8 @@ def check_key(key: object) -> None:
     Raises:
         InvalidKeyError: It may not; the message says why.
     """
+    if type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii() and key not in _RESERVED_TEXTS:
+        return
     text = text_of(key)
     if not text:
         raise InvalidKeyError("a key must not be empty; give at least one character")

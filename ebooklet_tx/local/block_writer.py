@@ -42,6 +42,7 @@ MAX_PAGES = 4096
 ROW_BYTES = 2**20
 """Blocks are written together up to this size; a value above it goes alone, and is not copied for that."""
 
+TIMESTAMP_BYTES = 7
 _HEAD = Struct("<13s6sHI7s")
 _HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
 _EMPTY_PAGE = CHAIN_END * PAGE_POINTERS
@@ -127,27 +128,41 @@ def append_blocks(
     if wanted != header.n_buckets:
         index = _grow(fd, header, wanted)
     row = _Row(fd, os.fstat(fd).st_size)
-    placed = []
-    user_keys = 0
-    for key, timestamp_us, value in sets:
-        user_keys += key != METADATA_KEY
-        key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
-        key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
-        stamp = timestamp_us.to_bytes(7, "little")
-        first = index.put_first(key_hash, row.end_bytes)
-        if first >= row.end_bytes:
-            raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
-        head = _HEAD.pack(key_hash, _next_pointer(first), len(key_bytes), len(value), stamp) + key_bytes
-        row.add(head)
-        placed.append(Placed(key, timestamp_us, row.end_bytes, len(value)))
-        row.add(value)
+    placed = [_append_block(row, index, *item) for item in sets]
     row.write()
     index.write()
+    user_keys = sum(place.key != METADATA_KEY for place in placed)
     write_all(fd, (header.n_keys + user_keys).to_bytes(4, "little"), N_KEYS_OFFSET)
     size = os.fstat(fd).st_size
     if size != row.end_bytes:
         raise ShortAppendError(f"it ends at byte {size} instead of {row.end_bytes}")
     return placed
+
+
+def _append_block(row: _Row, index: _Index, key: str, timestamp_us: int, value: bytes) -> Placed:
+    key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
+    key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
+    position = row.end_bytes
+    first = index.put_first(key_hash, position)
+    if first >= position:
+        raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
+    length = len(value)
+    offset = position + BLOCK_HEAD_BYTES + len(key_bytes)
+    row.add(
+        (
+            _HEAD.pack(
+                key_hash,
+                first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END,
+                len(key_bytes),
+                length,
+                timestamp_us.to_bytes(TIMESTAMP_BYTES, "little"),
+            ),
+            key_bytes,
+            value,
+        ),
+        offset + length,
+    )
+    return Placed(key, timestamp_us, offset, length)
 
 
 class _Row:
@@ -159,13 +174,15 @@ class _Row:
         self._written_bytes = start_bytes
         self._pieces: list[bytes] = []
 
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self.end_bytes += len(piece)
-        if self.end_bytes - self._written_bytes >= ROW_BYTES:
+    def add(self, pieces: tuple[bytes, ...], end_bytes: int) -> None:
+        """Takes pieces in; with them, what was added ends at `end_bytes`."""
+        self._pieces += pieces
+        self.end_bytes = end_bytes
+        if end_bytes - self._written_bytes >= ROW_BYTES:
             self.write()
 
     def write(self) -> None:
+        """Writes what was added."""
         large = self._pieces[-1:] if self._pieces and len(self._pieces[-1]) >= ROW_BYTES else []
         small = self._pieces[: len(self._pieces) - len(large)]
         for data in (b"".join(small), *large):
@@ -240,4 +257,4 @@ def _next_pointer(position: int) -> bytes:
 def _filler(size_bytes: int) -> bytes:
     """Returns the beginning of a dead block that covers an index that is no longer used, as Booklet's does."""
     value_bytes = size_bytes - BLOCK_HEAD_BYTES - 1
-    return _HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(7)) + b"\0"
+    return _HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(TIMESTAMP_BYTES)) + b"\0"

@@ -35,6 +35,12 @@ _ENTRY_COLUMNS = (
     "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
     "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
 )
+_ONE_PLACE = """
+SELECT CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
+  local_digest, local_offset_bytes, local_length_bytes
+FROM entry WHERE key = ?
+  AND local_digest = CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END
+"""
 _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 _BUSY_TIMEOUT_SECONDS = 30.0
 _KEYS_AT_ONCE = 500
@@ -238,6 +244,14 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _translated(error, self.path) from error
         return None if row is None else Entry(*row)
+
+    def place(self, key: str) -> tuple[int | None, bytes, int, int] | None:
+        """Returns (timestamp, digest, offset, length) of a key whose visible value the Booklet file holds."""
+        try:
+            found: tuple[int | None, bytes, int, int] | None = self.raw.execute(_ONE_PLACE, (key,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self.path) from error
+        return found
 
     def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """Yields the entries for which some SQL holds, in order of key, from one snapshot."""

@@ -113,6 +113,12 @@ def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
     waiting = rebuild_path(file.path)
     if not waiting.exists():
         return None
+    if waiting.samefile(file.path):
+        # A file system without atomic renames left both names: the rebuild is in place already.
+        with storage_errors(waiting, "remove"):
+            waiting.unlink()
+            fsync_folder(waiting.parent)
+        return None
     generation = journal.get_meta("file_generation")
     candidate: ValueFile | None = None
     with contextlib.suppress(UnsupportedFormatError):

@@ -86,6 +86,8 @@ def checked_value(key: str, encoded: Any) -> bytes:
     Raises:
         InvalidValueError: They are no bytes, or over 4 GiB - 1.
     """
+    if type(encoded) is bytes and len(encoded) <= MAX_VALUE_BYTES:
+        return encoded
     if isinstance(encoded, bytearray | memoryview):
         encoded = bytes(encoded)
     if not isinstance(encoded, bytes):

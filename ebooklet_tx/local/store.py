@@ -393,6 +393,18 @@ class LocalStore:
         """Returns what the journal says of a key; None when it has never heard of it."""
         return self.journal.entry(key)
 
+    def read_here(self, key: str) -> tuple[int, bytes] | None:
+        """Returns timestamp and value of a key whose visible value lies intact in the Booklet file.
+
+        None says nothing: `look` knows of every other place, and of damage.
+        """
+        place = self.journal.place(key)
+        if place is None:
+            return None
+        timestamp_us, digest, offset_bytes, length_bytes = place
+        value = self.file.read(offset_bytes, length_bytes)
+        return (timestamp_us or 0, value) if digest_of(value) == digest else None
+
     def look(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here.
 

@@ -21,7 +21,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local import block_writer, value_file
 from ebooklet_tx.local import store as store_module
-from ebooklet_tx.local.blocks import N_KEYS_OFFSET, RESERVED_KEYS
+from ebooklet_tx.local.blocks import GUARD_PREFIX, N_KEYS_OFFSET, RESERVED_KEYS
 from ebooklet_tx.local.checked_file import write_all
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.inspection import inspect_pair
@@ -284,6 +284,16 @@ def test_an_append_that_did_not_arrive_whole_is_noticed(tmp_path: Path, monkeypa
             with pytest.raises(LocalIntegrityError, match=words):
                 file.append(new_append_number(), (), [("a", 5, b"one")])
         file.close()
+
+
+def test_a_rename_that_left_both_names_is_finished(path: Path) -> None:
+    rebuilt = path.with_name("a.blt.rebuild")
+    os.link(path, rebuilt)
+    with path.open("r+b") as raw:
+        raw.write(GUARD_PREFIX + bytes(8))
+    assert inspect_pair(path).rebuild == "finished"
+    assert contents(path) == VALUES
+    assert not rebuilt.exists()
 
 
 # -- others at the same time ---------------------------------------------------------------------
