@@ -42,7 +42,7 @@ from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.compact import compact
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, delete_remote
-from ebooklet_tx.sync.fetch import fetch_many, read_value
+from ebooklet_tx.sync.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.inline_values import prune_inline_values
 from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
@@ -51,6 +51,10 @@ from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
 
 MAP_PAGE_KEYS = 200
 """How many values `map` fetches together."""
+
+PAGE_KEYS = 1000
+MAX_PAGE_KEYS = 64_000
+"""Keys are looked up a page at a time, the first page small and those behind it larger."""
 
 _MISSING = object()
 
@@ -252,41 +256,39 @@ class Database(MutableMapping[str, Any]):
         return ValuesOf(self)
 
     def _iter_items(self) -> Iterator[tuple[str, Any]]:
-        for page in self._key_pages(""):
-            found = dict(self._read_many(page))
-            for key in page:
-                value = found[key]
-                if isinstance(value, Error):
-                    raise value
-                if value is not None:
-                    yield key, self._serializer.loads(key, value)
+        for key, value in self._read_many(chain.from_iterable(self._key_pages("")), in_order=True):
+            if isinstance(value, Error):
+                raise value
+            if value is not None:
+                yield key, self._serializer.loads(key, value)
 
-    def _read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes | Error | None]]:
-        """Yields encoded values, None for what is not there, an error for what can't be had."""
+    def _read_many(self, keys: Iterable[str], *, in_order: bool = False) -> Iterator[tuple[str, Found]]:
+        """Yields what each key has, uncommitted writes included, in the order of the keys.
+
+        With `in_order` they are the journal's own from one to another, merged with what is uncommitted.
+        """
         session = self._usable()
-        committed = []
-        for key in keys:
+        remaining = iter(keys)
+        page_keys = PAGE_KEYS
+        while page := list(islice(remaining, page_keys)):
             with session.mutex:
                 overlay = session.local.overlay
-                operation = overlay.operations.get(key) if key else None
-                cleared = overlay.cleared
-            if operation is not None:
-                yield key, operation[0]
-            elif cleared or not key:
-                yield key, None
-            else:
-                committed.append(key)
-        yield from fetch_many(session, committed)
+                # An empty key is the metadata's, which is nobody's to ask for here.
+                unread: dict[str, bytes | None] = {
+                    key: overlay.operations[key][0] for key in page if key in overlay.operations and key
+                }
+                unread.update((key, None) for key in page if not key or (overlay.cleared and key not in unread))
+            committed = fetch_many(session, [key for key in page if key not in unread], in_order=in_order)
+            for key in page:
+                yield (key, unread[key]) if key in unread else next(committed)
+            page_keys = min(page_keys * 4, MAX_PAGE_KEYS)
 
     def get_items(self, keys: Iterable[str], default: Any = None) -> Iterator[tuple[str, Any]]:
         """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
 
         Values that are not on this machine are fetched together.
         """
-        wanted = [text_of(key) for key in keys]
-        found = dict(self._read_many(dict.fromkeys(wanted)))
-        for key in wanted:
-            value = found[key]
+        for key, value in self._read_many([text_of(key) for key in keys]):
             if isinstance(value, Error):
                 raise value
             yield key, default if value is None else self._serializer.loads(key, value)
@@ -324,28 +326,28 @@ class Database(MutableMapping[str, Any]):
             The keys whose values could not be had, each with the reason.
         """
         session = self._usable()
-        pages: Iterable[list[str]] = self._key_pages("") if keys is None else [[text_of(key) for key in keys]]
-        found = chain.from_iterable(self._read_many(page) for page in pages)
         if keys is None:
+            found = self._read_many(chain.from_iterable(self._key_pages("")), in_order=True)
             found = chain(found, fetch_many(session, [METADATA_KEY]))
+        else:
+            found = self._read_many([text_of(key) for key in keys])
         return {key: str(value) for key, value in found if isinstance(value, Error)}
 
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""
-        for page in self._key_pages(""):
-            values = dict(self._read_many(page)) if include_value else {}
-            for key in page:
+        keys = chain.from_iterable(self._key_pages(""))
+        if not include_value:
+            for key in keys:
                 stamp = self._timestamp_of(key)
-                if stamp is None:
-                    continue
-                if not include_value:
+                if stamp is not None:
                     yield key, stamp
-                    continue
-                value = values[key]
-                if isinstance(value, Error):
-                    raise value
-                if value is not None:
-                    yield key, stamp, self._serializer.loads(key, value)
+            return
+        for key, value in self._read_many(keys, in_order=True):
+            if isinstance(value, Error):
+                raise value
+            stamp = self._timestamp_of(key)
+            if stamp is not None and value is not None:
+                yield key, stamp, self._serializer.loads(key, value)
 
     def get_timestamp(
         self, key: str, include_value: bool = False, decode_value: bool = True, default: Any = None

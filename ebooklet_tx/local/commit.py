@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.local.block_writer import Placed
@@ -75,7 +76,8 @@ UPDATE entry SET local_timestamp_us = NULL, local_digest = NULL, local_offset_by
 """
 
 _STAGED_TO_FOLD = """
-SELECT s.key, s.timestamp_us, s.digest, s.value FROM staged AS s JOIN entry AS e ON e.key = s.key
+SELECT s.key, s.timestamp_us, s.digest, s.value, e.local_digest IS NOT NULL
+FROM staged AS s JOIN entry AS e ON e.key = s.key
 WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pending_digest END
   AND (s.digest IS NOT e.local_digest OR s.timestamp_us IS NOT e.local_timestamp_us)
 """
@@ -128,8 +130,7 @@ class Overlay:
         return bool(self.operations) or self.cleared
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """A value that came from the remote and is to be kept in the Booklet file.
 
     `heals` says that the file's own copy of it was found damaged.
@@ -178,10 +179,14 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
     ]
     gone = {*journal.stale_keys(), *(key for key, (value, _) in overlay.operations.items() if value is None)}
     kept = list(_values_to_keep(journal, overlay, fetched))
-    values = [*written, *((key, timestamp_us, value) for key, timestamp_us, _, value in kept)]
-    replaced = journal.keys_with_local_copy([key for key, _, _ in values])
+    replaced = journal.keys_with_local_copy([key for key, _, _ in written])
     number = new_append_number()
-    placed = file.append(number, gone.union(replaced), values, expected_keys=len(values))
+    placed = file.append(
+        number,
+        gone.union(replaced, (item.key for item in kept if item.replaces)),
+        [*written, *((item.key, item.timestamp_us, item.value) for item in kept)],
+        expected_keys=len(written) + len(kept),
+    )
     state = file.state_to_record()
     written_rows = sorted(
         (place.key, digest_of(value), place.timestamp_us, place.length_bytes, place.offset_bytes)
@@ -192,7 +197,7 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
         _record_overlay_deletes(raw, overlay)
         record_gone(raw, gone)
         raw.executemany(_SET_AND_PLACE, written_rows)
-        record_places(raw, placed[len(written) :], {key: digest for key, _, digest, _ in kept})
+        record_places(raw, placed[len(written) :], {item.key: item.digest for item in kept})
         raw.execute("DELETE FROM staged")
         put_meta(connection, file_facts(file, state, number))
     try:
@@ -276,22 +281,27 @@ def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
     record_deletes(raw, ((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None))
 
 
-def _values_to_keep(
-    journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]
-) -> Iterator[tuple[str, int, bytes, bytes]]:
-    """Yields (key, timestamp, digest, value) of what goes into the file beside the overlay's own values."""
+class _Kept(NamedTuple):
+    """A value that goes into the file beside the overlay's own; `replaces` when a block of its key is there."""
+
+    key: str
+    timestamp_us: int
+    digest: bytes
+    value: bytes
+    replaces: bool
+
+
+def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]) -> Iterator[_Kept]:
     folded = set()
     with journal.reading() as raw:
-        for key, timestamp_us, digest, value in raw.execute(_STAGED_TO_FOLD):
+        for key, timestamp_us, digest, value, replaces in raw.execute(_STAGED_TO_FOLD):
             if key not in overlay.operations:
                 folded.add(key)
-                yield key, timestamp_us, digest, bytes(value)
-    for item in fetched:
-        if item.key in folded or item.key in overlay.operations:
-            continue
-        entry = journal.entry(item.key)
+                yield _Kept(key, timestamp_us, digest, bytes(value), bool(replaces))
+    waiting = [item for item in fetched if item.key not in folded and item.key not in overlay.operations]
+    digests = journal.digests_of([item.key for item in waiting])
+    for item in waiting:
         # A key that a pull took away meanwhile has no row left to hold the place.
-        if entry is None or entry.digest != item.digest:
-            continue
-        if entry.local_digest != item.digest or item.heals:
-            yield item.key, item.timestamp_us, item.digest, item.value
+        visible, local = digests.get(item.key, (None, None))
+        if visible == item.digest and (local != item.digest or item.heals):
+            yield _Kept(item.key, item.timestamp_us, item.digest, item.value, local is not None)

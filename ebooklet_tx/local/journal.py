@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
@@ -35,19 +35,19 @@ _ENTRY_COLUMNS = (
     "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
     "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
 )
-_ONE_PLACE = """
+_VISIBLE_DIGEST = "CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END"
+_ONE_PLACE = f"""
 SELECT CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
   local_digest, local_offset_bytes, local_length_bytes
 FROM entry WHERE key = ?
-  AND local_digest = CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END
+  AND local_digest = {_VISIBLE_DIGEST}
 """
 _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 _BUSY_TIMEOUT_SECONDS = 30.0
 _KEYS_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One row of the index, without the base columns."""
 
     key: str
@@ -261,6 +261,37 @@ class Journal:
             ):
                 yield Entry(*row)
 
+    def entries_of(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Looks many keys up; those that it has never heard of are left out."""
+        rows = self._rows_of(keys, f"SELECT {_ENTRY_COLUMNS} FROM entry")
+        return {entry.key: entry for entry in map(Entry._make, rows)}
+
+    def entries_between(self, first: str, last: str) -> dict[str, Entry]:
+        """Returns all entries from one key to another, both included."""
+        query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key >= ? AND key <= ?"
+        with sqlite_errors(self.path):
+            rows = self.raw.execute(query, (first, last)).fetchall()
+        return {entry.key: entry for entry in map(Entry._make, rows)}
+
+    def digests_of(self, keys: Sequence[str]) -> dict[str, tuple[bytes | None, bytes | None]]:
+        """Returns the digests of what a reader sees and of what the Booklet file holds, for many keys."""
+        rows = self._rows_of(keys, f"SELECT key, {_VISIBLE_DIGEST}, local_digest FROM entry")
+        return {key: (visible, local) for key, visible, local in rows}
+
+    def keys_with_local_copy(self, keys: Sequence[str]) -> list[str]:
+        """Returns those of some keys for which the Booklet file holds something, current or not."""
+        return [
+            key for key, there in self._rows_of(keys, "SELECT key, local_digest IS NOT NULL FROM entry") if there
+        ]
+
+    def _rows_of(self, keys: Sequence[str], select: str) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = keys[start : start + _KEYS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            with sqlite_errors(self.path):
+                rows = self.raw.execute(f"{select} WHERE key IN ({marks})", some).fetchall()
+            yield from rows
+
     def pending_entries(self) -> list[Entry]:
         """Returns the entries that have an operation still to be pushed."""
         return list(self.entries("pending != 0"))
@@ -269,19 +300,6 @@ class Journal:
         """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
         with sqlite_errors(self.path):
             return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
-
-    def keys_with_local_copy(self, keys: Sequence[str]) -> list[str]:
-        """Returns those of some keys for which the Booklet file holds something, current or not."""
-        found: list[str] = []
-        with sqlite_errors(self.path):
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                some = keys[start : start + _KEYS_AT_ONCE]
-                marks = ",".join("?" * len(some))
-                rows = self.raw.execute(
-                    f"SELECT key FROM entry WHERE key IN ({marks}) AND local_digest IS NOT NULL", some
-                )
-                found.extend(row[0] for row in rows)
-        return found
 
     def local_count(self, where: str = "1") -> int:
         """Returns for how many entries for which some SQL holds the Booklet file holds something."""
@@ -324,6 +342,11 @@ class Journal:
         """Returns how many value bytes wait in the journal for the Booklet file."""
         with sqlite_errors(self.path):
             return int(self.raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()[0])
+
+    def has_staged(self) -> bool:
+        """True when values wait in the journal for the Booklet file."""
+        with sqlite_errors(self.path):
+            return self.raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None
 
     def held_value(self, key: str, digest: bytes) -> bytes | None:
         """Returns a value of that digest that lies in the journal itself, staged or inline."""

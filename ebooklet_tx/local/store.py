@@ -14,8 +14,7 @@ import glob
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -305,13 +304,14 @@ class LocalStore:
             count, size = raw.execute("SELECT count(*), coalesce(sum(length(value)), 0) FROM staged").fetchone()
         self._staged_keys, self._staged_bytes = count, size
 
-    def keep(self, fetched: Fetched) -> None:
-        """Notes a value from the remote; many together are written to the Booklet file at a time."""
-        if fetched.key in self._damaged:
-            self._damaged.discard(fetched.key)
-            fetched = replace(fetched, heals=True)
-        self._fetched[fetched.key] = fetched
-        self._fetched_bytes += len(fetched.value)
+    def keep(self, fetched: Iterable[Fetched]) -> None:
+        """Notes values from the remote; many together are written to the Booklet file at a time."""
+        for item in fetched:
+            if item.key in self._damaged:
+                self._damaged.discard(item.key)
+                item = item._replace(heals=True)
+            self._fetched[item.key] = item
+            self._fetched_bytes += len(item.value)
         if self._fetched_bytes > self._buffer_bytes:
             self._keep_fetched()
 
@@ -319,7 +319,7 @@ class LocalStore:
         """Like `keep`, unless that value is noted already."""
         waiting = self._fetched.get(fetched.key)
         if waiting is None or waiting.digest != fetched.digest:
-            self.keep(fetched)
+            self.keep([fetched])
 
     def _keep_fetched(self) -> None:
         """Writes fetched values if lock and disk allow; otherwise they are fetched again some day."""
@@ -431,11 +431,9 @@ class LocalStore:
         digest = entry.digest
         if digest is None:
             return None
-        if digest == _EMPTY_DIGEST:
-            return b""
-        waiting = self._fetched.get(entry.key)
-        if waiting is not None and waiting.digest == digest:
-            return waiting.value
+        waiting = self.waiting_value(entry)
+        if waiting is not None:
+            return waiting
         if entry.local_digest == digest:
             value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
             if digest_of(value) == digest:
@@ -445,6 +443,13 @@ class LocalStore:
             self._damaged.add(entry.key)
         held = self.journal.held_value(entry.key, digest)
         return held if held is not None and digest_of(held) == digest else None
+
+    def waiting_value(self, entry: Entry) -> bytes | None:
+        """Returns the value that a reader of this entry sees if it needs no look at the disk."""
+        if entry.digest == _EMPTY_DIGEST:
+            return b""
+        waiting = self._fetched.get(entry.key)
+        return waiting.value if waiting is not None and waiting.digest == entry.digest else None
 
     def _follow_file(self) -> bool:
         """In a reader: goes over to the file that the journal now means; True when it is another."""

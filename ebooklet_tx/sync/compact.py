@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ebooklet_tx.check_reports import CompactReport
 from ebooklet_tx.errors import (
@@ -26,7 +26,6 @@ from ebooklet_tx.local.journal import Entry
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES, PackBuilder, record_bytes
 from ebooklet_tx.sync.building import build
-from ebooklet_tx.sync.fetch import JOIN_GAP_BYTES
 from ebooklet_tx.sync.inline_values import prune_inline_values
 from ebooklet_tx.sync.packing import (
     PACKS_IN_FLIGHT,
@@ -38,6 +37,7 @@ from ebooklet_tx.sync.packing import (
 )
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.push import MAX_ROUNDS, check_fence, crowded, stand_firm, wait_a_little
+from ebooklet_tx.sync.ranges import JOIN_GAP_BYTES
 from ebooklet_tx.sync.session import Session, read_base
 from ebooklet_tx.sync.swapping import finish, swap, write_intent
 
@@ -223,7 +223,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 places = known_places(session)
                 # Without the old place: `build` takes the new one.
                 entries = [
-                    replace(entry, remote_object=None)
+                    entry._replace(remote_object=None)
                     for entry in _rows_in(session, packs)
                     if entry.remote_digest in places
                 ]

@@ -26,6 +26,7 @@ from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.fetch import fetch_place
 from ebooklet_tx.sync.packing import read_pending
 from ebooklet_tx.sync.pull import pull
+from ebooklet_tx.sync.ranges import Wanted
 from ebooklet_tx.sync.session import Session, object_ref
 
 CONFLICTING = (
@@ -181,7 +182,7 @@ def load_side(session: Session, key: str, side: str, *, looked_again: bool = Fal
         )
     if value is None and place is not None:
         try:
-            value = fetch_place(session, key, digest, *place)
+            value = fetch_place(session, Wanted(key, digest, *place))
         except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
             if looked_again or side == "base":
                 raise RemoteIntegrityError(

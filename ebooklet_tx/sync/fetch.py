@@ -7,8 +7,6 @@ anyone sees it, and nothing that fails the check is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from ebooklet_tx.errors import (
     Error,
@@ -22,20 +20,14 @@ from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal import PENDING_NONE, Entry
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull import pull
+from ebooklet_tx.sync.ranges import Wanted, fetch_ranges
 from ebooklet_tx.sync.session import Session, object_ref
 
-JOIN_GAP_BYTES = 64 * 1024
-"""Ranges of one pack that lie closer than this are fetched as one."""
+PART_BYTES = 64 * 2**20
+"""Values are read and handed out in parts of about this size, however many keys are asked for."""
 
-MAX_RANGE_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    entry: Entry
-    ref: ObjectRef
-    offset_bytes: int
-    length_bytes: int
+Found = bytes | Error | None
+"""An encoded value, the reason why it can't be had, or None where there is none."""
 
 
 def read_value(session: Session, key: str) -> tuple[Entry, bytes] | None:
@@ -73,150 +65,151 @@ def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
                 return again, _fetch_and_keep(session, again, any_etag=True)
             raise RemoteIntegrityError(
                 f"the value of key {entry.key!r} can't be fetched although the root still names its object: "
-                f"{error}; restore the object from a backup, or push the key again from a machine that has it"
+                f"{error}; compact(packs=[...]) writes it anew on a machine that has the value, or restore the "
+                "object from a backup"
             ) from error
         return again, _fetch_and_keep(session, again)
 
 
-def fetch_many(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, bytes | Error | None]]:
-    """Yields the encoded values of many keys: near ranges joined, packs in parallel.
+def fetch_many(session: Session, keys: Sequence[str], *, in_order: bool = False) -> Iterator[tuple[str, Found]]:
+    """Yields (key, encoded value) for many keys, in their order: near ranges joined, packs in parallel.
 
     A value that can't be had comes as the error that says why; a key that is not there as None.
-    Values that are on this machine come first.
+
+    Args:
+        in_order: The keys are in order, and about all that the journal has from the first to the last.
     """
-    wanted: list[_Wanted] = []
-    for key in keys:
-        with session.mutex:
-            entry, value = session.local.look(key)
-            if entry is not None and value is not None:
-                _keep_if_lacking(session, entry, value)
-        if entry is None:
-            yield key, None
-        elif value is not None:
-            yield key, value
-        else:
-            try:
-                with session.mutex:
-                    wanted.append(_want(session, entry))
-            except LocalIntegrityError as error:
-                yield key, error
-    groups = _joined(wanted)
-    if not groups:
+    if not keys:
         return
-    with ThreadPoolExecutor(max_workers=max(1, min(session.remote.threads, len(groups)))) as pool:
-        for group, outcome in zip(groups, pool.map(lambda g: _try_fetch(session, g), groups), strict=True):
-            yield from _unpacked(session, group, outcome)
+    with session.mutex:
+        journal = session.journal
+        entries = journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
+    for part in _parts(keys, entries):
+        values, missing = _values_here(session, part, entries)
+        values.update(_values_there(session, missing))
+        for key in part:
+            yield key, values.get(key)
 
 
-def _unpacked(
-    session: Session, group: Sequence[_Wanted], outcome: bytes | Error
-) -> Iterator[tuple[str, bytes | Error | None]]:
-    start = group[0].offset_bytes
-    for item in group:
-        at = item.offset_bytes - start
-        value = outcome[at : at + item.length_bytes] if isinstance(outcome, bytes) else None
-        if value is not None and digest_of(value) == item.entry.digest:
-            _keep(session, item.entry, value)
-            yield item.entry.key, value
+def _parts(page: Sequence[str], entries: dict[str, Entry]) -> Iterator[list[str]]:
+    """Divides keys so that the values of each part go into memory together."""
+    part: list[str] = []
+    size = 0
+    for key in page:
+        entry = entries.get(key)
+        length = 0 if entry is None else entry.length_bytes
+        if part and size + length > PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(key)
+        size += length
+    yield part
+
+
+def _values_here(
+    session: Session, keys: Sequence[str], entries: dict[str, Entry]
+) -> tuple[dict[str, Found], list[Entry]]:
+    """Reads what is on this machine; returns it, and the entries of what has to be fetched."""
+    values: dict[str, Found] = {}
+    missing: list[Entry] = []
+    with session.mutex:
+        local = session.local
+        anything_staged = session.journal.has_staged()
+        for key in keys:
+            entry = entries.get(key)
+            if entry is None or entry.digest is None:
+                continue
+            if entry.local_digest != entry.digest and entry.remote_object is not None and not anything_staged:
+                value = local.waiting_value(entry)
+            else:
+                value = local.read(entry)
+                if value is not None:
+                    _keep_if_lacking(session, entry, value)
+            if value is None:
+                missing.append(entry)
+            else:
+                values[key] = value
+    return values, missing
+
+
+def _values_there(session: Session, missing: Sequence[Entry]) -> Iterator[tuple[str, Found]]:
+    """Fetches many values; what can't be had together is tried alone, with the second look of a single read."""
+    wanted: list[Wanted] = []
+    refs: dict[int, ObjectRef] = {}
+    for entry in missing:
+        place = entry.remote_object
+        if place is None or entry.digest != entry.remote_digest:
+            yield entry.key, _alone(session, entry)
             continue
-        # Alone, with the second look that a single read gets.
-        try:
-            found = fetch_value(session, item.entry)
-            yield item.entry.key, None if found is None else found[1]
-        except Error as error:
-            yield item.entry.key, error
+        if place not in refs:
+            with session.mutex:
+                refs[place] = object_ref(session.journal, place)
+        wanted.append(_want(entry, refs[place]))
+    by_key = {entry.key: entry for entry in missing}
+    for group, data in fetch_ranges(session, wanted):
+        sound: list[Fetched] = []
+        for item in group:
+            entry = by_key[item.key]
+            at = item.offset_bytes - group[0].offset_bytes
+            value = data[at : at + item.length_bytes] if isinstance(data, bytes) else b""
+            if digest_of(value) == item.digest and len(value) == item.length_bytes:
+                sound.append(Fetched(item.key, entry.timestamp_us, item.digest, value))
+                yield item.key, value
+            else:
+                yield item.key, _alone(session, entry)
+        with session.mutex:
+            session.local.keep(sound)
 
 
-def _try_fetch(session: Session, group: Sequence[_Wanted]) -> bytes | Error:
-    first, last = group[0], group[-1]
+def _alone(session: Session, entry: Entry) -> Found:
     try:
-        return session.remote.store.get_range(
-            session.remote.names.object(first.ref.name),
-            first.offset_bytes,
-            last.offset_bytes + last.length_bytes - first.offset_bytes,
-            if_match=_etag_to_match(session, first.ref),
-        )
+        # Beside a writer the bytes may have moved since the entry was read.
+        found = read_value(session, entry.key)
     except Error as error:
         return error
+    return None if found is None else found[1]
 
 
-def _etag_to_match(session: Session, ref: ObjectRef) -> str | None:
-    """A web server has ETags of its own, so what is read through a URL is held to its digest alone."""
-    return ref.etag if session.remote.store.writable else None
-
-
-def _joined(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
-    """Groups places that are near each other in the same object."""
-    groups: list[list[_Wanted]] = []
-    for item in sorted(wanted, key=lambda w: (w.ref.name, w.offset_bytes)):
-        if groups:
-            last = groups[-1][-1]
-            end = last.offset_bytes + last.length_bytes
-            span = item.offset_bytes + item.length_bytes - groups[-1][0].offset_bytes
-            near = item.ref.name == last.ref.name and item.offset_bytes - end <= JOIN_GAP_BYTES
-            if near and span <= MAX_RANGE_BYTES:
-                groups[-1].append(item)
-                continue
-        groups.append([item])
-    return groups
-
-
-def _want(session: Session, entry: Entry) -> _Wanted:
-    """Finds where in the remote the value lies that a reader of this entry sees."""
-    if entry.digest != entry.remote_digest or entry.remote_object is None:
-        raise LocalIntegrityError(
-            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
-            "it; set or delete the key, or discard() its change"
-        )
-    return _Wanted(
-        entry,
-        object_ref(session.journal, entry.remote_object),
-        entry.remote_offset_bytes or 0,
-        entry.remote_length_bytes or 0,
+def _want(entry: Entry, ref: ObjectRef) -> Wanted:
+    return Wanted(
+        entry.key, entry.digest or b"", ref, entry.remote_offset_bytes or 0, entry.remote_length_bytes or 0
     )
 
 
 def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -> bytes:
+    """Fetches one value from where a reader of this entry sees it."""
+    if entry.digest != entry.remote_digest or entry.remote_object is None:
+        raise LocalIntegrityError(
+            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
+            "it; delete the key, or discard() its change"
+        )
     with session.mutex:
-        wanted = _want(session, entry)
-    value = fetch_place(
-        session,
-        entry.key,
-        entry.digest or b"",
-        wanted.ref,
-        wanted.offset_bytes,
-        wanted.length_bytes,
-        any_etag=any_etag,
-    )
-    _keep(session, entry, value)
+        wanted = _want(entry, object_ref(session.journal, entry.remote_object))
+    value = fetch_place(session, wanted, any_etag=any_etag)
+    with session.mutex:
+        session.local.keep([Fetched(entry.key, entry.timestamp_us, wanted.digest, value)])
     return value
 
 
-def fetch_place(
-    session: Session,
-    key: str,
-    digest: bytes,
-    ref: ObjectRef,
-    offset_bytes: int,
-    length_bytes: int,
-    *,
-    any_etag: bool = False,
-) -> bytes:
+def fetch_place(session: Session, wanted: Wanted, *, any_etag: bool = False) -> bytes:
     """Fetches the bytes at one place of the remote and holds them to their digest.
 
     Raises:
         RemoteIntegrityError: They are damaged.
         ObjectMissingError, PreconditionFailedError, NotFoundInRangeError: The object is not what it was.
     """
-    name = session.remote.names.object(ref.name)
-    etag = None if any_etag else _etag_to_match(session, ref)
-    value = session.remote.store.get_range(name, offset_bytes, length_bytes, if_match=etag)
-    if digest_of(value) != digest:
+    remote = session.remote
+    name = remote.names.object(wanted.ref.name)
+    etag = None if any_etag else remote.etag_to_match(wanted.ref)
+    value = remote.store.get_range(name, wanted.offset_bytes, wanted.length_bytes, if_match=etag)
+    if digest_of(value) != wanted.digest:
         raise RemoteIntegrityError(
-            f"the value of key {key!r} in {name!r} at {session.remote.store.location} is damaged: its "
-            "digest differs from the index's; push the key again from a machine that has it, or restore the "
-            "object from a backup"
+            f"the value of key {wanted.key!r} in {name!r} at {remote.store.location} is damaged: its digest "
+            f"differs from the index's; compact(packs=[{wanted.ref.name!r}]) writes it anew on a machine that "
+            "has the value, or restore the object from a backup"
         )
+    if any_etag:
+        remote.note_other_etag(wanted.ref)
     return value
 
 
@@ -224,11 +217,6 @@ def _keep_if_lacking(session: Session, entry: Entry, value: bytes) -> None:
     """Keeps a pushed value that was read from the journal, so that a plain booklet sees it as well."""
     if entry.pending == PENDING_NONE and entry.local_digest != entry.digest and not session.remote.offline:
         session.local.keep_once(Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value))
-
-
-def _keep(session: Session, entry: Entry, value: bytes) -> None:
-    with session.mutex:
-        session.local.keep(Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value))
 
 
 def _place_of(entry: Entry) -> tuple[object, ...]:

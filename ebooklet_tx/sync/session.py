@@ -40,6 +40,7 @@ class Remote:
         conditional: Whether the store's conditional writes can be relied on.
         probing: The store to try that on, None where it is known.
         offline: Whether nothing is to be asked of it.
+        other_etags: Objects whose bytes are right under another ETag than the index has.
     """
 
     store: ObjectStore
@@ -49,6 +50,19 @@ class Remote:
     conditional: bool = True
     probing: Quoting | None = None
     offline: bool = False
+    other_etags: set[str] = field(default_factory=set)
+
+    def etag_to_match(self, ref: ObjectRef) -> str | None:
+        """Returns the ETag that reading an object demands; None where another one is right as well.
+
+        A web server has ETags of its own, and so has a store into which a database was copied. What is
+        read there is held to its digest alone.
+        """
+        return ref.etag if self.store.writable and ref.name not in self.other_etags else None
+
+    def note_other_etag(self, ref: ObjectRef) -> None:
+        """Notes that bytes of an object were right although its ETag is not the index's."""
+        self.other_etags.add(ref.name)
 
     @property
     def root_place(self) -> str:

@@ -25,8 +25,8 @@ from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.remote.root import ROOT_FORMAT_VERSION
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.collect import held_lock, sweep
-from ebooklet_tx.sync.fetch import JOIN_GAP_BYTES
 from ebooklet_tx.sync.pull import FetchedRoot, read_root
+from ebooklet_tx.sync.ranges import JOIN_GAP_BYTES
 from ebooklet_tx.sync.remote_index import LiveObject, LivePlace, RemoteIndex
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.sync.survey import Survey, survey

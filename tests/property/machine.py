@@ -56,7 +56,7 @@ SMALL_LIMITS = {
     "ebooklet_tx.sync.pull.MAX_IMAGES": 2,
     "ebooklet_tx.sync.packing.PACK_BYTES": 500,
     "ebooklet_tx.sync.packing.PART_BYTES": 256,
-    "ebooklet_tx.sync.fetch.JOIN_GAP_BYTES": 40,
+    "ebooklet_tx.sync.ranges.JOIN_GAP_BYTES": 40,
     "ebooklet_tx.local.store.STAGE_COMMIT_BYTES": 400,
     "ebooklet_tx.local.store.STAGED_LIMIT_BYTES": 1000,
     "ebooklet_tx.opening.READER_WAIT_SECONDS": 0.0,

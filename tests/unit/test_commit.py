@@ -106,7 +106,7 @@ def test_fetched_values_are_kept_only_where_they_belong(path: Path) -> None:
     write(path, fold=True, mine=b"1")
     store = LocalStore.open_writer(path, create=False)
     for key, value in [("unknown", b"2"), ("mine", b"other")]:
-        store.keep(Fetched(key, 1, digest_of(value), value))
+        store.keep([Fetched(key, 1, digest_of(value), value)])
     store.close()
     assert contents(path) == {"mine": b"1"}
     with booklet.open(path) as blt:

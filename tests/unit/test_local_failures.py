@@ -328,7 +328,7 @@ def test_a_fetched_copy_that_another_session_kept_first_is_not_kept_twice(bench:
     make(bench, {"k": b"v" * 50_000})
     bench.open("b", "w").close()
     reader = LocalStore.open_reader(bench.path("b"))
-    reader.keep(Fetched("k", 100, digest_of(b"v" * 50_000), b"v" * 50_000))
+    reader.keep([Fetched("k", 100, digest_of(b"v" * 50_000), b"v" * 50_000)])
     assert bench.contents("b") == {"k": b"v" * 50_000}
     size_bytes = bench.path("b").stat().st_size
     reader.close()

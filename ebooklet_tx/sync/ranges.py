@@ -1,0 +1,94 @@
+"""Ranges: reading many places of the remote's objects in few requests.
+
+Owns no state. The invariant: what is yielded are the bytes that the store gave for a group; whoever asked
+holds each value to its digest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
+
+from ebooklet_tx.errors import Error, PreconditionFailedError
+from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.sync.session import Session
+
+JOIN_GAP_BYTES = 64 * 1024
+"""Ranges of one pack that lie closer than this are fetched as one."""
+
+MAX_RANGE_BYTES = 16 * 2**20
+"""Joined ranges are no longer than this: so much of each request is in memory."""
+
+
+class Wanted(NamedTuple):
+    """A value in the remote: whose it is, its digest, and where it lies."""
+
+    key: str
+    digest: bytes
+    ref: ObjectRef
+    offset_bytes: int
+    length_bytes: int
+
+
+def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[list[Wanted], bytes | Error]]:
+    """Yields groups of places that lie near each other, with all bytes from the first to the last.
+
+    Some groups are fetched at once, and no more of them wait in memory. One that can't be had comes with the
+    error that says why.
+    """
+    groups = joined(wanted)
+    if not groups:
+        return
+    if len(groups) == 1:
+        yield groups[0], _fetch(session, groups[0])
+        return
+    threads = max(1, min(session.remote.threads, len(groups)))
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        running: deque[tuple[list[Wanted], Future[bytes | Error]]] = deque()
+        try:
+            for group in groups:
+                if len(running) >= threads:
+                    first, future = running.popleft()
+                    yield first, future.result()
+                running.append((group, pool.submit(_fetch, session, group)))
+            while running:
+                first, future = running.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in running:
+                future.cancel()
+
+
+def joined(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    """Groups places that are near each other in the same object."""
+    if not wanted:
+        return []
+    places = sorted(wanted, key=lambda item: (item.ref.name, item.offset_bytes))
+    groups = [[places[0]]]
+    for last, item in pairwise(places):
+        end = last.offset_bytes + last.length_bytes
+        span = item.offset_bytes + item.length_bytes - groups[-1][0].offset_bytes
+        near = item.ref.name == last.ref.name and item.offset_bytes - end <= JOIN_GAP_BYTES
+        if near and span <= MAX_RANGE_BYTES:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    return groups
+
+
+def _fetch(session: Session, group: Sequence[Wanted]) -> bytes | Error:
+    remote, ref, start = session.remote, group[0].ref, group[0].offset_bytes
+    name, length = remote.names.object(ref.name), group[-1].offset_bytes + group[-1].length_bytes - start
+    try:
+        try:
+            return remote.store.get_range(name, start, length, if_match=remote.etag_to_match(ref))
+        except PreconditionFailedError:
+            # Copied to another store, or replaced: the digests of the values in it tell.
+            data = remote.store.get_range(name, start, length)
+            remote.note_other_etag(ref)
+            return data
+    except Error as error:
+        return error
