@@ -19,6 +19,7 @@ from collections.abc import (
     KeysView,
     Mapping,
     MutableMapping,
+    Sequence,
     ValuesView,
 )
 from itertools import chain, islice
@@ -42,7 +43,7 @@ from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.compact import compact
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, delete_remote
-from ebooklet_tx.sync.fetch import Found, fetch_many, read_value
+from ebooklet_tx.sync.fetch import Found, fetch_many, load_many, read_value
 from ebooklet_tx.sync.inline_values import prune_inline_values
 from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
@@ -268,20 +269,20 @@ class Database(MutableMapping[str, Any]):
         With `in_order` they are the journal's own from one to another, merged with what is uncommitted.
         """
         session = self._usable()
-        remaining = iter(keys)
-        page_keys = PAGE_KEYS
-        while page := list(islice(remaining, page_keys)):
-            with session.mutex:
-                overlay = session.local.overlay
-                # An empty key is the metadata's, which is nobody's to ask for here.
-                unread: dict[str, bytes | None] = {
-                    key: overlay.operations[key][0] for key in page if key in overlay.operations and key
-                }
-                unread.update((key, None) for key in page if not key or (overlay.cleared and key not in unread))
-            committed = fetch_many(session, [key for key in page if key not in unread], in_order=in_order)
+        for page in _pages(keys):
+            uncommitted = self._uncommitted(page)
+            committed = fetch_many(session, [key for key in page if key not in uncommitted], in_order=in_order)
             for key in page:
-                yield (key, unread[key]) if key in unread else next(committed)
-            page_keys = min(page_keys * 4, MAX_PAGE_KEYS)
+                yield (key, uncommitted[key]) if key in uncommitted else next(committed)
+
+    def _uncommitted(self, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """Returns what uncommitted writes say of keys; an empty one, which is nobody's, is not there."""
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            written = {key: overlay.operations[key][0] for key in keys if key in overlay.operations and key}
+            gone = {key: None for key in keys if not key or (overlay.cleared and key not in written)}
+        return {**gone, **written}
 
     def get_items(self, keys: Iterable[str], default: Any = None) -> Iterator[tuple[str, Any]]:
         """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
@@ -326,12 +327,16 @@ class Database(MutableMapping[str, Any]):
             The keys whose values could not be had, each with the reason.
         """
         session = self._usable()
+        in_order = keys is None
+        wanted = chain.from_iterable(self._key_pages("")) if keys is None else [text_of(key) for key in keys]
+        failures: dict[str, str] = {}
+        for page in _pages(wanted):
+            uncommitted = self._uncommitted(page)
+            committed = [key for key in page if key not in uncommitted]
+            failures.update((key, str(error)) for key, error in load_many(session, committed, in_order=in_order))
         if keys is None:
-            found = self._read_many(chain.from_iterable(self._key_pages("")), in_order=True)
-            found = chain(found, fetch_many(session, [METADATA_KEY]))
-        else:
-            found = self._read_many([text_of(key) for key in keys])
-        return {key: str(value) for key, value in found if isinstance(value, Error)}
+            failures.update((key, str(error)) for key, error in load_many(session, [METADATA_KEY]))
+        return failures
 
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""
@@ -597,6 +602,14 @@ class Database(MutableMapping[str, Any]):
         self._session.local.forget_in_child()
         if self._session.lock is not None:
             self._session.lock.forget_in_child()
+
+
+def _pages(keys: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(keys)
+    page_keys = PAGE_KEYS
+    while page := list(islice(remaining, page_keys)):
+        yield page
+        page_keys = min(page_keys * 4, MAX_PAGE_KEYS)
 
 
 def _forget_all_in_child() -> None:

@@ -11,6 +11,7 @@ Digests are blake2b, 16 bytes, of the encoded value.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 METADATA_KEY = ""
@@ -24,6 +25,14 @@ MAX_VALUE_BYTES = 2**32 - 1
 def digest_of(value: bytes) -> bytes:
     """Returns the 16-byte blake2b digest under which an encoded value is known."""
     return hashlib.blake2b(value, digest_size=DIGEST_BYTES).digest()
+
+
+def digest_of_chunks(chunks: Iterable[bytes]) -> bytes:
+    """Returns the digest of a value that comes in pieces."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from ebooklet_tx.local.blocks import (
     RESERVED_KEYS,
     Header,
 )
-from ebooklet_tx.local.checked_file import write_all
+from ebooklet_tx.local.checked_file import FileRegion, write_all
 from ebooklet_tx.records import METADATA_KEY
 
 PAGE_POINTERS = 1024
@@ -48,12 +48,15 @@ _HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
 _EMPTY_PAGE = CHAIN_END * PAGE_POINTERS
 
 
+Value = bytes | FileRegion
+
+
 class ChainDamageError(Exception):
     """A chain of the hash index leads to something that is no live block of it."""
 
 
 class ShortAppendError(Exception):
-    """The file does not end where the last block does, although every write succeeded."""
+    """The file does not end where the last block does, or a value came short, although no call failed."""
 
 
 class Placed(NamedTuple):
@@ -104,7 +107,7 @@ class _Index:
 
 
 def append_blocks(
-    fd: int, header: Header, sets: Iterable[tuple[str, int, bytes]], *, expected_keys: int
+    fd: int, header: Header, sets: Iterable[tuple[str, int, Value]], *, expected_keys: int
 ) -> list[Placed]:
     """Writes blocks behind the end of a file and links them into its index, which grows first if it has to.
 
@@ -139,7 +142,7 @@ def append_blocks(
     return placed
 
 
-def _append_block(row: _Row, index: _Index, key: str, timestamp_us: int, value: bytes) -> Placed:
+def _append_block(row: _Row, index: _Index, key: str, timestamp_us: int, value: Value) -> Placed:
     key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
     key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
     position = row.end_bytes
@@ -148,20 +151,18 @@ def _append_block(row: _Row, index: _Index, key: str, timestamp_us: int, value: 
         raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
     length = len(value)
     offset = position + BLOCK_HEAD_BYTES + len(key_bytes)
-    row.add(
-        (
-            _HEAD.pack(
-                key_hash,
-                first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END,
-                len(key_bytes),
-                length,
-                timestamp_us.to_bytes(TIMESTAMP_BYTES, "little"),
-            ),
-            key_bytes,
-            value,
-        ),
-        offset + length,
+    head = _HEAD.pack(
+        key_hash,
+        first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END,
+        len(key_bytes),
+        length,
+        timestamp_us.to_bytes(TIMESTAMP_BYTES, "little"),
     )
+    if isinstance(value, FileRegion):
+        row.add((head, key_bytes), offset)
+        row.copy(value)
+    else:
+        row.add((head, key_bytes, value), offset + length)
     return Placed(key, timestamp_us, offset, length)
 
 
@@ -180,6 +181,16 @@ class _Row:
         self.end_bytes = end_bytes
         if end_bytes - self._written_bytes >= ROW_BYTES:
             self.write()
+
+    def copy(self, region: FileRegion) -> None:
+        """Writes what was added, and behind it what lies in another file."""
+        self.write()
+        for chunk in region.chunks():
+            write_all(self._fd, chunk, self._written_bytes)
+            self._written_bytes += len(chunk)
+        self.end_bytes += len(region)
+        if self._written_bytes != self.end_bytes:
+            raise ShortAppendError(f"a value of {len(region)} bytes is cut off where it was to be copied from")
 
     def write(self) -> None:
         """Writes what was added."""

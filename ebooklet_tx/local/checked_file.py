@@ -7,6 +7,8 @@ goes through `os.pwrite` in full or raises. Booklet follows the pointers in the 
 where they lead, so what it writes into the part that was there before is checked first, and what it reads
 without an end is cut off.
 
+Values too large to hold come from another file a piece at a time (`FileRegion`).
+
 Owns the position of one Booklet instance in one descriptor. The invariant: once `sink()` was
 called, or in any process but the one that made it, nothing is written any more.
 """
@@ -15,7 +17,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+CHUNK_BYTES = 4 * 2**20
+"""A region is read in pieces of this size."""
 
 
 class EndlessChainError(Exception):
@@ -96,6 +101,25 @@ class CheckedFile(io.BytesIO):
     def close(self) -> None:
         """Lets go of the seat only; the descriptor stays its owner's."""
         self._sunk = True
+
+
+class FileRegion:
+    """Bytes that lie in a file, as a value that is too large to hold; the descriptor stays its owner's."""
+
+    def __init__(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        self.fd = fd
+        self.offset_bytes = offset_bytes
+        self.length_bytes = length_bytes
+
+    def __len__(self) -> int:
+        return self.length_bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yields the bytes in pieces; fewer than the length when the file ends before."""
+        position, end = self.offset_bytes, self.offset_bytes + self.length_bytes
+        while position < end and (data := os.pread(self.fd, min(CHUNK_BYTES, end - position), position)):
+            position += len(data)
+            yield data
 
 
 def write_all(fd: int, data: memoryview | bytes | bytearray, offset_bytes: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalStorageError
-from ebooklet_tx.local.block_writer import Placed
+from ebooklet_tx.local.block_writer import Placed, Value
 from ebooklet_tx.local.journal import VISIBLE, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
@@ -139,7 +139,7 @@ class Fetched(NamedTuple):
     key: str
     timestamp_us: int
     digest: bytes
-    value: bytes
+    value: Value
     heals: bool = False
 
 
@@ -172,7 +172,7 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
     """
-    written = [
+    written: list[tuple[str, int, bytes]] = [
         (key, timestamp_us, value)
         for key, (value, timestamp_us) in overlay.operations.items()
         if value is not None
@@ -287,7 +287,7 @@ class _Kept(NamedTuple):
     key: str
     timestamp_us: int
     digest: bytes
-    value: bytes
+    value: Value
     replaces: bool
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebooklet_tx.errors import UnsupportedFormatError
+from ebooklet_tx.local.block_writer import Value
 from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS, POINTER_BYTES
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_places
-from ebooklet_tx.local.journal import PENDING_SET, Journal, driver, put_meta
+from ebooklet_tx.local.journal import PENDING_SET, Entry, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import (
     FileState,
     ValueFile,
@@ -26,7 +27,10 @@ from ebooklet_tx.local.value_file import (
     put_in_place,
     storage_errors,
 )
-from ebooklet_tx.records import digest_of
+from ebooklet_tx.records import digest_of, digest_of_chunks
+
+LARGE_VALUE_BYTES = 16 * 2**20
+"""Values above this are copied a piece at a time."""
 
 
 @dataclass(slots=True)
@@ -142,15 +146,16 @@ def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
 
 def _sound_values(
     file: ValueFile, journal: Journal, keep: str, digests: dict[str, bytes], report: RebuildReport
-) -> Iterator[tuple[str, int, bytes]]:
+) -> Iterator[tuple[str, int, Value]]:
     rows = journal.entries("local_digest IS NOT NULL")
     kept = {entry.key for entry in journal.entries(f"local_digest IS NOT NULL AND ({keep})")}
     for entry in rows:
         if entry.local_digest is None or entry.local_digest != entry.digest or entry.key not in kept:
             report.dropped += 1
             continue
-        value = file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
-        if digest_of(value) != entry.local_digest:
+        value = _value_of(file, entry)
+        found = digest_of(value) if isinstance(value, bytes) else digest_of_chunks(value.chunks())
+        if found != entry.local_digest:
             # A value that only this machine has is lost; any other can be fetched again.
             lost = entry.pending == PENDING_SET and entry.digest != entry.remote_digest
             (report.lost if lost else report.refetchable).append(entry.key)
@@ -158,3 +163,8 @@ def _sound_values(
         digests[entry.key] = entry.local_digest
         report.kept += 1
         yield entry.key, entry.local_timestamp_us or 0, value
+
+
+def _value_of(file: ValueFile, entry: Entry) -> Value:
+    place = entry.local_offset_bytes or 0, entry.local_length_bytes or 0
+    return file.read(*place) if place[1] <= LARGE_VALUE_BYTES else file.region(*place)

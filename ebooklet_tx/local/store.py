@@ -14,7 +14,7 @@ import glob
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from ebooklet_tx.local.value_file import (
     put_in_place,
     storage_errors,
 )
-from ebooklet_tx.records import digest_of
+from ebooklet_tx.records import digest_of, digest_of_chunks
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -265,18 +265,19 @@ class LocalStore:
     def _unfolded(self) -> bool:
         return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
 
-    def _append(self, overlay: Overlay | None = None) -> None:
+    def _append(self, overlay: Overlay | None = None, large: Sequence[Fetched] = ()) -> None:
         overlay = self.overlay if overlay is None else overlay
+        fetched = [*self._fetched.values(), *large]
         if self._in_flux:
             self._rebuild()
         self._in_flux = True
         try:
-            released = append(self.file, self.journal, overlay, self._fetched.values())
+            released = append(self.file, self.journal, overlay, fetched)
         except IndexDamagedError as error:
             _log.warning("%s", error)
             self._rebuild()
             self._in_flux = True
-            released = append(self.file, self.journal, overlay, self._fetched.values())
+            released = append(self.file, self.journal, overlay, fetched)
         self._in_flux = not released
         overlay.forget()
         self._fetched.clear()
@@ -320,6 +321,18 @@ class LocalStore:
         waiting = self._fetched.get(fetched.key)
         if waiting is None or waiting.digest != fetched.digest:
             self.keep([fetched])
+
+    def keep_large(self, fetched: Fetched) -> bool:
+        """Writes a value that lies in another file to the Booklet file now; False when somebody else writes.
+
+        Raises:
+            LocalStorageError: The disk is full or failing; the last commit is intact.
+        """
+        healing = fetched._replace(heals=fetched.key in self._damaged)
+        kept = self.try_maintain(lambda: self._append(Overlay(), [healing]))
+        if kept:
+            self._damaged.discard(fetched.key)
+        return kept
 
     def _keep_fetched(self) -> None:
         """Writes fetched values if lock and disk allow; otherwise they are fetched again some day."""
@@ -444,12 +457,21 @@ class LocalStore:
         held = self.journal.held_value(entry.key, digest)
         return held if held is not None and digest_of(held) == digest else None
 
+    def is_intact(self, entry: Entry) -> bool:
+        """True when the value that a reader of this entry sees is on this machine, whatever its size."""
+        if entry.digest is None or entry.local_digest != entry.digest:
+            return self.read(entry) is not None
+        region = self.file.region(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+        return digest_of_chunks(region.chunks()) == entry.digest or self.read(entry) is not None
+
     def waiting_value(self, entry: Entry) -> bytes | None:
         """Returns the value that a reader of this entry sees if it needs no look at the disk."""
         if entry.digest == _EMPTY_DIGEST:
             return b""
         waiting = self._fetched.get(entry.key)
-        return waiting.value if waiting is not None and waiting.digest == entry.digest else None
+        if waiting is None or waiting.digest != entry.digest or not isinstance(waiting.value, bytes):
+            return None
+        return waiting.value
 
     def _follow_file(self) -> bool:
         """In a reader: goes over to the file that the journal now means; True when it is another."""

@@ -30,7 +30,7 @@ from typing import Any
 import booklet
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
-from ebooklet_tx.local.block_writer import ChainDamageError, Placed, ShortAppendError, append_blocks
+from ebooklet_tx.local.block_writer import ChainDamageError, Placed, ShortAppendError, Value, append_blocks
 from ebooklet_tx.local.blocks import (
     BLOCK_HEAD_BYTES,
     FIXED_LENGTH_MAGIC,
@@ -45,7 +45,7 @@ from ebooklet_tx.local.blocks import (
     is_pointer_of_block,
     parse_header,
 )
-from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, fsync_folder, write_all
+from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
 from ebooklet_tx.records import METADATA_KEY
 
 APPEND_NUMBER_BYTES = 8
@@ -193,6 +193,10 @@ class ValueFile:
             got += len(data)
         return b"".join(pieces)
 
+    def region(self, offset_bytes: int, length_bytes: int) -> FileRegion:
+        """Returns a value as a part of this file, to be read a piece at a time while the file is open."""
+        return FileRegion(self._fd, offset_bytes, length_bytes)
+
     def state(self) -> FileState:
         """Returns size, mtime and inode as they are now."""
         stat = os.fstat(self._fd)
@@ -209,7 +213,7 @@ class ValueFile:
         self,
         number: bytes,
         deletes: Iterable[str],
-        sets: Iterable[tuple[str, int, bytes]],
+        sets: Iterable[tuple[str, int, Value]],
         *,
         expected_keys: int = 0,
     ) -> list[Placed]:

@@ -19,12 +19,16 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal import PENDING_NONE, Entry
 from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.sync.large import bring_large
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.ranges import Wanted, fetch_ranges
 from ebooklet_tx.sync.session import Session, object_ref
 
 PART_BYTES = 64 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""
+
+LARGE_VALUE_BYTES = PART_BYTES
+"""A value above this is loaded without being held in memory."""
 
 Found = bytes | Error | None
 """An encoded value, the reason why it can't be had, or None where there is none."""
@@ -79,11 +83,37 @@ def fetch_many(session: Session, keys: Sequence[str], *, in_order: bool = False)
     Args:
         in_order: The keys are in order, and about all that the journal has from the first to the last.
     """
+    if keys:
+        yield from _found(session, keys, _entries(session, keys, in_order=in_order))
+
+
+def load_many(session: Session, keys: Sequence[str], *, in_order: bool = False) -> Iterator[tuple[str, Error]]:
+    """Brings the values of many keys to this machine; yields those that can't be had, with the reason.
+
+    Values above `LARGE_VALUE_BYTES` go to the disk a piece at a time. The arguments are `fetch_many`'s.
+    """
     if not keys:
         return
+    entries = _entries(session, keys, in_order=in_order)
+    large = [key for key in keys if key in entries and entries[key].length_bytes > LARGE_VALUE_BYTES]
+    rest = [key for key in keys if key not in set(large)] if large else keys
+    for key, value in _found(session, rest, entries):
+        if isinstance(value, Error):
+            yield key, value
+    for key in large:
+        try:
+            bring_large(session, key)
+        except Error as error:
+            yield key, error
+
+
+def _entries(session: Session, keys: Sequence[str], *, in_order: bool) -> dict[str, Entry]:
     with session.mutex:
         journal = session.journal
-        entries = journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
+        return journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
+
+
+def _found(session: Session, keys: Sequence[str], entries: dict[str, Entry]) -> Iterator[tuple[str, Found]]:
     for part in _parts(keys, entries):
         values, missing = _values_here(session, part, entries)
         values.update(_values_there(session, missing))

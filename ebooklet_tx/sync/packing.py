@@ -53,11 +53,15 @@ def read_pending(session: Session, entry: Entry) -> bytes:
     """Returns the bytes of a pending value; the caller holds the mutex."""
     value = session.local.read(entry)
     if value is None:
-        raise LocalIntegrityError(
-            f"the value of key {entry.key!r} in {session.local.path} is damaged and can't be pushed; set or "
-            "delete the key, or discard() its change"
-        )
+        raise _damaged(session, entry)
     return value
+
+
+def _damaged(session: Session, entry: Entry) -> LocalIntegrityError:
+    return LocalIntegrityError(
+        f"the value of key {entry.key!r} in {session.local.path} is damaged and can't be pushed; set or "
+        "delete the key, or discard() its change"
+    )
 
 
 def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Place]:
@@ -277,7 +281,8 @@ def _send_large(session: Session, entry: Entry) -> None:
         return
     with session.mutex:
         # Read once in full: parts must not carry damage that the digest would only show afterwards.
-        read_pending(session, entry)
+        if not session.local.is_intact(entry):
+            raise _damaged(session, entry)
         name, resume = _begin_large(session, entry, digest)
     remote: Remote = session.remote
     source = _LargeValue(session, entry, pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))

@@ -79,16 +79,25 @@ def joined(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
     return groups
 
 
-def _fetch(session: Session, group: Sequence[Wanted]) -> bytes | Error:
-    remote, ref, start = session.remote, group[0].ref, group[0].offset_bytes
-    name, length = remote.names.object(ref.name), group[-1].offset_bytes + group[-1].length_bytes - start
+def read_range(session: Session, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> bytes:
+    """Reads a range of an object, also when the store has it under another ETag.
+
+    A database that was copied to another store has other ETags there. The caller holds what it gets to the
+    digests of the values, which tells everything else.
+    """
+    remote = session.remote
+    name = remote.names.object(ref.name)
     try:
-        try:
-            return remote.store.get_range(name, start, length, if_match=remote.etag_to_match(ref))
-        except PreconditionFailedError:
-            # Copied to another store, or replaced: the digests of the values in it tell.
-            data = remote.store.get_range(name, start, length)
-            remote.note_other_etag(ref)
-            return data
+        return remote.store.get_range(name, offset_bytes, length_bytes, if_match=remote.etag_to_match(ref))
+    except PreconditionFailedError:
+        data = remote.store.get_range(name, offset_bytes, length_bytes)
+        remote.note_other_etag(ref)
+        return data
+
+
+def _fetch(session: Session, group: Sequence[Wanted]) -> bytes | Error:
+    start = group[0].offset_bytes
+    try:
+        return read_range(session, group[0].ref, start, group[-1].offset_bytes + group[-1].length_bytes - start)
     except Error as error:
         return error
