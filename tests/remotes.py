@@ -20,6 +20,7 @@ from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync import locking
 from ebooklet_tx.sync.session import Remote
 from tests.memory_store import MemoryStore
+from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
 
 T = TypeVar("T")
@@ -105,7 +106,12 @@ class Shelf:
             if "/" in name
             else DirectoryConnection(self.folder / "nothing", name)
         )
-        given: dict[str, Any] = {"lock": None, "lock_timeout": 5.0, "retry": self.policy} | options
+        given: dict[str, Any] = {
+            "lock": None,
+            "lock_timeout": 5.0,
+            "n_buckets": N_BUCKETS,
+            "retry": self.policy,
+        } | options
         return ebooklet_tx.open(
             place,
             self.folder / f"{copy}.blt",

@@ -20,6 +20,7 @@ from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.remote import this_process
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync import locking, resolve
+from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say
 from tests.store_wrappers import PassingStore
@@ -31,7 +32,7 @@ SERIALIZER = "orjson"
 
 def open_at(place: Place, path: Path, flag: str, **options: Any) -> Database:
     """Opens a database of a test."""
-    return ebooklet_tx.open(place.connection, path, flag, value_serializer=SERIALIZER, **options)
+    return ebooklet_tx.open(place.connection, path, flag, SERIALIZER, N_BUCKETS, **options)
 
 
 def added_up(conflict: Conflict) -> int:

@@ -16,6 +16,7 @@ from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.compact import compact
 from tests.memory_store import MemoryStore
+from tests.pairs import N_BUCKETS
 
 VALUE_BYTES = 6000
 """Too long to ride in the index: a push of it sends a pack."""
@@ -57,6 +58,7 @@ class Yard:
         }
 
     def open(self, copy: str = "a", flag: str = "c", *, wrap: Wrap | None = None, **options: Any) -> Database:
+        options.setdefault("n_buckets", N_BUCKETS)
         options.setdefault("lock", None)
         options.setdefault("lock_timeout", 5.0)
         return ebooklet_tx.open(self.url, self.path(copy), flag, **self._options(wrap), **options)

@@ -24,6 +24,7 @@ from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.sync import building, copy, packing
 from ebooklet_tx.sync.copy import copy_remote
 from ebooklet_tx.sync.place import remote_at
+from tests.pairs import N_BUCKETS
 from tests.places import new_place
 from tests.remotes import Killed, values_of
 
@@ -52,7 +53,8 @@ class Bucket:
         if copy is None:
             self._copies += 1
             copy = f"{id(self)}-{self._copies}"
-        return ebooklet_tx.open(place, self._folder / f"{copy}.blt", flag, lock=None, retry=POLICY)
+        path = self._folder / f"{copy}.blt"
+        return ebooklet_tx.open(place, path, flag, n_buckets=N_BUCKETS, lock=None, retry=POLICY)
 
     def make(self, place: Connection, copy: str | None = None) -> None:
         """Makes a database of several packs, an index segment and a tail."""

@@ -18,6 +18,7 @@ from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync import building, locking
+from tests.pairs import N_BUCKETS
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
 
@@ -40,7 +41,11 @@ class Shop:
         self._folder = folder
 
     def open(self, name: str, flag: str = "w", **options: Any) -> Database:
-        given: dict[str, Any] = {"value_serializer": "orjson", "retry": POLICY} | options
+        given: dict[str, Any] = {
+            "value_serializer": "orjson",
+            "n_buckets": N_BUCKETS,
+            "retry": POLICY,
+        } | options
         return ebooklet_tx.open(self.place.connection, self._folder / f"{name}.blt", flag, **given)
 
     def expect_warning(self) -> AbstractContextManager[Any]:

@@ -17,6 +17,7 @@ from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.locking import begin_locked
 from ebooklet_tx.sync.pull import read_root, take_in_root
 from ebooklet_tx.sync.session import read_base
+from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ def open_at(tmp_path: Path, stores: list[LateStore]) -> Callable[..., Database]:
             tmp_path / f"{name}.blt",
             flag,
             "str",
+            N_BUCKETS,
             lock=lock,
             retry=RetryPolicy.without_backoff(1),
             _wrap_store=wrap,

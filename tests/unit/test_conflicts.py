@@ -25,6 +25,7 @@ from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.session import writer_name
+from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import workers
 from tests.store_wrappers import CountingStore
@@ -54,6 +55,7 @@ class Two:
             self.folder / f"{name}.blt",
             flag,
             "orjson",
+            N_BUCKETS,
             lock=None,
             _wrap_store=self._count,
             **options,

@@ -9,7 +9,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.connection import parse_connection
-from tests.pairs import Bench
+from tests.pairs import N_BUCKETS, Bench
 
 META = {"owner": "hydrology"}
 
@@ -18,7 +18,7 @@ def member(folder: Path, name: str = "member", **options: Any) -> ebooklet_tx.Di
     """A database that exists, with one key and metadata."""
     connection = ebooklet_tx.DirectoryConnection(folder / "members", name)
     with ebooklet_tx.open(
-        connection, folder / f"{name}.blt", "c", value_serializer="orjson", lock=None, **options
+        connection, folder / f"{name}.blt", "c", "orjson", lock=None, **{"n_buckets": N_BUCKETS, **options}
     ) as db:
         db["key"] = name
         db.set_metadata(META)

@@ -21,7 +21,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, GUARD_PREFIX, parse_header, scan_file
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.records import digest_of
-from tests.pairs import Bench, flip, local_state, writer_store
+from tests.pairs import N_BUCKETS, Bench, flip, local_state, writer_store
 
 BASE = {f"k{number:03}": b"value %d" % number for number in range(50)}
 
@@ -285,7 +285,7 @@ def test_a_cut_chain_loses_nothing(bench: Bench) -> None:
     def zero_the_index(path: Path) -> None:
         with path.open("r+b") as file:
             file.seek(200)
-            file.write(bytes(6 * 4000))
+            file.write(bytes(6 * (N_BUCKETS // 3)))
 
     plain_then(bench, zero_the_index)
     plain = {f"plain{number}": b"plain value %d" % number for number in range(10)}

@@ -23,6 +23,7 @@ from ebooklet_tx.local.blocks import GUARD_PREFIX
 from ebooklet_tx.remote.counting import CountingStore
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.repair import history
+from tests.pairs import N_BUCKETS
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
 
 QUICK = ebooklet_tx.RetryPolicy.without_backoff()
@@ -45,6 +46,7 @@ class Place:
             self.folder / f"{copy}.blt",
             flag,
             value_serializer="str",
+            n_buckets=N_BUCKETS,
             lock_timeout=5.0,
             retry=QUICK,
             **options,
