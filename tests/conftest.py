@@ -1,14 +1,35 @@
-"""Servers that tests share: one of each kind per worker, started when first asked for."""
+"""What all tests share: a place for their folders, and one server of each kind per worker."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.s3_proxy import Mode, S3Proxy, s3_proxy
 from tests.servers import ministack_server, rclone_server
+
+_MEMORY_FOLDER = Path("/dev/shm")
+_MEMORY_NEEDED_BYTES = 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts the folders of tests and servers in memory, unless they were put elsewhere or it is short.
+
+    A process that dies leaves the same there as on a disk, and no test waits for a disk.
+    """
+    if config.option.basetemp is not None or "TMPDIR" in os.environ:
+        return
+    usable = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK)
+    if usable and shutil.disk_usage(_MEMORY_FOLDER).free > _MEMORY_NEEDED_BYTES:
+        # Workers and servers are told by the environment that they inherit.
+        os.environ["TMPDIR"] = str(_MEMORY_FOLDER)
+        tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session")
