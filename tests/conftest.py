@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick_clients import remember
 from tests.s3_proxy import Mode, S3Proxy, s3_proxy
 from tests.servers import ministack_server, rclone_server
+
+remember()
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30

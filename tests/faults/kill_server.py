@@ -22,9 +22,10 @@ import alembic.command
 import alembic.config
 
 from ebooklet_tx import connection
-from ebooklet_tx.remote import s3
+from ebooklet_tx.remote import open_store, s3
 from tests.faults import full_disk, injection
 from tests.faults.scenarios import PUSHES, SCENARIOS, Child, Step, newer_code, small_packs
+from tests.quick_clients import remember
 
 _PR_SET_PTRACER = 0x59616D61
 _WARM = (alembic.command, alembic.config, s3)
@@ -32,6 +33,8 @@ _WARM = (alembic.command, alembic.config, s3)
 
 def main() -> None:
     server = socket.socket(fileno=int(sys.argv[1]))
+    remember()
+    _warm_up()
     gc.collect()
     gc.freeze()
     while True:
@@ -51,6 +54,12 @@ def main() -> None:
         _answer(server, {"pid": pid})
         _, status = os.waitpid(pid, 0)
         _answer(server, {"status": status})
+
+
+def _warm_up() -> None:
+    """Makes and drops a client, so that no child has to read what they are all made of."""
+    place = connection.S3Connection("id", "key", "db", "bucket", "http://127.0.0.1:9")
+    open_store.open_store(place).close()
 
 
 def _answer(server: socket.socket, answer: dict[str, Any]) -> None:
