@@ -169,7 +169,7 @@ class CopyModel:
 
     def pull(self, remote: RemoteModel) -> None:
         if remote.seq == 0:
-            self.unanswered = []
+            # A first push that was sent may take place yet.
             return
         if remote.head == self.head:
             return
