@@ -45,7 +45,7 @@ ROW_BYTES = 2**20
 TIMESTAMP_BYTES = 7
 _HEAD = Struct("<13s6sHI7s")
 _HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
-_EMPTY_PAGE = CHAIN_END * PAGE_POINTERS
+_EMPTY_INDEX = CHAIN_END * 2**16
 
 
 Value = bytes | FileRegion
@@ -215,11 +215,7 @@ def _wanted_buckets(header: Header, more_keys: int) -> int:
 def _grow(fd: int, header: Header, n_buckets: int) -> _Index:
     """Writes a larger index behind the file's end and links every live block into it, as Booklet does."""
     offset = os.fstat(fd).st_size
-    position = offset
-    for start in range(0, n_buckets, PAGE_POINTERS):
-        page = _EMPTY_PAGE[: (n_buckets - start) * POINTER_BYTES]
-        write_all(fd, page, position)
-        position += len(page)
+    write_empty_index(fd, offset, n_buckets)
     index = _Index(fd, offset, n_buckets)
     user_keys = 0
     for block_position, key_hash, key in _linked_blocks(fd, header, offset):
@@ -234,6 +230,13 @@ def _grow(fd: int, header: Header, n_buckets: int) -> _Index:
     places = (offset, header.first_block_offset_bytes)
     write_all(fd, b"".join(place.to_bytes(POINTER_BYTES, "little") for place in places), INDEX_PLACE_OFFSET)
     return index
+
+
+def write_empty_index(fd: int, offset_bytes: int, n_buckets: int) -> None:
+    """Writes an index of which every chain is empty."""
+    end = offset_bytes + n_buckets * POINTER_BYTES
+    for position in range(offset_bytes, end, len(_EMPTY_INDEX)):
+        write_all(fd, _EMPTY_INDEX[: end - position], position)
 
 
 def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[int, bytes, bytes]]:

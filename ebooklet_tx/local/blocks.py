@@ -36,6 +36,7 @@ BLOCK_HEAD_BYTES = 32
 HASH_BYTES = 13
 N_BUCKETS_OFFSET = 21
 N_KEYS_OFFSET = 33
+UUID_OFFSET = 49
 INDEX_PLACE_OFFSET = 65
 """Where the header says where the index lies, and behind that, where the first block does."""
 
@@ -97,6 +98,17 @@ def parse_header(raw: bytes) -> Header | None:
         generation=raw[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES],
         raw=raw[:HEADER_BYTES],
     )
+
+
+def emptied_header(raw: bytes, generation: bytes) -> bytes:
+    """Returns the header of an empty file that has another's uuid, serializers and number of buckets."""
+    empty = bytearray(raw)
+    index_end = HEADER_BYTES + int.from_bytes(raw[N_BUCKETS_OFFSET:][:4], "little") * POINTER_BYTES
+    empty[N_KEYS_OFFSET : N_KEYS_OFFSET + 4] = bytes(4)
+    places = b"".join(place.to_bytes(POINTER_BYTES, "little") for place in (HEADER_BYTES, index_end))
+    empty[INDEX_PLACE_OFFSET : INDEX_PLACE_OFFSET + len(places)] = places
+    empty[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES] = generation
+    return bytes(empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +274,8 @@ def _chain_damage(fd: int, header: Header, blocks: dict[int, Block], reached: se
     No block is visited twice, so that chains that meet or run in a circle cost nothing.
     """
     index = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
+    if not blocks and index == CHAIN_END * header.n_buckets:
+        return
     for bucket in range(header.n_buckets):
         pointer = int.from_bytes(index[bucket * POINTER_BYTES : (bucket + 1) * POINTER_BYTES], "little")
         while pointer > 1:

@@ -30,9 +30,17 @@ from typing import Any
 import booklet
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
-from ebooklet_tx.local.block_writer import ChainDamageError, Placed, ShortAppendError, Value, append_blocks
+from ebooklet_tx.local.block_writer import (
+    ChainDamageError,
+    Placed,
+    ShortAppendError,
+    Value,
+    append_blocks,
+    write_empty_index,
+)
 from ebooklet_tx.local.blocks import (
     BLOCK_HEAD_BYTES,
+    DEFAULT_N_BUCKETS,
     FIXED_LENGTH_MAGIC,
     GENERATION_BYTES,
     GENERATION_OFFSET,
@@ -40,8 +48,11 @@ from ebooklet_tx.local.blocks import (
     HEADER_BYTES,
     MAGIC,
     METADATA_KEY_BYTES,
+    N_BUCKETS_OFFSET,
     POINTER_BYTES,
+    UUID_OFFSET,
     Header,
+    emptied_header,
     is_pointer_of_block,
     parse_header,
 )
@@ -320,25 +331,25 @@ class ValueFile:
         return _with_magic(header, self.header)
 
 
-def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile:
+def create_file(
+    path: Path, header: bytes | None, *, value_serializer: Any = None, n_buckets: int = DEFAULT_N_BUCKETS
+) -> ValueFile:
     """Makes a new, empty, locked Booklet at a path where nothing is, durable when it returns.
 
     Args:
         path: The file; an existing one is truncated, so give a temporary name.
-        header: 200 bytes of another Booklet whose uuid and serializers are to be taken over.
-        **arguments: `value_serializer` and `n_buckets` for a file with no such model.
+        header: 200 bytes of another Booklet whose uuid, serializers and number of buckets are to be taken over.
+        value_serializer: As Booklet takes it, for a file with no such model.
+        n_buckets: Likewise.
     """
     with _storage_errors(path, "create"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        seat = CheckedFile(fd)
-        if header is not None:
-            arguments = {"value_serializer": _RawBytes}
         with _storage_errors(path, "write"):
-            blt = booklet.open(seat, "n", key_serializer="str", init_bytes=header, **arguments)
-            _let_go(blt, seat)
-            write_all(fd, secrets.token_bytes(GENERATION_BYTES), GENERATION_OFFSET)
+            model = header if header is not None else _new_header(value_serializer, n_buckets)
+            write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
+            write_empty_index(fd, HEADER_BYTES, int.from_bytes(model[N_BUCKETS_OFFSET:][:4], "little"))
             os.fsync(fd)
         made = ValueFile(path, fd, writable=True)
         made._locked = True
@@ -350,11 +361,18 @@ def create_file(path: Path, header: bytes | None, **arguments: Any) -> ValueFile
 
 def model_header(uuid: bytes, value_serializer: Any, n_buckets: int) -> bytes:
     """Returns the header of a new Booklet that has a given uuid, as another machine's copy needs it."""
+    raw = _new_header(value_serializer, n_buckets)
+    return raw[:UUID_OFFSET] + uuid + raw[UUID_OFFSET + len(uuid) :]
+
+
+def _new_header(value_serializer: Any, n_buckets: int) -> bytes:
+    """Returns the header that Booklet gives a new file."""
     seat = io.BytesIO()
-    blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=n_buckets)
+    # Of one bucket, as it writes the index bucket by bucket and only the header is wanted.
+    blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=1)
     raw = bytearray(seat.getvalue()[:HEADER_BYTES])
     blt.close()
-    raw[49:65] = uuid
+    raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")
     return bytes(raw)
 
 

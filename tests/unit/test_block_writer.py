@@ -97,7 +97,7 @@ def test_large_values_go_alone(file: ValueFile, monkeypatch: pytest.MonkeyPatch)
 def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_writer, "MAX_PAGES", 2)
     monkeypatch.setattr(block_writer, "PAGE_POINTERS", 3)
-    monkeypatch.setattr(block_writer, "_EMPTY_PAGE", block_writer.CHAIN_END * 3)
+    monkeypatch.setattr(block_writer, "_EMPTY_INDEX", block_writer.CHAIN_END * 7)
     append(file, numbered(0, 20))
     append(file, numbered(20, 20))
     assert as_booklet_has_it(file) == numbered(0, 40)
