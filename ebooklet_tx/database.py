@@ -43,8 +43,9 @@ from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.compact import compact
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, delete_remote
-from ebooklet_tx.sync.fetch import Found, fetch_many, load_many, read_value
+from ebooklet_tx.sync.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.inline_values import prune_inline_values
+from ebooklet_tx.sync.load import load_all, load_some
 from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
@@ -327,16 +328,16 @@ class Database(MutableMapping[str, Any]):
             The keys whose values could not be had, each with the reason.
         """
         session = self._usable()
-        in_order = keys is None
-        wanted = chain.from_iterable(self._key_pages("")) if keys is None else [text_of(key) for key in keys]
-        failures: dict[str, str] = {}
-        for page in _pages(wanted):
-            uncommitted = self._uncommitted(page)
-            committed = [key for key in page if key not in uncommitted]
-            failures.update((key, str(error)) for key, error in load_many(session, committed, in_order=in_order))
         if keys is None:
-            failures.update((key, str(error)) for key, error in load_many(session, [METADATA_KEY]))
-        return failures
+            failures = load_all(session)
+        else:
+            failures = chain.from_iterable(load_some(session, page) for page in _pages(map(text_of, keys)))
+        found = {key: str(error) for key, error in failures}
+        # What was written since then needs no copy of what it replaces.
+        for key in self._uncommitted(list(found)):
+            if key:
+                del found[key]
+        return found
 
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""

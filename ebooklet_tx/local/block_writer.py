@@ -84,8 +84,9 @@ class _Index:
         if page is None:
             page = self._read(number)
         at = slot * POINTER_BYTES
-        first = int.from_bytes(page[at : at + POINTER_BYTES], "little")
-        page[at : at + POINTER_BYTES] = position_bytes.to_bytes(POINTER_BYTES, "little")
+        end = at + POINTER_BYTES
+        first = int.from_bytes(page[at:end], "little")
+        page[at:end] = position_bytes.to_bytes(POINTER_BYTES, "little")
         return first
 
     def _read(self, number: int) -> bytearray:
@@ -131,7 +132,7 @@ def append_blocks(
     if wanted != header.n_buckets:
         index = _grow(fd, header, wanted)
     row = _Row(fd, os.fstat(fd).st_size)
-    placed = [_append_block(row, index, *item) for item in sets]
+    placed = _append_all(row, index, sets)
     row.write()
     index.write()
     user_keys = sum(place.key != METADATA_KEY for place in placed)
@@ -142,28 +143,24 @@ def append_blocks(
     return placed
 
 
-def _append_block(row: _Row, index: _Index, key: str, timestamp_us: int, value: Value) -> Placed:
-    key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
-    key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
-    position = row.end_bytes
-    first = index.put_first(key_hash, position)
-    if first >= position:
-        raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
-    length = len(value)
-    offset = position + BLOCK_HEAD_BYTES + len(key_bytes)
-    head = _HEAD.pack(
-        key_hash,
-        first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END,
-        len(key_bytes),
-        length,
-        timestamp_us.to_bytes(TIMESTAMP_BYTES, "little"),
-    )
-    if isinstance(value, FileRegion):
-        row.add((head, key_bytes), offset)
-        row.copy(value)
-    else:
-        row.add((head, key_bytes, value), offset + length)
-    return Placed(key, timestamp_us, offset, length)
+def _append_all(row: _Row, index: _Index, sets: Iterable[tuple[str, int, Value]]) -> list[Placed]:
+    # In one loop and by local names: this runs once for each key of a bulk load.
+    placed = []
+    put_first, pack, end = index.put_first, _HEAD.pack, row.end_bytes
+    for key, timestamp_us, value in sets:
+        key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
+        key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
+        first = put_first(key_hash, end)
+        if first >= end:
+            raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
+        following = first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END
+        key_length, length = len(key_bytes), len(value)
+        stamp = timestamp_us.to_bytes(TIMESTAMP_BYTES, "little")
+        offset = end + BLOCK_HEAD_BYTES + key_length
+        row.add(pack(key_hash, following, key_length, length, stamp), key_bytes, value)
+        placed.append(Placed(key, timestamp_us, offset, length))
+        end = offset + length
+    return placed
 
 
 class _Row:
@@ -172,35 +169,34 @@ class _Row:
     def __init__(self, fd: int, start_bytes: int) -> None:
         self.end_bytes = start_bytes
         self._fd = fd
-        self._written_bytes = start_bytes
         self._pieces: list[bytes] = []
+        self._waiting_bytes = 0
 
-    def add(self, pieces: tuple[bytes, ...], end_bytes: int) -> None:
-        """Takes pieces in; with them, what was added ends at `end_bytes`."""
-        self._pieces += pieces
-        self.end_bytes = end_bytes
-        if end_bytes - self._written_bytes >= ROW_BYTES:
-            self.write()
-
-    def copy(self, region: FileRegion) -> None:
-        """Writes what was added, and behind it what lies in another file."""
+    def add(self, head: bytes, key: bytes, value: Value) -> None:
+        """Takes a block in; `end_bytes` is where what has been written ends."""
+        if isinstance(value, bytes) and len(value) < ROW_BYTES:
+            self._pieces += (head, key, value)
+            self._waiting_bytes += len(head) + len(key) + len(value)
+            if self._waiting_bytes >= ROW_BYTES:
+                self.write()
+            return
+        self._pieces += (head, key)
         self.write()
-        for chunk in region.chunks():
-            write_all(self._fd, chunk, self._written_bytes)
-            self._written_bytes += len(chunk)
-        self.end_bytes += len(region)
-        if self._written_bytes != self.end_bytes:
-            raise ShortAppendError(f"a value of {len(region)} bytes is cut off where it was to be copied from")
+        start = self.end_bytes
+        for piece in (value,) if isinstance(value, bytes) else value.chunks():
+            self._write(piece)
+        if self.end_bytes - start != len(value):
+            raise ShortAppendError(f"a value of {len(value)} bytes is cut off where it was to be copied from")
 
     def write(self) -> None:
-        """Writes what was added."""
-        large = self._pieces[-1:] if self._pieces and len(self._pieces[-1]) >= ROW_BYTES else []
-        small = self._pieces[: len(self._pieces) - len(large)]
-        for data in (b"".join(small), *large):
-            if data:
-                write_all(self._fd, data, self._written_bytes)
-                self._written_bytes += len(data)
-        self._pieces = []
+        """Writes what waits."""
+        self._write(b"".join(self._pieces))
+        self._pieces.clear()
+        self._waiting_bytes = 0
+
+    def _write(self, data: bytes) -> None:
+        write_all(self._fd, data, self.end_bytes)
+        self.end_bytes += len(data)
 
 
 def _wanted_buckets(header: Header, more_keys: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -133,14 +133,14 @@ class Overlay:
 class Fetched(NamedTuple):
     """A value that came from the remote and is to be kept in the Booklet file.
 
-    `heals` says that the file's own copy of it was found damaged.
+    `replaces` says that it takes the place of a block of its key: of one that was found damaged.
     """
 
     key: str
     timestamp_us: int
     digest: bytes
     value: Value
-    heals: bool = False
+    replaces: bool = False
 
 
 def stage(journal: Journal, overlay: Overlay) -> None:
@@ -163,11 +163,24 @@ def stage(journal: Journal, overlay: Overlay) -> None:
             raw.execute(_DROP_EMPTY)
 
 
-def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterable[Fetched] = ()) -> bool:
+def append(
+    file: ValueFile,
+    journal: Journal,
+    overlay: Overlay,
+    fetched: Iterable[Fetched] = (),
+    lacking: Sequence[Fetched] = (),
+) -> bool:
     """Commits an overlay, and all that is staged, into the Booklet file and the journal.
 
     When it raises, the last commit is intact, the overlay is unchanged, and a guard may stand in
     the file: it has to be rebuilt before the next append.
+
+    Args:
+        file: The file.
+        journal: Its journal.
+        overlay: What was written.
+        fetched: Values from the remote; those that are still current and lacking are kept.
+        lacking: More of them, of which the caller knows that they are both.
 
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
@@ -178,7 +191,7 @@ def append(file: ValueFile, journal: Journal, overlay: Overlay, fetched: Iterabl
         if value is not None
     ]
     gone = {*journal.stale_keys(), *(key for key, (value, _) in overlay.operations.items() if value is None)}
-    kept = list(_values_to_keep(journal, overlay, fetched))
+    kept = [*_values_to_keep(journal, overlay, fetched), *lacking]
     replaced = journal.keys_with_local_copy([key for key, _, _ in written])
     number = new_append_number()
     placed = file.append(
@@ -281,27 +294,18 @@ def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
     record_deletes(raw, ((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None))
 
 
-class _Kept(NamedTuple):
-    """A value that goes into the file beside the overlay's own; `replaces` when a block of its key is there."""
-
-    key: str
-    timestamp_us: int
-    digest: bytes
-    value: Value
-    replaces: bool
-
-
-def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]) -> Iterator[_Kept]:
+def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]) -> Iterator[Fetched]:
+    """Yields what goes into the file beside the overlay's own values, each saying whether it replaces a block."""
     folded = set()
     with journal.reading() as raw:
         for key, timestamp_us, digest, value, replaces in raw.execute(_STAGED_TO_FOLD):
             if key not in overlay.operations:
                 folded.add(key)
-                yield _Kept(key, timestamp_us, digest, bytes(value), bool(replaces))
+                yield Fetched(key, timestamp_us, digest, bytes(value), bool(replaces))
     waiting = [item for item in fetched if item.key not in folded and item.key not in overlay.operations]
     digests = journal.digests_of([item.key for item in waiting])
     for item in waiting:
         # A key that a pull took away meanwhile has no row left to hold the place.
         visible, local = digests.get(item.key, (None, None))
-        if visible == item.digest and (local != item.digest or item.heals):
-            yield _Kept(item.key, item.timestamp_us, item.digest, item.value, local is not None)
+        if visible == item.digest and (local != item.digest or item.replaces):
+            yield item._replace(replaces=local is not None)

@@ -284,6 +284,15 @@ class Journal:
             key for key, there in self._rows_of(keys, "SELECT key, local_digest IS NOT NULL FROM entry") if there
         ]
 
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Returns all rows of a query that only reads."""
+        with sqlite_errors(self.path):
+            return self.raw.execute(query, parameters).fetchall()
+
+    def version(self) -> tuple[int, int]:
+        """Returns what differs from before when anything was written, by this connection or another."""
+        return self.data_version(), self.raw.total_changes
+
     def _rows_of(self, keys: Sequence[str], select: str) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = keys[start : start + _KEYS_AT_ONCE]

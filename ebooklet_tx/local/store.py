@@ -79,6 +79,8 @@ class LocalStore:
         self._fetched: dict[str, Fetched] = {}
         self._fetched_bytes = 0
         self._damaged: set[str] = set()
+        self._epoch = 0
+        self._epoch_version = (0, 0)
 
     # -- opening and closing ---------------------------------------------------------------
 
@@ -265,19 +267,18 @@ class LocalStore:
     def _unfolded(self) -> bool:
         return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
 
-    def _append(self, overlay: Overlay | None = None, large: Sequence[Fetched] = ()) -> None:
+    def _append(self, overlay: Overlay | None = None, lacking: Sequence[Fetched] = ()) -> None:
         overlay = self.overlay if overlay is None else overlay
-        fetched = [*self._fetched.values(), *large]
         if self._in_flux:
             self._rebuild()
         self._in_flux = True
         try:
-            released = append(self.file, self.journal, overlay, fetched)
+            released = append(self.file, self.journal, overlay, self._fetched.values(), lacking)
         except IndexDamagedError as error:
             _log.warning("%s", error)
             self._rebuild()
             self._in_flux = True
-            released = append(self.file, self.journal, overlay, fetched)
+            released = append(self.file, self.journal, overlay, self._fetched.values(), lacking)
         self._in_flux = not released
         overlay.forget()
         self._fetched.clear()
@@ -310,7 +311,7 @@ class LocalStore:
         for item in fetched:
             if item.key in self._damaged:
                 self._damaged.discard(item.key)
-                item = item._replace(heals=True)
+                item = item._replace(replaces=True)
             self._fetched[item.key] = item
             self._fetched_bytes += len(item.value)
         if self._fetched_bytes > self._buffer_bytes:
@@ -322,17 +323,54 @@ class LocalStore:
         if waiting is None or waiting.digest != fetched.digest:
             self.keep([fetched])
 
+    def index_epoch(self) -> int:
+        """Returns a number that is another one once anything but the place of a value may have changed."""
+        version = self.journal.version()
+        if version != self._epoch_version:
+            self._epoch += 1
+            self._epoch_version = version
+        return self._epoch
+
+    def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
+        """Writes values from the remote to the Booklet file at once, if lock and disk allow.
+
+        Args:
+            fetched: Values that the file lacked when `index_epoch` was what is given.
+            epoch: That number. Where it is another one now, each is looked at again.
+        """
+
+        def work() -> None:
+            if self.index_epoch() != epoch or self._fetched:
+                self._fetched.update((item.key, item) for item in fetched)
+                self._append(Overlay())
+                return
+            self._append(Overlay(), fetched)
+            # Nothing but the places of these values has changed by that.
+            self._epoch_version = self.journal.version()
+
+        try:
+            self.try_maintain(work)
+        except LocalStorageError as error:
+            _log.warning("%d fetched values were not kept: %s", len(fetched), error)
+
     def keep_large(self, fetched: Fetched) -> bool:
         """Writes a value that lies in another file to the Booklet file now; False when somebody else writes.
 
         Raises:
             LocalStorageError: The disk is full or failing; the last commit is intact.
         """
-        healing = fetched._replace(heals=fetched.key in self._damaged)
-        kept = self.try_maintain(lambda: self._append(Overlay(), [healing]))
-        if kept:
+
+        def work() -> None:
+            replaces = fetched.key in self._damaged
+            self._fetched[fetched.key] = fetched._replace(replaces=replaces)
+            try:
+                self._append(Overlay())
+            finally:
+                # What it lies in is closed by the caller.
+                self._fetched.pop(fetched.key, None)
             self._damaged.discard(fetched.key)
-        return kept
+
+        return self.try_maintain(work)
 
     def _keep_fetched(self) -> None:
         """Writes fetched values if lock and disk allow; otherwise they are fetched again some day."""
@@ -444,7 +482,7 @@ class LocalStore:
         digest = entry.digest
         if digest is None:
             return None
-        waiting = self.waiting_value(entry)
+        waiting = self.waiting_value(entry.key, digest)
         if waiting is not None:
             return waiting
         if entry.local_digest == digest:
@@ -464,12 +502,12 @@ class LocalStore:
         region = self.file.region(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         return digest_of_chunks(region.chunks()) == entry.digest or self.read(entry) is not None
 
-    def waiting_value(self, entry: Entry) -> bytes | None:
-        """Returns the value that a reader of this entry sees if it needs no look at the disk."""
-        if entry.digest == _EMPTY_DIGEST:
+    def waiting_value(self, key: str, digest: bytes) -> bytes | None:
+        """Returns a value of that digest if it takes no look at the disk."""
+        if digest == _EMPTY_DIGEST:
             return b""
-        waiting = self._fetched.get(entry.key)
-        if waiting is None or waiting.digest != entry.digest or not isinstance(waiting.value, bytes):
+        waiting = self._fetched.get(key)
+        if waiting is None or waiting.digest != digest or not isinstance(waiting.value, bytes):
             return None
         return waiting.value
 

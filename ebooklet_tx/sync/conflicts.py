@@ -182,7 +182,7 @@ def load_side(session: Session, key: str, side: str, *, looked_again: bool = Fal
         )
     if value is None and place is not None:
         try:
-            value = fetch_place(session, Wanted(key, digest, *place))
+            value = fetch_place(session, Wanted(key, digest, 0, *place))
         except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
             if looked_again or side == "base":
                 raise RemoteIntegrityError(

@@ -19,16 +19,12 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal import PENDING_NONE, Entry
 from ebooklet_tx.records import ObjectRef, digest_of
-from ebooklet_tx.sync.large import bring_large
 from ebooklet_tx.sync.pull import pull
-from ebooklet_tx.sync.ranges import Wanted, fetch_ranges
+from ebooklet_tx.sync.ranges import Wanted, fetch_ranges, sound_values
 from ebooklet_tx.sync.session import Session, object_ref
 
 PART_BYTES = 64 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""
-
-LARGE_VALUE_BYTES = PART_BYTES
-"""A value above this is loaded without being held in memory."""
 
 Found = bytes | Error | None
 """An encoded value, the reason why it can't be had, or None where there is none."""
@@ -83,37 +79,11 @@ def fetch_many(session: Session, keys: Sequence[str], *, in_order: bool = False)
     Args:
         in_order: The keys are in order, and about all that the journal has from the first to the last.
     """
-    if keys:
-        yield from _found(session, keys, _entries(session, keys, in_order=in_order))
-
-
-def load_many(session: Session, keys: Sequence[str], *, in_order: bool = False) -> Iterator[tuple[str, Error]]:
-    """Brings the values of many keys to this machine; yields those that can't be had, with the reason.
-
-    Values above `LARGE_VALUE_BYTES` go to the disk a piece at a time. The arguments are `fetch_many`'s.
-    """
     if not keys:
         return
-    entries = _entries(session, keys, in_order=in_order)
-    large = [key for key in keys if key in entries and entries[key].length_bytes > LARGE_VALUE_BYTES]
-    rest = [key for key in keys if key not in set(large)] if large else keys
-    for key, value in _found(session, rest, entries):
-        if isinstance(value, Error):
-            yield key, value
-    for key in large:
-        try:
-            bring_large(session, key)
-        except Error as error:
-            yield key, error
-
-
-def _entries(session: Session, keys: Sequence[str], *, in_order: bool) -> dict[str, Entry]:
     with session.mutex:
         journal = session.journal
-        return journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
-
-
-def _found(session: Session, keys: Sequence[str], entries: dict[str, Entry]) -> Iterator[tuple[str, Found]]:
+        entries = journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
     for part in _parts(keys, entries):
         values, missing = _values_here(session, part, entries)
         values.update(_values_there(session, missing))
@@ -147,10 +117,11 @@ def _values_here(
         anything_staged = session.journal.has_staged()
         for key in keys:
             entry = entries.get(key)
-            if entry is None or entry.digest is None:
+            digest = None if entry is None else entry.digest
+            if entry is None or digest is None:
                 continue
-            if entry.local_digest != entry.digest and entry.remote_object is not None and not anything_staged:
-                value = local.waiting_value(entry)
+            if entry.local_digest != digest and entry.remote_object is not None and not anything_staged:
+                value = local.waiting_value(key, digest)
             else:
                 value = local.read(entry)
                 if value is not None:
@@ -162,48 +133,46 @@ def _values_here(
     return values, missing
 
 
-def _values_there(session: Session, missing: Sequence[Entry]) -> Iterator[tuple[str, Found]]:
+def _values_there(session: Session, missing: Sequence[Entry]) -> dict[str, Found]:
     """Fetches many values; what can't be had together is tried alone, with the second look of a single read."""
+    values: dict[str, Found] = {}
     wanted: list[Wanted] = []
     refs: dict[int, ObjectRef] = {}
     for entry in missing:
         place = entry.remote_object
         if place is None or entry.digest != entry.remote_digest:
-            yield entry.key, _alone(session, entry)
+            values[entry.key] = alone(session, entry.key)
             continue
         if place not in refs:
             with session.mutex:
                 refs[place] = object_ref(session.journal, place)
         wanted.append(_want(entry, refs[place]))
-    by_key = {entry.key: entry for entry in missing}
     for group, data in fetch_ranges(session, wanted):
-        sound: list[Fetched] = []
-        for item in group:
-            entry = by_key[item.key]
-            at = item.offset_bytes - group[0].offset_bytes
-            value = data[at : at + item.length_bytes] if isinstance(data, bytes) else b""
-            if digest_of(value) == item.digest and len(value) == item.length_bytes:
-                sound.append(Fetched(item.key, entry.timestamp_us, item.digest, value))
-                yield item.key, value
+        sound = []
+        for item, value in sound_values(group, data):
+            if value is None:
+                values[item.key] = alone(session, item.key)
             else:
-                yield item.key, _alone(session, entry)
+                sound.append(Fetched(item.key, item.timestamp_us, item.digest, value))
+                values[item.key] = value
         with session.mutex:
             session.local.keep(sound)
+    return values
 
 
-def _alone(session: Session, entry: Entry) -> Found:
+def alone(session: Session, key: str) -> Found:
+    """Reads one value with the second look that a single read gets; an error comes as the outcome."""
     try:
         # Beside a writer the bytes may have moved since the entry was read.
-        found = read_value(session, entry.key)
+        found = read_value(session, key)
     except Error as error:
         return error
     return None if found is None else found[1]
 
 
 def _want(entry: Entry, ref: ObjectRef) -> Wanted:
-    return Wanted(
-        entry.key, entry.digest or b"", ref, entry.remote_offset_bytes or 0, entry.remote_length_bytes or 0
-    )
+    place = entry.remote_offset_bytes or 0, entry.remote_length_bytes or 0
+    return Wanted(entry.key, entry.digest or b"", entry.timestamp_us, ref, *place)
 
 
 def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -> bytes:

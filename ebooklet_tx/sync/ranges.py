@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ebooklet_tx.errors import Error, PreconditionFailedError
-from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.session import Session
 
 JOIN_GAP_BYTES = 64 * 1024
@@ -24,10 +24,11 @@ MAX_RANGE_BYTES = 16 * 2**20
 
 
 class Wanted(NamedTuple):
-    """A value in the remote: whose it is, its digest, and where it lies."""
+    """A value in the remote: whose it is, its digest and time, and where it lies."""
 
     key: str
     digest: bytes
+    timestamp_us: int
     ref: ObjectRef
     offset_bytes: int
     length_bytes: int
@@ -60,6 +61,18 @@ def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[l
         finally:
             for _, future in running:
                 future.cancel()
+
+
+def sound_values(group: Sequence[Wanted], data: bytes | Error) -> Iterator[tuple[Wanted, bytes | None]]:
+    """Cuts the values of a group out of what was fetched; None for one that does not have its digest."""
+    if isinstance(data, Error):
+        yield from ((item, None) for item in group)
+        return
+    start = group[0].offset_bytes
+    for item in group:
+        at = item.offset_bytes - start
+        value = data[at : at + item.length_bytes]
+        yield item, value if digest_of(value) == item.digest else None
 
 
 def joined(wanted: Sequence[Wanted]) -> list[list[Wanted]]:

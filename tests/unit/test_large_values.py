@@ -15,7 +15,7 @@ from ebooklet_tx.errors import LocalIntegrityError
 from ebooklet_tx.local import checked_file, rebuild
 from ebooklet_tx.local.checked_file import FileRegion
 from ebooklet_tx.remote import pack
-from ebooklet_tx.sync import fetch, large, packing
+from ebooklet_tx.sync import large, load, packing
 from tests.pairs import Bench, make, many_large
 
 VALUES = many_large(3) | {"small": b"s", "middle": b"m" * 2_000}
@@ -23,7 +23,7 @@ VALUES = many_large(3) | {"small": b"s", "middle": b"m" * 2_000}
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "LARGE_VALUE_BYTES", 10_000)
+    monkeypatch.setattr(load, "LARGE_VALUE_BYTES", 10_000)
     monkeypatch.setattr(large, "MAX_RANGE_BYTES", 7_000)
     monkeypatch.setattr(rebuild, "LARGE_VALUE_BYTES", 10_000)
     monkeypatch.setattr(checked_file, "CHUNK_BYTES", 3_000)
