@@ -508,7 +508,9 @@ class Database(MutableMapping[str, Any]):
         return Change(self)
 
     def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
-        """Writes packs of the remote anew that hold little but dead values, as a commit of the same values.
+        """Writes packs of the remote anew that hold little but dead values, or are many and small.
+
+        That is a commit of the same values.
 
         The old packs stay until `ebooklet_tx.collect` removes them.
 

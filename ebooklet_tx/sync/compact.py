@@ -1,4 +1,4 @@
-"""Compact: packs that are mostly dead are written anew, so that `collect` can delete the old ones.
+"""Compact: packs that are mostly dead, or many and small, are written anew; `collect` deletes the old ones.
 
 Owns nothing of its own on disk: new packs are uploads in the journal as those of a push are, and the commit
 is an ordinary one, with an intent and a compare-and-swap. The invariant: a commit of a compaction changes
@@ -47,6 +47,10 @@ KEYS_PER_COMMIT = 100_000
 
 PACKS_PER_COMMIT = 500
 
+SMALL_PACK_BYTES = 4 * 2**20
+MANY_SMALL_PACKS = 16
+"""So many packs below that size are joined, live or not: reading many keys takes a request for each pack."""
+
 _PACKS = f"""
 SELECT o.id, o.name, o.size_bytes, sum(p.record_bytes) + {PACK_HEADER_BYTES}, sum(p.keys), max(p.pending)
   FROM (SELECT remote_object AS object, count(*) AS keys, max(pending) AS pending,
@@ -89,7 +93,7 @@ class _Outcome:
 
 
 def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collection[str] = ()) -> CompactReport:
-    """Writes packs of which little is live anew, and commits the new places.
+    """Writes packs of which little is live anew, and many small ones as few, and commits the new places.
 
     Can be killed anywhere and run again; what was sent is not sent again. Values that are not on this
     machine are read from the old packs, and are not kept here.
@@ -155,9 +159,13 @@ def _due_packs(session: Session, live_share: float, named: Collection[str], outc
     """Returns as many of the packs that are due as one commit takes, those first of which least is live."""
     with session.mutex, session.journal.reading() as raw:
         known = [_Pack(*row) for row in raw.execute(_PACKS).fetchall()]
+    small = {
+        pack.name for pack in known if pack.size_bytes < SMALL_PACK_BYTES and not pack.pending
+    } - outcome.kept
+    joined = small if len(small) >= MANY_SMALL_PACKS else set()
     due = []
     for pack in known:
-        wanted = pack.name in named or pack.live_share < live_share
+        wanted = pack.name in named or pack.name in joined or pack.live_share < live_share
         if not wanted or pack.name in outcome.kept:
             continue
         if pack.pending or pack.size_bytes > PACK_BYTES:

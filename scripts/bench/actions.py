@@ -250,6 +250,13 @@ def read_root(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
     }
 
 
+def compact(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
+    """Writes anew what is worth it."""
+    with adapter.open("w") as db, watch("compact"):
+        report = db.compact()
+    return {"packs": report.packs}
+
+
 def collect(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
     """Deletes what no root names, however young."""
     work = getattr(adapter.module, "collect", None)
@@ -293,6 +300,7 @@ ACTIONS: dict[str, Action] = {
         bulk_set,
         first_push,
         push_in_steps,
+        compact,
         push_changed,
         session,
         settle,

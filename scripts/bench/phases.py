@@ -186,6 +186,9 @@ def random_cold(runner: Runner) -> None:
             continue
         work = partial(_cold, runner, adapter, n, *read, k=min(RANDOM_KEYS, n), steps=steps)
         runner.guarded(f"random keys, small packs, {adapter}, {n}", work)
+        if adapter == OURS:
+            work = partial(_compacted, runner, n, steps)
+            runner.guarded(f"random keys, small packs compacted, {n}", work)
 
 
 def load_all(runner: Runner) -> None:
@@ -259,8 +262,23 @@ def _cold(
         variant += {KIB: ", 1 KiB values", LARGE_VALUE_BYTES: ", large values"}.get(value_bytes, "")
         variant += ", small packs" if steps else ""
         runner.add(phase, adapter, n, variant, measured[label], **facts)
-    if steps or value_bytes != VALUE_BYTES:
+    if value_bytes != VALUE_BYTES or (steps and adapter != OURS):
         runner.drop(state)
+
+
+def _compacted(runner: Runner, n: int, steps: int) -> None:
+    """The same keys of the same small packs, once `compact` has joined those."""
+    state = runner.state(OURS, n, VALUE_BYTES, steps)
+    path = runner.enter(state)
+    measured, facts = runner.run(OURS, "compact", path=path, n=n)
+    runner.add("compact", OURS, n, f"{steps} small packs", measured["compact"], **facts)
+    runner.leave(path)
+    k = min(RANDOM_KEYS, n)
+    path = runner.new_folder() / "db.blt"
+    measured, facts = runner.run(OURS, "random_cold", path=path, n=n, k=k, value_bytes=VALUE_BYTES)
+    runner.leave(path)
+    runner.add("random keys", OURS, n, f"k={k}, small packs compacted", measured["read"], **facts)
+    runner.drop(state)
 
 
 def _repeats(runner: Runner, n: int) -> int:

@@ -55,6 +55,25 @@ def test_a_mostly_dead_pack_is_written_anew_and_its_rows_only_move(yard: Yard) -
     assert report.to_dict()["packs"] == 1
 
 
+def test_many_small_packs_become_few_and_stay_so(yard: Yard) -> None:
+    expected = {}
+    for number in range(compacting.MANY_SMALL_PACKS - 1):
+        expected[f"k{number:02}"] = value(number)
+        yard.push({f"k{number:02}": value(number)} | {f"x{number:02}": value(-number - 1)}, at_hours=number)
+        expected[f"x{number:02}"] = value(-number - 1)
+    assert yard.compact().packs == 0
+    yard.push({"last": value("last"), "too": value("too")}, at_hours=20)
+    expected |= {"last": value("last"), "too": value("too")}
+    before, packs = rows(yard, "before"), len(yard.keys("pack"))
+    assert packs >= compacting.MANY_SMALL_PACKS
+    report = yard.compact()
+    assert (report.commits, report.packs) == (1, packs)
+    assert len(yard.keys("pack")) == packs + 1
+    assert rows(yard, "after") == before
+    assert yard.fresh_contents() == expected
+    assert yard.compact().packs == 0
+
+
 def test_the_history_shows_a_compaction_as_a_commit_of_no_change(yard: Yard) -> None:
     make_hollow(yard)
     yard.compact()
