@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,8 @@ from ebooklet_tx.sync.pull import (
     take_in_root,
 )
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
+
+_log = logging.getLogger("ebooklet_tx")
 
 READER_WAIT_SECONDS = 0.5
 
@@ -285,7 +288,9 @@ def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
     """Opens a pair for writing, makes it from the remote, or makes a new one."""
     if path.exists():
         session = _session(settings.local(path, create=False), remote, settings)
-        return _started(session, lambda session: _begin_writing(session, settings, known=None))
+        return _started(
+            session, lambda session: _begin_writing(session, settings, known=None, must_exist=must_exist)
+        )
     return _make_copy(remote, path, settings, must_exist=must_exist)
 
 
@@ -301,10 +306,18 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
     return _started(session, lambda session: _begin_writing(session, settings, known=fetched))
 
 
-def _pull_or_become(session: Session, settings: Settings) -> None:
+def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -> None:
     """Pulls; a pair whose making was cut short, and which holds nothing, becomes the remote's copy."""
     try:
         pull(session)
+    except RemoteMissingError as error:
+        if must_exist:
+            raise RemoteMissingError(
+                f"the database {session.remote.root_place} is gone; everything that is local is kept; open it "
+                "with flag 'c', and push(force_push=True) writes it anew"
+            ) from error
+        # Who may make a remote may make this one again; a push that is not forced still refuses.
+        _log.warning("%s", error)
     except UUIDMismatchError:
         fetched = read_root(session.remote) if session.local.is_unused() else None
         if fetched is None:
@@ -313,7 +326,9 @@ def _pull_or_become(session: Session, settings: Settings) -> None:
         take_in_root(session, fetched)
 
 
-def _begin_writing(session: Session, settings: Settings, known: FetchedRoot | None) -> None:
+def _begin_writing(
+    session: Session, settings: Settings, known: FetchedRoot | None, *, must_exist: bool = False
+) -> None:
     """Takes the lock, then brings the journal to the newest commit, fencing a lost holder off."""
     if settings.lock is not None:
         settle_conditions(session)
@@ -323,7 +338,7 @@ def _begin_writing(session: Session, settings: Settings, known: FetchedRoot | No
     if known is not None:
         take_in_root(session, known)
     if known is None or session.lock is not None:
-        _pull_or_become(session, settings)
+        _pull_or_become(session, settings, must_exist=must_exist)
     begin_locked(session)
 
 
