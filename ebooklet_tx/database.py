@@ -24,7 +24,7 @@ from collections.abc import (
 )
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from ebooklet_tx.changes import Change
 from ebooklet_tx.check_reports import CompactReport
@@ -338,6 +338,15 @@ class Database(MutableMapping[str, Any]):
             if key:
                 del found[key]
         return found
+
+    @overload
+    def timestamps(self, include_value: Literal[False] = False) -> Iterator[tuple[str, int]]: ...
+
+    @overload
+    def timestamps(self, include_value: Literal[True]) -> Iterator[tuple[str, int, Any]]: ...
+
+    @overload
+    def timestamps(self, include_value: bool) -> Iterator[tuple[str, int] | tuple[str, int, Any]]: ...
 
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""

@@ -54,10 +54,10 @@ class SettleReport:
     lost_keys: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
-    def note(self, action: str) -> None:
+    def note(self, action: str, level: int = logging.WARNING) -> None:
         """Adds a sentence to the account and to the log."""
         self.actions.append(action)
-        _log.warning("%s", action)
+        _log.log(level, "%s", action)
 
 
 def journal_path(path: Path) -> Path:
@@ -242,7 +242,8 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
     if "file_mtime_ns" in facts:
         file.release(state)
     if scan.live:
-        report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys")
+        # Nothing is amiss: so a file of booklet's or ebooklet's own is taken over.
+        report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys", logging.INFO)
 
 
 @dataclass(slots=True)

@@ -65,7 +65,8 @@ def mapping(db: ebooklet_tx.Database) -> None:
     failures: dict[str, str] = db.load_items(["a"])
     stamp: Any = db.get_timestamp("a")
     db.set_timestamp("a", 1_700_000_000_000_000)
-    stamps = list(db.timestamps())
+    stamps = [(key, stamp) for key, stamp in db.timestamps()]
+    newest = {key: value for key, _, value in db.timestamps(include_value=True)}
     lengths: dict[Any, Any] = dict(db.map(longer, keys=["a"], n_workers=1))
     db.set_metadata({"owner": "me"})
     metadata: Any = db.get_metadata(include_timestamp=True)
@@ -74,7 +75,7 @@ def mapping(db: ebooklet_tx.Database) -> None:
     db.setdefault("f", "six")
     db.sync()
     dropped: int = db.prune(timestamp=None)
-    print(value, count, keys, pairs, values, got, failures, stamp, stamps, lengths, metadata, dropped)
+    print(value, count, keys, pairs, values, got, failures, stamp, stamps, newest, lengths, metadata, dropped)
     print(db.writable, db.closed, db.offline, db.lock is None, db.uuid)
 
 
