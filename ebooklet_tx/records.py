@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 METADATA_KEY = ""
 """The reserved key under which a database's own metadata is kept."""
@@ -44,8 +45,7 @@ class ObjectRef:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexRow:
+class IndexRow(NamedTuple):
     """What one commit says of one key.
 
     Exactly one of three: a tombstone (`digest` None, no place, no value), a value in an object

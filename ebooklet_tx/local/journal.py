@@ -256,10 +256,10 @@ class Journal:
     def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """Yields the entries for which some SQL holds, in order of key, from one snapshot."""
         with sqlite_errors(self.path):
-            for row in self.raw.execute(
-                f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters
-            ):
-                yield Entry(*row)
+            yield from map(
+                Entry._make,
+                self.raw.execute(f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters),
+            )
 
     def entries_of(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Looks many keys up; those that it has never heard of are left out."""

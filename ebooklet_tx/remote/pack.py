@@ -72,7 +72,7 @@ class PackBuilder:
 
 def record_bytes(key: str, value_len: int) -> int:
     """Returns how many bytes a record of this key and a value of this length takes in a pack."""
-    return RECORD_HEAD_BYTES + len(_encode_key(key)) + value_len
+    return RECORD_HEAD_BYTES + (len(key) if key.isascii() else len(_encode_key(key))) + value_len
 
 
 def pack_prefix(key: str, timestamp_us: int, value_len: int) -> bytes:

@@ -133,7 +133,9 @@ def build(
         tail = merge_segments([old, image], drop_tombstones=False)
     segments, floor = base.segments, base.tombstone_floor
     if len(tail) > ROOT_TAIL_LIMIT_BYTES:
-        segments, floor = _write_segment(session, base, rows, refs, record, len(tail))
+        # The first of all: there is nothing to write out beside what this commit says.
+        whole = image_blob if not base.tail and not base.segments else None
+        segments, floor = _write_segment(session, base, rows, refs, record, len(tail), whole)
         tail = b""
     manifest = Manifest(
         uuid=session.local.file.header.uuid.hex(),
@@ -182,6 +184,7 @@ def _write_segment(
     refs: dict[str, ObjectRef],
     record: CommitRecord,
     new_bytes: int,
+    whole: bytes | None,
 ) -> tuple[tuple[SegmentRef, ...], int]:
     """Writes tail, new rows and the newest small segments out as one segment.
 
@@ -190,16 +193,22 @@ def _write_segment(
     count = plan_segments(base.segments, new_bytes)
     kept = base.segments[: len(base.segments) - count]
     first_seq = kept[-1].last_seq + 1 if kept else 1
+    if whole is not None:
+        return (_put_segment(session, whole, first_seq, record.seq),), base.tombstone_floor
     with session.mutex:
         tombstones = _tombstones_to_drop(session, first_seq) if not kept else 0
         older = _older_rows(session, first_seq, {row.key for row in rows}, refs, drop=tombstones > 0)
         log = _older_log(session, first_seq)
         blob = build_segment(_in_key_order(older, rows), refs, [*log, record])
+    segment = _put_segment(session, blob, first_seq, record.seq)
+    return (*kept, segment), record.seq if tombstones else base.tombstone_floor
+
+
+def _put_segment(session: Session, blob: bytes, first_seq: int, last_seq: int) -> SegmentRef:
     name = session.remote.names.new_segment()
     etag = session.remote.store.put(session.remote.names.object(name), blob)
     digest = hashlib.blake2b(blob, digest_size=16).hexdigest()
-    segment = SegmentRef(name, etag, len(blob), digest, first_seq, record.seq)
-    return (*kept, segment), record.seq if tombstones else base.tombstone_floor
+    return SegmentRef(name, etag, len(blob), digest, first_seq, last_seq)
 
 
 def _tombstones_to_drop(session: Session, first_seq: int) -> int:

@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.local.journal import Entry, driver, now_us
@@ -31,8 +31,7 @@ REUSED_FOR_SECONDS = 6 * 3600.0
 first, which makes it as new as one just sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a value lies in the remote."""
 
     object_name: str
@@ -40,8 +39,7 @@ class Place:
     length_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PackedValue:
+class PackedValue(NamedTuple):
     """A value as it was put into a pack."""
 
     digest: bytes
@@ -83,10 +81,10 @@ def _send_missing(session: Session, entries: Sequence[Entry]) -> None:
         (entry for entry in entries if entry.digest not in places),
         key=lambda entry: (entry.local_offset_bytes or 0, entry.key),
     )
-    small = [entry for entry in missing if record_bytes(entry.key, entry.length_bytes) <= PACK_BYTES]
-    send_packs(session, _packs(session, small))
-    for entry in missing:
-        if record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
+    sized = [(entry, record_bytes(entry.key, entry.length_bytes)) for entry in missing]
+    send_packs(session, _packs(session, [(entry, size) for entry, size in sized if size <= PACK_BYTES]))
+    for entry, size in sized:
+        if size > PACK_BYTES:
             _send_large(session, entry)
 
 
@@ -176,7 +174,7 @@ def known_places(session: Session) -> dict[bytes, Place]:
             "SELECT p.digest, p.name, p.offset_bytes, p.length_bytes FROM packed AS p "
             "JOIN upload AS u ON u.name = p.name WHERE u.etag IS NOT NULL"
         ).fetchall()
-    return {row[0]: Place(*row[1:]) for row in rows}
+    return {digest: Place(name, offset, length) for digest, name, offset, length in rows}
 
 
 def settle_uploads(session: Session) -> int:
@@ -200,16 +198,18 @@ def settle_uploads(session: Session) -> int:
     return len(upload_refs(session))
 
 
-def _packs(session: Session, entries: Sequence[Entry]) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
-    """Fills packs with values in order; equal values are packed once."""
+def _packs(
+    session: Session, entries: Sequence[tuple[Entry, int]]
+) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
+    """Fills packs with the values of (entry, bytes of its record) in order; equal values are packed once."""
     builder = PackBuilder()
     values: list[PackedValue] = []
     seen: set[bytes] = set()
-    for entry in entries:
+    for entry, size_bytes in entries:
         digest = entry.digest
         if digest is None or digest in seen:
             continue
-        if values and builder.size_bytes + record_bytes(entry.key, entry.length_bytes) > PACK_BYTES:
+        if values and builder.size_bytes + size_bytes > PACK_BYTES:
             yield session.remote.names.new_pack(), builder.finish(), values
             builder, values = PackBuilder(), []
         with session.mutex:
@@ -236,7 +236,7 @@ def _note_upload(session: Session, name: str, size_bytes: int, values: Sequence[
         )
         raw.executemany(
             "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
-            ((value.digest, name, value.offset_bytes, value.length_bytes) for value in values),
+            sorted((value.digest, name, value.offset_bytes, value.length_bytes) for value in values),
         )
 
 

@@ -65,6 +65,9 @@ def write_intent(session: Session, commit: Commit, base_etag: str | None, entrie
 
 def _all_wanted(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
     """True when each of the keys, no two of which are equal, still has a pending operation."""
+    if len(keys) > KEYS_PER_STATEMENT:
+        pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
+        return pending.issuperset(keys)
     found = 0
     for start in range(0, len(keys), KEYS_PER_STATEMENT):
         chunk = keys[start : start + KEYS_PER_STATEMENT]
