@@ -31,6 +31,9 @@ INLINE_TOTAL_BYTES = 32 * 1024
 TOMBSTONES_WORTH_DROPPING = 1000
 KEPT_LOG_ROWS = 10_000
 
+OWN_SEGMENT_BYTES = 16 * 1024
+"""A commit with packs whose part of the index is longer than this does not join the tail."""
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -132,7 +135,9 @@ def build(
         old = read_segment(base.tail, name=f"the tail of {session.remote.root_place}")
         tail = merge_segments([old, image], drop_tombstones=False)
     segments, floor = base.segments, base.tombstone_floor
-    if len(tail) > ROOT_TAIL_LIMIT_BYTES:
+    # Many keys at once have a segment of their own: in the tail, each later push would send them again.
+    many = bool(places) and len(image_blob) > OWN_SEGMENT_BYTES
+    if many or len(tail) > ROOT_TAIL_LIMIT_BYTES:
         # The first of all: there is nothing to write out beside what this commit says.
         whole = image_blob if not base.tail and not base.segments else None
         segments, floor = _write_segment(session, base, rows, refs, record, len(tail), whole)
