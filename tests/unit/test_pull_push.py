@@ -103,6 +103,16 @@ def test_the_replaced_remote_moves_on_meanwhile(bench: Bench) -> None:
     assert bench.fresh_contents() == {"new": b"1"}
 
 
+def test_a_commit_of_many_keys_does_not_join_the_tail(bench: Bench) -> None:
+    values = {f"k{number:04}": number.to_bytes(4, "big") * 25 for number in range(1000)}
+    make(bench, values)
+    assert (len(root_of(bench).manifest.segments), root_of(bench).tail) == (1, b"")
+    push(bench, "a", {"k0001": b"1"})
+    assert root_of(bench).tail
+    assert bench.root.stat().st_size < 4000
+    assert bench.fresh_contents() == values | {"k0001": b"1"}
+
+
 # -- a remote that is gone, or went back ---------------------------------------------------------
 
 
