@@ -13,6 +13,7 @@ from ebooklet_tx.errors import (
     LocalIntegrityError,
     NotFoundInRangeError,
     ObjectMissingError,
+    OfflineError,
     PreconditionFailedError,
     RemoteIntegrityError,
 )
@@ -151,7 +152,7 @@ def _values_there(session: Session, missing: Sequence[Entry]) -> dict[str, Found
         sound = []
         for item, value in sound_values(group, data):
             if value is None:
-                values[item.key] = alone(session, item.key)
+                values[item.key] = alone(session, item.key) if not isinstance(data, OfflineError) else data
             else:
                 sound.append(Fetched(item.key, item.timestamp_us, item.digest, value))
                 values[item.key] = value

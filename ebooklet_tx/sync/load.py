@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ebooklet_tx.errors import Error
+from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.records import METADATA_KEY, ObjectRef
 from ebooklet_tx.sync.fetch import alone, fetch_many
@@ -111,7 +111,7 @@ def _load_objects(session: Session, first: int, last: int) -> Iterator[tuple[str
         with session.mutex:
             session.local.keep_now(sound, epoch)
         for key in failed:
-            outcome = alone(session, key)
+            outcome = alone(session, key) if not isinstance(data, OfflineError) else data
             if isinstance(outcome, Error):
                 yield key, outcome
     yield from _load_large(session, [row[0] for row in rows if row[5] > LARGE_VALUE_BYTES])

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
-from ebooklet_tx.errors import Error, PreconditionFailedError
+from ebooklet_tx.errors import Error, OfflineError, PreconditionFailedError
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.session import Session
 
@@ -38,26 +38,25 @@ def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[l
     """Yields groups of places that lie near each other, with all bytes from the first to the last.
 
     Some groups are fetched at once, and no more of them wait in memory. One that can't be had comes with the
-    error that says why.
+    error that says why. Once the store can't be reached, the rest comes with that error and is not asked for.
     """
-    groups = joined(wanted)
-    if not groups:
-        return
-    if len(groups) == 1:
-        yield groups[0], _fetch(session, groups[0])
-        return
+    groups = deque(joined(wanted))
     threads = max(1, min(session.remote.threads, len(groups)))
+    unreachable: OfflineError | None = None
     with ThreadPoolExecutor(max_workers=threads) as pool:
         running: deque[tuple[list[Wanted], Future[bytes | Error]]] = deque()
         try:
-            for group in groups:
-                if len(running) >= threads:
-                    first, future = running.popleft()
-                    yield first, future.result()
-                running.append((group, pool.submit(_fetch, session, group)))
-            while running:
-                first, future = running.popleft()
-                yield first, future.result()
+            while groups or running:
+                while groups and len(running) < threads and unreachable is None:
+                    running.append((groups[0], pool.submit(_fetch, session, groups.popleft())))
+                if running:
+                    group, future = running.popleft()
+                    outcome = future.result()
+                    if isinstance(outcome, OfflineError):
+                        unreachable = outcome
+                    yield group, outcome
+                elif unreachable is not None:
+                    yield groups.popleft(), unreachable
         finally:
             for _, future in running:
                 future.cancel()

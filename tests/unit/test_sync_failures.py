@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx import MISSING, ConflictError
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
+from ebooklet_tx.remote.passing import PassingStore
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import building
+from ebooklet_tx.sync import building, ranges
 from ebooklet_tx.sync import pull as pull_module
 from ebooklet_tx.sync.pull import read_intents
 from ebooklet_tx.sync.session import object_ref, read_base
@@ -318,3 +320,46 @@ def test_values_in_a_conflict_that_can_not_be_fetched_name_the_side(bench: Bench
         with pytest.raises(ebooklet_tx.Error, match="remote value"):
             conflict.theirs  # noqa: B018
         assert db["k"] == b"ours"
+
+
+class UnpluggedStore(PassingStore):
+    """Refuses every read of a pack once `unplugged`, and counts those."""
+
+    unplugged = False
+    asked = 0
+
+    def _pass(self, kind: str, key: str, send: Callable[[], Any]) -> Any:
+        if self.unplugged and "/pack/" in key:
+            self.asked += 1
+            raise TransientStoreError("the cable is out")
+        return send()
+
+
+def test_a_store_that_can_t_be_reached_is_not_asked_for_each_value(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "MAX_RANGE_BYTES", 50_000)
+    make(bench, many_large(20) | {"small": b"s"})
+    stores: list[UnpluggedStore] = []
+
+    def wrap(inner: ObjectStore) -> ObjectStore:
+        stores.append(UnpluggedStore(inner))
+        return stores[-1]
+
+    with bench.open("b", "r", _wrap_store=wrap, retry=QUICK) as db:
+        store = stores[0]
+        store.unplugged = True
+        with pytest.raises(ebooklet_tx.OfflineError, match="the cable is out"):
+            db["k00"]
+        # What one value costs, for each range that is on its way, and no more.
+        at_most = store.asked * db._session.remote.threads
+        for ask in (db.load_items, lambda: dict(db.get_items(many_large(20)))):
+            store.asked = 0
+            with contextlib.suppress(ebooklet_tx.OfflineError):
+                failures = ask()
+                assert set(failures) == set(many_large(20)) | {"small"}
+                assert all("the cable is out" in reason for reason in failures.values())
+            assert 0 < store.asked <= at_most
+        store.unplugged = False
+        assert db.load_items() == {}
+        assert dict(db.items()) == many_large(20) | {"small": b"s"}
