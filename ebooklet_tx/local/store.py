@@ -9,8 +9,6 @@ Not thread-safe: `database` and `sync` call it under the session's mutex.
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import logging
 import os
 import time
@@ -22,13 +20,20 @@ from ebooklet_tx.errors import (
     LocalIntegrityError,
     LocalMissingError,
     LocalStorageError,
-    LockTimeoutError,
     ReadOnlyError,
 )
-from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
 from ebooklet_tx.local.journal import Entry, Journal
-from ebooklet_tx.local.rebuild import rebuild, rebuild_path
+from ebooklet_tx.local.pair_files import (
+    LOCK_POLL_SECONDS,
+    create_pair_file,
+    open_locked,
+    open_unlocked,
+    remove_leftovers,
+    remove_pair,
+    try_open_locked,
+)
+from ebooklet_tx.local.rebuild import rebuild
 from ebooklet_tx.local.recovery import (
     SettleReport,
     as_recorded,
@@ -38,13 +43,11 @@ from ebooklet_tx.local.recovery import (
     set_journal_aside,
     settle,
 )
-from ebooklet_tx.local.serializers import Serializer, resolve, resolve_stored
+from ebooklet_tx.local.serializers import Serializer, resolve_stored
 from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,
-    create_file,
     put_in_place,
-    storage_errors,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
@@ -57,7 +60,6 @@ STAGED_LIMIT_BYTES = 4 * 2**20
 """Staged values are moved into the Booklet file when they are more than this."""
 
 STAGED_LIMIT_KEYS = 20_000
-LOCK_POLL_SECONDS = 0.02
 _EMPTY_DIGEST = digest_of(b"")
 
 
@@ -115,21 +117,21 @@ class LocalStore:
         """
         store = cls(path, writable=True, buffer_bytes=buffer_bytes)
         try:
-            file = _locked(path, timeout_seconds)
+            file = open_locked(path, timeout_seconds)
             if file is not None and start_anew:
-                _remove_pair(file)
+                remove_pair(file)
                 file = None
             if file is None:
                 if not create:
                     raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
                 if journal_path(path).exists():
                     set_journal_aside(path, store.report)
-                file = _create(path, value_serializer, n_buckets, header, timeout_seconds)
+                file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds)
                 store.created = True
             store._file = file
             # A second name, or the need to make the file, may mean that somebody died making it.
             if store.created or os.fstat(file.fd).st_nlink > 1:
-                _remove_leftovers(file)
+                remove_leftovers(file)
             store._journal = open_journal(path, store.report)
             store._file, store._journal = settle(file, store._journal, store.report)
             store._count_staged()
@@ -155,7 +157,7 @@ class LocalStore:
             store._journal = Journal.open(journal_path(path), create=False)
             if store._journal.get_meta("file_uuid") is None:
                 raise LocalMissingError(2, f"the journal of {path} is not filled yet; open it with flag 'w'")
-            store._file = _unlocked(path, store._journal)
+            store._file = open_unlocked(path, store._journal)
             if not as_recorded(store._file, store._journal.all_meta()):
                 store._settle_in_reader()
         except BaseException:
@@ -200,7 +202,7 @@ class LocalStore:
         if self.created and file is not None and file.locked:
             if self._journal is not None:
                 self._journal.close()
-            _remove_pair(file)
+            remove_pair(file)
         self._release()
 
     def forget_in_child(self) -> None:
@@ -390,7 +392,7 @@ class LocalStore:
             return True
         deadline = time.monotonic() + wait_seconds
         while True:
-            writer = _try_open_locked(self.path)
+            writer = try_open_locked(self.path)
             if writer is not None:
                 break
             if time.monotonic() >= deadline:
@@ -407,7 +409,7 @@ class LocalStore:
             # What the journal means may lie under another name, or in no file that is open here.
             self.file.close()
             self._file = None
-            self._file = _unlocked(self.path, self.journal)
+            self._file = open_unlocked(self.path, self.journal)
             raise
         self.file.unlock()
         return True
@@ -515,7 +517,7 @@ class LocalStore:
         """In a reader: goes over to the file that the journal now means; True when it is another."""
         if self.journal.get_meta("file_generation") == self.file.generation and self.file.is_current():
             return False
-        fresh = _unlocked(self.path, self.journal)
+        fresh = open_unlocked(self.path, self.journal)
         self.file.close()
         self._file = fresh
         return True
@@ -526,110 +528,6 @@ class LocalStore:
             return None
         value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         return value if digest_of(value) == digest else None
-
-
-def _locked(path: Path, timeout_seconds: float) -> ValueFile | None:
-    """Opens and locks the file that a path names; None when there is none."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        if not path.exists():
-            return None
-        file = _try_open_locked(path)
-        if file is not None:
-            return file
-        if time.monotonic() >= deadline:
-            raise LockTimeoutError(
-                f"{path} is open for writing in another session; none let go within "
-                f"{timeout_seconds:g} seconds; close it, or give a longer lock_timeout"
-            )
-        time.sleep(LOCK_POLL_SECONDS)
-
-
-def _try_open_locked(path: Path) -> ValueFile | None:
-    """One try at locking the file that a path names; None when it is locked or was replaced."""
-    try:
-        file = ValueFile.open(path, writable=True)
-    except LocalStorageError as error:
-        if not path.exists():
-            return None
-        raise ReadOnlyError(f"{path} can't be opened for writing: {error}") from error
-    if file.try_lock() and file.is_current():
-        # Another session may have changed the header between our open and our lock.
-        file.refresh()
-        return file
-    file.close()
-    return None
-
-
-def _unlocked(path: Path, journal: Journal) -> ValueFile:
-    """Opens the file whose generation the journal means, also while it waits to be renamed."""
-    generation = journal.get_meta("file_generation")
-    for candidate in (path, rebuild_path(path), path):
-        with contextlib.suppress(LocalStorageError):
-            file = ValueFile.open(candidate, writable=False)
-            if file.generation == generation:
-                return file
-            file.close()
-    raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")
-
-
-def _create(
-    path: Path, value_serializer: Any, n_buckets: int, header: bytes | None, timeout_seconds: float
-) -> ValueFile:
-    """Makes a new file under a temporary name and links it to its own, unless somebody was faster."""
-    serializer = resolve(value_serializer)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
-    made = create_file(partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets)
-    try:
-        with storage_errors(path, "create"):
-            faster = not _link_if_free(partial, path)
-            partial.unlink(missing_ok=True)
-            fsync_folder(path.parent)
-    except BaseException:
-        made.close()
-        raise
-    if not faster:
-        made.path = path
-        return made
-    made.close()
-    file = _locked(path, timeout_seconds)
-    if file is None:
-        raise LocalStorageError(0, f"{path} comes and goes; give another file_path")
-    return file
-
-
-def _link_if_free(partial: Path, path: Path) -> bool:
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        # Whoever was faster has removed it already.
-        if path.exists():
-            return False
-        raise
-    return True
-
-
-def _remove_leftovers(file: ValueFile) -> None:
-    """Removes what sessions left that died while they made this file, now that it is there."""
-    for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
-        with storage_errors(partial, "remove"):
-            partial.unlink(missing_ok=True)
-
-
-def _remove_pair(file: ValueFile) -> None:
-    """Removes a pair: the file first, because a journal alone is set aside and never adopted."""
-    location = journal_path(file.path)
-    with storage_errors(file.path, "remove"):
-        file.path.unlink()
-        # Durably first: the file without its journal would be adopted as it is.
-        fsync_folder(file.path.parent)
-        rebuild_path(file.path).unlink(missing_ok=True)
-        for suffix in ("-wal", "-shm", ""):
-            location.with_name(location.name + suffix).unlink(missing_ok=True)
-        fsync_folder(file.path.parent)
-    file.close()
 
 
 def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from ebooklet_tx.errors import (
     OfflineError,
     PreconditionFailedError,
     RemoteIntegrityError,
+    RemoteMissingError,
 )
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal import PENDING_NONE, Entry
@@ -144,9 +145,14 @@ def _values_there(session: Session, missing: Sequence[Entry]) -> dict[str, Found
         if place is None or entry.digest != entry.remote_digest:
             values[entry.key] = alone(session, entry.key)
             continue
-        if place not in refs:
-            with session.mutex:
-                refs[place] = object_ref(session.journal, place)
+        try:
+            if place not in refs:
+                with session.mutex:
+                    refs[place] = object_ref(session.journal, place)
+        except RemoteMissingError:
+            # Another thread has moved the base since the entry was read.
+            values[entry.key] = alone(session, entry.key)
+            continue
         wanted.append(_want(entry, refs[place]))
     for group, data in fetch_ranges(session, wanted):
         sound = []

@@ -348,7 +348,7 @@ def test_two_that_make_one_file_end_up_with_the_same(
         with monkeypatch.context() as other_process:
             if not tidy:
                 # It has linked its file, and has not come to removing what others left.
-                other_process.setattr(store_module, "_remove_leftovers", lambda _: None)
+                other_process.setattr(store_module, "remove_leftovers", lambda _: None)
             other = LocalStore.open_writer(path, create=True)
         put(other, VALUES)
         other.close()

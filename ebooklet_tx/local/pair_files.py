@@ -1,0 +1,128 @@
+"""Files of a pair: opening them with and without the lock, making them, and removing them.
+
+Owns no state. The invariant: a file that is made, or locked, is the one that its path names; whoever was faster
+wins, and nobody truncates what somebody else has made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
+from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.rebuild import rebuild_path
+from ebooklet_tx.local.recovery import journal_path
+from ebooklet_tx.local.serializers import resolve
+from ebooklet_tx.local.value_file import ValueFile, create_file, storage_errors
+
+LOCK_POLL_SECONDS = 0.02
+
+
+def open_locked(path: Path, timeout_seconds: float) -> ValueFile | None:
+    """Opens and locks the file that a path names; None when there is none."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        if not path.exists():
+            return None
+        file = try_open_locked(path)
+        if file is not None:
+            return file
+        if time.monotonic() >= deadline:
+            raise LockTimeoutError(
+                f"{path} is open for writing in another session; none let go within "
+                f"{timeout_seconds:g} seconds; close it, or give a longer lock_timeout"
+            )
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def try_open_locked(path: Path) -> ValueFile | None:
+    """One try at locking the file that a path names; None when it is locked or was replaced."""
+    try:
+        file = ValueFile.open(path, writable=True)
+    except LocalStorageError as error:
+        if not path.exists():
+            return None
+        raise ReadOnlyError(f"{path} can't be opened for writing: {error}") from error
+    if file.try_lock() and file.is_current():
+        # Another session may have changed the header between our open and our lock.
+        file.refresh()
+        return file
+    file.close()
+    return None
+
+
+def open_unlocked(path: Path, journal: Journal) -> ValueFile:
+    """Opens the file whose generation the journal means, also while it waits to be renamed."""
+    generation = journal.get_meta("file_generation")
+    for candidate in (path, rebuild_path(path), path):
+        with contextlib.suppress(LocalStorageError):
+            file = ValueFile.open(candidate, writable=False)
+            if file.generation == generation:
+                return file
+            file.close()
+    raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")
+
+
+def create_pair_file(
+    path: Path, value_serializer: Any, n_buckets: int, header: bytes | None, timeout_seconds: float
+) -> ValueFile:
+    """Makes a new file under a temporary name and links it to its own, unless somebody was faster."""
+    serializer = resolve(value_serializer)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    made = create_file(partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets)
+    try:
+        with storage_errors(path, "create"):
+            faster = not _link_if_free(partial, path)
+            partial.unlink(missing_ok=True)
+            fsync_folder(path.parent)
+    except BaseException:
+        made.close()
+        raise
+    if not faster:
+        made.path = path
+        return made
+    made.close()
+    file = open_locked(path, timeout_seconds)
+    if file is None:
+        raise LocalStorageError(0, f"{path} comes and goes; give another file_path")
+    return file
+
+
+def _link_if_free(partial: Path, path: Path) -> bool:
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        # Whoever was faster has removed it already.
+        if path.exists():
+            return False
+        raise
+    return True
+
+
+def remove_leftovers(file: ValueFile) -> None:
+    """Removes what sessions left that died while they made this file, now that it is there."""
+    for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
+        with storage_errors(partial, "remove"):
+            partial.unlink(missing_ok=True)
+
+
+def remove_pair(file: ValueFile) -> None:
+    """Removes a pair: the file first, because a journal alone is set aside and never adopted."""
+    location = journal_path(file.path)
+    with storage_errors(file.path, "remove"):
+        file.path.unlink()
+        # Durably first: the file without its journal would be adopted as it is.
+        fsync_folder(file.path.parent)
+        rebuild_path(file.path).unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm", ""):
+            location.with_name(location.name + suffix).unlink(missing_ok=True)
+        fsync_folder(file.path.parent)
+    file.close()
