@@ -197,7 +197,7 @@ def test_neither_file_nor_remote(bench: Bench, flag: str, folder: bool) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("flag", ["r", "w", "c"])
+@pytest.mark.parametrize("flag", ["r", "w"])
 def test_the_remote_of_a_copy_is_gone(bench: Bench, flag: str) -> None:
     with bench.open() as db:
         db["k"] = b"v"
