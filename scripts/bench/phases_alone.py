@@ -65,7 +65,8 @@ def huge(runner: Runner) -> None:
 
 def long(runner: Runner) -> None:
     """Single-key pushes in a row, and what is left of them after `collect`."""
-    n = min(runner.options.sizes)
+    # A smaller database is less than the history of so many commits, of which 10,000 are kept.
+    n = max(min(runner.options.sizes), LONG_PUSHES)
 
     def work() -> None:
         path = runner.enter(runner.state(OURS, n))
