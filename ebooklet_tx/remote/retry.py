@@ -17,7 +17,8 @@ from typing import NoReturn, TypeVar
 import tenacity
 
 from ebooklet_tx.errors import OfflineError, TransientStoreError
-from ebooklet_tx.remote.store import Blob, ByteSource, ObjectStore, StoredObject, UploadState
+from ebooklet_tx.remote.passing import PassingStore
+from ebooklet_tx.remote.store import ByteSource, ObjectStore, StoredObject, UploadState
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ def _failure(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
-class RetryingStore:
+class RetryingStore(PassingStore):
     """An object store that sends failed requests of another one again.
 
     A conditional put is sent once: only the caller can tell, by reading back, whether a failed one
@@ -130,32 +131,8 @@ class RetryingStore:
     """
 
     def __init__(self, inner: ObjectStore, policy: RetryPolicy | None = None) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.policy = policy if policy is not None else RetryPolicy()
-
-    @property
-    def location(self) -> str:
-        """Names the store for messages; never holds a credential."""
-        return self.inner.location
-
-    @property
-    def writable(self) -> bool:
-        """True when the store takes writes."""
-        return self.inner.writable
-
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
-        """Returns the object, or None when its ETag still is `if_none_match`."""
-        return self._call("get", key, lambda: self.inner.get(key, if_none_match=if_none_match))
-
-    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
-        """Returns exactly `length_bytes` bytes from `offset_bytes` on."""
-        return self._call(
-            "get_range", key, lambda: self.inner.get_range(key, offset_bytes, length_bytes, if_match=if_match)
-        )
-
-    def head(self, key: str) -> StoredObject:
-        """Returns what the store knows of the object without its bytes."""
-        return self._call("head", key, lambda: self.inner.head(key))
 
     def put(
         self,
@@ -169,7 +146,7 @@ class RetryingStore:
         """Writes the whole object; with a condition it is sent once and a failure is the caller's."""
         if if_match is not None or if_absent:
             return self.inner.put(key, data, if_match=if_match, if_absent=if_absent, metadata=metadata)
-        return self._call("put", key, lambda: self.inner.put(key, data, metadata=metadata))
+        return super().put(key, data, metadata=metadata)
 
     def put_parts(
         self,
@@ -195,7 +172,7 @@ class RetryingStore:
         while True:
             arrived_before = upload.most_parts
             try:
-                return self._call("put_parts", key, attempt)
+                return self._pass("put_parts", key, attempt)
             except OfflineError:
                 if upload.most_parts <= arrived_before:
                     raise
@@ -215,24 +192,12 @@ class RetryingStore:
             listing = current
             return batch
 
-        while batch := self._call("list", prefix, next_batch):
+        while batch := self._pass("list", prefix, next_batch):
             yielded.update(found.key for found in batch)
             yield from batch
 
-    def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
-        self._call("delete", key, lambda: self.inner.delete(key))
-
-    def copy(self, source_key: str, target_key: str) -> str:
-        """Copies an object inside the store and returns the copy's ETag."""
-        return self._call("copy", source_key, lambda: self.inner.copy(source_key, target_key))
-
-    def close(self) -> None:
-        """Lets go of the inner store's connections."""
-        self.inner.close()
-
-    def _call(self, operation: str, key: str, func: Callable[[], T]) -> T:
-        return self.policy.call(operation, func, location=self.location, key=key)
+    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+        return self.policy.call(kind, send, location=self.location, key=key)
 
 
 class _Upload:
