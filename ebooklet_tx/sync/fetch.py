@@ -10,12 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import (
     Error,
-    LocalIntegrityError,
     NotFoundInRangeError,
     ObjectMissingError,
     OfflineError,
     PreconditionFailedError,
-    RemoteIntegrityError,
     RemoteMissingError,
 )
 from ebooklet_tx.local.commit import Fetched
@@ -24,6 +22,7 @@ from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.ranges import Wanted, fetch_ranges, sound_values
 from ebooklet_tx.sync.session import Session, object_ref
+from ebooklet_tx.sync.value_errors import check_remote_has, damaged_there, vanished_there
 
 PART_BYTES = 64 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""
@@ -65,11 +64,7 @@ def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
             if isinstance(error, PreconditionFailedError):
                 # Copied to another store, or damaged in part: the value's own digest tells.
                 return again, _fetch_and_keep(session, again, any_etag=True)
-            raise RemoteIntegrityError(
-                f"the value of key {entry.key!r} can't be fetched although the root still names its object: "
-                f"{error}; compact(packs=[...]) writes it anew on a machine that has the value, or restore the "
-                "object from a backup"
-            ) from error
+            raise vanished_there(entry.key, error) from error
         return again, _fetch_and_keep(session, again)
 
 
@@ -184,13 +179,9 @@ def _want(entry: Entry, ref: ObjectRef) -> Wanted:
 
 def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -> bytes:
     """Fetches one value from where a reader of this entry sees it."""
-    if entry.digest != entry.remote_digest or entry.remote_object is None:
-        raise LocalIntegrityError(
-            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
-            "it; delete the key, or discard() its change"
-        )
+    check_remote_has(session, entry)
     with session.mutex:
-        wanted = _want(entry, object_ref(session.journal, entry.remote_object))
+        wanted = _want(entry, object_ref(session.journal, entry.remote_object or 0))
     value = fetch_place(session, wanted, any_etag=any_etag)
     with session.mutex:
         session.local.keep([Fetched(entry.key, entry.timestamp_us, wanted.digest, value)])
@@ -209,11 +200,7 @@ def fetch_place(session: Session, wanted: Wanted, *, any_etag: bool = False) -> 
     etag = None if any_etag else remote.etag_to_match(wanted.ref)
     value = remote.store.get_range(name, wanted.offset_bytes, wanted.length_bytes, if_match=etag)
     if digest_of(value) != wanted.digest:
-        raise RemoteIntegrityError(
-            f"the value of key {wanted.key!r} in {name!r} at {remote.store.location} is damaged: its digest "
-            f"differs from the index's; compact(packs=[{wanted.ref.name!r}]) writes it anew on a machine that "
-            "has the value, or restore the object from a backup"
-        )
+        raise damaged_there(session, wanted.key, wanted.ref)
     if any_etag:
         remote.note_other_etag(wanted.ref)
     return value

@@ -11,11 +11,9 @@ from hashlib import blake2b
 from typing import IO
 
 from ebooklet_tx.errors import (
-    LocalIntegrityError,
     LocalStorageError,
     NotFoundInRangeError,
     ObjectMissingError,
-    RemoteIntegrityError,
 )
 from ebooklet_tx.local.checked_file import FileRegion
 from ebooklet_tx.local.commit import Fetched
@@ -25,6 +23,7 @@ from ebooklet_tx.records import DIGEST_BYTES
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.ranges import MAX_RANGE_BYTES, read_range
 from ebooklet_tx.sync.session import Session, object_ref
+from ebooklet_tx.sync.value_errors import check_remote_has, damaged_there, vanished_there
 
 
 def bring_large(session: Session, key: str) -> None:
@@ -50,10 +49,7 @@ def bring_large(session: Session, key: str) -> None:
         if again is None:
             return
         if again.remote_object == entry.remote_object:
-            raise RemoteIntegrityError(
-                f"the value of key {key!r} can't be fetched although the root still names its object: {error}; "
-                "restore the object from a backup"
-            ) from error
+            raise vanished_there(key, error) from error
         _bring(session, again)
 
 
@@ -63,11 +59,7 @@ def _lacking(session: Session, key: str) -> Entry | None:
         entry = session.local.entry(key)
         if entry is None or entry.digest is None or session.local.is_intact(entry):
             return None
-    if entry.digest != entry.remote_digest or entry.remote_object is None:
-        raise LocalIntegrityError(
-            f"the value of key {key!r} in {session.local.path} is damaged, and the remote does not have it; "
-            "delete the key, or discard() its change"
-        )
+    check_remote_has(session, entry)
     return entry
 
 
@@ -97,8 +89,4 @@ def _fetch_to(session: Session, entry: Entry, spool: IO[bytes]) -> None:
         digest.update(data)
         spool.write(data)
     if digest.digest() != entry.digest:
-        raise RemoteIntegrityError(
-            f"the value of key {entry.key!r} in {session.remote.names.object(ref.name)!r} at "
-            f"{session.remote.store.location} is damaged: its digest differs from the index's; "
-            f"compact(packs=[{ref.name!r}]) writes it anew on a machine that has the value"
-        )
+        raise damaged_there(session, entry.key, ref)
