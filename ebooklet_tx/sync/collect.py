@@ -35,11 +35,11 @@ from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, RemoteM
 from ebooklet_tx.local.journal import now_us
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.locking import new_lock
-from ebooklet_tx.sync.named import own_name
+from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.sync.pull import read_root
 from ebooklet_tx.sync.remote_index import RemoteIndex
 from ebooklet_tx.sync.session import Remote, WriterLock
-from ebooklet_tx.sync.survey import NOTE, Survey, names_of, survey
+from ebooklet_tx.sync.survey import Survey, names_of, survey
 
 GRACE_SECONDS = 24 * 3600.0
 MAX_GRACE_SECONDS = 1e9
@@ -134,7 +134,7 @@ def sweep(
     dead = found.dead()
     if not dead:
         if found.noted and not dry_run:
-            remote.store.delete(remote.names.object(NOTE))
+            remote.store.delete(remote.names.object(GARBAGE_NOTE))
         return Swept([], [])
     since = _dead_since(remote, found, dead)
     now = _EPOCH + timedelta(microseconds=now_us()) if dry_run else _note(remote, dead, since)
@@ -181,7 +181,7 @@ def _note(remote: Remote, dead: Iterable[str], since: dict[str, datetime]) -> da
 
 def _write_note(remote: Remote, since: dict[str, datetime]) -> datetime | None:
     times = {name: (moment - _EPOCH) // timedelta(microseconds=1) for name, moment in since.items()}
-    key = remote.names.object(NOTE)
+    key = remote.names.object(GARBAGE_NOTE)
     remote.store.put(key, json.dumps({"format": 1, "dead_since_us": times}, sort_keys=True).encode())
     try:
         return remote.store.head(key).last_modified
@@ -192,7 +192,7 @@ def _write_note(remote: Remote, since: dict[str, datetime]) -> datetime | None:
 
 def _read_note(remote: Remote) -> dict[str, datetime]:
     """Returns what an earlier collect noted; nothing where its note can't be read."""
-    key = remote.names.object(NOTE)
+    key = remote.names.object(GARBAGE_NOTE)
     try:
         blob = remote.store.get(key)
     except ObjectMissingError:

@@ -15,7 +15,7 @@ from datetime import datetime
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.remote.root import Root, decode_root
 from ebooklet_tx.remote.store import StoredObject
-from ebooklet_tx.sync.named import own_name
+from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.sync.pull import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.remote_index import LiveObject, RemoteIndex
 from ebooklet_tx.sync.session import Remote
@@ -24,9 +24,6 @@ SNAPSHOT = "snapshot/"
 DELETION = "snapshot/deleted-"
 """Names of the roots that deletions leave while they are under way: nobody reads by them, and they protect
 nothing."""
-
-NOTE = "garbage"
-"""The relative name of the object in which `collect` keeps since when what is dead has been seen dead."""
 
 
 @dataclass(slots=True)
@@ -120,7 +117,7 @@ def _list(remote: Remote) -> tuple[dict[str, StoredObject], list[StoredObject], 
         name = found.key[len(prefix) :]
         if own_name(remote.names, found.key) is not None:
             listed[name] = found
-        elif name == NOTE:
+        elif name == GARBAGE_NOTE:
             noted = True
         else:
             strange.append(found)
