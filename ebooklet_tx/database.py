@@ -402,16 +402,10 @@ class Database(MutableMapping[str, Any]):
         Raises:
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
         """
-        session = self._writing()
+        self._writing()
         check_key(key)
         encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
-        stamp = timestamp_us(timestamp)
-        with session.mutex:
-            self._usable()
-            overlay = session.local.overlay
-            overlay.put(key, encoded, stamp)
-            if overlay.value_bytes > self._buffer_size and not self._in_transaction:
-                session.local.commit()
+        self._put([(key, encoded, timestamp_us(timestamp))])
 
     def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
         """Gives a key another timestamp and leaves its value as it is.
@@ -463,6 +457,8 @@ class Database(MutableMapping[str, Any]):
     def _put(self, operations: Iterable[tuple[str, bytes, int]]) -> None:
         session = self._usable()
         with session.mutex:
+            # Another thread may have closed it meanwhile.
+            self._usable()
             overlay = session.local.overlay
             for key, value, stamp in operations:
                 overlay.put(key, value, stamp)
