@@ -310,12 +310,6 @@ class Journal:
         with sqlite_errors(self.path):
             return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
 
-    def local_count(self, where: str = "1") -> int:
-        """Returns for how many entries for which some SQL holds the Booklet file holds something."""
-        with sqlite_errors(self.path):
-            query = f"SELECT count(*) FROM entry WHERE local_digest IS NOT NULL AND ({where})"
-            return int(self.raw.execute(query).fetchone()[0])
-
     def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
         """Returns up to `limit` visible user keys behind `after`, in order."""
         upper = _prefix_end(prefix)

@@ -86,11 +86,12 @@ def rebuild(
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
+        kept = {entry.key for entry in journal.entries(f"local_digest IS NOT NULL AND ({keep})")}
         placed = new.append(
             number,
             (),
-            _sound_values(file, journal, keep, digests, report),
-            expected_keys=journal.local_count(keep),
+            _sound_values(file, journal, kept, digests, report),
+            expected_keys=len(kept),
         )
         state = new.state_to_record()
         with storage_errors(new.path, "write"):
@@ -145,10 +146,9 @@ def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
 
 
 def _sound_values(
-    file: ValueFile, journal: Journal, keep: str, digests: dict[str, bytes], report: RebuildReport
+    file: ValueFile, journal: Journal, kept: set[str], digests: dict[str, bytes], report: RebuildReport
 ) -> Iterator[tuple[str, int, Value]]:
     rows = journal.entries("local_digest IS NOT NULL")
-    kept = {entry.key for entry in journal.entries(f"local_digest IS NOT NULL AND ({keep})")}
     for entry in rows:
         if entry.local_digest is None or entry.local_digest != entry.digest or entry.key not in kept:
             report.dropped += 1
