@@ -43,7 +43,6 @@ from ebooklet_tx.local.blocks import (
     DEFAULT_N_BUCKETS,
     FIXED_LENGTH_MAGIC,
     GENERATION_BYTES,
-    GENERATION_OFFSET,
     GUARD_PREFIX,
     HEADER_BYTES,
     MAGIC,
@@ -347,6 +346,7 @@ def create_file(
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with _storage_errors(path, "write"):
+            # With a generation of its own from the first byte: unfinished, it must not pass for its model.
             model = header if header is not None else _new_header(value_serializer, n_buckets)
             write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
             write_empty_index(fd, HEADER_BYTES, int.from_bytes(model[N_BUCKETS_OFFSET:][:4], "little"))
@@ -379,10 +379,8 @@ def _new_header(value_serializer: Any, n_buckets: int) -> bytes:
 def grown_header(header: Header, n_buckets: int | None) -> bytes:
     """Returns a clean header for a rebuilt file: same uuid and serializers, maybe more buckets."""
     raw = bytearray(MAGIC + header.raw[16:])
-    # Never the old file's generation, not even for a moment: an unfinished file would pass for it.
-    raw[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES] = secrets.token_bytes(GENERATION_BYTES)
     if n_buckets is not None:
-        raw[21:25] = n_buckets.to_bytes(4, "little")
+        raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")
     return bytes(raw)
 
 
