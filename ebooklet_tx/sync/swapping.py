@@ -34,9 +34,6 @@ from ebooklet_tx.sync.session import Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.take_in import take_in
 
-KEYS_PER_STATEMENT = 500
-"""How many keys one statement looks up; SQLite before 3.32 binds up to 999 parameters."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -64,19 +61,9 @@ def write_intent(session: Session, commit: Commit, base_etag: str | None, entrie
 
 
 def _all_wanted(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
-    """True when each of the keys, no two of which are equal, still has a pending operation."""
-    if len(keys) > KEYS_PER_STATEMENT:
-        pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
-        return pending.issuperset(keys)
-    found = 0
-    for start in range(0, len(keys), KEYS_PER_STATEMENT):
-        chunk = keys[start : start + KEYS_PER_STATEMENT]
-        marks = ", ".join("?" * len(chunk))
-        (count,) = raw.execute(
-            f"SELECT count(*) FROM entry WHERE pending != 0 AND key IN ({marks})", chunk
-        ).fetchone()
-        found += count
-    return found == len(keys)
+    """True when each of the keys still has a pending operation."""
+    pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
+    return pending.issuperset(keys)
 
 
 def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
