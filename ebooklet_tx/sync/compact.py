@@ -5,31 +5,25 @@ is an ordinary one, with an intent and a compare-and-swap. The invariant: a comm
 the places of values and nothing else; it names only keys that have no operation to be pushed, each with
 the digest and timestamp that the base commit gives it, and only values that were held to that digest.
 So a reader sees the same database before and after, and another writer's change in between wins.
+
+It ends: packs that are there at its beginning are taken once each. What is written from them is taken once
+more at most, where other writers made it hollow meanwhile, or where it is still small; what is written from
+that, never. And a pack that was just written is as small as its live values let it be, so that there is
+nothing to gain by writing it again: each record has the shortest of the keys that share its value.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ebooklet_tx.check_reports import CompactReport
-from ebooklet_tx.errors import (
-    InvalidArgumentError,
-    NotFoundInRangeError,
-    ObjectMissingError,
-    PreconditionFailedError,
-    RemoteIntegrityError,
-)
+from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.local.journal import Entry
-from ebooklet_tx.records import digest_of
-from ebooklet_tx.remote.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES, PackBuilder, record_bytes
+from ebooklet_tx.remote.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES
 from ebooklet_tx.sync.building import build
 from ebooklet_tx.sync.inline_values import prune_inline_values
 from ebooklet_tx.sync.packing import (
-    PACKS_IN_FLIGHT,
-    PackedValue,
     known_places,
     renew_old_uploads,
     send_packs,
@@ -37,7 +31,7 @@ from ebooklet_tx.sync.packing import (
 )
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.push import MAX_ROUNDS, check_fence, crowded, stand_firm, wait_a_little
-from ebooklet_tx.sync.ranges import JOIN_GAP_BYTES
+from ebooklet_tx.sync.repacking import repacked
 from ebooklet_tx.sync.session import Session, read_base
 from ebooklet_tx.sync.swapping import finish, swap, write_intent
 
@@ -60,7 +54,6 @@ SELECT o.id, o.name, o.size_bytes, sum(p.record_bytes) + {PACK_HEADER_BYTES}, su
   JOIN remote_object AS o ON o.id = p.object
  GROUP BY p.object ORDER BY o.name
 """
-_GONE = (ObjectMissingError, NotFoundInRangeError, PreconditionFailedError, RemoteIntegrityError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +74,21 @@ class _Pack:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What was done so far."""
+    """What was done so far.
+
+    Attributes:
+        takeable: Names of the packs that may be written anew by this call.
+        written: Those of them that this call wrote itself.
+        kept: Names of packs that are due and stay.
+    """
 
     commits: int = 0
     packs: int = 0
     moved_keys: int = 0
     moved_bytes: int = 0
     freed_bytes: int = 0
+    takeable: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
 
@@ -124,6 +125,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         if not replacing:
             resumed = settle_uploads(session)
             pull(session)
+            outcome.takeable = {pack.name for pack in _known_packs(session)}
             while due := _due_packs(session, live_share, packs, outcome):
                 _rewrite(session, due, outcome)
         with session.mutex:
@@ -155,32 +157,47 @@ def _begin(session: Session) -> None:
 # -- what is due -------------------------------------------------------------------------------
 
 
+def _known_packs(session: Session) -> list[_Pack]:
+    with session.mutex, session.journal.reading() as raw:
+        return [_Pack(*row) for row in raw.execute(_PACKS).fetchall()]
+
+
 def _due_packs(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> list[_Pack]:
     """Returns as many of the packs that are due as one commit takes, those first of which least is live."""
-    with session.mutex, session.journal.reading() as raw:
-        known = [_Pack(*row) for row in raw.execute(_PACKS).fetchall()]
-    small = {
-        pack.name for pack in known if pack.size_bytes < SMALL_PACK_BYTES and not pack.pending
-    } - outcome.kept
-    joined = small if len(small) >= MANY_SMALL_PACKS else set()
-    due = []
-    for pack in known:
-        wanted = pack.name in named or pack.name in joined or pack.live_share < live_share
-        if not wanted or pack.name in outcome.kept:
-            continue
-        if pack.pending or pack.size_bytes > PACK_BYTES:
-            outcome.kept.add(pack.name)
-        else:
-            due.append(pack)
+    due: list[_Pack] = []
+    small: list[_Pack] = []
+    small_packs = 0
+    for pack in _known_packs(session):
+        takeable = pack.name in outcome.takeable and pack.name not in outcome.kept
+        is_small = pack.size_bytes < SMALL_PACK_BYTES and not pack.pending and pack.name not in outcome.kept
+        small_packs += is_small
+        if takeable and (pack.name in named or pack.live_share < live_share):
+            if pack.pending or pack.size_bytes > PACK_BYTES:
+                outcome.kept.add(pack.name)
+            else:
+                due.append(pack)
+        elif takeable and is_small:
+            small.append(pack)
     due.sort(key=lambda pack: (pack.live_share, pack.name))
-    chosen: list[_Pack] = []
-    keys = 0
-    for pack in due[:PACKS_PER_COMMIT]:
-        keys += pack.key_count
-        if chosen and keys > KEYS_PER_COMMIT:
-            break
-        chosen.append(pack)
+    chosen = _as_many_as_fit(due, [])
+    if small_packs >= MANY_SMALL_PACKS:
+        small.sort(key=lambda pack: (pack.key_count, pack.name))
+        joined = _as_many_as_fit(small, chosen)
+        # One alone would be as small as before.
+        chosen = joined if len(joined) > 1 else chosen
     return chosen
+
+
+def _as_many_as_fit(packs: Iterable[_Pack], chosen: Sequence[_Pack]) -> list[_Pack]:
+    """Returns the chosen packs and behind them as many others as one commit takes, of all at least one."""
+    fitting = list(chosen)
+    keys = sum(pack.key_count for pack in fitting)
+    for pack in packs:
+        keys += pack.key_count
+        if fitting and (keys > KEYS_PER_COMMIT or len(fitting) >= PACKS_PER_COMMIT):
+            break
+        fitting.append(pack)
+    return fitting
 
 
 def _rows_in(session: Session, packs: Iterable[_Pack], *, only_clean: bool = True) -> list[Entry]:
@@ -201,6 +218,7 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
     _send_values(session, packs, rows, outcome)
     while renew_old_uploads(session):
         _send_values(session, packs, rows, outcome)
+    _note_taken(session, packs, outcome)
     moved = _commit(session, packs)
     with session.mutex:
         left = {entry.remote_object for entry in _rows_in(session, packs, only_clean=False)}
@@ -214,6 +232,28 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
         else:
             outcome.packs += 1
             outcome.freed_bytes += pack.size_bytes
+
+
+def _send_values(session: Session, packs: Sequence[_Pack], rows: Sequence[Entry], outcome: _Outcome) -> None:
+    """Sends those values that no new pack has yet."""
+    names = {pack.number: pack.name for pack in packs}
+    arrived = known_places(session)
+    by_pack: dict[str, dict[bytes, Entry]] = {}
+    for entry in rows:
+        digest = entry.remote_digest
+        if digest is not None and digest not in arrived:
+            by_pack.setdefault(names[entry.remote_object or 0], {}).setdefault(digest, entry)
+    send_packs(session, repacked(session, by_pack, rows, outcome.unreadable))
+
+
+def _note_taken(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
+    """Notes that packs were taken; what was written from them may be taken if none of them was written here."""
+    names = {pack.name for pack in packs}
+    outcome.takeable -= names
+    if outcome.written.isdisjoint(names):
+        fresh = {place.object_name for place in known_places(session).values()}
+        outcome.written |= fresh
+        outcome.takeable |= fresh
 
 
 def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
@@ -256,103 +296,3 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
         turn, session.turn = session.turn, None
         if turn is not None:
             turn.release()
-
-
-# -- the values --------------------------------------------------------------------------------
-
-
-def _send_values(session: Session, packs: Sequence[_Pack], rows: Sequence[Entry], outcome: _Outcome) -> None:
-    """Sends those values that no new pack has yet."""
-    names = {pack.number: pack.name for pack in packs}
-    arrived = known_places(session)
-    by_pack: dict[str, dict[bytes, Entry]] = {}
-    for entry in rows:
-        digest = entry.remote_digest
-        if digest is not None and digest not in arrived:
-            by_pack.setdefault(names[entry.remote_object or 0], {}).setdefault(digest, entry)
-    send_packs(session, _filled(session, _values(session, by_pack, outcome)))
-
-
-def _filled(
-    session: Session, values: Iterable[tuple[Entry, bytes]]
-) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
-    """Fills packs with values in the order in which they come; equal values are packed once."""
-    builder = PackBuilder()
-    packed: dict[bytes, PackedValue] = {}
-    for entry, value in values:
-        digest = entry.remote_digest
-        if digest is None or digest in packed:
-            continue
-        if packed and builder.size_bytes + record_bytes(entry.key, len(value)) > PACK_BYTES:
-            yield session.remote.names.new_pack(), builder.finish(), list(packed.values())
-            builder, packed = PackBuilder(), {}
-        offset = builder.add(entry.key, entry.timestamp_us, value)
-        packed[digest] = PackedValue(digest, offset, len(value))
-    if packed:
-        yield session.remote.names.new_pack(), builder.finish(), list(packed.values())
-
-
-def _values(
-    session: Session, by_pack: dict[str, dict[bytes, Entry]], outcome: _Outcome
-) -> Iterator[tuple[Entry, bytes]]:
-    """Yields the values pack by pack, some packs being read ahead; notes those that can't be had."""
-    waiting = deque(by_pack.items())
-    running: deque[Future[list[tuple[Entry, bytes | None]]]] = deque()
-    with ThreadPoolExecutor(max_workers=max(1, min(PACKS_IN_FLIGHT, session.remote.threads))) as pool:
-        while waiting or running:
-            while waiting and len(running) < PACKS_IN_FLIGHT:
-                name, wanted = waiting.popleft()
-                running.append(pool.submit(_read_pack, session, name, list(wanted.values())))
-            for entry, value in running.popleft().result():
-                if value is None:
-                    outcome.unreadable.add(entry.key)
-                else:
-                    yield entry, value
-
-
-def _read_pack(session: Session, name: str, entries: Sequence[Entry]) -> list[tuple[Entry, bytes | None]]:
-    """Reads values of one pack, each held to its digest: from this machine, else by joined ranged reads."""
-    found: list[tuple[Entry, bytes | None]] = []
-    missing: list[Entry] = []
-    for entry in entries:
-        with session.mutex:
-            value = session.local.read(entry)
-        if value is None:
-            missing.append(entry)
-        else:
-            found.append((entry, value))
-    for group in _near(missing):
-        found += _read_range(session, name, group)
-    return found
-
-
-def _near(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Groups places of one pack, which come in order, that lie near each other."""
-    groups: list[list[Entry]] = []
-    end = 0
-    for entry in entries:
-        offset = entry.remote_offset_bytes or 0
-        if groups and offset - end <= JOIN_GAP_BYTES:
-            groups[-1].append(entry)
-        else:
-            groups.append([entry])
-        end = max(end, offset + entry.length_bytes)
-    return groups
-
-
-def _read_range(session: Session, name: str, entries: Sequence[Entry]) -> list[tuple[Entry, bytes | None]]:
-    """Reads values that lie near each other; alone where they can't be read together."""
-    start = entries[0].remote_offset_bytes or 0
-    end = max((entry.remote_offset_bytes or 0) + entry.length_bytes for entry in entries)
-    try:
-        data = session.remote.store.get_range(session.remote.names.object(name), start, end - start)
-    except _GONE:
-        if len(entries) == 1:
-            return [(entries[0], None)]
-        return [pair for entry in entries for pair in _read_range(session, name, [entry])]
-    found: list[tuple[Entry, bytes | None]] = []
-    for entry in entries:
-        at = (entry.remote_offset_bytes or 0) - start
-        value = data[at : at + entry.length_bytes]
-        found.append((entry, value if digest_of(value) == entry.remote_digest else None))
-    return found

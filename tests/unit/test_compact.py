@@ -13,6 +13,7 @@ import pytest
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.sync import compact as compacting
+from ebooklet_tx.sync import repacking
 from ebooklet_tx.sync.compact import compact
 from ebooklet_tx.sync.conflicts import ConflictError
 from ebooklet_tx.sync.inline_values import prune_inline_values
@@ -134,7 +135,7 @@ def test_values_on_this_machine_are_not_read_from_the_remote(yard: Yard) -> None
 def test_far_ranges_are_read_apart_and_equal_values_are_packed_once(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compacting, "JOIN_GAP_BYTES", 1000)
+    monkeypatch.setattr(repacking, "JOIN_GAP_BYTES", 1000)
     first = {f"k{number}": value(number) for number in range(10)} | {"twin": value(0)}
     yard.push(first)
     gone = {f"k{number}": None for number in range(1, 9)}
@@ -154,8 +155,8 @@ def test_new_packs_are_full_before_another_is_begun(yard: Yard, monkeypatch: pyt
     # Packs over the bound count as those of one large value, so the old one is not due now.
     assert yard.compact().kept_packs == (old[0].removeprefix("db.d/"),)
     monkeypatch.setattr(compacting, "PACK_BYTES", 2**24)
-    big = compacting.record_bytes
-    monkeypatch.setattr(compacting, "record_bytes", lambda key, length: big(key, length) + 2**24)
+    big = repacking.record_bytes
+    monkeypatch.setattr(repacking, "record_bytes", lambda key, length: big(key, length) + 2**24)
     assert yard.compact().packs == 1
     assert len(set(yard.keys("pack")) - set(old)) == 3
     assert yard.fresh_contents() == expected
