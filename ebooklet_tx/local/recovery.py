@@ -137,6 +137,8 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
         return _rebuild(file, journal, report)
     if as_recorded(file, facts):
         return file
+    # Booklet never syncs, and what the journal says of the file from here on has to survive.
+    file.make_durable()
     damage = _restore_header(file, facts)
     scan = scan_file(file.fd, file.header)
     scan.damage.extend(damage)
@@ -228,6 +230,7 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
 
     Until the remote has been heard, `adopted` says that nothing is known about a common base.
     """
+    file.make_durable()
     scan = scan_file(file.fd, file.header)
     report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
     _take_in_edits(file, journal, scan, SettleReport())

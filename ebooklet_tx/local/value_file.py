@@ -285,6 +285,16 @@ class ValueFile:
             if state is not None:
                 os.utime(self._fd, ns=(state.mtime_ns, state.mtime_ns))
 
+    def make_durable(self) -> None:
+        """Fsyncs the file and its name: what another program left in them may be in its cache alone.
+
+        Raises:
+            LocalStorageError: The disk is failing; nothing was changed.
+        """
+        with _storage_errors(self.path, "sync"):
+            os.fsync(self._fd)
+            fsync_folder(self.path.parent)
+
     def state_to_record(self) -> FileState:
         """Returns the state that `release` will leave behind, for the journal's transaction.
 

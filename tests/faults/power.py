@@ -138,6 +138,18 @@ class Disk:
                 self._names[path.name] = path.stat().st_ino
                 self._inodes[path.stat().st_ino] = _Inode(path.read_bytes())
 
+    def left_unsynced(self, path: Path, before: bytes) -> None:
+        """Says that another program has changed a file since it was durable as `before`, and never synced it."""
+        now = path.read_bytes()
+        changed: list[_Write | _Truncate] = [
+            _Write(offset, now[offset : offset + SECTOR_BYTES])
+            for offset in range(0, len(now), SECTOR_BYTES)
+            if now[offset : offset + SECTOR_BYTES] != before[offset : offset + SECTOR_BYTES]
+        ]
+        if len(now) < len(before):
+            changed.append(_Truncate(len(now)))
+        self._inodes[path.stat().st_ino] = _Inode(before, changed)
+
     def remember(self) -> None:
         """Notes the present as a moment at which power may be lost."""
         journal = {}
