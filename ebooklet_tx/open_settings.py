@@ -13,10 +13,10 @@ from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group import GROUP_SERIALIZER
-from ebooklet_tx.local.serializers import CUSTOM, resolve
+from ebooklet_tx.local.serializers import CUSTOM, named_serializer, resolve, same_serializer
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import model_header
-from ebooklet_tx.pickles import check_pickle
+from ebooklet_tx.pickles import check_pickle, is_pickling
 from ebooklet_tx.remote.root import Manifest
 
 
@@ -82,7 +82,17 @@ class Settings:
                 "a database can't be begun anew offline; open it with flag 'n' when online"
             )
         if self.type == "group":
+            if self.named not in (None, GROUP_SERIALIZER):
+                raise InvalidArgumentError(
+                    f"value_serializer {self.named!r} was given for a connection group, whose values are "
+                    f"{GROUP_SERIALIZER!r}; leave one of the two out"
+                )
             self.value_serializer = GROUP_SERIALIZER
+
+    @property
+    def named(self) -> str | None:
+        """The serializer that the caller asks for, by its name; None where none was named."""
+        return named_serializer(self.value_serializer)
 
     def local(
         self, path: Path, *, create: bool, start_anew: bool = False, header: bytes | None = None
@@ -109,17 +119,37 @@ class Settings:
         """Returns the header of a local copy of a remote database.
 
         Raises:
-            InvalidArgumentError: The database wants a serializer class, and none was given.
+            InvalidArgumentError: Another serializer was named, or the database wants a class and none was given.
             PickleRefusedError: Its values are pickled, and pickle is refused.
         """
         name = manifest.value_serializer
+        self.check_serializer(name, f"the remote database {self.place}")
         self.check_pickle(name)
         model = resolve(self.value_serializer if name == CUSTOM else name)
-        if name == CUSTOM and model.name != CUSTOM:
-            raise InvalidArgumentError(
-                "the remote database was made with a serializer class; pass that class as value_serializer"
-            )
         return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, manifest.n_buckets)
+
+    def check_serializer(self, stored: str | None, where: str) -> None:
+        """Makes sure that the serializer that was named is the stored one, before any value is decoded.
+
+        Args:
+            stored: The name of the stored one.
+            where: How messages call what it is stored in.
+
+        Raises:
+            InvalidArgumentError: Another one was named, or none where a class is needed.
+        """
+        named = self.named
+        if stored == CUSTOM and named != CUSTOM:
+            given = "" if named is None else f"value_serializer {named!r} was given, but "
+            raise InvalidArgumentError(
+                f"{given}{where} was made with a serializer class of its own ({CUSTOM!r}); pass that class as "
+                "value_serializer; nothing was decoded"
+            )
+        if named is not None and not same_serializer(named, stored):
+            raise InvalidArgumentError(
+                f"value_serializer {named!r} was given, but the values of {where} are of the serializer "
+                f"{stored!r}; leave value_serializer out, or name that one; nothing was decoded"
+            )
 
     def check_pickle(self, serializer_name: str | None) -> None:
         """Makes sure that values of a serializer may be decoded here.
@@ -128,3 +158,8 @@ class Settings:
             PickleRefusedError: They are pickled, and pickle is refused.
         """
         check_pickle(serializer_name, self.place, allowed=self.pickle_allowed)
+
+    @property
+    def pickle_wanted(self) -> bool:
+        """Whether the caller said, one way or the other, that the values may be pickled."""
+        return self.pickle_allowed is True or is_pickling(self.named)

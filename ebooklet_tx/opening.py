@@ -30,7 +30,7 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.group import GROUP_SERIALIZER, RemoteConnGroup
-from ebooklet_tx.local.serializers import CUSTOM, Serializer, resolve, stored_name
+from ebooklet_tx.local.serializers import Serializer, resolve, same_serializer, stored_name
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
@@ -43,7 +43,8 @@ from ebooklet_tx.sync.locking import (
     new_lock,
     settle_conditions,
 )
-from ebooklet_tx.sync.place import StoreWrapper, is_public, offline_remote, only_readable, remote_at
+from ebooklet_tx.sync.origin import is_made_here, note_made_here
+from ebooklet_tx.sync.place import StoreWrapper, offline_remote, only_readable, remote_at
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
     known_type,
@@ -90,7 +91,8 @@ def open(
         flag: `r` reads an existing database; `w` reads and writes it; `c` makes it if it is
             missing; `n` starts an empty one, and the next push replaces the remote by it.
         value_serializer: For a new database: None for bytes, one of booklet's names, or a class with
-            `dumps` and `loads`. An existing database has its own; only a class must be given again.
+            `dumps` and `loads`. An existing database has its own: naming another one is refused before any
+            value is decoded, None takes what is stored, and only a class must be given again.
         n_buckets: For a new database: hash buckets of the Booklet file.
         buffer_size: How many value bytes wait in memory before they are committed.
         remote_conn_group: For a new database: whether it is a `RemoteConnGroup`. An existing one is what it is.
@@ -100,9 +102,10 @@ def open(
         force_lock: Take the remote's lock whoever holds it; his next push raises `LockLostError`.
         offline: True works with the local file alone; "auto" does so, with an `OfflineWarning`, when the
             remote can't be reached. What is written waits for the next push of a session that is not offline.
-        allow_pickle: False refuses a database whose values are pickled, before any is unpickled; True lets a
-            public address be read without a `PickleWarning`. None for what the environment variable
-            EBOOKLET_TX_ALLOW_PICKLE says.
+        allow_pickle: False refuses a database whose values are pickled, before any is unpickled; True says that
+            they are trusted, as naming the serializer does. None for what the environment variable
+            EBOOKLET_TX_ALLOW_PICKLE says; where nobody said, a database that this journal did not make warns
+            once (`PickleWarning`).
         conditional_writes: Whether the store's conditional writes work: "auto" tries them once for each
             endpoint and bucket that is not AWS itself, True and False say so.
         retry: How failing requests are tried again; None for the connection's own.
@@ -110,6 +113,7 @@ def open(
     Raises:
         RemoteMissingError: There is no remote database, and the flag does not make one.
         UnsupportedFormatError: Something else lies at the place or the path.
+        InvalidArgumentError: An argument is wrong, or another serializer was named than the stored one.
         UUIDMismatchError: The local file belongs to another database.
         LockTimeoutError: Another session kept the local file, or another writer the remote.
         OfflineError: The remote can't be reached; or `offline` is True and there is no local file.
@@ -144,7 +148,7 @@ def open(
     session = _open_session(remote, connection, path, settings)
     try:
         serializer = _begin_serving(session, connection, settings)
-        if settings.pickle_allowed is None and is_public(connection, for_writing=flag != "r"):
+        if not (settings.pickle_wanted or is_made_here(session)):
             warn_of_pickle(serializer.name, connection.url, stacklevel=2)
     except BaseException:
         _give_up(session)
@@ -179,9 +183,7 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
 
 def _begin_serving(session: Session, connection: Connection, settings: Settings) -> Serializer:
     """Gives a session its serializer, and notes in its journal what it is and where its remote lies."""
-    # Booklet's name of the stored serializer wins; a class is needed only where one was used.
-    given = settings.value_serializer if resolve(settings.value_serializer).name == CUSTOM else None
-    serializer = session.local.serializer(given)
+    serializer = session.local.serializer(settings.value_serializer)
     settings.check_pickle(serializer.name)
     if session.type == "group" and serializer.name != GROUP_SERIALIZER:
         raise UnsupportedFormatError(
@@ -274,6 +276,7 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     def begin(session: Session) -> None:
         settle_conditions(session)
         mark_replacing(session.journal)
+        note_made_here(session)
 
     return _started(session, begin)
 
@@ -303,7 +306,13 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
             raise _missing(remote, error) from error
     header = settings.header_for(fetched.manifest) if fetched is not None else None
     session = _session(settings.local(path, create=True, header=header), remote, settings)
-    return _started(session, lambda session: _begin_writing(session, settings, known=fetched))
+
+    def begin(session: Session) -> None:
+        if fetched is None and session.local.created:
+            note_made_here(session)
+        _begin_writing(session, settings, known=fetched)
+
+    return _started(session, begin)
 
 
 def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -> None:
@@ -322,8 +331,21 @@ def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -
         fetched = read_root(session.remote) if session.local.is_unused() else None
         if fetched is None:
             raise
-        session.local.become(settings.header_for(fetched.manifest))
-        take_in_root(session, fetched)
+        _become_copy(session, fetched, settings)
+
+
+def _become_copy(session: Session, fetched: FetchedRoot, settings: Settings) -> None:
+    """Makes an unused pair a copy of the remote's database, unless it was made for other values."""
+    stored = fetched.manifest.value_serializer
+    if session.serializer_name is not None and not same_serializer(session.serializer_name, stored):
+        raise UUIDMismatchError(
+            f"{session.local.path} was made for values of the serializer {session.serializer_name!r}, but the "
+            f"values of {session.remote.root_place} are of {stored!r}; nothing was ever written to the file: "
+            "remove it, or give another file_path, to open the remote"
+        )
+    session.local.become(settings.header_for(fetched.manifest))
+    session.serializer_name = stored
+    take_in_root(session, fetched)
 
 
 def _begin_writing(
@@ -346,6 +368,7 @@ def _session(local: LocalStore, remote: Remote, settings: Settings, lock: Writer
     """Joins the halves; what the manifest of a commit says is known before the first one is made."""
     try:
         name = stored_name(local.file.header.value_serializer_code, str(local.path))
+        settings.check_serializer(name, str(local.path))
     except BaseException:
         local.abandon()
         raise

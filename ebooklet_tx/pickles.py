@@ -31,6 +31,11 @@ def pickle_allowed(argument: bool | None) -> bool | None:
     return _WORDS.get(word)
 
 
+def is_pickling(serializer_name: str | None) -> bool:
+    """True of a serializer, by its name, whose decoding runs what was encoded."""
+    return serializer_name in _PICKLING
+
+
 def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | None) -> None:
     """Makes sure that values of a serializer may be unpickled.
 
@@ -51,7 +56,7 @@ def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | Non
 
 
 def warn_of_pickle(serializer_name: str | None, place: str, *, stacklevel: int) -> None:
-    """Warns, once in a process, that values of a place that is read by a public address are pickled.
+    """Warns, once in a process, that values of a place that others may have written to are pickled.
 
     Args:
         serializer_name: Booklet's name of the database's serializer.
@@ -59,10 +64,12 @@ def warn_of_pickle(serializer_name: str | None, place: str, *, stacklevel: int) 
         stacklevel: Whose line the warning names, counted from the caller.
     """
     if serializer_name in _PICKLING and place not in _warned:
-        _warned.add(place)
         warnings.warn(
-            f"the values of {place} are pickled: whoever can write there can run code on this machine. Give "
-            f"allow_pickle=True if you trust them, allow_pickle=False (or {ALLOW_PICKLE_VARIABLE}=0) to refuse",
+            f"the values of {place} are pickled ({serializer_name}): whoever can write there can run code on "
+            f"this machine. Give allow_pickle=True or value_serializer={serializer_name!r} if you trust them, "
+            f"allow_pickle=False (or {ALLOW_PICKLE_VARIABLE}=0) to refuse",
             PickleWarning,
             stacklevel=stacklevel + 1,
         )
+        # Behind it: where warnings are errors, every opening ends in one.
+        _warned.add(place)

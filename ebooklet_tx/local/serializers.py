@@ -130,6 +130,16 @@ def resolve(value_serializer: Any) -> Serializer:
     )
 
 
+def named_serializer(value_serializer: Any) -> str | None:
+    """Returns the name of the serializer that an argument asks for; None where none is named."""
+    return None if value_serializer is None else resolve(value_serializer).name
+
+
+def same_serializer(first: str | None, second: str | None) -> bool:
+    """True of two names of one serializer: Booklet stores bytes as they are under two of them."""
+    return first == second or {first, second} <= {None, "bytes"}
+
+
 def resolve_stored(code: int, given: Any, where: str) -> Serializer:
     """Returns the serializer that a Booklet header names; `given` is needed only for a custom one."""
     if code == _CUSTOM_CODE:

@@ -68,12 +68,3 @@ def only_readable(connection: Connection) -> bool:
     return isinstance(connection, HTTPConnection) or (
         isinstance(connection, S3Connection) and connection.bucket is None
     )
-
-
-def is_public(connection: Connection, *, for_writing: bool) -> bool:
-    """True when a place is read through its public address, so that no credentials say who wrote there."""
-    if only_readable(connection):
-        return True
-    if for_writing or not isinstance(connection, S3Connection):
-        return False
-    return connection.db_url is not None and not connection.has_credentials

@@ -19,9 +19,11 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
+    UnsupportedFormatError,
     UUIDMismatchError,
 )
 from ebooklet_tx.local.journal import Journal, driver, put_meta
+from ebooklet_tx.local.serializers import same_serializer
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
 from ebooklet_tx.remote.segment import iter_log, merge_segments, read_segment
@@ -240,9 +242,20 @@ def drop_intents(journal: Journal) -> None:
 
 
 def check_identity(session: Session, manifest: Manifest) -> None:
-    """Raises unless the remote holds the same database as the local file; the remote says of which type it is."""
+    """Raises unless the remote holds the same database as the local file; the remote says of which type it is.
+
+    What decodes the values is the local file's word: a root that says otherwise is refused.
+    """
     file_uuid = session.local.file.header.uuid.hex()
     if manifest.uuid == file_uuid:
+        if not same_serializer(manifest.value_serializer, session.serializer_name):
+            raise UnsupportedFormatError(
+                f"the root {session.remote.root_place} says that its values are of the serializer "
+                f"{manifest.value_serializer!r}, but those of {session.local.path} are of "
+                f"{session.serializer_name!r}, and a database never changes its serializer; nothing was taken "
+                "in. Find out who wrote that root; a push with flag 'n' replaces it, and offline=True reads what "
+                "is here"
+            )
         session.type = manifest.type
         return
     raise UUIDMismatchError(

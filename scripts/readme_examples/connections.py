@@ -21,7 +21,7 @@ def _(place: Place) -> None:
         db["key1"] = ["one", 2, "three", 4]
         expect(db["key1"], ["one", 2, "three", 4], "the value")
         db.changes().push()
-    # Whoever reads pickled values by a public URL is warned of it, once.
+    # Whoever reads pickled values of others is warned of it, once.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ebooklet.PickleWarning)
         db = ebooklet.open(connection, place.file())
@@ -206,7 +206,7 @@ def _(place: Place) -> None:
     for serializer, value in values.items():
         name = f"with-{serializer}"
         place.pushed({"key": value}, name, name, value_serializer=serializer)
-        with ebooklet.open(place.connection(name), place.file()) as db:
+        with ebooklet.open(place.connection(name), place.file(), value_serializer=serializer) as db:
             expect(db["key"], value, f"a value of {serializer!r}")
 
 
@@ -230,12 +230,14 @@ def _(place: Place) -> None:
         expect(db.get_timestamp("key", True, False)[1], b"cba", "the encoded value")
 
 
-@example("open: the remote's serializer wins over another that is asked for")
+@example("open: an existing database has its serializer, named or not; another one is refused")
 def _(place: Place) -> None:
     path = place.pushed({"key": {"a": 1}})
     for where in (path, place.file()):
-        with ebooklet.open(place.connection(), where, "c", value_serializer="str") as db:
-            expect(db["key"], {"a": 1}, "the value")
+        refused(ValueError, ebooklet.open, place.connection(), where, "c", value_serializer="str")
+        for serializer in (None, "orjson"):
+            with ebooklet.open(place.connection(), where, "c", value_serializer=serializer) as db:
+                expect(db["key"], {"a": 1}, "the value")
 
 
 @example("open: lock_timeout and force_lock, and the lock attribute")

@@ -87,7 +87,9 @@ WITHOUT_METADATA = {"ebooklet_0_5_4_partial"}
 
 
 def options_for(name: str) -> dict[str, Any]:
-    return {"value_serializer": ReversedJson} if name.endswith("custom") else {}
+    if name.endswith("custom"):
+        return {"value_serializer": ReversedJson}
+    return {"value_serializer": "pickle"} if name.endswith("pickle") else {}
 
 
 @pytest.fixture

@@ -327,9 +327,9 @@ def test_a_serializer_class_has_to_be_given_again(bench: Bench, flag: str) -> No
             bench.open(flag=flag, value_serializer=given)
 
 
-def test_a_stored_serializer_wins_over_a_name(bench: Bench) -> None:
+def test_the_stored_serializer_may_be_named_or_not(bench: Bench) -> None:
     make_remote(bench, value_serializer="orjson")
-    for given in (None, "pickle", "orjson"):
+    for given in (None, "orjson"):
         with bench.open("a", "w", value_serializer=given) as db:
             assert db["k"] == "v"
 

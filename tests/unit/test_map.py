@@ -59,7 +59,7 @@ def test_none_leaves_out(bench: Bench) -> None:
 
 
 def test_some_keys_are_fetched_and_missing_ones_left_out(bench: Bench) -> None:
-    with bench.open("fresh", "r") as db:
+    with bench.open("fresh", "r", allow_pickle=True) as db:
         assert dict(db.map(same, keys=["k03", "nothing", "k07"], n_workers=1)) == {"k03": 3, "k07": 7}
 
 

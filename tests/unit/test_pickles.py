@@ -65,8 +65,8 @@ def address(bench: Bench) -> Iterator[str]:
         thread.join()
 
 
-def test_one_s_own_bucket_is_trusted(bench: Bench) -> None:
-    with bench.open("b", "r") as db:
+def test_the_database_that_was_made_here_is_trusted(bench: Bench) -> None:
+    with bench.open("a", "r") as db:
         assert db["trap"] == "ran"
 
 
@@ -81,6 +81,15 @@ def test_a_public_address_warns_once(bench: Bench, address: str) -> None:
         warnings.simplefilter("error")
         with ebooklet_tx.open(address, bench.path("b")) as db:
             assert db["trap"] == "ran"
+
+
+def test_where_warnings_are_errors_every_opening_ends_in_one(bench: Bench) -> None:
+    for _attempt in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ebooklet_tx.PickleWarning):
+                bench.open("b", "r")
+    assert unpickled == []
 
 
 def test_a_connection_read_through_its_address_warns_too(bench: Bench, address: str) -> None:
@@ -102,7 +111,7 @@ def test_a_copy_is_refused_before_it_is_made(bench: Bench, flag: str) -> None:
 
 @pytest.mark.parametrize("flag", ["r", "w"])
 def test_a_file_that_is_here_is_refused_as_well(bench: Bench, flag: str) -> None:
-    with bench.open("b", "r") as db:
+    with bench.open("b", "r", allow_pickle=True) as db:
         db.load_items()
     with pytest.raises(ebooklet_tx.PickleRefusedError):
         bench.open("b", flag, allow_pickle=False)
