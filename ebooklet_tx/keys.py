@@ -7,10 +7,7 @@ is none that booklet keeps for itself.
 from __future__ import annotations
 
 from ebooklet_tx.errors import InvalidKeyError
-from ebooklet_tx.local.blocks import RESERVED_KEYS
-from ebooklet_tx.records import MAX_KEY_BYTES
-
-_RESERVED_TEXTS = frozenset(key.decode() for key in RESERVED_KEYS)
+from ebooklet_tx.limits import MAX_KEY_BYTES, RESERVED_TEXTS
 
 
 def text_of(key: object) -> str:
@@ -40,7 +37,7 @@ def check_key(key: object) -> None:
     Raises:
         InvalidKeyError: It may not; the message says why.
     """
-    if type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii() and key not in _RESERVED_TEXTS:
+    if type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii() and key not in RESERVED_TEXTS:
         return
     text = text_of(key)
     if not text:
@@ -50,5 +47,5 @@ def check_key(key: object) -> None:
         raise InvalidKeyError(
             f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"
         )
-    if encoded in RESERVED_KEYS:
+    if text in RESERVED_TEXTS:
         raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another")

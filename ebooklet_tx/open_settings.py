@@ -13,6 +13,8 @@ from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group import GROUP_SERIALIZER
+from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
+from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS
 from ebooklet_tx.local.serializers import CUSTOM, named_serializer, resolve, same_serializer
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import model_header
@@ -67,8 +69,8 @@ class Settings:
         if self.flag not in ("r", "w", "c", "n"):
             raise InvalidArgumentError(f"unknown flag {self.flag!r}; give 'r', 'w', 'c' or 'n'")
         n_buckets, buffer_bytes, timeout = self.n_buckets, self.buffer_bytes, self.lock_timeout_seconds
-        if isinstance(n_buckets, bool) or not isinstance(n_buckets, int) or not 1 <= n_buckets <= 2**28:
-            raise InvalidArgumentError(f"n_buckets must be an int from 1 to {2**28}, not {n_buckets!r}")
+        if isinstance(n_buckets, bool) or not isinstance(n_buckets, int) or not 1 <= n_buckets <= MAX_BUCKETS:
+            raise InvalidArgumentError(f"n_buckets must be an int from 1 to {MAX_BUCKETS}, not {n_buckets!r}")
         if isinstance(buffer_bytes, bool) or not isinstance(buffer_bytes, int) or buffer_bytes < 0:
             raise InvalidArgumentError(f"buffer_size must be a number of bytes, not {buffer_bytes!r}")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
@@ -126,7 +128,9 @@ class Settings:
         self.check_serializer(name, f"the remote database {self.place}")
         self.check_pickle(name)
         model = resolve(self.value_serializer if name == CUSTOM else name)
-        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, manifest.n_buckets)
+        # No more than its keys ask for: the index is written out, and grows with what is really kept here.
+        n_buckets = min(manifest.n_buckets, max(DEFAULT_N_BUCKETS, manifest.key_count), MAX_COPY_BUCKETS)
+        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, n_buckets)
 
     def check_serializer(self, stored: str | None, where: str) -> None:
         """Makes sure that the serializer that was named is the stored one, before any value is decoded.

@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ebooklet_tx.limits import MAX_KEY_BYTES, MAX_VALUE_BYTES
+
 METADATA_KEY = ""
 """The reserved key under which a database's own metadata is kept."""
 
 DIGEST_BYTES = 16
-MAX_KEY_BYTES = 65_535
-MAX_VALUE_BYTES = 2**32 - 1
 
 
 def digest_of(value: bytes) -> bytes:
@@ -85,3 +85,17 @@ class SegmentRef:
     digest: str
     first_seq: int
     last_seq: int
+
+
+__all__ = [
+    "DIGEST_BYTES",
+    "MAX_KEY_BYTES",
+    "MAX_VALUE_BYTES",
+    "METADATA_KEY",
+    "CommitRecord",
+    "IndexRow",
+    "ObjectRef",
+    "SegmentRef",
+    "digest_of",
+    "digest_of_chunks",
+]

@@ -1,6 +1,7 @@
 """Timestamps: int microseconds since 1970 UTC, and what users may write instead.
 
-Owns no state. The invariant: what comes out fits the seven bytes that Booklet gives a timestamp.
+Owns no state. The invariant: what comes out is from 0 to `MAX_TIMESTAMP_US`, which every store of timestamps
+holds, and can be shown as a datetime.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.limits import MAX_TIMESTAMP_US
 
 Timestamp = int | str | datetime | None
 """Microseconds, an ISO 8601 str with a zone, a datetime with a zone, or None for now."""
 
-MAX_TIMESTAMP_US = 2**56 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -24,7 +25,7 @@ def timestamp_us(timestamp: Timestamp) -> int:
         InvalidArgumentError: It has no zone, is before 1970, or is no timestamp at all.
     """
     if timestamp is None:
-        return time.time_ns() // 1000
+        return now_us()
     if isinstance(timestamp, str):
         try:
             timestamp = datetime.fromisoformat(timestamp)
@@ -43,11 +44,30 @@ def timestamp_us(timestamp: Timestamp) -> int:
         )
     if not 0 <= timestamp <= MAX_TIMESTAMP_US:
         raise InvalidArgumentError(
-            f"the timestamp {timestamp} is outside what Booklet can hold: 0 to {MAX_TIMESTAMP_US} microseconds"
+            f"the timestamp {_shown(timestamp)} is outside of what is stored: 0 to {MAX_TIMESTAMP_US} "
+            "microseconds, the years 1970 to 3111"
         )
     return timestamp
 
 
+def now_us() -> int:
+    """Returns now, as a timestamp; a clock set before 1970, or absurdly late, gives the nearest that there is."""
+    return min(max(time.time_ns() // 1000, 0), MAX_TIMESTAMP_US)
+
+
 def as_datetime(microseconds: int | None) -> datetime | None:
-    """Returns a timestamp as a datetime in UTC."""
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+    """Returns a timestamp as a datetime in UTC; what was stored past the year 9999 is shown as its end."""
+    if microseconds is None:
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _shown(timestamp: int) -> str:
+    """A number of many digits can't be written in decimal, and need not be."""
+    return str(timestamp) if abs(timestamp) < 2**64 else "of more than 64 bits"
+
+
+__all__ = ["MAX_TIMESTAMP_US", "Timestamp", "as_datetime", "now_us", "timestamp_us"]

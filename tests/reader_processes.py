@@ -34,7 +34,7 @@ ALL_KEYS = [*STABLE_KEYS, *PASSING_KEYS, *(key for pair in PAIRS for key in pair
 METADATA_KEY = ""
 ROLLED_BACK = -1
 LEAST_ROUNDS = 40
-EVICT_ALL_US = 2**56 - 1
+EVICT_ALL_US = 2**55
 
 
 @dataclass(frozen=True)

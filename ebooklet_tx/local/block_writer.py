@@ -17,6 +17,7 @@ from hashlib import blake2s
 from struct import Struct
 from typing import NamedTuple
 
+from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.blocks import (
     BLOCK_HEAD_BYTES,
     CHAIN_END,
@@ -25,11 +26,9 @@ from ebooklet_tx.local.blocks import (
     HASH_BYTES,
     HEADER_BYTES,
     INDEX_PLACE_OFFSET,
-    METADATA_KEY_BYTES,
     N_BUCKETS_OFFSET,
     N_KEYS_OFFSET,
     POINTER_BYTES,
-    RESERVED_KEYS,
     Header,
 )
 from ebooklet_tx.local.checked_file import FileRegion, write_all

@@ -17,16 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2s
 
+from ebooklet_tx.limits import RESERVED_KEYS
+
 HEADER_BYTES = 200
 MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"
 FIXED_LENGTH_MAGIC = b"\x04\xd3\xb2\x94\xf2\x10Ab\x95\x8d\x04\x00s\x8c\x9e\n"
 GUARD_BYTES = 16
 GUARD_PREFIX = b"ebtxflux"
 """First half of the mark that stands in place of the magic while the file is in flux."""
-
-METADATA_KEY_BYTES = b"adb01ebc1ba3433eb043527"
-RESERVED_KEYS = frozenset({METADATA_KEY_BYTES, b"7c40d2ea915b4f3a8e6d201", b"f19a5c3d7e2b48069ab34c5"})
-"""Keys that booklet keeps for itself and hides from its users."""
 
 POINTER_BYTES = 6
 UNSET_POSITIONS = (0, int.from_bytes(b"0" * POINTER_BYTES, "little"))
@@ -41,7 +39,6 @@ INDEX_PLACE_OFFSET = 65
 """Where the header says where the index lies, and behind that, where the first block does."""
 
 CHAIN_END = b"\x01\0\0\0\0\0"
-MAX_TIMESTAMP_US = 2**56 - 1
 CRASHED_N_KEYS = 2**32 - 1
 GENERATION_OFFSET = 192
 GENERATION_BYTES = 8

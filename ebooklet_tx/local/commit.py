@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.block_writer import Placed, Value
 from ebooklet_tx.local.journal import VISIBLE, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
@@ -191,7 +192,7 @@ def append(
         if value is not None
     ]
     gone = {*journal.stale_keys(), *(key for key, (value, _) in overlay.operations.items() if value is None)}
-    kept = [*_values_to_keep(journal, overlay, fetched), *lacking]
+    kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *lacking)]
     replaced = journal.keys_with_local_copy([key for key, _, _ in written])
     number = new_append_number()
     placed = file.append(
@@ -292,6 +293,11 @@ def _record_operations(raw: sqlite3.Connection, overlay: Overlay) -> None:
 
 def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
     record_deletes(raw, ((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None))
+
+
+def _storable(item: Fetched) -> Fetched:
+    """Keeps a value whose timestamp, taken in before it was held to the limits, Booklet has no room for."""
+    return item._replace(timestamp_us=min(item.timestamp_us, MAX_TIMESTAMP_US))
 
 
 def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]) -> Iterator[Fetched]:

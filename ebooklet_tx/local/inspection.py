@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalMissingError
+from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
-from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, METADATA_KEY_BYTES, POINTER_BYTES
+from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
 from ebooklet_tx.local.journal import VISIBLE, is_open_here
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.recovery import as_recorded, journal_path

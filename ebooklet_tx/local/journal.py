@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import os
 import sqlite3
-import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -379,11 +378,6 @@ def put_meta(transaction: Transaction, facts: Mapping[str, Any]) -> None:
     )
 
 
-def now_us() -> int:
-    """Returns the current time in microseconds since 1970 UTC."""
-    return time.time_ns() // 1000
-
-
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
     mode = "rwc" if create else "rw"
     raw = sqlite3.connect(
@@ -425,7 +419,6 @@ __all__ = [
     "Transaction",
     "driver",
     "is_open_here",
-    "now_us",
     "put_meta",
     "sqlite_errors",
 ]

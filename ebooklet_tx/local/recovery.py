@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.block_writer import Placed
-from ebooklet_tx.local.blocks import (
-    FIXED_HEADER_FIELDS,
-    GUARD_BYTES,
-    METADATA_KEY_BYTES,
-    RESERVED_KEYS,
-    Block,
-    Scan,
-    parse_header,
-    scan_file,
-)
+from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Block, Scan, parse_header, scan_file
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
-from ebooklet_tx.local.journal import Entry, Journal, driver, now_us, put_meta
+from ebooklet_tx.local.journal import Entry, Journal, driver, put_meta
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -38,6 +30,7 @@ from ebooklet_tx.local.value_file import (
     storage_errors,
 )
 from ebooklet_tx.records import METADATA_KEY, digest_of
+from ebooklet_tx.timestamps import now_us
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -330,7 +323,8 @@ def _take_in_block(
         unseen = entry.local_digest != entry.digest and block.timestamp_us <= entry.timestamp_us
         if moved or same or unseen:
             return True
-    edits.sets.append((key, digest, block.timestamp_us, length))
+    # Booklet's field holds more than a remote's index does.
+    edits.sets.append((key, digest, min(block.timestamp_us, MAX_TIMESTAMP_US), length))
     return True
 
 

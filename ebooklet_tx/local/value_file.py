@@ -29,7 +29,13 @@ from typing import Any
 
 import booklet
 
-from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, UnsupportedFormatError
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    LocalIntegrityError,
+    LocalStorageError,
+    UnsupportedFormatError,
+)
+from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local.block_writer import (
     ChainDamageError,
     Placed,
@@ -46,7 +52,6 @@ from ebooklet_tx.local.blocks import (
     GUARD_PREFIX,
     HEADER_BYTES,
     MAGIC,
-    METADATA_KEY_BYTES,
     N_BUCKETS_OFFSET,
     POINTER_BYTES,
     UUID_OFFSET,
@@ -379,7 +384,12 @@ def _new_header(value_serializer: Any, n_buckets: int) -> bytes:
     """Returns the header that Booklet gives a new file."""
     seat = io.BytesIO()
     # Of one bucket, as it writes the index bucket by bucket and only the header is wanted.
-    blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=1)
+    try:
+        blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=1)
+    except OverflowError as error:
+        raise InvalidArgumentError(
+            "a Booklet file can't be dated: this machine's clock stands before 1970 or far in the future; set it"
+        ) from error
     raw = bytearray(seat.getvalue()[:HEADER_BYTES])
     blt.close()
     raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")

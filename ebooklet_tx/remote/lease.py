@@ -41,6 +41,7 @@ from ebooklet_tx.remote.lease_rules import (
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.remote.this_process import boot_clock, is_dead
+from ebooklet_tx.timestamps import now_us
 
 LEASE_TTL_SECONDS = 60.0
 TAKING_TRIES = 3
@@ -110,7 +111,7 @@ class Lease(HeldLock):
                 )
 
     def _try_to_take(self, step: Step, seen: Seen | None) -> bool:
-        self._acquired_at_us = time.time_ns() // 1000
+        self._acquired_at_us = now_us()
         etag = self._write(self._record(held=True), seen.etag if seen is not None else None)
         if etag is None:
             return False
@@ -251,7 +252,7 @@ def force_release(store: ObjectStore, key: str) -> str | None:
     seen = lease._look()
     if seen is None or (seen.record is not None and not seen.record.held):
         return None
-    record = replace(lease._record(held=False), acquired_at_us=time.time_ns() // 1000, fence_owed=True)
+    record = replace(lease._record(held=False), acquired_at_us=now_us(), fence_owed=True)
     if lease._write(record, seen.etag) is None:
         raise LockTimeoutError(f"the lock {key!r} at {store.location} changed meanwhile: its holder is alive")
     return describe(seen.record) if seen.record is not None else "somebody unknown"

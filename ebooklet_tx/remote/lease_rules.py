@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ebooklet_tx.errors import RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.limits import MAX_LOCK_BYTES, MAX_TIMESTAMP_US
 
 LEASE_FORMAT = 1
-MAX_LEASE_BYTES = 16_384
 MIN_POLL_SECONDS = 0.05
 MAX_POLL_SECONDS = 2.0
 
@@ -169,7 +169,7 @@ def decode_lease(data: bytes, *, name: str) -> LeaseRecord:
     """
     way_out = "if no writer is at work, remove it with 'unlock' or open with force_lock=True"
     try:
-        if len(data) > MAX_LEASE_BYTES:
+        if len(data) > MAX_LOCK_BYTES:
             raise ValueError("it is too long")
         parsed: dict[str, Any] = json.loads(data)
         if parsed["format"] != LEASE_FORMAT:
@@ -179,7 +179,7 @@ def decode_lease(data: bytes, *, name: str) -> LeaseRecord:
             holder=_read_holder(parsed["holder"]),
             token=str(parsed["token"]),
             ttl_seconds=float(parsed["ttl_seconds"]),
-            acquired_at_us=_whole(parsed["acquired_at_us"], 2**63 - 1),
+            acquired_at_us=_whole(parsed["acquired_at_us"], MAX_TIMESTAMP_US),
             fence_owed=bool(parsed.get("fence_owed", False)),
         )
     except UnsupportedFormatError:

@@ -19,7 +19,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.records import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from ebooklet_tx.limits import MAX_KEY_BYTES, MAX_TIMESTAMP_US, MAX_VALUE_BYTES, RESERVED_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,6 @@ PACK_BYTES = 16 * 2**20
 
 _HEADER = struct.Struct("<8sHHI")
 _RECORD_HEAD = struct.Struct("<IQQ")
-_MAX_TIMESTAMP_US = 2**63 - 1
 
 PACK_HEADER_BYTES = _HEADER.size
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
@@ -55,7 +54,7 @@ class PackBuilder:
         """Adds a record and returns the offset of its value in the pack.
 
         Raises:
-            InvalidKeyError: The key is not valid text of at most 65,535 UTF-8 bytes.
+            InvalidKeyError: The key is not valid text of at most 65,535 UTF-8 bytes, or Booklet's own.
             InvalidValueError: The value is over 4 GiB - 1.
             InvalidArgumentError: The timestamp is out of range.
         """
@@ -100,7 +99,7 @@ def iter_pack(data: bytes, *, name: str) -> Iterator[tuple[str, int, int, bytes]
             raise _damaged(name, position, "is cut off")
         key_len, timestamp_us, value_len = _RECORD_HEAD.unpack_from(data, position)
         key_start = position + RECORD_HEAD_BYTES
-        if key_len > MAX_KEY_BYTES or value_len > MAX_VALUE_BYTES or timestamp_us > _MAX_TIMESTAMP_US:
+        if key_len > MAX_KEY_BYTES or value_len > MAX_VALUE_BYTES or timestamp_us > MAX_TIMESTAMP_US:
             raise _damaged(name, position, "has lengths or a timestamp that no record can have")
         if key_len + value_len > len(data) - key_start:
             raise _damaged(name, position, "is longer than what is left of the pack")
@@ -109,6 +108,8 @@ def iter_pack(data: bytes, *, name: str) -> Iterator[tuple[str, int, int, bytes]
             key = data[key_start:value_start].decode()
         except UnicodeDecodeError as error:
             raise _damaged(name, position, "has a key that is not UTF-8") from error
+        if key in RESERVED_TEXTS:
+            raise _damaged(name, position, "has a key that Booklet keeps for itself")
         yield key, timestamp_us, value_start, data[value_start : value_start + value_len]
         position = value_start + value_len
 
@@ -129,14 +130,17 @@ def _encode_key(key: str) -> bytes:
 
 def _record_head(key: str, timestamp_us: int, value_len: int) -> bytes:
     encoded = _encode_key(key)
+    if key in RESERVED_TEXTS:
+        raise InvalidKeyError(f"the key {key!r} is one that Booklet keeps for itself; use another key")
     if not 0 <= value_len <= MAX_VALUE_BYTES:
         raise InvalidValueError(
             f"the value of key {key[:100]!r} is {value_len} bytes long when encoded; split it into values "
             f"of at most {MAX_VALUE_BYTES}"
         )
-    if not 0 <= timestamp_us <= _MAX_TIMESTAMP_US:
+    if not 0 <= timestamp_us <= MAX_TIMESTAMP_US:
         raise InvalidArgumentError(
-            f"the timestamp {timestamp_us} of key {key[:100]!r} is not microseconds since 1970"
+            f"the timestamp {timestamp_us} of key {key[:100]!r} is not from 0 to {MAX_TIMESTAMP_US} microseconds "
+            "since 1970; set the key anew, or delete it"
         )
     return _RECORD_HEAD.pack(len(encoded), timestamp_us, value_len) + encoded
 

@@ -17,6 +17,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ebooklet_tx.errors import InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.limits import (
+    MAX_BUCKETS,
+    MAX_COUNT,
+    MAX_MANIFEST_BYTES,
+    MAX_SEGMENTS,
+    MAX_TAIL_BYTES,
+    MAX_TIMESTAMP_US,
+)
 from ebooklet_tx.records import DIGEST_BYTES, SegmentRef
 from ebooklet_tx.remote.segment_image import is_etag, is_hex_128, is_object_name, is_plain_text, short
 
@@ -29,14 +37,8 @@ ROOT_HEADER_BYTES = 36
 ROOT_TAIL_LIMIT_BYTES = 64 * 1024
 """The size up to which a tail rides in the root; past it the tail is written out as a segment."""
 
-MAX_MANIFEST_BYTES = 16 * 2**20
-MAX_TAIL_BYTES = 64 * 2**20
-MAX_SEGMENTS = 8
-
 _HEADER = struct.Struct("<8sHHII16s")
 _TIER_RATIO = 3.0
-_MAX_INTEGER = 2**63 - 1
-_MAX_BUCKETS = 2**28
 
 # What ebooklet stores at the same key: since 0.6 an object of its own that begins like this, before
 # that a fixed-length booklet file; a variable-length one is a local file that somebody uploaded.
@@ -167,33 +169,36 @@ def plan_segments(segments: Sequence[SegmentRef], new_bytes: int) -> int:
 # -- the manifest's rules ----------------------------------------------------------------------
 
 
-def _is_integer(value: object, least: int = 0, most: int = _MAX_INTEGER) -> bool:
+def _is_integer(value: object, least: int = 0, most: int = MAX_COUNT) -> bool:
     return type(value) is int and least <= value <= most
 
 
 _MANIFEST_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "uuid": (is_hex_128, "32 hex digits"),
     "type": (lambda v: v in ("booklet", "group"), "'booklet' or 'group'"),
-    "seq": (_is_integer, "an integer from 0 to 2**63 - 1"),
+    "seq": (_is_integer, "an integer from 0 to 2**53 - 1"),
     "commit_id": (is_hex_128, "32 hex digits"),
     "parent": (lambda v: v is None or is_hex_128(v), "null or 32 hex digits"),
-    "committed_at_us": (_is_integer, "an integer from 0 to 2**63 - 1"),
+    "committed_at_us": (lambda v: _is_integer(v, 0, MAX_TIMESTAMP_US), "an integer from 0 to 2**55"),
     "writer": (is_plain_text, "short printable text"),
-    "fence": (_is_integer, "an integer from 0 to 2**63 - 1"),
+    "fence": (_is_integer, "an integer from 0 to 2**53 - 1"),
     "value_serializer": (lambda v: v is None or is_plain_text(v), "null or short printable text"),
-    "key_count": (_is_integer, "an integer from 0 to 2**63 - 1"),
-    "tombstone_floor": (_is_integer, "an integer from 0 to 2**63 - 1"),
-    "n_buckets": (lambda v: _is_integer(v, 1, _MAX_BUCKETS), "an integer from 1 to 2**28"),
-    "segments": (lambda v: isinstance(v, list | tuple), "a list"),
+    "key_count": (_is_integer, "an integer from 0 to 2**53 - 1"),
+    "tombstone_floor": (_is_integer, "an integer from 0 to 2**53 - 1"),
+    "n_buckets": (lambda v: _is_integer(v, 1, MAX_BUCKETS), f"an integer from 1 to {MAX_BUCKETS}"),
+    "segments": (
+        lambda v: isinstance(v, list | tuple) and len(v) <= MAX_SEGMENTS,
+        f"a list of at most {MAX_SEGMENTS}",
+    ),
 }
 
 _SEGMENT_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda v: is_object_name(v) and v.startswith("index/"), "index/ and 32 hex digits"),
     "etag": (is_etag, "printable ASCII"),
-    "size_bytes": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**63 - 1"),
+    "size_bytes": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
     "digest": (is_hex_128, "32 hex digits"),
-    "first_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**63 - 1"),
-    "last_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**63 - 1"),
+    "first_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
+    "last_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
 }
 
 

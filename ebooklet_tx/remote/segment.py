@@ -17,11 +17,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.limits import MAX_IMAGE_BYTES, image_limit_bytes
 from ebooklet_tx.records import DIGEST_BYTES, CommitRecord, IndexRow, ObjectRef
 from ebooklet_tx.remote.segment_image import (
     MAX_TEXT_CHARS,
     PAGE_BYTES,
     SMALL_PAGE_BYTES,
+    beyond_limits,
     check_image,
     count_rows,
     damaged,
@@ -55,12 +57,10 @@ SEGMENT_MAGIC = b"EBTXseg\n"
 SEGMENT_FORMAT_VERSION = 1
 SEGMENT_HEADER_BYTES = 36
 
-MAX_IMAGE_BYTES = 2**31
 KEEP_LOG_ROWS = 10_000
 
 _HEADER = struct.Struct("<8sHHQ16s")
 _COMPRESSION_LEVEL = 1
-_DEFLATE_MAX_RATIO = 1032
 _ROWS_PER_BATCH = 10_000
 _ROWS_PER_STATEMENT = 32
 _SMALL_ROWS_BYTES = 64 * 1024
@@ -228,9 +228,22 @@ def _insert_sql(table: str, columns: int, rows: int) -> str:
 
 
 def _finish(image: sqlite3.Connection) -> bytes:
+    """Returns the blob of an image that is done, or raises where no reader would accept it."""
+    beyond = beyond_limits(image)
+    if beyond is not None:
+        raise InvalidArgumentError(
+            f"an index segment can't be written: {beyond}; set that key anew, or delete it"
+        )
     data = image.serialize()
+    if len(data) > MAX_IMAGE_BYTES:
+        raise InvalidArgumentError(
+            f"an index segment of {len(data)} bytes can't be written: no reader takes more than {MAX_IMAGE_BYTES}"
+        )
     head = _HEADER.pack(SEGMENT_MAGIC, SEGMENT_FORMAT_VERSION, 0, len(data), bytes(DIGEST_BYTES))
     payload = zlib.compress(data, _COMPRESSION_LEVEL)
+    if len(data) > image_limit_bytes(len(payload)):
+        # So regular that it would pass for a bomb: rather stored than refused.
+        payload = zlib.compress(data, 0)
     return head[:-DIGEST_BYTES] + _blob_digest(head, payload) + payload
 
 
@@ -296,11 +309,12 @@ def _unwrap(blob: bytes, name: str, max_image_bytes: int) -> bytes:
         raise damaged(name, "its digest does not match its bytes")
     if reserved:
         raise newer(name, f"{version} with flags {reserved:#x}", SEGMENT_FORMAT_VERSION)
-    if image_bytes > min(max_image_bytes, _DEFLATE_MAX_RATIO * len(payload)):
+    limit_bytes = min(max_image_bytes, image_limit_bytes(len(payload)))
+    if image_bytes > limit_bytes:
         raise damaged(
             name,
             f"it announces {image_bytes} bytes when decompressed, out of {len(payload)}; "
-            f"the limit is {max_image_bytes}",
+            f"the limit is {limit_bytes}",
         )
     inflate = zlib.decompressobj()
     try:

@@ -19,6 +19,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ebooklet_tx.errors import RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.limits import MAX_COUNT, MAX_TIMESTAMP_US, RESERVED_TEXTS
 from ebooklet_tx.records import CommitRecord, IndexRow, ObjectRef, digest_of
 
 if TYPE_CHECKING:
@@ -80,10 +81,17 @@ _MISPLACED_ROW = """\
 SELECT key FROM entry LEFT JOIN object ON object.id = entry.object
 WHERE entry.object IS NOT NULL AND (object.id IS NULL OR offset_bytes + length_bytes > size_bytes) LIMIT 1"""
 
+# What the schema allows, and a reader's or a writer's limits do not: the same queries for both.
+_RESERVED_ROW = "SELECT key FROM entry WHERE key IN (?, ?, ?) LIMIT 1"
+_ROW_BEYOND = "SELECT key FROM entry WHERE timestamp_us > ? OR seq > ? LIMIT 1"
+_OBJECT_BEYOND = "SELECT name FROM object WHERE size_bytes > ? LIMIT 1"
+_RECORD_BEYOND = """\
+SELECT seq FROM commit_log
+WHERE committed_at_us > ? OR max(seq, set_count, deleted_count, value_bytes) > ? LIMIT 1"""
+
 _OBJECT_NAME = re.compile(r"(pack|index)/[0-9a-f]{32}", re.ASCII)
 _HEX_128 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ETAG = re.compile(r"[\x20-\x7e]{1,1024}", re.ASCII)
-MAX_TEXT_CHARS = 1024
 
 
 def is_object_name(text: object) -> bool:
@@ -137,6 +145,19 @@ def check_image(image: bytes, name: str) -> None:
         except (sqlite3.Error, MemoryError, OverflowError, UnicodeError) as error:
             # What SQLite says may quote the image, so it is shown as foreign text.
             raise damaged(name, f"SQLite refuses its image: {short(str(error))}") from error
+
+
+def beyond_limits(connection: sqlite3.Connection) -> str | None:
+    """Says what in an image of our schema is past the limits, or None; for writers as for readers."""
+    for (key,) in connection.execute(_RESERVED_ROW, sorted(RESERVED_TEXTS)):
+        return f"it has a row of the key {key!r}, which Booklet keeps for itself"
+    for (key,) in connection.execute(_ROW_BEYOND, (MAX_TIMESTAMP_US, MAX_COUNT)):
+        return f"the row of key {short(key)} has a timestamp past {MAX_TIMESTAMP_US} or a seq past {MAX_COUNT}"
+    for (name,) in connection.execute(_OBJECT_BEYOND, (MAX_COUNT,)):
+        return f"the object {short(name)} has a size past {MAX_COUNT}"
+    for (seq,) in connection.execute(_RECORD_BEYOND, (MAX_TIMESTAMP_US, MAX_COUNT)):
+        return f"the log record of seq {seq} has a time past {MAX_TIMESTAMP_US} or a count past {MAX_COUNT}"
+    return None
 
 
 def iter_rows(image: bytes) -> Iterator[IndexRow]:
@@ -211,6 +232,9 @@ def _check_rows(connection: sqlite3.Connection, name: str) -> None:
     verdict = connection.execute("PRAGMA integrity_check(1)").fetchall()
     if verdict != [("ok",)]:
         raise damaged(name, f"SQLite finds: {short(verdict[0][0] if verdict else None)}")
+    beyond = beyond_limits(connection)
+    if beyond is not None:
+        raise damaged(name, beyond)
     for object_name, etag in connection.execute("SELECT name, etag FROM object"):
         if not is_object_name(object_name) or not is_etag(etag):
             raise damaged(name, f"it names an object that can't be one of ours: {short(object_name)}")

@@ -13,8 +13,8 @@ a whole TTL is removed, and its holder, if it was only slow, finds out when it n
 from __future__ import annotations
 
 import logging
+import re
 import secrets
-import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
@@ -25,10 +25,12 @@ from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, Watch, decode_le
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore, StoredObject
 from ebooklet_tx.remote.this_process import boot_clock, is_dead
+from ebooklet_tx.timestamps import now_us
 
 TICKET_TTL_SECONDS = 60.0
 SETTLE_SECONDS = 0.2
 _CHOOSING = "choosing"
+_NUMBER = re.compile("[0-9]{1,18}", re.ASCII)
 _log = logging.getLogger("ebooklet_tx")
 
 
@@ -47,7 +49,7 @@ class Ticket:
 def parse_ticket(suffix: str) -> Ticket | None:
     """Reads a ticket off its object's name; None when it is something else."""
     number, _, owner = suffix.partition(".")
-    if not owner or not (number == _CHOOSING or number.isdigit()):
+    if not owner or not (number == _CHOOSING or _NUMBER.fullmatch(number)):
         return None
     return Ticket(0 if number == _CHOOSING else int(number), owner)
 
@@ -88,7 +90,7 @@ class TicketLock(HeldLock):
         """Waits for its turn; see `Lease.acquire`."""
         began = self._clock()
         self._stop.clear()
-        self._acquired_at_us = time.time_ns() // 1000
+        self._acquired_at_us = now_us()
         try:
             tickets = self._take_a_number()
             self._start_renewing()

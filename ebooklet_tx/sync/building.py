@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ebooklet_tx.local.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry, now_us
+from ebooklet_tx.errors import RemoteIntegrityError
+from ebooklet_tx.limits import MAX_BUCKETS
+from ebooklet_tx.local.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.remote.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.sync.packing import Place, place_values, read_pending, upload_refs
 from ebooklet_tx.sync.pull import FetchedRoot
 from ebooklet_tx.sync.session import Base, Session, object_ref, writer_name
+from ebooklet_tx.timestamps import now_us
+
+_log = logging.getLogger("ebooklet_tx")
 
 INLINE_VALUE_BYTES = 4 * 1024
 """A value up to this size may ride in the index instead of a pack."""
@@ -131,13 +137,14 @@ def build(
             fence=replaced.manifest.fence,
         )
     tail = image_blob
-    if base.tail:
-        old = read_segment(base.tail, name=f"the tail of {session.remote.root_place}")
+    old = _old_tail(session, base)
+    if old is not None:
         tail = merge_segments([old, image], drop_tombstones=False)
     segments, floor = base.segments, base.tombstone_floor
     # Many keys at once have a segment of their own: in the tail, each later push would send them again.
     many = bool(places) and len(image_blob) > OWN_SEGMENT_BYTES
-    if many or len(tail) > ROOT_TAIL_LIMIT_BYTES:
+    refused = old is None and bool(base.tail)
+    if many or refused or len(tail) > ROOT_TAIL_LIMIT_BYTES:
         # The first of all: there is nothing to write out beside what this commit says.
         whole = image_blob if not base.tail and not base.segments else None
         segments, floor = _write_segment(session, base, rows, refs, record, len(tail), whole)
@@ -154,10 +161,25 @@ def build(
         value_serializer=session.serializer_name,
         key_count=base.key_count + _key_change(entries),
         tombstone_floor=floor,
-        n_buckets=session.local.file.header.n_buckets,
+        n_buckets=min(session.local.file.header.n_buckets, MAX_BUCKETS),
         segments=segments,
     )
     return Commit(manifest, encode_root(manifest, tail), tail, image_blob, record)
+
+
+def _old_tail(session: Session, base: Base) -> bytes | None:
+    """Returns the image of the base's tail; None where there is none, or none that can be built on.
+
+    A tail that an earlier version took in may be past the limits. The journal has its rows as well, so that
+    it can be written anew once the key in question has been set or deleted.
+    """
+    if not base.tail:
+        return None
+    try:
+        return read_segment(base.tail, name=f"the tail of {session.remote.root_place}")
+    except RemoteIntegrityError as error:
+        _log.warning("the tail that this journal stands on is written anew: %s", error)
+        return None
 
 
 def _record(entries: Sequence[Entry], seq: int) -> CommitRecord:

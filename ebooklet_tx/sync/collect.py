@@ -32,7 +32,6 @@ from datetime import UTC, datetime, timedelta
 
 from ebooklet_tx.check_reports import CollectReport, Tally
 from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, RemoteMissingError
-from ebooklet_tx.local.journal import now_us
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.locking import new_lock
 from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
@@ -40,6 +39,7 @@ from ebooklet_tx.sync.pull import read_root
 from ebooklet_tx.sync.remote_index import RemoteIndex
 from ebooklet_tx.sync.session import Remote, WriterLock
 from ebooklet_tx.sync.survey import Survey, names_of, survey
+from ebooklet_tx.timestamps import now_us
 
 GRACE_SECONDS = 24 * 3600.0
 MAX_GRACE_SECONDS = 1e9

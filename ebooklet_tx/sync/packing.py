@@ -15,11 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
-from ebooklet_tx.local.journal import Entry, driver, now_us
+from ebooklet_tx.local.journal import Entry, driver
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.remote.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
 from ebooklet_tx.remote.store import UploadState
 from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.timestamps import now_us
 
 PART_BYTES = 8 * 2**20
 PACKS_IN_FLIGHT = 4

@@ -14,10 +14,11 @@ from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.local.commit import stage_value
-from ebooklet_tx.local.journal import driver, now_us
+from ebooklet_tx.local.journal import driver
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.conflicts import AGREEING, MISSING, Conflict, find_conflicts
 from ebooklet_tx.sync.session import Session
+from ebooklet_tx.timestamps import now_us
 
 Resolver = Callable[[Conflict], Any]
 CHOICES = ("ours", "theirs", "newest")

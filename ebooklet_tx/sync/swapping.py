@@ -19,7 +19,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     TransientStoreError,
 )
-from ebooklet_tx.local.journal import Entry, driver, now_us
+from ebooklet_tx.local.journal import Entry, driver
 from ebooklet_tx.remote.segment import read_segment
 from ebooklet_tx.sync.building import Commit
 from ebooklet_tx.sync.pull import (
@@ -33,6 +33,7 @@ from ebooklet_tx.sync.pull import (
 from ebooklet_tx.sync.session import Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.take_in import take_in
+from ebooklet_tx.timestamps import now_us
 
 
 @dataclass(frozen=True, slots=True)

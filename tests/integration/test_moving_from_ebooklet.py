@@ -27,7 +27,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, UnsupportedFormatError
-from ebooklet_tx.local.blocks import RESERVED_KEYS
+from ebooklet_tx.limits import RESERVED_KEYS
 from tests.pairs import Bench
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -377,7 +377,7 @@ def test_timestamps(db: Database) -> None:
         assert db.get_timestamp("none", default="x") == "x"
         assert db.get_timestamp("none", include_value=True, default="x") == "x"
         db.sync()
-    for edge in (0, 2**56 - 1):
+    for edge in (0, 2**55):
         db.set("edge", 1, timestamp=edge)
         db.sync()
         assert db.get_timestamp("edge") == edge
@@ -387,7 +387,7 @@ def test_timestamps(db: Database) -> None:
     "bad",
     [
         -1,
-        2**56,
+        2**55 + 1,
         1.5,
         True,
         "yesterday",

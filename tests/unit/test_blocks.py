@@ -12,10 +12,10 @@ from pathlib import Path
 import booklet
 import pytest
 
+from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local.blocks import (
     BLOCK_HEAD_BYTES,
     HEADER_BYTES,
-    METADATA_KEY_BYTES,
     Block,
     BlockDamageError,
     Header,

@@ -20,7 +20,7 @@ from ebooklet_tx.sync.conflicts import MISSING, ConflictError
 from tests.pairs import Bench
 from tests.store_wrappers import CountingStore, Fault, PassingStore, faulty
 
-ALL_US = 2**56 - 1
+ALL_US = 2**55
 BIG = 6000
 
 

@@ -19,9 +19,10 @@ from ebooklet_tx.errors import (
     LocalStorageError,
     LockTimeoutError,
 )
+from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local import block_writer, value_file
 from ebooklet_tx.local import store as store_module
-from ebooklet_tx.local.blocks import GUARD_PREFIX, N_KEYS_OFFSET, RESERVED_KEYS
+from ebooklet_tx.local.blocks import GUARD_PREFIX, N_KEYS_OFFSET
 from ebooklet_tx.local.checked_file import write_all
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.inspection import inspect_pair
@@ -221,7 +222,7 @@ def test_a_damaged_value_is_told_as_lost_only_where_nobody_else_has_it(bench: Be
 
 
 def test_keys_that_booklet_keeps_for_itself_are_no_edit(path: Path) -> None:
-    reserved = next(key for key in sorted(RESERVED_KEYS) if key != value_file.METADATA_KEY_BYTES)
+    reserved = next(key for key in sorted(RESERVED_KEYS) if key != METADATA_KEY_BYTES)
     with booklet.open(path, "w") as blt:
         blt.set(reserved.decode(), b"booklet's own", encode_value=False)
         blt["k00"] = b"edited"

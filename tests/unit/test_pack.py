@@ -34,7 +34,7 @@ GOLDEN_RECORDS = [
 ]
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-TIMESTAMPS = st.integers(0, 2**63 - 1)
+TIMESTAMPS = st.integers(0, 2**55)
 RECORDS = st.lists(st.tuples(KEYS, TIMESTAMPS, st.binary(max_size=300)), max_size=20)
 
 
@@ -44,7 +44,7 @@ def build(records: list[tuple[str, int, bytes]]) -> tuple[bytes, list[int]]:
     return builder.finish(), offsets
 
 
-SMALL, _ = build([("a", 5, b"one"), ("bé", 2**62, b""), ("", 7, b"three and more")])
+SMALL, _ = build([("a", 5, b"one"), ("bé", 2**50, b""), ("", 7, b"three and more")])
 INDEX = [(key, stamp, offset, digest_of(value)) for key, stamp, offset, value in iter_pack(SMALL, name="p")]
 
 
@@ -108,7 +108,7 @@ def test_a_cut_record_is_refused_after_the_sound_ones() -> None:
         (65_536, 0, 0, b"k" * 65_536),
         (1, 0, 2**64 - 1, b"k"),
         (1, 0, MAX_VALUE_BYTES, b"k"),
-        (1, 2**63, 0, b"k"),
+        (1, 2**55 + 1, 0, b"k"),
         (1, 0, 0, b"\xff"),
         (3, 0, 0, b"\xed\xa0\x80"),
         (1, 0, 1, b"k"),
@@ -143,7 +143,7 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
     with pytest.raises(InvalidArgumentError, match="timestamp -1"):
         builder.add("k", -1, b"x")
     with pytest.raises(InvalidArgumentError, match="timestamp"):
-        pack_prefix("k", 2**63, 1)
+        pack_prefix("k", 2**55 + 1, 1)
     with pytest.raises(InvalidValueError, match="4294967296 bytes"):
         pack_prefix("k", 1, 2**32)
     assert builder.finish() == before
