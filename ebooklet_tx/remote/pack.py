@@ -4,7 +4,7 @@ Owns no state but a builder's records. The invariant: the value offset that `Pac
 where those bytes lie in what `finish` returns, and a pack explains itself without the index.
 
 A pack carries no digest: each value is held to the digest that the index has for it, which is what a
-reader of a part of a pack needs anyway. docs/FORMAT.md gives the layout.
+reader of a part of a pack needs anyway. docs/reference/FORMAT.md gives the layout.
 """
 
 from __future__ import annotations

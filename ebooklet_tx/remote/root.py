@@ -5,7 +5,7 @@ through `encode_root` or `decode_root` keeps every rule below, so its segments a
 to the last one's seq, oldest first, without a gap or an overlap; the tail holds what came after.
 
 The user's metadata is not in the manifest: it is the index entry of the reserved key `""`.
-docs/FORMAT.md gives the layout.
+docs/reference/FORMAT.md gives the layout.
 """
 
 from __future__ import annotations

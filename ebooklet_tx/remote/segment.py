@@ -3,7 +3,7 @@
 Owns no state; everything here is a function over bytes. The invariant: what `build_segment` and
 `merge_segments` write, `read_segment` accepts, and what it accepts keeps every rule that
 `segment_image` holds an image to. Nothing is decompressed before the blob's digest is checked, and
-nothing past the size that the header announces. docs/FORMAT.md gives the layout.
+nothing past the size that the header announces. docs/reference/FORMAT.md gives the layout.
 """
 
 from __future__ import annotations

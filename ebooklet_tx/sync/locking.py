@@ -74,7 +74,7 @@ def find_out(remote: Remote, known: str | None) -> str | None:
             warnings.warn(
                 f"conditional writes are {answer.value} by {place}: writers are kept apart by tickets, which is "
                 "weaker (a writer that stands still for a minute in the middle of its commit can overwrite "
-                "another's); see the README's table of stores",
+                "another's); see docs/reference/stores.md",
                 WeakStoreWarning,
                 stacklevel=2,
             )

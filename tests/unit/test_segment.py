@@ -571,7 +571,7 @@ def test_a_lattice_of_pages_does_not_hold_the_reader_up() -> None:
 
 
 def test_the_specification_shows_the_schema_as_it_is() -> None:
-    text = (Path(__file__).parent.parent.parent / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent.parent / "docs" / "reference" / "FORMAT.md").read_text(encoding="utf-8")
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.deserialize(IMAGE)
         for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"):
