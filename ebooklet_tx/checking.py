@@ -16,8 +16,7 @@ from typing import Any
 from ebooklet_tx.check_reports import CollectReport, FsckReport, VerifyReport
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
-from ebooklet_tx.local.journal import Journal
-from ebooklet_tx.local.recovery import journal_path
+from ebooklet_tx.local.journal import Journal, journal_path
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync import collect as collecting

@@ -61,6 +61,10 @@ class LocalStorageError(Error, OSError):
     """The local disk refused: full, read-only, no permission. The last commit is intact."""
 
 
+class JournalUnusableError(LocalStorageError):
+    """The journal is a sound SQLite database that this version can't go on with. It was left as it is."""
+
+
 class JournalDamagedError(LocalIntegrityError):
     """The SQLite journal is not a sound SQLite database of ours."""
 

@@ -88,7 +88,7 @@ def recover(
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:
         return _told(found, given or _remembered(found.facts), resume, retry, _wrap_store)
-    local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout)
+    local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
     try:
         # A journal that had to be set aside may still have told where the remote is.
         connection = given or _remembered(local.journal.all_meta()) or _remembered(found.facts)
@@ -255,6 +255,7 @@ def _repairs(found: Inspection) -> list[str]:
         repairs.append(found.journal_detail)
     repairs += {
         "missing": ["there is no journal: it is made from the file, every key of which is then pending"],
+        "unusable": ["the journal is set aside under a new name and made anew from the file"],
         "damaged": ["the journal is set aside under a new name and made anew from the file"],
         "foreign": ["the journal is set aside under a new name and made anew from the file"],
         "older": ["the journal is backed up and migrated"],

@@ -55,7 +55,7 @@ class Status:
         file: The Booklet file.
         file_bytes: Its size; `dead_bytes` of it are no current value (None when that is not known).
         journal_bytes: The journal's size, with its WAL.
-        journal: `current`, `missing`, `damaged`, `older`, `newer`, or `foreign` when it belongs to
+        journal: `current`, `missing`, `damaged`, `unusable`, `older`, `newer`, or `foreign` when it belongs to
             another file. Unless it is `current`, the counts below are 0.
         in_use: Whether a session has the file open for writing now.
         keys: How many keys a reader sees.

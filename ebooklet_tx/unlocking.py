@@ -13,8 +13,8 @@ from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
-from ebooklet_tx.local.journal import Journal
-from ebooklet_tx.local.recovery import journal_path
+from ebooklet_tx.local.journal import Journal, journal_path
+from ebooklet_tx.local.value_file import size_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.locking import unlock as remove_lock
@@ -75,7 +75,7 @@ def unlock(
 def _journal_facts(path: Path) -> dict[str, Any]:
     """Reads what a journal knows of its remote, beside whoever works with it."""
     journal_file = journal_path(path)
-    if not journal_file.exists():
+    if size_of(journal_file) is None:
         raise LocalMissingError(2, f"{journal_file} does not exist; give remote_conn to say where the lock is")
     journal = Journal.open(journal_file, create=False)
     try:

@@ -20,14 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ebooklet_tx.errors import Error, JournalDamagedError, LocalMissingError
+from ebooklet_tx.errors import Error, JournalDamagedError, JournalUnusableError, LocalMissingError
 from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
-from ebooklet_tx.local.journal import VISIBLE, is_open_here
+from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path
 from ebooklet_tx.local.rebuild import rebuild_path
-from ebooklet_tx.local.recovery import as_recorded, journal_path
+from ebooklet_tx.local.recovery import as_recorded
 from ebooklet_tx.local.schema import REVISION, STALE
+from ebooklet_tx.local.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.value_file import ValueFile, storage_errors
 from ebooklet_tx.records import CommitRecord, digest_of
 
@@ -43,8 +44,8 @@ class Inspection:
 
     Attributes:
         in_use: Whether a session has the file open for writing; guard and edits then mean nothing.
-        journal: `current`, `missing`, `damaged`, `older`, `newer`, or `foreign` when it belongs to
-            another file.
+        journal: `current`, `missing`, `damaged`, `unusable` when it is sound but no journal of ours, `older`,
+            `newer`, or `foreign` when it belongs to another file.
         journal_detail: Why the journal can't be used, when it can't.
         guard: None, `complete` for a finished append whose guard still stands, or `torn`.
         edited: Whether another program has changed the file since the last session.
@@ -93,6 +94,7 @@ def inspect_pair(
     Raises:
         LocalMissingError: There is no such file.
         UnsupportedFormatError: It is no Booklet that can be used here.
+        LocalStorageError: The disk refuses, or another process keeps the journal locked.
     """
     if not path.exists():
         raise LocalMissingError(2, f"{path} does not exist; check the path")
@@ -104,10 +106,10 @@ def inspect_pair(
         found.journal_bytes = sum(_size(part) for part in _parts(location))
         try:
             if _size(location) or _size(_parts(location)[1]):
-                with _reading(location, in_use=found.in_use) as raw:
+                with sqlite_errors(location), _reading(location, in_use=found.in_use) as raw:
                     _look_at_journal(found, file, raw, conflicts, check_values, log_rows)
-        except (sqlite3.DatabaseError, JournalDamagedError) as error:
-            found.journal = "damaged"
+        except (JournalDamagedError, JournalUnusableError) as error:
+            found.journal = "damaged" if isinstance(error, JournalDamagedError) else "unusable"
             found.journal_detail = str(error)
         _look_at_file(found, file)
     return found

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.schema import STALE
+from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
+from ebooklet_tx.local.value_file import size_of
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 
@@ -85,37 +87,22 @@ class Entry(NamedTuple):
         return length or 0
 
 
-@contextlib.contextmanager
-def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turns SQLite's complaints about a journal into errors that name it and the way out."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise _translated(error, path) from error
-    except Exception as error:
-        original = getattr(error, "orig", None)
-        if isinstance(original, sqlite3.DatabaseError):
-            raise _translated(original, path) from error
-        raise
+class SideFiles(NamedTuple):
+    """The files that go with a journal, in the order in which they may be removed after it."""
+
+    wal: Path
+    shm: Path
+    rollback: Path
 
 
-def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
-        return JournalDamagedError(
-            f"{path} is damaged ({error}); run recover, which sets it aside and rebuilds it"
-        )
-    if name.startswith("SQLITE_FULL"):
-        way_out = "the disk is full: make room and do it again; the last commit is intact"
-    elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-        way_out = "check the owner and mode of the file and its folder"
-    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        way_out = "another process keeps it locked; do it again when that has finished"
-    elif name.startswith("SQLITE_IOERR"):
-        way_out = "the disk fails or is full; the last commit is intact"
-    else:
-        return JournalDamagedError(f"{path} does not answer as a journal should ({error}); run recover on it")
-    return LocalStorageError(0, f"can't use the journal {path}: {error}; {way_out}")
+def journal_path(path: Path) -> Path:
+    """Returns where the journal of a Booklet file lies."""
+    return path.with_name(path.name + ".journal")
+
+
+def side_files(location: Path) -> SideFiles:
+    """Returns the names of the files that go with a journal."""
+    return SideFiles(*(location.with_name(location.name + suffix) for suffix in ("-wal", "-shm", "-journal")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +110,11 @@ class Transaction:
     """A transaction at work: what a function asks for that must not write outside of one."""
 
     raw: sqlite3.Connection
+
+
+def is_cut_to_nothing(location: Path) -> bool:
+    """True of an empty journal beside a WAL: SQLite would throw the WAL away, and with it what was committed."""
+    return size_of(location) == 0 and bool(size_of(side_files(location).wal))
 
 
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -158,11 +150,15 @@ class Journal:
                 the value file's lock.
 
         Raises:
-            JournalDamagedError: It is no sound journal.
+            JournalDamagedError: It is no sound SQLite database, as far as this look goes.
+            JournalUnusableError: It is one, but not a journal of ours, or lacks what a journal has.
             LocalMissingError: It is empty, and `create` is False: whoever began to make it died.
             LocalStorageError: It is missing, or the system refuses.
             UnsupportedFormatError: It was written by a newer ebooklet_tx.
         """
+        if is_cut_to_nothing(path):
+            # Not opened even: SQLite would remove the WAL.
+            raise JournalDamagedError(f"{path} is empty beside a WAL; run recover, which sets it aside")
         with sqlite_errors(path):
             raw = _connect(path, create=create)
             try:
@@ -183,6 +179,19 @@ class Journal:
                 raw.close()
                 raise
         return journal
+
+    def check_columns(self) -> None:
+        """Looks whether every table has its columns, and closes the journal where one has not.
+
+        Raises:
+            JournalUnusableError: A column is missing.
+        """
+        try:
+            with sqlite_errors(self.path):
+                migrate.check_columns(self.raw, self.path)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Closes the connection; twice is no error."""
@@ -240,16 +249,16 @@ class Journal:
         """Looks one key up."""
         try:
             row = self.raw.execute(_ONE_ENTRY, (key,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _translated(error, self.path) from error
+        except SQLITE_FAULTS as error:
+            raise translated(error, self.path) from error
         return None if row is None else Entry(*row)
 
     def place(self, key: str) -> tuple[int | None, bytes, int, int] | None:
         """Returns (timestamp, digest, offset, length) of a key whose visible value the Booklet file holds."""
         try:
             found: tuple[int | None, bytes, int, int] | None = self.raw.execute(_ONE_PLACE, (key,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _translated(error, self.path) from error
+        except SQLITE_FAULTS as error:
+            raise translated(error, self.path) from error
         return found
 
     def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
@@ -418,6 +427,7 @@ __all__ = [
     "Journal",
     "Transaction",
     "driver",
+    "is_cut_to_nothing",
     "is_open_here",
     "put_meta",
     "sqlite_errors",

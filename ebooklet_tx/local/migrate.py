@@ -14,27 +14,58 @@ import os
 import sqlite3
 from pathlib import Path
 
-from ebooklet_tx.errors import JournalDamagedError, UnsupportedFormatError
+from ebooklet_tx.errors import JournalUnusableError, UnsupportedFormatError
 from ebooklet_tx.local.checked_file import fsync_folder
-from ebooklet_tx.local.schema import APPLICATION_ID, CREATE, REVISION
+from ebooklet_tx.local.schema import APPLICATION_ID, CREATE, REVISION, TABLES
+
+_VERSION = "alembic_version"
 
 
 def current_revision(raw: sqlite3.Connection, path: Path) -> str | None:
     """Returns a journal's revision by plain SQLite, or None when it is empty.
 
     Raises:
-        JournalDamagedError: It is an SQLite database of somebody else's.
+        JournalUnusableError: It is an SQLite database of somebody else's, or lacks what a journal has.
     """
     names = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not names:
         return None
     (application_id,) = raw.execute("PRAGMA application_id").fetchone()
-    if application_id != APPLICATION_ID or "alembic_version" not in names:
-        raise JournalDamagedError(f"{path} is an SQLite database, but no journal of ebooklet_tx")
-    row = raw.execute("SELECT version_num FROM alembic_version").fetchone()
-    if row is None:
-        raise JournalDamagedError(f"{path} has lost its revision")
-    return str(row[0])
+    if application_id != APPLICATION_ID and not names >= TABLES:
+        raise _unusable(path, "is an SQLite database, but no journal of ebooklet_tx")
+    versions = raw.execute("SELECT version_num FROM alembic_version").fetchall() if _VERSION in names else []
+    if len(versions) != 1:
+        raise _unusable(path, "has lost its revision")
+    revision = str(versions[0][0])
+    if revision == REVISION and not names >= TABLES:
+        raise _unusable(path, f"has lost its tables {', '.join(sorted(TABLES - names))}")
+    return revision
+
+
+def _unusable(path: Path, problem: str) -> JournalUnusableError:
+    return JournalUnusableError(
+        0,
+        f"{path} {problem}; nothing was changed: put the right file in its place, or run recover, which sets "
+        "this one aside and makes a new one from the Booklet file",
+    )
+
+
+def check_columns(raw: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the tables of a journal of the current revision have the columns that they should have.
+
+    Raises:
+        JournalUnusableError: Some are missing, as where a bit of the tables' definition has changed.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        make(model)
+        for table in sorted(TABLES):
+            missing = _columns(model, table) - _columns(raw, table)
+            if missing:
+                raise _unusable(path, f"has lost columns of the table {table}: {', '.join(sorted(missing))}")
+
+
+def _columns(raw: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
 
 
 def check_revision(revision: str | None, path: Path) -> bool:
@@ -74,6 +105,7 @@ def migrate(raw: sqlite3.Connection, path: Path, revision: str | None) -> None:
     """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
     from sqlalchemy import create_engine
     from sqlalchemy.pool import StaticPool
 
@@ -90,6 +122,9 @@ def migrate(raw: sqlite3.Connection, path: Path, revision: str | None) -> None:
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             command.upgrade(config, "head")
             connection.commit()
+        except CommandError as error:
+            connection.rollback()
+            raise _unusable(path, f"has a revision that is not known ({error})") from error
         except BaseException:
             connection.rollback()
             raise

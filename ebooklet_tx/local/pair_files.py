@@ -15,11 +15,10 @@ from typing import Any
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
 from ebooklet_tx.local.checked_file import fsync_folder
-from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.journal import Journal, journal_path, side_files
 from ebooklet_tx.local.rebuild import rebuild_path
-from ebooklet_tx.local.recovery import journal_path
 from ebooklet_tx.local.serializers import resolve
-from ebooklet_tx.local.value_file import ValueFile, create_file, storage_errors
+from ebooklet_tx.local.value_file import ValueFile, create_file, size_of, storage_errors
 
 LOCK_POLL_SECONDS = 0.02
 
@@ -28,7 +27,7 @@ def open_locked(path: Path, timeout_seconds: float) -> ValueFile | None:
     """Opens and locks the file that a path names; None when there is none."""
     deadline = time.monotonic() + timeout_seconds
     while True:
-        if not path.exists():
+        if size_of(path) is None:
             return None
         file = try_open_locked(path)
         if file is not None:
@@ -46,7 +45,7 @@ def try_open_locked(path: Path) -> ValueFile | None:
     try:
         file = ValueFile.open(path, writable=True)
     except LocalStorageError as error:
-        if not path.exists():
+        if size_of(path) is None:
             return None
         raise ReadOnlyError(f"{path} can't be opened for writing: {error}") from error
     if file.try_lock() and file.is_current():
@@ -101,7 +100,7 @@ def _link_if_free(partial: Path, path: Path) -> bool:
         return False
     except FileNotFoundError:
         # Whoever was faster has removed it already.
-        if path.exists():
+        if size_of(path) is not None:
             return False
         raise
     return True
@@ -122,7 +121,7 @@ def remove_pair(file: ValueFile) -> None:
         # Durably first: the file without its journal would be adopted as it is.
         fsync_folder(file.path.parent)
         rebuild_path(file.path).unlink(missing_ok=True)
-        for suffix in ("-wal", "-shm", ""):
-            location.with_name(location.name + suffix).unlink(missing_ok=True)
+        for part in (*side_files(location), location):
+            part.unlink(missing_ok=True)
         fsync_folder(file.path.parent)
     file.close()

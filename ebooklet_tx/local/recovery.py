@@ -14,19 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.block_writer import Placed
 from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Block, Scan, parse_header, scan_file
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
-from ebooklet_tx.local.journal import Entry, Journal, driver, put_meta
+from ebooklet_tx.local.journal import Entry, Journal, driver, journal_path, put_meta
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
+from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.value_file import (
     FileState,
     ValueFile,
     new_append_number,
     put_in_place,
+    size_of,
     storage_errors,
 )
 from ebooklet_tx.records import METADATA_KEY, digest_of
@@ -53,31 +55,51 @@ class SettleReport:
         _log.log(level, "%s", action)
 
 
-def journal_path(path: Path) -> Path:
-    """Returns where the journal of a Booklet file lies."""
-    return path.with_name(path.name + ".journal")
+def open_journal(path: Path, report: SettleReport, *, replace: bool = False) -> Journal:
+    """Opens or makes the journal of a locked file; one that is proven damaged is set aside first.
 
+    Args:
+        path: The Booklet file.
+        report: Where to say what was done.
+        replace: Whether the whole journal is looked through for damage, and one that is sound but of no use
+            is set aside too.
 
-def open_journal(path: Path, report: SettleReport) -> Journal:
-    """Opens or makes the journal of a locked file; sets a damaged one aside first."""
+    Raises:
+        LocalStorageError: It can't be used now, or is of no use, and was left as it is.
+        UnsupportedFormatError: It was written by a newer ebooklet_tx.
+    """
     location = journal_path(path)
     try:
-        return Journal.open(location, create=True)
+        if replace and size_of(location) is not None and is_damaged(location):
+            raise JournalDamagedError(f"{location} is damaged")
+        journal = Journal.open(location, create=True)
+        if replace:
+            journal.check_columns()
+        return journal
     except JournalDamagedError as error:
+        replace_damaged(path, report, error)
+    except JournalUnusableError as error:
+        if not replace:
+            raise
         report.note(f"the journal could not be used: {error}")
         set_journal_aside(path, report)
-        return Journal.open(location, create=True)
+    return Journal.open(location, create=True)
+
+
+def replace_damaged(path: Path, report: SettleReport, error: JournalDamagedError) -> None:
+    """Sets a journal aside if it is damaged indeed.
+
+    Raises:
+        LocalStorageError: That can't be proven; nothing was changed.
+    """
+    check_damage(journal_path(path), error)
+    report.note(f"the journal could not be used: {error}")
+    set_journal_aside(path, report)
 
 
 def set_journal_aside(path: Path, report: SettleReport) -> None:
     """Renames a journal and its WAL so that a new one can be made in its place."""
-    location = journal_path(path)
-    aside = location.with_name(f"{location.name}.aside-{now_us()}")
-    with storage_errors(location, "set aside"):
-        for suffix in ("-wal", "-shm", ""):
-            part = location.with_name(location.name + suffix)
-            if part.exists():
-                part.replace(aside.with_name(aside.name + suffix))
+    aside = set_aside(journal_path(path))
     report.note(f"the old journal is kept as {aside.name}; it was rebuilt from the file")
 
 

@@ -141,3 +141,19 @@ PRIMARY KEY (name)
 WITHOUT ROWID""",
 )
 """The statements, in the order in which the migrations make the tables."""
+
+TABLES = frozenset(
+    {
+        "alembic_version",
+        "remote_object",
+        "entry",
+        "staged",
+        "inline_value",
+        "commit_log",
+        "upload",
+        "packed",
+        "intent",
+        "meta",
+    }
+)
+"""The names of the tables that they make."""

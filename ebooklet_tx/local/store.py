@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import (
+    JournalDamagedError,
     LocalIntegrityError,
     LocalMissingError,
     LocalStorageError,
     ReadOnlyError,
 )
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
-from ebooklet_tx.local.journal import Entry, Journal
+from ebooklet_tx.local.journal import Entry, Journal, journal_path
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
     create_pair_file,
@@ -37,8 +38,8 @@ from ebooklet_tx.local.rebuild import rebuild
 from ebooklet_tx.local.recovery import (
     SettleReport,
     as_recorded,
-    journal_path,
     open_journal,
+    replace_damaged,
     report_rebuild,
     set_journal_aside,
     settle,
@@ -48,6 +49,7 @@ from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,
     put_in_place,
+    size_of,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
@@ -98,6 +100,8 @@ class LocalStore:
         buffer_bytes: int = 2**22,
         timeout_seconds: float = 300.0,
         header: bytes | None = None,
+        replace_journal: bool = False,
+        report: SettleReport | None = None,
     ) -> LocalStore:
         """Locks, repairs and opens a pair for writing.
 
@@ -110,12 +114,17 @@ class LocalStore:
             buffer_bytes: How many value bytes wait in memory before they are committed.
             timeout_seconds: How long to wait for another session's lock.
             header: The header of the remote's Booklet for a new file, uuid included.
+            replace_journal: Whether the whole journal is looked through for damage, and one that is sound but
+                of no use is set aside as well as a damaged one.
+            report: Where to go on telling what was done.
 
         Raises:
             LocalMissingError: There is no file and `create` is False.
+            LocalStorageError: The disk refuses, or the journal can't be used now; both are as they were.
             LockTimeoutError: Another session kept the lock.
         """
         store = cls(path, writable=True, buffer_bytes=buffer_bytes)
+        store.report = report or store.report
         try:
             file = open_locked(path, timeout_seconds)
             if file is not None and start_anew:
@@ -124,7 +133,7 @@ class LocalStore:
             if file is None:
                 if not create:
                     raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
-                if journal_path(path).exists():
+                if size_of(journal_path(path)) is not None:
                     set_journal_aside(path, store.report)
                 file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds)
                 store.created = True
@@ -132,13 +141,30 @@ class LocalStore:
             # A second name, or the need to make the file, may mean that somebody died making it.
             if store.created or os.fstat(file.fd).st_nlink > 1:
                 remove_leftovers(file)
-            store._journal = open_journal(path, store.report)
-            store._file, store._journal = settle(file, store._journal, store.report)
-            store._count_staged()
+            store._journal = open_journal(path, store.report, replace=replace_journal)
+            if store._settle(file):
+                return store
         except BaseException:
             store._release()
             raise
-        return store
+        # What was found damaged is out of the way: from here the file speaks for itself.
+        store._release()
+        again = cls.open_writer(
+            path, create=False, buffer_bytes=buffer_bytes, timeout_seconds=timeout_seconds, report=store.report
+        )
+        again.created = store.created
+        return again
+
+    def _settle(self, file: ValueFile) -> bool:
+        """Settles the pair; False where that met damage in the journal, which is then set aside."""
+        try:
+            self._file, self._journal = settle(file, self.journal, self.report)
+            self._count_staged()
+        except JournalDamagedError as error:
+            self.journal.close()
+            replace_damaged(self.path, self.report, error)
+            return False
+        return True
 
     @classmethod
     def open_reader(cls, path: Path, *, buffer_bytes: int = 2**22) -> LocalStore:
@@ -152,7 +178,7 @@ class LocalStore:
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
         try:
-            if not path.exists() or not journal_path(path).exists():
+            if size_of(path) is None or size_of(journal_path(path)) is None:
                 raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
             store._journal = Journal.open(journal_path(path), create=False)
             if store._journal.get_meta("file_uuid") is None:

@@ -494,6 +494,19 @@ def _storage_errors(path: Path, action: str) -> Iterator[None]:
         ) from error
 
 
+def size_of(path: Path) -> int | None:
+    """Returns the size of a file, or None where there is none.
+
+    Raises:
+        LocalStorageError: The system can't say; a file that can't be seen is not one that is missing.
+    """
+    with _storage_errors(path, "look at"):
+        try:
+            return path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
 def storage_errors(path: Path, action: str) -> contextlib.AbstractContextManager[None]:
     """Context in which an OSError about a local file becomes a `LocalStorageError`."""
     return _storage_errors(path, action)
@@ -516,5 +529,6 @@ __all__: Sequence[str] = [
     "model_header",
     "new_append_number",
     "put_in_place",
+    "size_of",
     "storage_errors",
 ]

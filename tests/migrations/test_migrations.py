@@ -20,7 +20,7 @@ from sqlalchemy import create_engine
 
 from ebooklet_tx.errors import (
     InvalidArgumentError,
-    JournalDamagedError,
+    JournalUnusableError,
     LocalMissingError,
     LocalStorageError,
     UnsupportedFormatError,
@@ -90,7 +90,7 @@ def test_a_journal_whose_making_fails_stays_empty(tmp_path: Path, monkeypatch: p
     path = tmp_path / "x.journal"
     with monkeypatch.context() as patch:
         patch.setattr(migrate, "CREATE", (*schema.CREATE[:-1], "CREATE TABLE meta(no"))
-        with pytest.raises(JournalDamagedError, match="incomplete input"):
+        with pytest.raises(LocalStorageError, match="incomplete input"):
             Journal.open(path, create=True)
     assert definitions(path) == []
     with pytest.raises(LocalMissingError, match="is empty"):
@@ -150,7 +150,7 @@ def test_databases_of_others_are_refused(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as raw:
         raw.execute("CREATE TABLE alembic_version(version_num)")
         raw.commit()
-    with pytest.raises(JournalDamagedError, match="no journal of ebooklet_tx"):
+    with pytest.raises(JournalUnusableError, match="no journal of ebooklet_tx"):
         Journal.open(path, create=True)
 
 

@@ -128,7 +128,9 @@ def complain(name: str, wrapped: bool) -> None:
         ("SQLITE_READONLY", LocalStorageError, "owner and mode"),
         ("SQLITE_BUSY", LocalStorageError, "another process"),
         ("SQLITE_IOERR_WRITE", LocalStorageError, "the disk fails"),
-        ("SQLITE_ERROR", JournalDamagedError, "run recover"),
+        ("SQLITE_PROTOCOL", LocalStorageError, "another process"),
+        ("SQLITE_NOMEM", LocalStorageError, "no memory"),
+        ("SQLITE_ERROR", LocalStorageError, "left as it is"),
     ],
 )
 def test_sqlites_complaints(name: str, kind: type[Exception], words: str, wrapped: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.local.journal import Journal, driver
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
@@ -102,7 +102,7 @@ def test_a_take_in_that_fails_leaves_the_journal_and_its_settings(journal: Journ
         driver(transaction).execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON entry BEGIN SELECT RAISE(ABORT, 'refused'); END"
         )
-    with pytest.raises(JournalDamagedError, match="refused"):
+    with pytest.raises(LocalStorageError, match="refused"):
         take_in(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1})
     assert places(journal) == {}
     assert journal.raw.execute("SELECT count(*) FROM remote_object").fetchone() == (0,)

@@ -1,0 +1,113 @@
+"""Setting a journal aside: the one way in which a journal gives way to a new one.
+
+Owns the files `<journal>.aside-*`. The invariant: a journal gives way only when it is proven that it can't be
+gone on with, its content is durable under another name before its own name is free, and only what holds
+nothing of a user's is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.journal import Journal, is_cut_to_nothing, side_files
+from ebooklet_tx.local.sqlite_errors import sqlite_errors
+from ebooklet_tx.local.value_file import size_of, storage_errors
+from ebooklet_tx.timestamps import now_us
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+
+_WORK = """
+SELECT 1 FROM entry WHERE pending != 0 UNION ALL SELECT 1 FROM staged UNION ALL SELECT 1 FROM intent
+UNION ALL SELECT 1 FROM meta WHERE name = 'replace_remote' LIMIT 1
+"""
+
+
+def check_damage(location: Path, suspicion: Exception) -> None:
+    """Reads a whole journal through a connection of its own; returns when it is damaged indeed.
+
+    Args:
+        location: The journal.
+        suspicion: What was said about it.
+
+    Raises:
+        LocalStorageError: It could not be read, or is sound after all; nothing was changed.
+    """
+    if not is_damaged(location):
+        raise LocalStorageError(
+            0,
+            f"{location} seemed damaged ({suspicion}), but reading all of it again finds nothing wrong; "
+            "nothing was changed, do it again",
+        ) from suspicion
+
+
+def is_damaged(location: Path) -> bool:
+    """Reads a whole journal through a connection of its own; True where that proves it damaged.
+
+    Raises:
+        LocalStorageError: It could not be read.
+    """
+    if is_cut_to_nothing(location):
+        return True
+    try:
+        with sqlite_errors(location):
+            # Only reading: another connection's close would move a damaged WAL into the journal.
+            raw = sqlite3.connect(
+                f"{location.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_SECONDS
+            )
+            with contextlib.closing(raw):
+                raw.execute("PRAGMA trusted_schema = OFF")
+                found = raw.execute("PRAGMA integrity_check(1)").fetchall()
+    except JournalDamagedError:
+        return True
+    return found != [("ok",)]
+
+
+def set_aside(location: Path) -> Path:
+    """Gives a journal and its WAL another name, durably; nobody may have it open here.
+
+    One that is sound and holds nothing that is still to be pushed takes the place of the last one of its
+    kind, so that these don't pile up.
+
+    Returns:
+        The new name.
+    """
+    clean = _holds_no_work(location)
+    aside = location.with_name(f"{location.name}.aside-{'clean' if clean else now_us()}")
+    files = side_files(location)
+    with storage_errors(location, "set aside"):
+        if size_of(files.wal):
+            # Copied, as it says nothing without its journal, and the two can't be renamed in one step.
+            kept = aside.with_name(aside.name + "-wal")
+            shutil.copyfile(files.wal, kept)
+            with kept.open("rb") as copied:
+                os.fsync(copied.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            location.replace(aside)
+        fsync_folder(location.parent)
+        for part in files:
+            part.unlink(missing_ok=True)
+        fsync_folder(location.parent)
+    return aside
+
+
+def _holds_no_work(location: Path) -> bool:
+    """True of a sound journal in which nothing waits for a push, and whose WAL is emptied."""
+    if not size_of(location):
+        return False
+    try:
+        journal = Journal.open(location, create=False)
+    except Error:
+        return False
+    try:
+        work = bool(journal.rows(_WORK))
+    except Error:
+        work = True
+    finally:
+        journal.close()
+    return not work and not size_of(side_files(location).wal)
