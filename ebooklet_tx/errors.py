@@ -133,5 +133,19 @@ class TransientStoreError(Error):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ObjectTooLargeError(RemoteIntegrityError):
+    """An object is longer than anything of ours in its place can be; it was not read.
+
+    Attributes:
+        etag: The object's ETag.
+        start: Its first bytes.
+    """
+
+    def __init__(self, message: str, *, etag: str = "", start: bytes = b"") -> None:
+        super().__init__(message)
+        self.etag = etag
+        self.start = start
+
+
 class NotFoundInRangeError(RemoteIntegrityError):
     """A ranged read asked for bytes that the object does not have."""

@@ -14,6 +14,7 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectMissingError,
+    ObjectTooLargeError,
     PreconditionFailedError,
 )
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
@@ -62,12 +63,16 @@ class MemoryStore:
             raise ObjectMissingError(f"there is no {key!r} in memory")
         return found
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         self.on_request("get", key)
         with self._mutex:
             found = self._find(key)
             if found.etag == if_none_match:
                 return None
+            if max_bytes is not None and len(found.data) > max_bytes:
+                raise ObjectTooLargeError(
+                    f"{key!r} in memory is too long", etag=found.etag, start=found.data[:64]
+                )
             return Blob(found.data, found.etag, dict(found.metadata))
 
     def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:

@@ -19,6 +19,7 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectMissingError,
+    ObjectTooLargeError,
     PreconditionFailedError,
     RemoteAccessError,
     RemoteIntegrityError,
@@ -26,6 +27,7 @@ from ebooklet_tx.errors import (
 )
 
 _CHUNK_BYTES = 1 << 20
+_START_BYTES = 64
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 _TRANSIENT_CODES = frozenset(
@@ -243,6 +245,44 @@ def read_part(request: Request, stream: Stream, skip_bytes: int, length_bytes: i
     if missing_bytes:
         raise cut_short(request, length_bytes - missing_bytes, length_bytes)
     return b"".join(pieces)
+
+
+def read_whole(
+    request: Request, stream: Stream, announced_bytes: int | None, max_bytes: int | None, etag: str
+) -> bytes:
+    """Returns a whole body, holding no more than `max_bytes` of it in memory.
+
+    Args:
+        request: What was asked.
+        stream: The body.
+        announced_bytes: Its length as the store tells it, if it does.
+        max_bytes: The most to take; None for what is announced, however much it is.
+        etag: The object's ETag.
+
+    Raises:
+        ObjectTooLargeError: It is longer.
+        TransientStoreError: It ends before its announced end.
+    """
+    if max_bytes is not None and announced_bytes is not None and announced_bytes > max_bytes:
+        raise _too_large(request, max_bytes, etag, stream.read(_START_BYTES))
+    pieces = []
+    taken_bytes = 0
+    while piece := stream.read(_CHUNK_BYTES):
+        pieces.append(piece)
+        taken_bytes += len(piece)
+        if max_bytes is not None and taken_bytes > max_bytes:
+            raise _too_large(request, max_bytes, etag, pieces[0][:_START_BYTES])
+    if announced_bytes is not None and taken_bytes < announced_bytes:
+        raise cut_short(request, taken_bytes, announced_bytes)
+    return b"".join(pieces)
+
+
+def _too_large(request: Request, max_bytes: int, etag: str, start: bytes) -> ObjectTooLargeError:
+    return ObjectTooLargeError(
+        f"{request.describe()}: the object is over the limit of {max_bytes} bytes for what should lie there",
+        etag=etag,
+        start=start,
+    )
 
 
 def cut_short(request: Request, taken_bytes: int, announced_bytes: int) -> TransientStoreError:

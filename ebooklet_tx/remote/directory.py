@@ -31,7 +31,7 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     TransientStoreError,
 )
-from ebooklet_tx.remote.answers import check_range
+from ebooklet_tx.remote.answers import Request, check_range, read_whole
 from ebooklet_tx.remote.folder_files import (
     etag_of,
     folder_lock,
@@ -98,14 +98,15 @@ class DirectoryStore:
         """True when the folder takes writes, or is not there yet."""
         return not self.folder.exists() or os.access(self.folder, os.W_OK | os.X_OK)
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
         with self._reading("get", key) as file:
             etag = etag_of(file)
             if etag == if_none_match:
                 return None
+            announced = os.fstat(file.fileno()).st_size
             file.seek(0)
-            return Blob(file.read(), etag)
+            return Blob(read_whole(Request("get", self.location, key), file, announced, max_bytes, etag), etag)
 
     def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
         """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""

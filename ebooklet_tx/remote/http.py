@@ -35,16 +35,15 @@ from ebooklet_tx.remote.answers import (
     Request,
     bytes_to_skip,
     check_range,
-    cut_short,
     error_for_answer,
     read_part,
+    read_whole,
     retry_after_seconds,
 )
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
 
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 
-_CHUNK_BYTES = 1 << 20
 _PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
 """Some stores repeat how an upload travelled, although they send the bytes as they are."""
 _URL_SAFE = "/%:@!$&'()*+,;=~"
@@ -103,14 +102,16 @@ class HTTPStore:
         """False: there is no writing over plain HTTP."""
         return False
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
         request = self._request("get", key)
         headers = {"If-None-Match": _quoted(if_none_match)} if if_none_match is not None else {}
         with self._answer(request, headers) as answer:
             if answer.status == 304:
                 return None
-            data = self._read_whole(request, answer)
+            limit_bytes = self._max_body_bytes if max_bytes is None else min(max_bytes, self._max_body_bytes)
+            announced = _announced_bytes(answer)
+            data = read_whole(request, answer, announced, limit_bytes, _etag(answer) or "")
             etag = _etag(answer) or f"blake2b-{hashlib.blake2b(data, digest_size=16).hexdigest()}"
         return None if etag == if_none_match else Blob(data, etag, _metadata(answer))
 
@@ -213,26 +214,6 @@ class HTTPStore:
             if isinstance(error, Error):
                 raise
             raise _connection_error(request, error) from error
-
-    def _read_whole(self, request: Request, answer: _Answer) -> bytes:
-        announced = _announced_bytes(answer)
-        if announced is not None and announced > self._max_body_bytes:
-            raise self._over_limit(request)
-        pieces = []
-        taken_bytes = 0
-        while piece := answer.read(_CHUNK_BYTES):
-            taken_bytes += len(piece)
-            if taken_bytes > self._max_body_bytes:
-                raise self._over_limit(request)
-            pieces.append(piece)
-        if announced is not None and taken_bytes != announced:
-            raise cut_short(request, taken_bytes, announced)
-        return b"".join(pieces)
-
-    def _over_limit(self, request: Request) -> RemoteIntegrityError:
-        return RemoteIntegrityError(
-            f"{request.describe()}: the answer is over the limit of {self._max_body_bytes} bytes"
-        )
 
 
 class _NotModified:

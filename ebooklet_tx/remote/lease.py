@@ -17,10 +17,12 @@ from ebooklet_tx.errors import (
     Error,
     LockTimeoutError,
     ObjectMissingError,
+    ObjectTooLargeError,
     PreconditionFailedError,
     RemoteIntegrityError,
     TransientStoreError,
 )
+from ebooklet_tx.limits import MAX_LOCK_BYTES
 from ebooklet_tx.remote.held_lock import HeldLock
 from ebooklet_tx.remote.lease_rules import (
     Holder,
@@ -122,9 +124,12 @@ class Lease(HeldLock):
 
     def _look(self) -> Seen | None:
         try:
-            blob = self._store.get(self._key)
+            blob = self._store.get(self._key, max_bytes=MAX_LOCK_BYTES)
         except ObjectMissingError:
             return None
+        except ObjectTooLargeError as error:
+            _log.warning("%s", error)
+            return Seen(error.etag, None)
         if blob is None:
             return None
         try:

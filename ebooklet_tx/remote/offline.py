@@ -28,7 +28,7 @@ class OfflineStore:
         """False: nothing can be written."""
         return False
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Raises OfflineError."""
         self._refuse("get", key)
 

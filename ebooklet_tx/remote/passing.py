@@ -47,9 +47,11 @@ class PassingStore:
         """Whether the store takes writes."""
         return self.inner.writable
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
-        blob = self._pass("get", key, lambda: self.inner.get(key, if_none_match=if_none_match))
+        blob = self._pass(
+            "get", key, lambda: self.inner.get(key, if_none_match=if_none_match, max_bytes=max_bytes)
+        )
         if blob is not None:
             self._received(len(blob.data))
         return blob

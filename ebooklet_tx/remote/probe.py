@@ -21,6 +21,7 @@ from ebooklet_tx.errors import (
     PreconditionFailedError,
     TransientStoreError,
 )
+from ebooklet_tx.limits import MAX_LOCK_BYTES
 from ebooklet_tx.remote.store import ObjectStore
 
 CREATORS = 8
@@ -147,7 +148,7 @@ def _put(
             if refused and number == 0:
                 return error
             try:
-                blob = store.get(name)
+                blob = store.get(name, max_bytes=MAX_LOCK_BYTES)
             except ObjectMissingError:
                 blob = None
             if blob is not None and blob.data == data:

@@ -21,6 +21,7 @@ from ebooklet_tx.limits import (
     MAX_BUCKETS,
     MAX_COUNT,
     MAX_MANIFEST_BYTES,
+    MAX_ROOT_BYTES,
     MAX_SEGMENTS,
     MAX_TAIL_BYTES,
     MAX_TIMESTAMP_US,
@@ -140,6 +141,16 @@ def decode_root(data: bytes, *, name: str) -> Root:
         raise _newer(name, f"{version} with flags {reserved:#x}")
     manifest = _load_manifest(bytes(body[:manifest_bytes]), name)
     return Root(manifest, bytes(body[manifest_bytes:]))
+
+
+def too_large_root(start: bytes, *, name: str) -> RemoteIntegrityError:
+    """Returns the error of an object in a root's place that is longer than any root.
+
+    Raises:
+        UnsupportedFormatError: By its first bytes it is something else altogether.
+    """
+    _refuse_foreign(start, name)
+    return _damaged(name, f"it is over {MAX_ROOT_BYTES} bytes long")
 
 
 def plan_segments(segments: Sequence[SegmentRef], new_bytes: int) -> int:

@@ -41,6 +41,7 @@ from ebooklet_tx.remote.answers import (
     check_range,
     error_for_answer,
     read_part,
+    read_whole,
     retry_after_seconds,
 )
 from ebooklet_tx.remote.multipart import MIN_PART_BYTES, MultipartUpload
@@ -113,18 +114,20 @@ class S3Store:
         """True: whether the credentials allow writing shows at the first write."""
         return True
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
         options = {"IfNoneMatch": self._sent_etag(if_none_match)} if if_none_match is not None else {}
 
         def fetch(client: S3Client) -> Blob:
             answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
+            etag = _received_etag(answer)
             with contextlib.closing(answer["Body"]) as body:
-                data = body.read()
-            return Blob(data, _received_etag(answer), _metadata(answer))
+                data = read_whole(request, body, answer.get("ContentLength"), max_bytes, etag)
+            return Blob(data, etag, _metadata(answer))
 
+        request = Request("get", self._location, key)
         try:
-            blob = self._ask(Request("get", self._location, key), fetch)
+            blob = self._ask(request, fetch)
         except _NotModifiedError:
             return None
         return None if blob.etag == if_none_match else blob

@@ -77,8 +77,12 @@ class ObjectStore(Protocol):
     @property
     def writable(self) -> bool: ...
 
-    def get(self, key: str, *, if_none_match: str | None = None) -> Blob | None:
-        """Returns the object, or None when its ETag still is `if_none_match`."""
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
+        """Returns the object, or None when its ETag still is `if_none_match`.
+
+        Raises:
+            ObjectTooLargeError: It is longer than `max_bytes`; no more than that was taken into memory.
+        """
         ...
 
     def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:

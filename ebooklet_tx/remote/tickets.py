@@ -19,6 +19,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import Error, LockLostError, LockTimeoutError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.limits import MAX_LOCK_BYTES
 from ebooklet_tx.remote.held_lock import HeldLock
 from ebooklet_tx.remote.lease import describe
 from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, Watch, decode_lease, encode_lease, poll_seconds
@@ -175,7 +176,7 @@ class TicketLock(HeldLock):
 
     def _record_of(self, key: str) -> LeaseRecord | None:
         try:
-            blob = self._store.get(key)
+            blob = self._store.get(key, max_bytes=MAX_LOCK_BYTES)
             return decode_lease(blob.data, name=key) if blob is not None else None
         except (ObjectMissingError, RemoteIntegrityError):
             return None

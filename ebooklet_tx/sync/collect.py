@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ebooklet_tx.check_reports import CollectReport, Tally
-from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, RemoteMissingError
+from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, ObjectTooLargeError, RemoteMissingError
+from ebooklet_tx.limits import MAX_NOTE_BYTES
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.locking import new_lock
 from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
@@ -194,8 +195,11 @@ def _read_note(remote: Remote) -> dict[str, datetime]:
     """Returns what an earlier collect noted; nothing where its note can't be read."""
     key = remote.names.object(GARBAGE_NOTE)
     try:
-        blob = remote.store.get(key)
+        blob = remote.store.get(key, max_bytes=MAX_NOTE_BYTES)
     except ObjectMissingError:
+        return {}
+    except ObjectTooLargeError as error:
+        _log.warning("the note %s is written anew: %s", key, error)
         return {}
     try:
         times = json.loads(b"" if blob is None else blob.data)["dead_since_us"]

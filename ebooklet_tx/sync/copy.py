@@ -20,6 +20,7 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectMissingError,
+    ObjectTooLargeError,
     OfflineError,
     PreconditionFailedError,
     ReadOnlyError,
@@ -196,14 +197,14 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
 def _stream(source: Remote, target: Remote, source_key: str, target_key: str, size_bytes: int) -> None:
     try:
         if size_bytes <= WHOLE_BYTES:
-            blob = source.store.get(source_key)
+            blob = source.store.get(source_key, max_bytes=size_bytes)
             if blob is None or len(blob.data) != size_bytes:
                 raise _moved(source, source_key, "it has another size than the index says")
             target.store.put(target_key, blob.data)
         else:
             object_bytes = _RemoteBytes(source, source_key, size_bytes)
             target.store.put_parts(target_key, object_bytes, part_bytes=PART_BYTES)
-    except (ObjectMissingError, NotFoundInRangeError) as error:
+    except (ObjectMissingError, NotFoundInRangeError, ObjectTooLargeError) as error:
         raise _moved(source, source_key, str(error)) from error
 
 

@@ -25,11 +25,13 @@ from ebooklet_tx.errors import (
     Error,
     LockLostError,
     ObjectMissingError,
+    ObjectTooLargeError,
     OfflineError,
     ReadOnlyError,
     RemoteIntegrityError,
     UUIDMismatchError,
 )
+from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.records import IndexRow
 from ebooklet_tx.remote.retry import RetryingStore
 from ebooklet_tx.remote.segment import build_segment, iter_rows, read_segment
@@ -255,8 +257,8 @@ def _delete_this_root(remote: Remote, etag: str) -> bool:
 def _is_still_there(remote: Remote, etag: str) -> bool:
     """True when the root is the one that was looked at: deletions can't be made conditional everywhere."""
     try:
-        return remote.store.get(remote.names.root, if_none_match=etag) is None
-    except ObjectMissingError:
+        return remote.store.get(remote.names.root, if_none_match=etag, max_bytes=MAX_ROOT_BYTES) is None
+    except (ObjectMissingError, ObjectTooLargeError):
         return False
 
 
@@ -285,7 +287,7 @@ def _names_noted(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]
     for note in noted:
         key = remote.names.object(note)
         with contextlib.suppress(RemoteIntegrityError):
-            blob = remote.store.get(key)
+            blob = remote.store.get(key, max_bytes=MAX_NOTE_BYTES)
             if blob is not None:
                 image = read_segment(blob.data, name=f"{key!r} at {remote.store.location}")
                 names.update(row.key for row in iter_rows(image))

@@ -23,6 +23,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.journal import put_meta
 from ebooklet_tx.remote.http import HTTPStore
 from ebooklet_tx.remote.root import decode_root
+from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.sync.session import Session
 
 PUBLIC_SIDES = "public_sides"
@@ -80,10 +81,11 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
     """Returns the uuid of the database that the address shows, None if that can't be told."""
     store = HTTPStore(db_url, key=connection.key, timeout_seconds=min(connection.read_timeout, MAX_WAIT_SECONDS))
     try:
-        blob = store.get(connection.key)
+        place = f"{connection.key!r} at {store.location}"
+        blob = get_root(store, connection.key, name=place)
         if blob is None:
             return None
-        return decode_root(blob.data, name=f"{connection.key!r} at {store.location}").manifest.uuid
+        return decode_root(blob.data, name=place).manifest.uuid
     except _CAN_NOT_TELL as error:
         _log.info("whether db_url shows the same database can't be told: %s", error)
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.root import decode_root
+from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.remote.segment import iter_objects, merge_segments, read_segment
 from ebooklet_tx.remote.segment_image import is_object_name
 from ebooklet_tx.remote.store import StoredObject
@@ -40,7 +41,7 @@ def read_whole_root(remote: Remote) -> WholeRoot | None:
         RemoteIntegrityError: It is damaged.
     """
     try:
-        blob = remote.store.get(remote.names.root)
+        blob = get_root(remote.store, remote.names.root, name=remote.root_place)
     except ObjectMissingError:
         return None
     if blob is None:

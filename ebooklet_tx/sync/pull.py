@@ -26,7 +26,8 @@ from ebooklet_tx.local.journal import Journal, driver, put_meta
 from ebooklet_tx.local.serializers import same_serializer
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
-from ebooklet_tx.remote.segment import iter_log, merge_segments, read_segment
+from ebooklet_tx.remote.root_object import get_root
+from ebooklet_tx.remote.segment import count_rows, iter_log, merge_segments, read_segment
 from ebooklet_tx.sync.forget import finish_forgetting
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import may_yet_take_place, took_place
@@ -84,7 +85,7 @@ def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoo
         UnsupportedFormatError: Something else lies there.
         RemoteIntegrityError: It is damaged.
     """
-    blob = remote.store.get(remote.names.root, if_none_match=if_none_match)
+    blob = get_root(remote.store, remote.names.root, name=remote.root_place, if_none_match=if_none_match)
     if blob is None:
         return None
     return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
@@ -189,6 +190,10 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
         images = _fetch_images(session.remote, fetched, 0)
         log = _log_of(images)
     known_seq = 0 if full else base.seq
+    # A count is only a word, for which `list(db)` would make room: the index shows the most it can be.
+    most = (0 if full else base.key_count) + sum(count_rows(image) for image in images)
+    facts = base_facts(manifest, fetched.etag, fetched.root.tail)
+    facts["base_key_count"] = min(manifest.key_count, most)
     result = PullResult(changed=manifest.commit_id != base.commit_id, seq=manifest.seq)
     committed = set(log.values())
     with session.mutex:
@@ -205,7 +210,7 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
             session.journal,
             images,
             base_seq=known_seq,
-            facts=base_facts(manifest, fetched.etag, fetched.root.tail),
+            facts=facts,
             full=full and base.seq > 0,
             own_seq=None,
         )
@@ -343,7 +348,7 @@ def fetch_segment(remote: Remote, segment: SegmentRef) -> bytes:
     """
     key = remote.names.object(segment.name)
     try:
-        blob = remote.store.get(key)
+        blob = remote.store.get(key, max_bytes=segment.size_bytes)
     except ObjectMissingError as error:
         raise RemoteIntegrityError(
             f"the index segment {key!r} at {remote.store.location} is missing although the root names it; "

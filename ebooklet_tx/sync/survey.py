@@ -14,6 +14,7 @@ from datetime import datetime
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.remote.root import Root, decode_root
+from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.sync.pull import FetchedRoot, read_root_or_none
@@ -135,8 +136,9 @@ def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set
     """Returns what a snapshot names; what can't be read of it decides about garbage as well."""
     key = remote.names.object(name)
     try:
-        blob = remote.store.get(key)
-        root = decode_root(b"" if blob is None else blob.data, name=f"the snapshot {key!r}")
+        place = f"the snapshot {key!r}"
+        blob = get_root(remote.store, key, name=place)
+        root = decode_root(b"" if blob is None else blob.data, name=place)
         with RemoteIndex() as index:
             index.add_root(remote, root)
             obstacles += [problem.error for problem in index.problems]

@@ -17,6 +17,7 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectMissingError,
+    ObjectTooLargeError,
     PreconditionFailedError,
     RemoteAccessError,
     RemoteIntegrityError,
@@ -223,7 +224,7 @@ def test_a_body_over_the_limit_is_not_taken_in() -> None:
         with http_server(always(200, bytes(1001), **headers)) as url:
             store = HTTPStore(f"{url}/db", max_body_bytes=1000)
             error = error_of(partial(store.get, "db"))
-            assert type(error) is RemoteIntegrityError
+            assert type(error) is ObjectTooLargeError
             assert "limit of 1000" in str(error)
             assert HTTPStore(f"{url}/db", max_body_bytes=1001).get("db") is not None
 
