@@ -82,6 +82,7 @@ def _recover(options: argparse.Namespace) -> int:
         _remote(options),
         dry_run=options.dry_run,
         resume=not options.no_resume,
+        accept_deletes=options.accept_deletes,
         lock_timeout=options.lock_timeout,
     )
     if options.json:
@@ -236,6 +237,11 @@ def _parser() -> argparse.ArgumentParser:
     recover.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     recover.add_argument(
         "--no-resume", action="store_true", help="roll an interrupted push back instead of going on with it"
+    )
+    recover.add_argument(
+        "--accept-deletes",
+        action="store_true",
+        help="delete the keys that were missing from the file, as after booklet's own clear() or prune()",
     )
     _add(commands, "status", _status, "show what is pending, the base commit, and what is to be repaired")
     push = _add(commands, "push", _push, "publish the pending changes")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import Error
+from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.serializers import stored_name
 from ebooklet_tx.local.store import LocalStore
@@ -55,6 +56,7 @@ def recover(
     *,
     dry_run: bool = False,
     resume: bool = True,
+    accept_deletes: bool = False,
     retry: RetryPolicy | None = None,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     _wrap_store: StoreWrapper | None = None,
@@ -71,6 +73,9 @@ def recover(
         dry_run: Only tell what would be done. At most the root is read, when a push is unresolved.
         resume: Whether an interrupted push is pushed again; otherwise it is rolled back: its
             operations stay pending, and what it had sent is kept for the next push.
+        accept_deletes: Whether the keys are deleted that were missing from the file, now or when it was opened
+            last with any missing, although nothing tells their deletion from an older file. What was written
+            since then, by anybody, stays.
         retry: How failing requests are tried again; None for the connection's own.
         lock_timeout: Seconds to wait for a session that has the file open for writing.
 
@@ -87,9 +92,15 @@ def recover(
     given = None if remote_conn is None else parse_connection(remote_conn)
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:
-        return _told(found, given or _remembered(found.facts), resume, retry, _wrap_store)
+        return _told(found, given or _remembered(found.facts), resume, accept_deletes, retry, _wrap_store)
     local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
+    report = local.report
     try:
+        if accept_deletes:
+            accepted = plain_edits.accept_deletes(local.journal)
+            report.deleted_keys.extend(accepted)
+            report.lost_keys = [key for key in report.lost_keys if key not in set(accepted)]
+            report.actions.append(f"the deletion of {len(accepted)} keys that were missing was accepted")
         # A journal that had to be set aside may still have told where the remote is.
         connection = given or _remembered(local.journal.all_meta()) or _remembered(found.facts)
         outcome = None
@@ -97,11 +108,12 @@ def recover(
             outcome = _settle_remote(local, connection, resume, retry, _wrap_store)
             if outcome.failure is None:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
-        lost = sorted({*local.report.lost_keys, *lost_values(local)})
+        lost = sorted({*report.lost_keys, *lost_values(local)})
+        with local.journal.reading() as raw:
+            missing = plain_edits.missing_keys(raw)
     except BaseException:
         local.abandon()
         raise
-    report = local.report
     local.close()
     now = inspect_pair(path, conflicts=conflicts_in)
     return RecoverReport(
@@ -111,6 +123,8 @@ def recover(
         adopted_keys=report.adopted_keys,
         edited_keys=tuple(report.changed_keys),
         deleted_keys=tuple(report.deleted_keys),
+        missing_keys=tuple(missing),
+        outdated_keys=tuple(report.outdated_keys),
         damaged_keys=tuple(report.damaged_keys),
         refetched_keys=0 if outcome is None else outcome.refetched,
         lost_keys=tuple(lost),
@@ -151,7 +165,9 @@ def _settle_remote(
             type=known_type(local.journal) or "booklet",
             serializer_name=stored_name(code, str(local.path)),
         )
-        return settle_remote(session, resume=resume, damaged=local.report.damaged_keys)
+        report = local.report
+        gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
+        return settle_remote(session, resume=resume, damaged=gone)
 
 
 def _remembered(facts: dict[str, Any]) -> Connection | None:
@@ -168,7 +184,7 @@ def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]
     if outcome.missing:
         actions.append("there is no remote database yet")
     if outcome.refetched:
-        actions.append(f"{outcome.refetched} damaged values were fetched again from the remote")
+        actions.append(f"{outcome.refetched} values were fetched again from the remote")
     if outcome.pushed is not None:
         done = outcome.pushed
         actions.append(
@@ -197,11 +213,14 @@ def _told(
     found: Inspection,
     connection: Connection | None,
     resume: bool,
+    accept_deletes: bool,
     retry: RetryPolicy | None,
     wrap: StoreWrapper | None,
 ) -> RecoverReport:
     """Says what `recover` would do."""
     actions = list(_repairs(found)) or ["the local pair is sound"]
+    if accept_deletes and found.missing_keys:
+        actions.append(f"the deletion of {len(found.missing_keys)} keys that were missing would be accepted")
     failure = None
     applied: list[str] = []
     dropped: list[str] = []
@@ -233,6 +252,7 @@ def _told(
         file=str(found.path),
         dry_run=True,
         actions=tuple(actions),
+        missing_keys=tuple(found.missing_keys),
         lost_keys=tuple(found.lost_keys),
         remote=None if connection is None else connection.url,
         failure=failure,

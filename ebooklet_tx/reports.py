@@ -135,7 +135,10 @@ class RecoverReport:
         adopted_keys: How many keys of a Booklet without a journal became pending.
         edited_keys: Keys that another program set in the file; they are pending now.
         deleted_keys: Keys that another program deleted from the file; likewise.
-        damaged_keys: Keys whose local copies were damaged; `refetched_keys` of them came again.
+        missing_keys: Keys that the file lacks although nothing tells that they were deleted: it may be an
+            older one. They stay, unless `accept_deletes` makes their deletion pending.
+        outdated_keys: Keys whose values in the file the journal does not know, and which are not newer.
+        damaged_keys: Keys whose local copies were damaged. `refetched_keys` counts the values that came again.
         lost_keys: Keys of pending values of which no sound copy is left.
         remote: The place that was asked, None when none is known.
         failure: Why the remote's part could not be done, None when it could.
@@ -152,6 +155,8 @@ class RecoverReport:
     adopted_keys: int = 0
     edited_keys: tuple[str, ...] = ()
     deleted_keys: tuple[str, ...] = ()
+    missing_keys: tuple[str, ...] = ()
+    outdated_keys: tuple[str, ...] = ()
     damaged_keys: tuple[str, ...] = ()
     refetched_keys: int = 0
     lost_keys: tuple[str, ...] = ()
@@ -190,6 +195,11 @@ class RecoverReport:
             lines.append(
                 f"- another program set {len(self.edited_keys)} keys and deleted {len(self.deleted_keys)}; "
                 "both are pending"
+            )
+        if self.missing_keys:
+            lines.append(
+                f"- {len(self.missing_keys)} keys that were missing from the file stay: "
+                f"{some_of(self.missing_keys)}; if they were deleted, --accept-deletes makes that pending"
             )
         if self.lost_keys:
             lines.append(

@@ -217,7 +217,8 @@ def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
 class Scan:
     """All that a walk over a whole file found.
 
-    `live` maps each key (bytes, booklet's reserved ones included) to its last live block.
+    `live` maps each key (bytes, booklet's reserved ones included) to its last live block, `dead` each
+    position to the dead block there.
     `reached` holds the positions of the blocks to which Booklet's own index leads, `unconfirmed` those
     of blocks whose length nothing confirms.
     `damage` holds a sentence for each thing that was wrong; an empty list means that the index
@@ -225,6 +226,7 @@ class Scan:
     """
 
     live: dict[bytes, Block] = field(default_factory=dict)
+    dead: dict[int, Block] = field(default_factory=dict)
     reached: set[int] = field(default_factory=set)
     unconfirmed: set[int] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
@@ -258,6 +260,7 @@ def scan_file(fd: int, header: Header) -> Scan:
 
 def _note_block(scan: Scan, by_position: dict[int, Block], block: Block) -> None:
     if not block.live:
+        scan.dead[block.position_bytes] = block
         return
     by_position[block.position_bytes] = block
     if block.key in scan.live:

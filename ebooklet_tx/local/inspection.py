@@ -25,6 +25,7 @@ from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
 from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path
+from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
 from ebooklet_tx.local.schema import REVISION, STALE
@@ -76,6 +77,7 @@ class Inspection:
     packs_arrived: int = 0
     packs_unfinished: int = 0
     lost_keys: list[str] = field(default_factory=list)
+    missing_keys: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     log: list[CommitRecord] = field(default_factory=list)
 
@@ -202,6 +204,7 @@ def _look_at_journal(
     _count(found, file, raw)
     if conflicts is not None:
         found.conflicts = conflicts(raw)
+    found.missing_keys = missing_keys(raw)
     if check_values:
         found.lost_keys = _lost_keys(file, raw)
     if log_rows:

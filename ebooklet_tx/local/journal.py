@@ -28,6 +28,9 @@ from ebooklet_tx.local.value_file import size_of
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 
+MISSING_KEYS = "missing_keys"
+"""The fact that lists keys whose deletion may be accepted, packed; it can be long."""
+
 VISIBLE = "(pending = 1 OR (pending = 0 AND remote_digest IS NOT NULL))"
 """SQL that is true of an entry that a reader sees."""
 
@@ -239,9 +242,10 @@ class Journal:
         return None if row is None else row[0]
 
     def all_meta(self) -> dict[str, Any]:
-        """Returns every fact of the meta table."""
+        """Returns every fact of the meta table but the one that can be long."""
+        query = "SELECT name, value FROM meta WHERE name != ?"
         with sqlite_errors(self.path):
-            return dict(self.raw.execute("SELECT name, value FROM meta").fetchall())
+            return dict(self.raw.execute(query, (MISSING_KEYS,)).fetchall())
 
     # -- entries ---------------------------------------------------------------------------
 
@@ -370,6 +374,13 @@ class Journal:
         return None if row is None else bytes(row[0])
 
 
+def entries_of(raw: sqlite3.Connection, keys: Sequence[str]) -> list[Entry]:
+    """Looks up a few hundred keys at most; those that the journal has never heard of are left out."""
+    marks = ",".join("?" * len(keys))
+    query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key IN ({marks}) ORDER BY key"
+    return [Entry._make(row) for row in raw.execute(query, keys)]
+
+
 def driver(transaction: Transaction) -> sqlite3.Connection:
     """Returns the sqlite3 connection below a transaction."""
     return transaction.raw
@@ -420,6 +431,7 @@ def _prefix_end(prefix: str) -> str | None:
 
 
 __all__ = [
+    "MISSING_KEYS",
     "PENDING_DELETE",
     "PENDING_NONE",
     "PENDING_SET",
@@ -427,6 +439,7 @@ __all__ = [
     "Journal",
     "Transaction",
     "driver",
+    "entries_of",
     "is_cut_to_nothing",
     "is_open_here",
     "put_meta",

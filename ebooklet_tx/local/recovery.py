@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
-from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local.block_writer import Placed
-from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Block, Scan, parse_header, scan_file
+from ebooklet_tx.limits import RESERVED_KEYS
+from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header, scan_file
 from ebooklet_tx.local.checked_file import fsync_folder
-from ebooklet_tx.local.commit import file_facts, record_deletes, record_gone, record_places, record_sets
-from ebooklet_tx.local.journal import Entry, Journal, driver, journal_path, put_meta
+from ebooklet_tx.local.commit import file_facts
+from ebooklet_tx.local.journal import Journal, journal_path, put_meta
+from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.value_file import (
@@ -31,7 +31,6 @@ from ebooklet_tx.local.value_file import (
     size_of,
     storage_errors,
 )
-from ebooklet_tx.records import METADATA_KEY, digest_of
 from ebooklet_tx.timestamps import now_us
 
 _log = logging.getLogger("ebooklet_tx")
@@ -45,6 +44,8 @@ class SettleReport:
     adopted_keys: int = 0
     changed_keys: list[str] = field(default_factory=list)
     deleted_keys: list[str] = field(default_factory=list)
+    missing_keys: list[str] = field(default_factory=list)
+    outdated_keys: list[str] = field(default_factory=list)
     damaged_keys: list[str] = field(default_factory=list)
     lost_keys: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
@@ -157,26 +158,29 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     damage = _restore_header(file, facts)
     scan = scan_file(file.fd, file.header)
     scan.damage.extend(damage)
-    _take_in_edits(file, journal, scan, report)
+    edits = _take_in_edits(file, journal, scan, report)
     if scan.damage:
         report.damage.extend(scan.damage)
         if "file_length_bytes" not in facts:
-            _keep_original(file, report)
+            _keep_original(file, "damaged", report)
         report.note(f"the file was damaged by somebody else ({scan.damage[0]}): it is rebuilt")
         return _rebuild(file, journal, report)
+    if not edits.continued:
+        # An offset that was recorded for one history of the file means nothing in another.
+        file.renew_generation()
     _record_file(file, journal)
     return file
 
 
-def _keep_original(file: ValueFile, report: SettleReport) -> None:
-    """Copies a damaged file that no journal ever described: what can't be made out in it is in no other place."""
-    kept = file.path.with_name(f"{file.path.name}.damaged-{now_us()}")
+def _keep_original(file: ValueFile, kind: str, report: SettleReport) -> None:
+    """Copies a file that holds what can't be told from worthless, and is in no other place."""
+    kept = file.path.with_name(f"{file.path.name}.{kind}-{now_us()}")
     with storage_errors(kept, "write"):
         shutil.copyfile(file.path, kept)
         with kept.open("rb") as copied:
             os.fsync(copied.fileno())
         fsync_folder(kept.parent)
-    report.note(f"the damaged file is kept as {kept.name}")
+    report.note(f"the {kind} file is kept as {kept.name}")
 
 
 def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
@@ -193,11 +197,15 @@ def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFi
 def report_rebuild(outcome: RebuildReport, report: SettleReport) -> None:
     """Adds what a rebuild found damaged to an account."""
     report.damaged_keys.extend(outcome.refetchable)
-    report.lost_keys.extend(outcome.lost)
-    if outcome.lost:
+    _report_lost(outcome.lost, "damaged beyond repair", report)
+
+
+def _report_lost(keys: list[str], how: str, report: SettleReport) -> None:
+    report.lost_keys.extend(keys)
+    if keys:
         report.note(
-            f"{len(outcome.lost)} values that were never pushed are damaged beyond repair, "
-            f"the first is of key {outcome.lost[0]!r}; set or delete them"
+            f"{len(keys)} values that were never pushed are {how}, "
+            f"the first is of key {keys[0]!r}; set or delete them"
         )
 
 
@@ -264,100 +272,28 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
         report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys", logging.INFO)
 
 
-@dataclass(slots=True)
-class _Edits:
-    """What a Booklet file holds that its journal does not say."""
-
-    sets: list[tuple[str, bytes, int, int]] = field(default_factory=list)
-    deletes: list[tuple[str, int]] = field(default_factory=list)
-    places: list[Placed] = field(default_factory=list)
-    digests: dict[str, bytes] = field(default_factory=dict)
-    gone: list[str] = field(default_factory=list)
-
-
-def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: SettleReport) -> None:
-    """Turns the difference between a file and its journal into pending operations.
-
-    Where the file is damaged, a key that is missing from it was not necessarily deleted, so then
-    nothing is deleted; what has lost its bytes loses its local place. Nor is every live block then
-    an edit: one that lies where the journal knows of none, and to which the index does not lead,
-    may be a deleted one that damage has brought back.
-    """
-    edits = _Edits()
-    known_bytes = journal.get_meta("file_length_bytes") or 0
-    known = {entry.key: entry for entry in journal.entries("local_digest IS NOT NULL")}
-    for raw_key, block in scan.live.items():
-        if raw_key in RESERVED_KEYS and raw_key != METADATA_KEY_BYTES:
-            continue
-        try:
-            key = METADATA_KEY if raw_key == METADATA_KEY_BYTES else raw_key.decode()
-        except UnicodeDecodeError:
-            scan.damage.append(f"the key {raw_key!r} is no text")
-            continue
-        placed = known.get(key)
-        if placed is not None and _same_place(placed, block):
-            del known[key]
-            continue
-        entry = placed or journal.entry(key)
-        at = block.position_bytes
-        trusted = not scan.damage or at in scan.reached or at >= known_bytes
-        if at in scan.unconfirmed and entry is not None:
-            trusted = False
-        if _take_in_block(file, entry, key, block, edits, trusted=trusted):
-            known.pop(key, None)
-    for key, entry in known.items():
-        if scan.damage and _still_readable(file, entry):
-            continue
-        edits.gone.append(key)
-        if scan.damage:
-            report.damaged_keys.append(key)
-        elif entry.digest == entry.local_digest:
-            edits.deletes.append((key, now_us()))
-    with journal.transaction() as connection:
-        raw = driver(connection)
-        record_sets(raw, edits.sets)
-        record_deletes(raw, edits.deletes)
-        record_gone(raw, edits.gone)
-        record_places(raw, edits.places, edits.digests)
+def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: SettleReport) -> Edits:
+    """Turns the difference between a file and its journal into pending operations, as far as it is known."""
+    edits = find_edits(file, journal, scan)
+    if edits.outdated:
+        _keep_original(file, "older", report)
+    record_edits(journal, edits)
     report.changed_keys.extend(row[0] for row in edits.sets)
     report.deleted_keys.extend(key for key, _ in edits.deletes)
-
-
-def _take_in_block(
-    file: ValueFile, entry: Entry | None, key: str, block: Block, edits: _Edits, *, trusted: bool
-) -> bool:
-    """Decides what a block that is not where the journal says means: a move, an edit, or old news.
-
-    Returns:
-        Whether the block holds the key's local value now; one that is not trusted does so only by its
-        digest.
-    """
-    length = block.value_length_bytes
-    digest = digest_of(file.read(block.value_offset_bytes, length))
-    if not trusted and (entry is None or digest != entry.local_digest):
-        return False
-    edits.places.append(Placed(key, block.timestamp_us, block.value_offset_bytes, length))
-    edits.digests[key] = digest
-    if entry is not None:
-        moved = digest == entry.local_digest and block.timestamp_us == entry.local_timestamp_us
-        same = digest == entry.digest and block.timestamp_us == entry.timestamp_us
-        # Who edited a file that did not show the newest value did not see what he replaced.
-        unseen = entry.local_digest != entry.digest and block.timestamp_us <= entry.timestamp_us
-        if moved or same or unseen:
-            return True
-    # Booklet's field holds more than a remote's index does.
-    edits.sets.append((key, digest, min(block.timestamp_us, MAX_TIMESTAMP_US), length))
-    return True
-
-
-def _same_place(entry: Entry, block: Block) -> bool:
-    return (
-        entry.local_offset_bytes == block.value_offset_bytes
-        and entry.local_length_bytes == block.value_length_bytes
-        and entry.local_timestamp_us == block.timestamp_us
-    )
-
-
-def _still_readable(file: ValueFile, entry: Entry) -> bool:
-    value = file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
-    return digest_of(value) == entry.local_digest
+    report.damaged_keys.extend(edits.damaged)
+    report.missing_keys.extend(entry.key for entry in edits.missing)
+    report.outdated_keys.extend(edits.outdated)
+    name = file.path.name
+    if edits.missing:
+        report.note(
+            f"{len(edits.missing)} keys are missing from {name}, and nothing tells whether they were deleted "
+            "or it is an older file: they stay, and are fetched again; if they were deleted, "
+            "recover --accept-deletes makes that pending"
+        )
+    if edits.outdated:
+        report.note(
+            f"{len(edits.outdated)} values in {name} are none that its journal knows, and not newer: they were "
+            f"not taken for changes, the first is of key {edits.outdated[0]!r}"
+        )
+    _report_lost(edits.lost, f"in {name} no more", report)
+    return edits

@@ -49,6 +49,7 @@ from ebooklet_tx.local.blocks import (
     DEFAULT_N_BUCKETS,
     FIXED_LENGTH_MAGIC,
     GENERATION_BYTES,
+    GENERATION_OFFSET,
     GUARD_PREFIX,
     HEADER_BYTES,
     MAGIC,
@@ -299,6 +300,13 @@ class ValueFile:
         with _storage_errors(self.path, "sync"):
             os.fsync(self._fd)
             fsync_folder(self.path.parent)
+
+    def renew_generation(self) -> None:
+        """Marks the file as another one than any that was recorded, durably."""
+        with _storage_errors(self.path, "write"):
+            write_all(self._fd, secrets.token_bytes(GENERATION_BYTES), GENERATION_OFFSET)
+            os.fsync(self._fd)
+        self.refresh()
 
     def state_to_record(self) -> FileState:
         """Returns the state that `release` will leave behind, for the journal's transaction.

@@ -34,7 +34,7 @@ class RemoteOutcome:
         dropped: Ids of interrupted commits that had not.
         missing: Whether there is no database at the remote, and never was one as far as is known.
         pushed: What the resumed push did, None when there was none.
-        refetched: How many damaged values were fetched again.
+        refetched: How many damaged or missing values were fetched again.
         conflicts: Keys that were changed here and by another writer.
         failure: Why the remote's part could not be done, None when it could.
     """
@@ -55,7 +55,7 @@ def settle_remote(session: Session, *, resume: bool, damaged: Sequence[str] = ()
     Args:
         session: A session that writes.
         resume: Whether an interrupted push is pushed again; otherwise its operations stay pending.
-        damaged: Keys whose local copies were found damaged, to be fetched again.
+        damaged: Keys whose local copies were found damaged or missing, to be fetched again.
 
     Returns:
         What was done, up to the failure if there was one.

@@ -36,6 +36,7 @@ from hypothesis.stateful import (
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.local.store import iter_pages
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.root import Root, decode_root
@@ -44,6 +45,7 @@ from ebooklet_tx.sync.conflicts import ConflictError
 from ebooklet_tx.sync.pull import read_intents
 from ebooklet_tx.sync.session import read_base
 from ebooklet_tx.timestamps import timestamp_us
+from tests.pairs import writer_store
 from tests.property.local_faults import Fault, failing_disk
 from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPush
 from tests.store_wrappers import PassingStore
@@ -506,6 +508,10 @@ class DatabaseMachine(RuleBasedStateMachine):
                         del client.model.overlay[key]
                 elif kind == "stamp":
                     blt.prune()
+        if any(kind == "stamp" for kind, *_ in edits):
+            # Nothing tells then what was deleted from what an older file never had.
+            with writer_store(client.path) as store:
+                accept_deletes(store.journal)
         self.open_again(client)
 
     def close(self, client: Client) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import booklet
 import pytest
 
+import ebooklet_tx
 from ebooklet_tx.errors import (
     Error,
     LocalMissingError,
@@ -110,10 +111,11 @@ def test_prune_by_age_deletes(bench: Bench) -> None:
     assert bench.fresh_contents() == BASE | {"": {"m": 1}}
 
 
-def test_clear_is_pushed_as_deletes(bench: Bench) -> None:
+def test_clear_is_pushed_as_deletes_once_that_is_accepted(bench: Bench) -> None:
     with booklet.open(bench.path(), "w") as blt:
         blt.clear()
         blt["only"] = b"1"
+    ebooklet_tx.recover(bench.path(), accept_deletes=True)
     push(bench)
     # Booklet's clear takes the metadata with it.
     assert bench.contents("a") == bench.fresh_contents() == {"only": b"1"}
