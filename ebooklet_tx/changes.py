@@ -61,22 +61,27 @@ class Change:
             return pull(self._committed("pull"))
         return reader_pull(self._database._usable())
 
-    def push(self, force_push: bool = False, *, on_conflict: str | Resolver = "raise") -> PushResult:
+    def push(self, force_push: bool = False, *, on_conflict: str | Resolver | None = None) -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
         Args:
-            force_push: Put our side on top where another writer changed the same keys, and write
-                the database anew where the remote has vanished.
+            force_push: Put our side on top where another writer changed the same keys, write the database
+                anew where the remote has vanished, and make a commit although nothing is pending.
             on_conflict: What to do about keys that another writer changed too: "raise", "ours", "theirs",
                 "newest" (by timestamp), or a function that gets a `Conflict` and returns the value
-                to keep, or `MISSING` to delete the key.
+                to keep, or `MISSING` to delete the key. None for what the database was opened with. Our
+                change is dropped only for the version that the remote has when the push ends.
 
         Raises:
             ConflictError: Another writer changed some of the same keys; nothing was pushed.
+            RemoteMissingError: The remote is gone; with `force_push`, values that are not on this machine are
+                gone with it, and nothing was changed.
             LockLostError: Another writer took the lock over; everything stays pending.
             OfflineError: The store can't be reached; everything stays pending.
         """
-        return push(self._committed("push"), force=force_push, on_conflict=on_conflict)
+        session = self._committed("push")
+        choice = session.on_conflict if on_conflict is None else on_conflict
+        return push(session, force=force_push, on_conflict=choice)
 
     def update(self) -> None:
         """Commits what was written, so that everything asked here takes it in account."""

@@ -498,7 +498,8 @@ class Database(MutableMapping[str, Any]):
                 fetched again when they are read. Values that were not pushed always stay.
 
         Returns:
-            How many local copies were dropped.
+            How many items the file holds less: values that were replaced or deleted, and local copies that
+            were dropped.
         """
         keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
         with self._outside_transaction("prune") as session:

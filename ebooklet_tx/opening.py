@@ -56,6 +56,7 @@ from ebooklet_tx.sync.pull import (
     read_root_or_none,
     take_in_root,
 )
+from ebooklet_tx.sync.resolve import Resolver, check_choice
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 
 _log = logging.getLogger("ebooklet_tx")
@@ -78,6 +79,7 @@ def open(
     offline: bool | str = False,
     allow_pickle: bool | None = None,
     conditional_writes: bool | str = "auto",
+    on_conflict: str | Resolver = "raise",
     retry: RetryPolicy | None = None,
     _wrap_store: StoreWrapper | None = None,
 ) -> Database:
@@ -108,6 +110,8 @@ def open(
             once (`PickleWarning`).
         conditional_writes: Whether the store's conditional writes work: "auto" tries them once for each
             endpoint and bucket that is not AWS itself, True and False say so.
+        on_conflict: What each push does about keys that another writer changed too, unless the push itself is
+            told: "raise", "ours", "theirs", "newest", or a function, as in `Change.push`.
         retry: How failing requests are tried again; None for the connection's own.
 
     Raises:
@@ -123,6 +127,7 @@ def open(
     connection = parse_connection(remote_conn)
     path = local_path(file_path)
     resolve(value_serializer)
+    check_choice(on_conflict)
     settings = Settings(
         flag=flag,
         value_serializer=value_serializer,
@@ -146,6 +151,7 @@ def open(
         conditional_writes=conditional_writes,
     )
     session = _open_session(remote, connection, path, settings)
+    session.on_conflict = on_conflict
     try:
         serializer = _begin_serving(session, connection, settings)
         if not (settings.pickle_wanted or is_made_here(session)):

@@ -11,6 +11,7 @@ index of 6-byte chain heads, either behind the header or somewhere among the blo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -211,6 +212,17 @@ def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
         return [(header.first_block_offset_bytes, file_bytes)]
     regions = [(header.first_block_offset_bytes, header.index_offset_bytes), (index_end, file_bytes)]
     return [(start, end) for start, end in regions if start < end]
+
+
+def count_dead_blocks(fd: int, header: Header, file_bytes: int) -> int:
+    """Counts the blocks of values that were replaced or deleted, up to the first damage."""
+    count = 0
+    with contextlib.suppress(BlockDamageError):
+        for start, end in block_regions(header, file_bytes):
+            for block in iter_blocks(fd, start, end):
+                is_filler = block.key == b"\0" and block.timestamp_us == 0
+                count += not block.live and not is_filler
+    return count
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from ebooklet_tx.errors import (
     LocalStorageError,
     ReadOnlyError,
 )
+from ebooklet_tx.local.blocks import count_dead_blocks
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
 from ebooklet_tx.local.journal import Entry, Journal, journal_path
 from ebooklet_tx.local.pair_files import (
@@ -441,14 +442,18 @@ class LocalStore:
         return True
 
     def prune(self, keep: str = "1") -> int:
-        """Rewrites the Booklet file without dead bytes; returns how many values lost their copy.
+        """Rewrites the Booklet file without dead bytes; returns how many blocks it has less.
+
+        These are the values that were replaced or deleted, and those that lost their copy.
 
         Args:
             keep: SQL over `entry`; entries for which it is false lose their local copy. Pending
                 values are kept whatever it says.
         """
         self.commit(fold=True)
-        return self._rebuild(keep=f"(pending != 0) OR ({keep})")
+        file = self.file
+        dead = count_dead_blocks(file.fd, file.header, file.state().length_bytes)
+        return dead + self._rebuild(keep=f"(pending != 0) OR ({keep})")
 
     def is_unused(self) -> bool:
         """True of a pair in which nothing was ever written, and which stands on no remote commit.

@@ -227,6 +227,8 @@ def _write_segment(
         older = _older_rows(session, first_seq, {row.key for row in rows}, refs, drop=tombstones > 0)
         log = _older_log(session, first_seq)
         blob = build_segment(_in_key_order(older, rows), refs, [*log, record])
+    # A root that names what no reader takes could be read by nobody: by this one's own limits, before that.
+    read_segment(blob, name="a merge of index segments")
     segment = _put_segment(session, blob, first_seq, record.seq)
     return (*kept, segment), record.seq if tombstones else base.tombstone_floor
 

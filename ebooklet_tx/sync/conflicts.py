@@ -101,14 +101,20 @@ class ConflictError(Error):
 
     Attributes:
         conflicts: One for each key, the metadata's being `""`.
+        complete: Whether these are all, as the remote stood at the push; False where it could not be asked,
+            and other writers may have changed more of the keys since the last pull.
     """
 
-    def __init__(self, conflicts: list[Conflict], place: str) -> None:
+    def __init__(self, conflicts: list[Conflict], place: str, *, complete: bool = True) -> None:
         self.conflicts = conflicts
+        self.complete = complete
         shown = ", ".join(repr(conflict.key) if conflict.key else "the metadata" for conflict in conflicts[:5])
         more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+        count = f"{len(conflicts)} keys" if complete else f"at least {len(conflicts)} keys"
+        if not complete:
+            more += " (as of the last pull; there may be more, as the remote can't be reached now)"
         super().__init__(
-            f"{len(conflicts)} keys were changed here and by another writer of {place}: {shown}{more}; "
+            f"{count} were changed here and by another writer of {place}: {shown}{more}; "
             "nothing was pushed. Look at changes().conflicts(), settle them with changes().resolve(), or push "
             "with on_conflict='ours', 'theirs', 'newest' or a function"
         )

@@ -1,4 +1,4 @@
-"""Forgetting a remote that was deleted: what is on this machine becomes what the next push sends.
+"""Forgetting a remote that is gone: what is on this machine becomes what the next push sends.
 
 Owns the journal's word that a deletion is under way. The invariant: the word is written before the root is
 deleted and goes in the transaction that forgets the remote, so that a session which finds no root knows
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal import driver, put_meta
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.session import Session, read_base
@@ -27,6 +28,10 @@ UPDATE entry SET pending = 1, pending_digest = remote_digest, pending_timestamp_
   pending_length_bytes = remote_length_bytes
 WHERE pending = 0 AND remote_digest IS NOT NULL AND {_HERE}
 """
+
+
+_NOWHERE_ELSE = f"pending = 0 AND remote_digest IS NOT NULL AND NOT {_HERE}"
+_SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,40 @@ def finish_forgetting(session: Session) -> bool:
             return False
         forget_remote(session)
     return True
+
+
+def start_over(session: Session) -> None:
+    """Forgets a remote that somebody else deleted, unless values would be lost by that.
+
+    Raises:
+        RemoteMissingError: Values of some keys are not on this machine; nothing was changed.
+    """
+    with session.mutex:
+        # Fetched values count as here once they are in the file.
+        session.local.commit(fold=True)
+        _check_nothing_is_lost(session)
+        forget_remote(session)
+
+
+def _check_nothing_is_lost(session: Session) -> None:
+    with session.journal.reading() as raw:
+        (count,) = raw.execute(
+            f"SELECT count(*) FROM entry WHERE {_NOWHERE_ELSE}", {"empty": digest_of(b"")}
+        ).fetchone()
+        if not count:
+            return
+        rows = raw.execute(
+            f"SELECT key FROM entry WHERE {_NOWHERE_ELSE} ORDER BY key LIMIT {_SHOWN_KEYS}",
+            {"empty": digest_of(b"")},
+        ).fetchall()
+    shown = ", ".join(repr(key) if key else "the metadata" for (key,) in rows)
+    more = f" and {count - len(rows)} more" if count > len(rows) else ""
+    raise RemoteMissingError(
+        f"the database {session.remote.root_place} is gone, and of {count} of its keys this machine has no value "
+        f"to write anew: {shown}{more}; nothing was changed. Push from a machine that has them, or restore the "
+        "remote from a backup. To go on without them call delete_remote(), which has nothing left to delete and "
+        "lets go of these keys, and push() what is here"
+    )
 
 
 def forget_remote(session: Session) -> Forgotten:

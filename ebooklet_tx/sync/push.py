@@ -7,15 +7,25 @@ the root is the commit. Before it nothing that was uploaded is named by a root; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import OfflineError, RemoteMissingError
-from ebooklet_tx.local.journal import driver
+from ebooklet_tx.local.journal import Entry
 from ebooklet_tx.sync.building import build, place_pending
-from ebooklet_tx.sync.conflicts import ConflictError, find_conflicts
+from ebooklet_tx.sync.conflicts import Conflict, ConflictError, find_conflicts
+from ebooklet_tx.sync.forget import start_over
 from ebooklet_tx.sync.packing import forget_uploads, settle_uploads
 from ebooklet_tx.sync.pull import pull, read_intents, read_root_or_none
-from ebooklet_tx.sync.resolve import Resolver, check_choice, drop_agreeing, resolve_all
+from ebooklet_tx.sync.resolve import (
+    Resolution,
+    Resolver,
+    apply,
+    check_choice,
+    drop_agreeing,
+    gives_way,
+    resolve_all,
+)
 from ebooklet_tx.sync.session import Base, Session, read_base
 from ebooklet_tx.sync.swap_rules import fenced_off
 from ebooklet_tx.sync.swapping import finish, swap, write_intent
@@ -57,8 +67,8 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
 
     Args:
         session: The session; what is in its overlay is committed locally first.
-        force: Put our side on top of conflicts, and write the whole database anew if the remote
-            is gone.
+        force: Put our side on top of conflicts, write the whole database anew if the remote is gone, and
+            commit also where there is nothing to push.
         on_conflict: What to do about keys that another writer changed too.
 
     Returns:
@@ -69,7 +79,8 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         LockLostError: Another writer took the lock over; every operation is pending.
         OfflineError: The store keeps failing; every operation is pending, and whether this commit
             took place is settled by the next push, pull or recover.
-        RemoteMissingError: The remote that this database came from is gone.
+        RemoteMissingError: The remote that this database came from is gone; with `force`, values of some
+            keys are gone with it, and nothing was changed.
     """
     check_choice(on_conflict)
     with session.push_mutex:
@@ -85,7 +96,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
             on_conflict = "ours"
         elif unresolved:
             settled = pull(session).applied
-        result = _rounds(session, resumed, on_conflict)
+        result = _rounds(session, resumed, on_conflict, always=force)
         # A push that had succeeded unseen counts as this one's success.
         return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
 
@@ -126,18 +137,18 @@ def note_fence(session: Session, fence: int) -> None:
         session.fence = fence
 
 
-def _rounds(session: Session, resumed: int, on_conflict: str | Resolver) -> PushResult:
+def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, always: bool) -> PushResult:
     """Tries again on another base until the commit is in, settling conflicts as they come up."""
     try:
         for number in range(MAX_ROUNDS):
             if number:
                 stand_firm(session)
-            if on_conflict != "raise":
-                resolve_all(session, on_conflict)
+            complete = _hear_of_conflicts(session, on_conflict)
+            yielding = [] if on_conflict == "raise" else resolve_all(session, on_conflict)
             if not callable(on_conflict):
                 drop_agreeing(session)
             try:
-                result = _one_round(session, resumed=resumed)
+                result = _one_round(session, resumed=resumed, yielding=yielding, always=always, complete=complete)
             except ConflictError:
                 # What a pull in another thread brought since is settled in the next round.
                 if on_conflict == "raise":
@@ -151,6 +162,27 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver) -> Push
         turn, session.turn = session.turn, None
         if turn is not None:
             turn.release()
+
+
+def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
+    """Pulls where conflicts are known: they are decided, or told of, by what the remote holds now.
+
+    Returns:
+        False where they are only told of, and the remote could not be asked.
+
+    Raises:
+        OfflineError: They are to be decided, and the remote can't be asked.
+    """
+    with session.mutex:
+        known = find_conflicts(session, agreeing=callable(on_conflict))
+    try:
+        if known:
+            pull(session)
+    except OfflineError:
+        if on_conflict != "raise":
+            raise
+        return False
+    return True
 
 
 def stand_firm(session: Session) -> None:
@@ -185,24 +217,45 @@ def crowded(session: Session) -> OfflineError:
     )
 
 
-def _one_round(session: Session, *, resumed: int, fence: int | None = None) -> PushResult | None:
+def _one_round(
+    session: Session,
+    *,
+    resumed: int,
+    fence: int | None = None,
+    yielding: Sequence[Resolution] = (),
+    always: bool = False,
+    complete: bool = True,
+) -> PushResult | None:
     """One attempt on one base; None when another writer's commit came first.
 
-    With a fence, the commit is made whether there is anything to push or not, and of nothing else.
+    Args:
+        session: The session.
+        resumed: How many packs had been sent before.
+        fence: The commit is of this fence and of nothing else, and is made in any case.
+        yielding: Conflicts in which our change gives way once the commit is in.
+        always: Whether the commit is made although there is nothing to push.
+        complete: Whether the conflicts that are known are all.
     """
     with session.mutex:
         base = read_base(session.journal)
         # Who lost the lock is told so before the conflicts that came of it.
         check_fence(session, base)
-        conflicts = [] if fence is not None else find_conflicts(session)
+        conflicts = [] if fence is not None else _undecided(find_conflicts(session), yielding)
         if conflicts:
-            raise ConflictError(conflicts, session.remote.root_place)
+            raise ConflictError(conflicts, session.remote.root_place, complete=complete)
         replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
-        entries = [] if fence is not None else session.journal.pending_entries()
+        entries = [] if fence is not None else _to_push(session.journal.pending_entries(), yielding)
     if fence is not None:
         base = replace(base, fence=fence)
-    elif not entries and not replacing and base.seq:
+    elif not entries and not replacing and base.seq and not always:
+        # That the remote still has what we give way to was heard in this round.
+        apply(session, yielding)
         return PushResult(False, seq=base.seq)
+    if session.remote.offline:
+        raise OfflineError(
+            f"nothing was pushed to {session.remote.root_place}: {session.local.path} was opened offline; "
+            "everything stays pending, open it again without offline and push"
+        )
     if base.seq and base.etag is None and not replacing:
         # The commit is known, the object that holds it is not: an answer was lost. Read it.
         pull(session)
@@ -222,6 +275,7 @@ def _one_round(session: Session, *, resumed: int, fence: int | None = None) -> P
     if outcome.etag is not None:
         finish(session, commit, outcome.etag)
     if fence is None:
+        apply(session, yielding)
         forget_uploads(session)
     return PushResult(
         True,
@@ -232,6 +286,25 @@ def _one_round(session: Session, *, resumed: int, fence: int | None = None) -> P
         resumed_packs=resumed,
         value_bytes=commit.record.value_bytes,
     )
+
+
+def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
+    decided = {item.conflict.key: item for item in yielding}
+    return [
+        conflict
+        for conflict in conflicts
+        if conflict.key not in decided
+        or not gives_way(decided[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
+    ]
+
+
+def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[Entry]:
+    decided = {item.conflict.key: item for item in yielding}
+    return [
+        entry
+        for entry in entries
+        if entry.key not in decided or not gives_way(decided[entry.key], entry.remote_digest, entry.digest)
+    ]
 
 
 def check_fence(session: Session, base: Base) -> None:
@@ -251,30 +324,8 @@ def _start_over_if_gone(session: Session) -> list[str]:
     try:
         applied = pull(session).applied
     except RemoteMissingError:
-        with session.mutex:
-            _forget_remote(session)
+        start_over(session)
     return applied
-
-
-def _forget_remote(session: Session) -> None:
-    """Makes everything that is local pending, because the remote holds none of it any more."""
-    with session.journal.transaction() as connection:
-        raw = driver(connection)
-        raw.execute(
-            "UPDATE entry SET pending = 1, pending_digest = remote_digest, "
-            "pending_timestamp_us = remote_timestamp_us, pending_length_bytes = remote_length_bytes "
-            "WHERE pending = 0 AND remote_digest IS NOT NULL"
-        )
-        raw.execute("UPDATE entry SET pending = 0 WHERE pending = 2")
-        columns = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
-        raw.execute(
-            "UPDATE entry SET " + ", ".join(f"remote_{name} = NULL, base_{name} = NULL" for name in columns)
-        )
-        raw.execute("DELETE FROM entry WHERE local_digest IS NULL AND pending = 0")
-        raw.execute("DELETE FROM meta WHERE name GLOB 'base_*'")
-        raw.execute("DELETE FROM intent")
-        # Numbers of commits begin anew.
-        raw.execute("DELETE FROM commit_log")
 
 
 __all__ = [

@@ -8,7 +8,7 @@ push is an ordinary one. A key that the other changed once more meanwhile is a c
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +66,26 @@ def _keeping(session: Session, conflict: Conflict, outcome: Any) -> Resolution:
     return Resolution(conflict, None, value)
 
 
-def resolve_all(session: Session, on_conflict: str | Resolver) -> int:
-    """Resolves every conflict in one way; returns how many there were.
+def resolve_all(session: Session, on_conflict: str | Resolver) -> list[Resolution]:
+    """Resolves every conflict in one way, except by giving way; returns where that was chosen.
+
+    Our change of a key is dropped for the version that was chosen and for no other, so not before it is
+    certain that the remote still has it: `apply` does that once the commit is in.
 
     Only a function is asked about keys to which both sides gave the same value.
     """
     with session.mutex:
         conflicts = find_conflicts(session, agreeing=callable(on_conflict))
-    apply(session, [decide(session, conflict, on_conflict) for conflict in conflicts])
-    return len(conflicts)
+    resolutions = [decide(session, conflict, on_conflict) for conflict in conflicts]
+    apply(session, [item for item in resolutions if item.choice != "theirs"])
+    return [item for item in resolutions if item.choice == "theirs"]
+
+
+def gives_way(item: Resolution, theirs: bytes | None, ours: bytes | None) -> bool:
+    """Whether it was for these two versions of a key that the other's was chosen."""
+    chosen = item.conflict
+    same = (chosen.theirs_version.digest, chosen.ours_version.digest) == (theirs, ours)
+    return same and item.choice == "theirs"
 
 
 def drop_agreeing(session: Session) -> None:
@@ -104,7 +115,7 @@ def resolve_keys(session: Session, choices: Mapping[str, Any]) -> int:
     return len(resolutions)
 
 
-def apply(session: Session, resolutions: list[Resolution]) -> None:
+def apply(session: Session, resolutions: Sequence[Resolution]) -> None:
     """Carries resolutions out in one transaction, except where the other side moved on meanwhile."""
     if not resolutions:
         return

@@ -106,6 +106,7 @@ class Session:
         turn: The ticket that a push keeps from one round to the next; None outside of it.
         fence: The root's fence when the lock was taken; a higher one means that it is lost.
         in_transaction: Whether the thread that holds the mutex is inside a transaction.
+        on_conflict: What a push does about keys that another writer changed too, where it is not told.
     """
 
     local: LocalStore
@@ -120,6 +121,7 @@ class Session:
     commit_timeout_seconds: float = 300.0
     turn: WriterLock | None = None
     in_transaction: bool = False
+    on_conflict: Any = "raise"
     mutex: threading.RLock = field(default_factory=threading.RLock)
     push_mutex: threading.Lock = field(default_factory=threading.Lock)
 

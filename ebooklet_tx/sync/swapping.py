@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebooklet_tx.errors import (
+    Error,
     OfflineError,
     PreconditionFailedError,
     RemoteMissingError,
@@ -73,13 +74,37 @@ def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     Whatever is not a plain success is read back before it means anything: an answer may be lost,
     and a store may report a loser's or a winner's write in any way it likes.
     """
-    if not session.remote.conditional:
-        return _swap_in_turn(session, commit, base_etag)
+    sent = _Sent()
+    swap_once = _swap_if_unchanged if session.remote.conditional else _swap_in_turn
+    try:
+        return swap_once(session, commit, base_etag, sent)
+    except Error:
+        if not sent.perhaps:
+            _forget_intent(session, commit)
+        raise
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Whether a store may have got a commit's root."""
+
+    perhaps: bool = False
+
+
+def _forget_intent(session: Session, commit: Commit) -> None:
+    """Forgets a push of which nothing can have arrived: there is nothing to find out about it."""
+    with session.mutex, session.journal.transaction() as connection:
+        driver(connection).execute("DELETE FROM intent WHERE commit_id = ?", (commit.manifest.commit_id,))
+
+
+def _swap_if_unchanged(session: Session, commit: Commit, base_etag: str | None, sent: _Sent) -> Outcome:
     remote = session.remote
     outcome = Outcome(applied=False)
     for attempt in remote.policy.attempts_for("push", location=remote.store.location, key=remote.names.root):
         with attempt:
+            before = sent.perhaps
             try:
+                sent.perhaps = True
                 outcome = Outcome(
                     applied=True,
                     etag=remote.store.put(
@@ -91,11 +116,13 @@ def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
                     ),
                 )
             except (PreconditionFailedError, TransientStoreError) as error:
+                if isinstance(error, TransientStoreError) and not error.may_have_applied:
+                    sent.perhaps = before
                 outcome = _read_back(session, commit, base_etag, error)
     return outcome
 
 
-def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
+def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent: _Sent) -> Outcome:
     """Puts the root where conditions don't work: in one's turn, reading it before and after.
 
     Weaker than a compare-and-swap: a holder that stands still between reading and writing for
@@ -113,6 +140,7 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None) -> Ou
         there = read_root_or_none(remote)
         if (there.etag if there is not None else None) != base_etag:
             return _read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
+        sent.perhaps = True
         try:
             remote.store.put(remote.names.root, commit.root, metadata=_metadata(commit))
         except OfflineError as error:

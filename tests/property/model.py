@@ -229,12 +229,15 @@ class CopyModel:
         if force:
             self.pull(remote)
         while True:
+            if self.conflicts():
+                # Told of, or decided, by what the remote holds now.
+                self.pull(remote)
             if force:
                 self.rebase(self.conflicts())
             self.drop_agreeing()
             if self.conflicts():
                 return self.conflicts()
-            if not self.pending and self.head[1]:
+            if not self.pending and self.head[1] and not force:
                 return settled
             if remote.head == self.head:
                 break

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ebooklet_tx import ConflictError
-from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError, RemoteMissingError, TransientStoreError
+from ebooklet_tx.errors import RemoteIntegrityError, RemoteMissingError, TransientStoreError
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.conflicts import find_conflicts
-from tests.pairs import LARGE, OLD_STAMP, Bench, make, many_large, pending, push, root_of
+from tests.pairs import LARGE, OLD_STAMP, Bench, history, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 
 LOST = TransientStoreError("the answer was lost")
@@ -160,14 +161,38 @@ def test_values_that_are_nowhere_any_more_stop_a_forced_push(bench: Bench) -> No
         assert db["here"] == b"0"
         root = bench.root.read_bytes()
         bench.root.unlink()
-        with pytest.raises(LocalIntegrityError, match="not here"):
+        with pytest.raises(RemoteMissingError, match=r"of 1 of its keys .* 'not here'; nothing was changed"):
             db.changes().push(force_push=True)
         assert not bench.root.exists()
+        assert pending(db) == {}
         # Restored from a backup: nothing was lost.
         bench.root.write_bytes(root)
         db.changes().pull()
         assert dict(db.items()) == {"here": b"0", "not here": LARGE}
         assert pending(db) == {}
+
+
+def test_a_partial_copy_names_what_it_cannot_write_anew_and_can_go_on_without(bench: Bench) -> None:
+    make(bench, {"here": b"0", **many_large(9)})
+    with bench.open("b", "w") as db:
+        db.set_metadata({"m": 1})
+        assert (db["here"], len(db["k03"])) == (b"0", 40_000)
+        del db["k04"]
+        db["k05"] = b"set anew"
+        shutil.rmtree(bench.folder / "remote")
+        (bench.folder / "remote").mkdir()
+        with pytest.raises(RemoteMissingError) as caught:
+            db.changes().push(force_push=True)
+        assert "of 6 of its keys" in str(caught.value)
+        assert "'k00', 'k01', 'k02', 'k06', 'k07' and 1 more; nothing was changed" in str(caught.value)
+        assert pending(db) == {"k04": "delete", "k05": "set"}
+        assert not bench.root.exists()
+        # The way out that it names.
+        assert db.delete_remote().lost_keys == 6
+        assert db.changes().push().set_count == 4
+    expected = {"": {"m": 1}, "here": b"0", "k03": many_large(9)["k03"], "k05": b"set anew"}
+    assert bench.fresh_contents() == bench.contents("b") == expected
+    assert history(bench) == [(4, 0)]
 
 
 def test_a_remote_that_went_back_is_read_anew(bench: Bench) -> None:
