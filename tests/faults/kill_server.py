@@ -23,7 +23,7 @@ import alembic.config
 
 from ebooklet_tx import connection
 from ebooklet_tx.remote import open_store, s3
-from tests.faults import full_disk, injection
+from tests.faults import enduring, full_disk, injection, reading
 from tests.faults.scenarios import PUSHES, SCENARIOS, Child, Step, newer_code, small_packs
 from tests.quick_clients import remember
 
@@ -72,7 +72,12 @@ def _child(order: dict[str, Any], report: socket.socket) -> None:
     try:
         # Where only a parent may trace, whoever asks for this child may as well.
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
-        _run(order, report)
+        if "fault" in order:
+            enduring.run(order, report)
+        elif "truth" in order:
+            reading.run(order, report)
+        else:
+            _run(order, report)
         code = 0
     except BaseException:
         report.sendall(b"failed " + traceback.format_exc().replace("\n", "\x0b").encode() + b"\n")

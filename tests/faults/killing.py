@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,13 +64,15 @@ class Outcome:
 class KillServer:
     """A running fork server."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        """Starts it, with some variables added to the environment that its children inherit."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "tests.faults.kill_server", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 cwd=REPOSITORY,
+                env=os.environ | dict(variables or {}),
                 stdin=subprocess.DEVNULL,
             )
         self._socket = ours
@@ -114,8 +116,11 @@ class KillServer:
                     raise AssertionError(f"the child did not start: {lines.read()}")
                 tracer = _attached(pid, strace) if strace is not None else None
                 ours.sendall(b"g")
-                outcome = _followed(lines, lambda: self._let_on(tracer, ours))
-        status = json.loads(self._answers.readline())["status"]
+                try:
+                    outcome = _followed(lines, lambda: self._let_on(tracer, ours))
+                finally:
+                    # Whatever it told, its end is waited for: the next answer is the next child's.
+                    status = json.loads(self._answers.readline())["status"]
         if tracer is not None:
             tracer.wait(timeout=PATIENCE_SECONDS)
             if tracer.stderr is not None:
