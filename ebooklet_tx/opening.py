@@ -30,6 +30,7 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.group import GROUP_SERIALIZER, RemoteConnGroup
+from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.serializers import Serializer, resolve, same_serializer, stored_name
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
@@ -174,7 +175,7 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
         return opener(remote, path, settings)
     except OfflineError as error:
         remote.store.close()
-        if settings.offline != "auto" or settings.flag == "n" or not path.exists():
+        if settings.offline != "auto" or settings.flag == "n" or size_of(path) is None:
             raise
         warnings.warn(
             f"{connection.url} can't be reached, so {path} is opened offline, as it was left: {error}",
@@ -207,7 +208,7 @@ def _begin_serving(session: Session, connection: Connection, settings: Settings)
 
 def _open_offline(connection: Connection, path: Path, settings: Settings) -> Session:
     """Opens a local pair as it was left; nothing is asked of the remote."""
-    if not path.exists():
+    if size_of(path) is None:
         raise OfflineError(
             f"{path} does not exist, and a database can't be fetched offline; open it once without offline"
         )
@@ -295,7 +296,7 @@ def _check_replaceable(remote: Remote) -> None:
 
 def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bool) -> Session:
     """Opens a pair for writing, makes it from the remote, or makes a new one."""
-    if path.exists():
+    if size_of(path) is not None:
         session = _session(settings.local(path, create=False), remote, settings)
         return _started(
             session, lambda session: _begin_writing(session, settings, known=None, must_exist=must_exist)

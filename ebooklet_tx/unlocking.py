@@ -13,8 +13,8 @@ from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
+from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Journal, journal_path
-from ebooklet_tx.local.value_file import size_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.locking import unlock as remove_lock

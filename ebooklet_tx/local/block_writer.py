@@ -32,6 +32,7 @@ from ebooklet_tx.local.blocks import (
     Header,
 )
 from ebooklet_tx.local.checked_file import FileRegion, write_all
+from ebooklet_tx.local.file_calls import read_at
 from ebooklet_tx.records import METADATA_KEY
 
 PAGE_POINTERS = 1024
@@ -93,7 +94,7 @@ class _Index:
             self.write()
         start = number * PAGE_POINTERS
         length = min(PAGE_POINTERS, self.n_buckets - start) * POINTER_BYTES
-        page = bytearray(os.pread(self._fd, length, self._offset_bytes + start * POINTER_BYTES))
+        page = bytearray(read_at(self._fd, length, self._offset_bytes + start * POINTER_BYTES))
         if len(page) < length:
             raise ChainDamageError("the index reaches beyond the file's end")
         self._pages[number] = page
@@ -236,19 +237,19 @@ def write_empty_index(fd: int, offset_bytes: int, n_buckets: int) -> None:
 
 def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[int, bytes, bytes]]:
     """Yields (position, key hash, key) of every block to which the index leads, each held to its hash."""
-    pointers = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
+    pointers = read_at(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
     found = 0
     for at in range(0, len(pointers), POINTER_BYTES):
         position = int.from_bytes(pointers[at : at + POINTER_BYTES], "little")
         while position > 1:
             found += 1
-            head = os.pread(fd, _HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
+            head = read_at(fd, _HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
             if len(head) < BLOCK_HEAD_BYTES or found > header.n_keys + len(RESERVED_KEYS):
                 raise ChainDamageError(f"a chain leads to byte {position}, or in a circle")
             key_hash, following, key_bytes, _, _ = _HEAD.unpack_from(head)
             key = head[BLOCK_HEAD_BYTES : BLOCK_HEAD_BYTES + key_bytes]
             if len(key) < key_bytes:
-                key = os.pread(fd, key_bytes, position + BLOCK_HEAD_BYTES)
+                key = read_at(fd, key_bytes, position + BLOCK_HEAD_BYTES)
             if blake2s(key, digest_size=HASH_BYTES).digest() != key_hash:
                 raise ChainDamageError(f"a chain leads to byte {position}, where no block is")
             # Before the caller puts another pointer there.

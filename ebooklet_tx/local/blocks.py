@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 
 from ebooklet_tx.limits import RESERVED_KEYS
+from ebooklet_tx.local.file_calls import read_at
 
 HEADER_BYTES = 200
 MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"
@@ -154,7 +155,7 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
     while position < end:
         head_at = position - window_start
         if head_at + BLOCK_HEAD_BYTES > len(window):
-            window = os.pread(fd, min(65_536, end - position), position)
+            window = read_at(fd, min(65_536, end - position), position)
             window_start = position
             head_at = 0
         head = window[head_at : head_at + BLOCK_HEAD_BYTES]
@@ -167,7 +168,7 @@ def iter_blocks(fd: int, start: int, end: int) -> Iterator[Block]:
         key_at = head_at + BLOCK_HEAD_BYTES
         key = window[key_at : key_at + key_length]
         if len(key) < key_length:
-            key = os.pread(fd, key_length, position + BLOCK_HEAD_BYTES)
+            key = read_at(fd, key_length, position + BLOCK_HEAD_BYTES)
         next_pointer = int.from_bytes(head[13:19], "little")
         if not _carries_its_hash(head, key, next_pointer):
             raise BlockDamageError(f"block at byte {position} does not carry its key's hash")
@@ -197,11 +198,11 @@ def _carries_its_hash(head: bytes, key: bytes, next_pointer: int) -> bool:
 
 def is_pointer_of_block(fd: int, offset_bytes: int) -> bool:
     """True when an offset is that of the next pointer in a block that carries its own key's hash."""
-    head = os.pread(fd, BLOCK_HEAD_BYTES, offset_bytes - HASH_BYTES) if offset_bytes >= HASH_BYTES else b""
+    head = read_at(fd, BLOCK_HEAD_BYTES, offset_bytes - HASH_BYTES) if offset_bytes >= HASH_BYTES else b""
     if len(head) < BLOCK_HEAD_BYTES:
         return False
     (key_length, _) = _LENGTHS.unpack_from(head, 19)
-    key = os.pread(fd, key_length, offset_bytes - HASH_BYTES + BLOCK_HEAD_BYTES)
+    key = read_at(fd, key_length, offset_bytes - HASH_BYTES + BLOCK_HEAD_BYTES)
     return blake2s(key, digest_size=HASH_BYTES).digest() == head[:HASH_BYTES]
 
 
@@ -285,7 +286,7 @@ def _chain_damage(fd: int, header: Header, blocks: dict[int, Block], reached: se
 
     No block is visited twice, so that chains that meet or run in a circle cost nothing.
     """
-    index = os.pread(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
+    index = read_at(fd, header.n_buckets * POINTER_BYTES, header.index_offset_bytes)
     if not blocks and index == CHAIN_END * header.n_buckets:
         return
     for bucket in range(header.n_buckets):

@@ -18,6 +18,9 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ebooklet_tx.local.file_calls import close_quietly, read_at, storage_errors
 
 CHUNK_BYTES = 4 * 2**20
 """A region is read in pieces of this size."""
@@ -80,7 +83,7 @@ class CheckedFile(io.BytesIO):
             raise EndlessChainError("a chain of the hash index runs in a circle")
         if size is None or size < 0:
             size = max(0, os.fstat(self._fd).st_size - self._position)
-        data = os.pread(self._fd, size, self._position)
+        data = read_at(self._fd, size, self._position)
         self._position += len(data)
         return data
 
@@ -106,10 +109,11 @@ class CheckedFile(io.BytesIO):
 class FileRegion:
     """Bytes that lie in a file, as a value that is too large to hold; the descriptor stays its owner's."""
 
-    def __init__(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+    def __init__(self, fd: int, offset_bytes: int, length_bytes: int, path: Path) -> None:
         self.fd = fd
         self.offset_bytes = offset_bytes
         self.length_bytes = length_bytes
+        self._path = path
 
     def __len__(self) -> int:
         return self.length_bytes
@@ -117,7 +121,11 @@ class FileRegion:
     def chunks(self) -> Iterator[bytes]:
         """Yields the bytes in pieces; fewer than the length when the file ends before."""
         position, end = self.offset_bytes, self.offset_bytes + self.length_bytes
-        while position < end and (data := os.pread(self.fd, min(CHUNK_BYTES, end - position), position)):
+        while position < end:
+            with storage_errors(self._path, "read"):
+                data = read_at(self.fd, min(CHUNK_BYTES, end - position), position)
+            if not data:
+                return
             position += len(data)
             yield data
 
@@ -141,4 +149,4 @@ def fsync_folder(path: str | os.PathLike[str]) -> None:
     try:
         os.fsync(fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)

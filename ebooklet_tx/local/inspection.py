@@ -24,13 +24,14 @@ from ebooklet_tx.errors import Error, JournalDamagedError, JournalUnusableError,
 from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
+from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
 from ebooklet_tx.local.schema import REVISION, STALE
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
-from ebooklet_tx.local.value_file import ValueFile, storage_errors
+from ebooklet_tx.local.value_file import ValueFile
 from ebooklet_tx.records import CommitRecord, digest_of
 
 _DIGEST_OF_NOTHING = digest_of(b"")
@@ -98,7 +99,7 @@ def inspect_pair(
         UnsupportedFormatError: It is no Booklet that can be used here.
         LocalStorageError: The disk refuses, or another process keeps the journal locked.
     """
-    if not path.exists():
+    if size_of(path) is None:
         raise LocalMissingError(2, f"{path} does not exist; check the path")
     with contextlib.closing(ValueFile.open(path, writable=False)) as file:
         found = Inspection(path, uuid=file.header.uuid.hex())
@@ -119,10 +120,11 @@ def inspect_pair(
 
 def _shared_lock(file: ValueFile) -> bool:
     """Keeps writers out until the file is closed; False when there is one."""
-    try:
-        fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    with storage_errors(file.path, "lock"):
+        try:
+            fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 
@@ -131,10 +133,11 @@ def _parts(location: Path) -> tuple[Path, Path]:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    with storage_errors(path, "look at"):
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 @contextlib.contextmanager
@@ -263,7 +266,7 @@ def _log(raw: sqlite3.Connection, log_rows: int) -> list[CommitRecord]:
 def _look_at_file(found: Inspection, file: ValueFile) -> None:
     known = found.journal == "current"
     waiting = rebuild_path(found.path)
-    if waiting.exists():
+    if size_of(waiting) is not None:
         found.rebuild = "finished" if known and _generation(waiting) == _known_generation(found) else "partial"
     guard = file.guard_number()
     if guard is not None and not found.in_use:

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
+from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.schema import STALE
 from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
-from ebooklet_tx.local.value_file import size_of
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
 from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.file_calls import REFUSED, size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, journal_path, side_files
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.serializers import resolve
-from ebooklet_tx.local.value_file import ValueFile, create_file, size_of, storage_errors
+from ebooklet_tx.local.value_file import ValueFile, create_file
 
 LOCK_POLL_SECONDS = 0.02
 
@@ -47,11 +48,17 @@ def try_open_locked(path: Path) -> ValueFile | None:
     except LocalStorageError as error:
         if size_of(path) is None:
             return None
+        if error.errno not in REFUSED:
+            raise
         raise ReadOnlyError(f"{path} can't be opened for writing: {error}") from error
-    if file.try_lock() and file.is_current():
-        # Another session may have changed the header between our open and our lock.
-        file.refresh()
-        return file
+    try:
+        if file.try_lock() and file.is_current():
+            # Another session may have changed the header between our open and our lock.
+            file.refresh()
+            return file
+    except BaseException:
+        file.close()
+        raise
     file.close()
     return None
 
@@ -108,8 +115,8 @@ def _link_if_free(partial: Path, path: Path) -> bool:
 
 def remove_leftovers(file: ValueFile) -> None:
     """Removes what sessions left that died while they made this file, now that it is there."""
-    for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
-        with storage_errors(partial, "remove"):
+    with storage_errors(file.path, "remove what was left beside"):
+        for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
             partial.unlink(missing_ok=True)
 
 

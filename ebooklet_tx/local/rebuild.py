@@ -17,6 +17,7 @@ from ebooklet_tx.local.block_writer import Value
 from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS, POINTER_BYTES
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_places
+from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import PENDING_SET, Entry, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -25,7 +26,6 @@ from ebooklet_tx.local.value_file import (
     grown_header,
     new_append_number,
     put_in_place,
-    storage_errors,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
@@ -116,9 +116,11 @@ def rebuild(
 def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
     """Puts a finished rebuild in place whose process died before it could; None if there is none."""
     waiting = rebuild_path(file.path)
-    if not waiting.exists():
+    if size_of(waiting) is None:
         return None
-    if waiting.samefile(file.path):
+    with storage_errors(waiting, "look at"):
+        in_place = waiting.samefile(file.path)
+    if in_place:
         # A file system without atomic renames left both names: the rebuild is in place already.
         with storage_errors(waiting, "remove"):
             waiting.unlink()

@@ -19,6 +19,7 @@ from ebooklet_tx.limits import RESERVED_KEYS
 from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header, scan_file
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts
+from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, journal_path, put_meta
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
@@ -28,8 +29,6 @@ from ebooklet_tx.local.value_file import (
     ValueFile,
     new_append_number,
     put_in_place,
-    size_of,
-    storage_errors,
 )
 from ebooklet_tx.timestamps import now_us
 
@@ -156,7 +155,7 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     # Booklet never syncs, and what the journal says of the file from here on has to survive.
     file.make_durable()
     damage = _restore_header(file, facts)
-    scan = scan_file(file.fd, file.header)
+    scan = _scan(file)
     scan.damage.extend(damage)
     edits = _take_in_edits(file, journal, scan, report)
     if scan.damage:
@@ -170,6 +169,11 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
         file.renew_generation()
     _record_file(file, journal)
     return file
+
+
+def _scan(file: ValueFile) -> Scan:
+    with storage_errors(file.path, "read"):
+        return scan_file(file.fd, file.header)
 
 
 def _keep_original(file: ValueFile, kind: str, report: SettleReport) -> None:
@@ -254,7 +258,7 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
     Until the remote has been heard, `adopted` says that nothing is known about a common base.
     """
     file.make_durable()
-    scan = scan_file(file.fd, file.header)
+    scan = _scan(file)
     report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
     _take_in_edits(file, journal, scan, SettleReport())
     with journal.transaction() as connection:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, is_cut_to_nothing, side_files
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
-from ebooklet_tx.local.value_file import size_of, storage_errors
 from ebooklet_tx.timestamps import now_us
 
 _BUSY_TIMEOUT_SECONDS = 30.0

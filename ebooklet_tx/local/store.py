@@ -10,7 +10,6 @@ Not thread-safe: `database` and `sync` call it under the session's mutex.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.blocks import count_dead_blocks
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
+from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Entry, Journal, journal_path
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
@@ -50,7 +50,6 @@ from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,
     put_in_place,
-    size_of,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
@@ -140,7 +139,7 @@ class LocalStore:
                 store.created = True
             store._file = file
             # A second name, or the need to make the file, may mean that somebody died making it.
-            if store.created or os.fstat(file.fd).st_nlink > 1:
+            if store.created or file.has_second_name():
                 remove_leftovers(file)
             store._journal = open_journal(path, store.report, replace=replace_journal)
             if store._settle(file):

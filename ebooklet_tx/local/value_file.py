@@ -16,13 +16,12 @@ offset is never used in a file that it was not recorded for.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,7 @@ from ebooklet_tx.local.blocks import (
     parse_header,
 )
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
+from ebooklet_tx.local.file_calls import close_quietly, read_at, storage_error, storage_errors
 from ebooklet_tx.records import METADATA_KEY
 
 APPEND_NUMBER_BYTES = 8
@@ -115,8 +115,7 @@ class ValueFile:
         self.recorded: FileState | None = None
         self._fd = fd
         self._locked = False
-        raw = os.pread(fd, HEADER_BYTES, 0)
-        self.header = _checked_header(raw, path)
+        self.header = _read_header(fd, path)
         _open_files.add(self)
 
     # -- opening ---------------------------------------------------------------------------
@@ -129,41 +128,52 @@ class ValueFile:
             UnsupportedFormatError: It is no Booklet of str keys and timestamps.
             LocalStorageError: The system refuses.
         """
-        with _storage_errors(path, "open"):
+        with storage_errors(path, "open"):
             fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             return cls(path, fd, writable=writable)
         except BaseException:
-            os.close(fd)
+            close_quietly(fd)
             raise
 
     def try_lock(self) -> bool:
         """Takes the exclusive lock if nobody holds it; False when somebody does."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+        with storage_errors(self.path, "lock"):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
         self._locked = True
         return True
 
     def unlock(self) -> None:
         """Gives the lock back."""
         if self._locked:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            with storage_errors(self.path, "unlock"):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             self._locked = False
 
     def is_current(self) -> bool:
         """True while the path still names the file that is open here."""
-        try:
-            named = self.path.stat()
-        except FileNotFoundError:
-            return False
-        here = os.fstat(self._fd)
-        return (named.st_dev, named.st_ino) == (here.st_dev, here.st_ino)
+        return self.is_named(self.path)
+
+    def is_named(self, path: Path) -> bool:
+        """True when a path names the file that is open here."""
+        with storage_errors(path, "look at"):
+            try:
+                named = path.stat()
+            except FileNotFoundError:
+                return False
+            return os.path.samestat(named, os.fstat(self._fd))
+
+    def has_second_name(self) -> bool:
+        """True of a file that another name stands for as well, as between making and naming it."""
+        with storage_errors(self.path, "look at"):
+            return os.fstat(self._fd).st_nlink > 1
 
     def refresh(self) -> None:
         """Reads the header again."""
-        self.header = _checked_header(os.pread(self._fd, HEADER_BYTES, 0), self.path)
+        self.header = _read_header(self._fd, self.path)
 
     @property
     def locked(self) -> bool:
@@ -182,45 +192,42 @@ class ValueFile:
         if self.stands_behind is not None:
             self.stands_behind.close()
         if self._fd >= 0:
-            with contextlib.suppress(OSError):
+            # Closing unlocks as well, unless a forked child still has the descriptor.
+            with contextlib.suppress(LocalStorageError):
                 self.unlock()
-            os.close(self._fd)
+            close_quietly(self._fd)
             self._fd = -1
 
     def forget_in_child(self) -> None:
         """In a forked child: closes the copied descriptor, so that only the parent holds the lock."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close_quietly(self._fd)
             self._fd = -1
 
     # -- reading ---------------------------------------------------------------------------
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Returns the bytes at an offset; fewer when the file ends before."""
-        data = os.pread(self._fd, length_bytes, offset_bytes)
-        if len(data) == length_bytes:
-            return data
-        pieces = [data]
-        got = len(data)
-        # One pread returns at most 2 GiB - 4 KiB on Linux.
-        while data and got < length_bytes:
-            data = os.pread(self._fd, length_bytes - got, offset_bytes + got)
-            pieces.append(data)
-            got += len(data)
-        return b"".join(pieces)
+        try:
+            data = os.pread(self._fd, length_bytes, offset_bytes)
+            return data if len(data) == length_bytes else read_at(self._fd, length_bytes, offset_bytes)
+        except OSError as error:
+            raise storage_error(error, self.path, "read") from error
 
     def region(self, offset_bytes: int, length_bytes: int) -> FileRegion:
         """Returns a value as a part of this file, to be read a piece at a time while the file is open."""
-        return FileRegion(self._fd, offset_bytes, length_bytes)
+        return FileRegion(self._fd, offset_bytes, length_bytes, self.path)
 
     def state(self) -> FileState:
         """Returns size, mtime and inode as they are now."""
-        stat = os.fstat(self._fd)
+        with storage_errors(self.path, "look at"):
+            stat = os.fstat(self._fd)
         return FileState(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
     def guard_number(self) -> bytes | None:
         """Returns the number of the append whose guard stands, or None when none does."""
-        mark = os.pread(self._fd, 16, 0)
+        with storage_errors(self.path, "read"):
+            mark = read_at(self._fd, 16, 0)
         return mark[8:16] if mark[:8] == GUARD_PREFIX else None
 
     # -- writing ---------------------------------------------------------------------------
@@ -253,12 +260,12 @@ class ValueFile:
             LocalIntegrityError: What was written did not arrive.
             IndexDamagedError: Booklet's index is damaged.
         """
-        before = os.fstat(self._fd).st_size
+        before = self.state().length_bytes
         deletes = list(deletes)
         # Booklet reads the header here, so this comes before the guard.
         blt, seat = self._booklet(before) if deletes else (None, None)
         try:
-            with _storage_errors(self.path, "append to"):
+            with storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
                 if seat is not None:
@@ -286,7 +293,7 @@ class ValueFile:
 
     def release(self, state: FileState | None = None) -> None:
         """Takes the guard off and leaves the modification time that the journal recorded."""
-        with _storage_errors(self.path, "write"):
+        with storage_errors(self.path, "write"):
             write_all(self._fd, MAGIC, 0)
             if state is not None:
                 os.utime(self._fd, ns=(state.mtime_ns, state.mtime_ns))
@@ -297,7 +304,7 @@ class ValueFile:
         Raises:
             LocalStorageError: The disk is failing; nothing was changed.
         """
-        with _storage_errors(self.path, "sync"):
+        with storage_errors(self.path, "sync"):
             os.fsync(self._fd)
             fsync_folder(self.path.parent)
 
@@ -319,16 +326,17 @@ class ValueFile:
 
     def _booklet(self, before: int) -> tuple[Any, CheckedFile]:
         """Opens Booklet on a seat whose writes into the part that was there before are checked."""
-        seat = CheckedFile(
-            self._fd,
-            check_write=self._write_check(before),
-            max_reads=before // BLOCK_HEAD_BYTES + 1000,
-        )
-        return booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes), seat
+        with storage_errors(self.path, "read"):
+            seat = CheckedFile(
+                self._fd,
+                check_write=self._write_check(before),
+                max_reads=before // BLOCK_HEAD_BYTES + 1000,
+            )
+            return booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes), seat
 
     def _write_check(self, before: int) -> Callable[[int, int], None]:
         """Returns what keeps Booklet from writing into a value because a damaged pointer led there."""
-        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0)) or self.header
+        header = parse_header(read_at(self._fd, HEADER_BYTES, 0)) or self.header
         index = range(header.index_offset_bytes, header.index_offset_bytes + header.n_buckets * POINTER_BYTES + 1)
 
         def check(offset_bytes: int, length_bytes: int) -> None:
@@ -347,7 +355,7 @@ class ValueFile:
 
     def _present_header(self) -> Header:
         """Reads the header behind the guard."""
-        header = parse_header(os.pread(self._fd, HEADER_BYTES, 0))
+        header = parse_header(read_at(self._fd, HEADER_BYTES, 0))
         if header is None:
             raise LocalIntegrityError(f"{self.path}: the header is gone after an append; run recover on it")
         return _with_magic(header, self.header)
@@ -364,11 +372,12 @@ def create_file(
         value_serializer: As Booklet takes it, for a file with no such model.
         n_buckets: Likewise.
     """
-    with _storage_errors(path, "create"):
+    with storage_errors(path, "create"):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with _storage_errors(path, "write"):
+        with storage_errors(path, "lock"):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with storage_errors(path, "write"):
             # With a generation of its own from the first byte: unfinished, it must not pass for its model.
             model = header if header is not None else _new_header(value_serializer, n_buckets)
             write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
@@ -377,7 +386,7 @@ def create_file(
         made = ValueFile(path, fd, writable=True)
         made._locked = True
     except BaseException:
-        os.close(fd)
+        close_quietly(fd)
         raise
     return made
 
@@ -422,13 +431,15 @@ def put_in_place(new: ValueFile) -> None:
     old = new.stands_behind
     if old is None:
         return
-    with _storage_errors(old.path, "replace"):
+    with storage_errors(old.path, "replace"):
         if new.guard_number() is not None:
             new.release(new.recorded)
         if new.path != old.path:
             if old.guard_number() is None:
                 write_all(old.fd, GUARD_PREFIX + new_append_number(), 0)
-            new.path.replace(old.path)
+            # A rename that was said to have failed may have taken place.
+            if not new.is_named(old.path):
+                new.path.replace(old.path)
             new.path = old.path
         fsync_folder(old.path.parent)
     new.stands_behind = None
@@ -449,7 +460,9 @@ def _let_go(blt: Any, seat: CheckedFile) -> None:
     blt.close()
 
 
-def _checked_header(raw: bytes, path: Path) -> Header:
+def _read_header(fd: int, path: Path) -> Header:
+    with storage_errors(path, "read"):
+        raw = read_at(fd, HEADER_BYTES, 0)
     header = parse_header(raw)
     known = header is not None and (header.magic in (MAGIC, FIXED_LENGTH_MAGIC) or raw[:8] == GUARD_PREFIX)
     if header is None or not known:
@@ -478,48 +491,6 @@ def _with_magic(header: Header, old: Header) -> Header:
     return replace(header, magic=MAGIC, generation=old.generation, raw=MAGIC + header.raw[16:])
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path, action: str) -> Iterator[None]:
-    """Turns the system's refusals into errors that name the file and the way out."""
-    try:
-        yield
-    except LocalStorageError:
-        raise
-    except OSError as error:
-        if error.errno in _FULL:
-            way_out = "the disk is full: make room and do it again; the last commit is intact"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            way_out = "no permission: check the owner and mode of the file and its folder"
-        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
-            way_out = "the file or its folder does not exist: make the folder, or open with flag 'c'"
-        else:
-            way_out = "the last commit is intact"
-        raise LocalStorageError(
-            error.errno or 0, f"can't {action} {path}: {error.strerror or error}; {way_out}"
-        ) from error
-
-
-def size_of(path: Path) -> int | None:
-    """Returns the size of a file, or None where there is none.
-
-    Raises:
-        LocalStorageError: The system can't say; a file that can't be seen is not one that is missing.
-    """
-    with _storage_errors(path, "look at"):
-        try:
-            return path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-
-def storage_errors(path: Path, action: str) -> contextlib.AbstractContextManager[None]:
-    """Context in which an OSError about a local file becomes a `LocalStorageError`."""
-    return _storage_errors(path, action)
-
-
 def _forget_all_in_child() -> None:
     for file in list(_open_files):
         file.forget_in_child()
@@ -537,6 +508,4 @@ __all__: Sequence[str] = [
     "model_header",
     "new_append_number",
     "put_in_place",
-    "size_of",
-    "storage_errors",
 ]

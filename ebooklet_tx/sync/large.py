@@ -17,8 +17,8 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.checked_file import FileRegion
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.file_calls import storage_errors
 from ebooklet_tx.local.journal import Entry
-from ebooklet_tx.local.value_file import storage_errors
 from ebooklet_tx.records import DIGEST_BYTES
 from ebooklet_tx.sync.pull import pull
 from ebooklet_tx.sync.ranges import MAX_RANGE_BYTES, read_range
@@ -68,7 +68,7 @@ def _bring(session: Session, entry: Entry) -> None:
     with storage_errors(path, "make room beside"), tempfile.TemporaryFile(dir=path.parent) as spool:
         _fetch_to(session, entry, spool)
         spool.flush()
-        region = FileRegion(spool.fileno(), 0, entry.length_bytes)
+        region = FileRegion(spool.fileno(), 0, entry.length_bytes, path)
         fetched = Fetched(entry.key, entry.timestamp_us, entry.digest or b"", region)
         with session.mutex:
             kept = session.local.keep_large(fetched)
