@@ -154,6 +154,8 @@ class Enduring:
         """
         if step.name == "pull":
             self._elsewhere()
+        if step.name == "open":
+            child.database = None
         try:
             step.run(child)
             self._check_after(step)
@@ -185,7 +187,9 @@ class Enduring:
     def _again(self, step: Step, error: Error) -> None:
         """Checks what a failed step left, and takes it again."""
         if step.name == "open":
-            self._child.open()
+            # What failed may have been the first look into an open one.
+            if self._child.database is None:
+                self._child.open()
             return
         if step.name == "close":
             self._close_again(step)
@@ -272,7 +276,9 @@ def _note(data: object) -> Change:
     return lambda target: target.set_metadata(data)
 
 
-def _step(name: str, act: Callable[[Child], object], change: Change | None = None, *, pushes: bool = False) -> Step:
+def _step(
+    name: str, act: Callable[[Child], object], change: Change | None = None, *, pushes: bool = False
+) -> Step:
     def run(child: Child) -> None:
         if change is not None and name != "pull":
             change(child.database)

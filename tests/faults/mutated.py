@@ -1,4 +1,4 @@
-"""The parent's side of mutations: folders with a truth, one file of which is changed at a time, and the verdicts."""
+"""The parent's side of mutations: folders with a truth, one file changed at a time, and the verdicts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def _make_crashed(folder: Path) -> Truth:
         _drop(truth, database, range(60, 63))
     truth.only_in_journal.update(f"k{number:03}" for number in [*range(40, 52), *range(60, 63), *range(300, 304)])
     kept = folder / "as it is"
-    shutil.copytree(folder, kept, ignore=lambda _, names: [name for name in names if name in (kept.name, REMOTE_FOLDER)])
+    shutil.copytree(
+        folder, kept, ignore=lambda _, names: [name for name in names if name in (kept.name, REMOTE_FOLDER)]
+    )
     database._session.local.abandon()
     database._closed = True
     database._session.remote.store.close()
@@ -113,7 +115,11 @@ def _make_bare(folder: Path) -> Truth:
     return truth
 
 
-TEMPLATES: dict[str, Callable[[Path], Truth]] = {"closed": _make_closed, "crashed": _make_crashed, "bare": _make_bare}
+TEMPLATES: dict[str, Callable[[Path], Truth]] = {
+    "closed": _make_closed,
+    "crashed": _make_crashed,
+    "bare": _make_bare,
+}
 
 
 @dataclass
@@ -144,7 +150,9 @@ class Specimen:
         self.truth = TEMPLATES[name](self._folder)
         self._truth_file = self._base / "truth"
         self._truth_file.write_bytes(pickle.dumps(self.truth))
-        self._saved = {path: (path.read_bytes(), path.stat()) for path in self._folder.rglob("*") if path.is_file()}
+        self._saved = {
+            path: (path.read_bytes(), path.stat()) for path in self._folder.rglob("*") if path.is_file()
+        }
         self._anchor = self._base / "anchor"
         if (self._folder / FILE).exists():
             # The journal knows the Booklet file by its inode, which must outlive a rebuild.

@@ -1,4 +1,4 @@
-"""Mutations of a file's bytes, as a disk, a network or a copy makes them: seeded, so that each can be done again."""
+"""Mutations of a file's bytes, as a disk, a network or a copy makes them; each can be done again by its seed."""
 
 from __future__ import annotations
 
@@ -133,6 +133,8 @@ def planned(file: str, count: int, seed: int) -> list[Mutation]:
     """Plans so many mutations of a file, each kind as often."""
     kinds = list(KINDS)
     return [
-        Mutation(file, kinds[number % len(kinds)], seed * 100_000 + number, number // 2 % 2 == 0, "wr"[number % 2])
+        Mutation(
+            file, kinds[number % len(kinds)], seed * 100_000 + number, number // 2 % 2 == 0, "wr"[number % 2]
+        )
         for number in range(count)
     ]
