@@ -310,7 +310,7 @@ class ValueFile:
 
     def renew_generation(self) -> None:
         """Marks the file as another one than any that was recorded, durably."""
-        with _storage_errors(self.path, "write"):
+        with storage_errors(self.path, "write"):
             write_all(self._fd, secrets.token_bytes(GENERATION_BYTES), GENERATION_OFFSET)
             os.fsync(self._fd)
         self.refresh()
