@@ -16,7 +16,7 @@ from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header, scan_file
+from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts
 from ebooklet_tx.local.file_calls import size_of, storage_errors
@@ -155,7 +155,7 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     # Booklet never syncs, and what the journal says of the file from here on has to survive.
     file.make_durable()
     damage = _restore_header(file, facts)
-    scan = _scan(file)
+    scan = file.scan()
     scan.damage.extend(damage)
     edits = _take_in_edits(file, journal, scan, report)
     if scan.damage:
@@ -169,11 +169,6 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
         file.renew_generation()
     _record_file(file, journal)
     return file
-
-
-def _scan(file: ValueFile) -> Scan:
-    with storage_errors(file.path, "read"):
-        return scan_file(file.fd, file.header)
 
 
 def _keep_original(file: ValueFile, kind: str, report: SettleReport) -> None:
@@ -258,7 +253,7 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
     Until the remote has been heard, `adopted` says that nothing is known about a common base.
     """
     file.make_durable()
-    scan = _scan(file)
+    scan = file.scan()
     report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
     _take_in_edits(file, journal, scan, SettleReport())
     with journal.transaction() as connection:

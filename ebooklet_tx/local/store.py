@@ -22,7 +22,6 @@ from ebooklet_tx.errors import (
     LocalStorageError,
     ReadOnlyError,
 )
-from ebooklet_tx.local.blocks import count_dead_blocks
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Entry, Journal, journal_path
@@ -450,8 +449,7 @@ class LocalStore:
                 values are kept whatever it says.
         """
         self.commit(fold=True)
-        file = self.file
-        dead = count_dead_blocks(file.fd, file.header, file.state().length_bytes)
+        dead = self.file.count_dead_blocks()
         return dead + self._rebuild(keep=f"(pending != 0) OR ({keep})")
 
     def is_unused(self) -> bool:

@@ -56,9 +56,12 @@ from ebooklet_tx.local.blocks import (
     POINTER_BYTES,
     UUID_OFFSET,
     Header,
+    Scan,
+    count_dead_blocks,
     emptied_header,
     is_pointer_of_block,
     parse_header,
+    scan_file,
 )
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
 from ebooklet_tx.local.file_calls import close_quietly, read_at, storage_error, storage_errors
@@ -217,6 +220,16 @@ class ValueFile:
     def region(self, offset_bytes: int, length_bytes: int) -> FileRegion:
         """Returns a value as a part of this file, to be read a piece at a time while the file is open."""
         return FileRegion(self._fd, offset_bytes, length_bytes, self.path)
+
+    def scan(self) -> Scan:
+        """Walks over the whole file and returns all that it holds."""
+        with storage_errors(self.path, "read"):
+            return scan_file(self._fd, self.header)
+
+    def count_dead_blocks(self) -> int:
+        """Counts the blocks of values that were replaced or deleted, up to the first damage."""
+        with storage_errors(self.path, "read"):
+            return count_dead_blocks(self._fd, self.header, os.fstat(self._fd).st_size)
 
     def state(self) -> FileState:
         """Returns size, mtime and inode as they are now."""
