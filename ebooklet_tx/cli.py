@@ -84,6 +84,7 @@ def _recover(options: argparse.Namespace) -> int:
         resume=not options.no_resume,
         accept_deletes=options.accept_deletes,
         lock_timeout=options.lock_timeout,
+        accept_partial=options.accept_partial,
     )
     if options.json:
         _print_json(report.to_dict())
@@ -242,6 +243,11 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-deletes",
         action="store_true",
         help="delete the keys that were missing from the file, as after booklet's own clear() or prune()",
+    )
+    recover.add_argument(
+        "--accept-partial",
+        action="store_true",
+        help="take a file of ebooklet's as it is although it lacks keys of ebooklet's remote",
     )
     _add(commands, "status", _status, "show what is pending, the base commit, and what is to be repaired")
     push = _add(commands, "push", _push, "publish the pending changes")

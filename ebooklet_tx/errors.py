@@ -29,6 +29,10 @@ class UnsupportedFormatError(Error, ValueError):
     """A file or object is of another kind, or was written by a newer version."""
 
 
+class PartialCopyError(Error, ValueError):
+    """A file that ebooklet used lacks keys of ebooklet's remote, and nobody said that it is wanted so."""
+
+
 class InvalidKeyError(Error, ValueError, TypeError):
     """A key is not a non-empty str of at most 65,535 UTF-8 bytes."""
 

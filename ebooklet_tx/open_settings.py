@@ -49,6 +49,7 @@ class Settings:
         offline: False, True or "auto".
         pickle_allowed: Whether pickle was allowed or refused; None when nobody said.
         place: How messages call the remote.
+        accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         reading: Whether a pair is made only to be read.
     """
 
@@ -63,6 +64,7 @@ class Settings:
     offline: bool | str
     pickle_allowed: bool | None
     place: str
+    accept_partial: bool
     reading: bool = False
 
     def __post_init__(self) -> None:
@@ -79,6 +81,8 @@ class Settings:
             raise InvalidArgumentError(f"unknown lock {self.lock!r}; give 'exclusive' or None")
         if self.offline not in (False, True, "auto"):
             raise InvalidArgumentError(f"offline must be False, True or 'auto', not {self.offline!r}")
+        if not isinstance(self.accept_partial, bool):
+            raise InvalidArgumentError(f"accept_partial must be True or False, not {self.accept_partial!r}")
         if self.offline is True and self.flag == "n":
             raise InvalidArgumentError(
                 "a database can't be begun anew offline; open it with flag 'n' when online"

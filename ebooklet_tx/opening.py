@@ -36,6 +36,7 @@ from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.sync.forget import is_deletion_begun
 from ebooklet_tx.sync.identity import check_public_side
 from ebooklet_tx.sync.locking import (
     begin_locked,
@@ -44,7 +45,7 @@ from ebooklet_tx.sync.locking import (
     new_lock,
     settle_conditions,
 )
-from ebooklet_tx.sync.origin import is_made_here, note_made_here
+from ebooklet_tx.sync.origin import check_complete, is_made_here, note_made_here
 from ebooklet_tx.sync.place import StoreWrapper, offline_remote, only_readable, remote_at
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
@@ -81,6 +82,7 @@ def open(
     allow_pickle: bool | None = None,
     conditional_writes: bool | str = "auto",
     on_conflict: str | Resolver = "raise",
+    accept_partial: bool = False,
     retry: RetryPolicy | None = None,
     _wrap_store: StoreWrapper | None = None,
 ) -> Database:
@@ -91,8 +93,9 @@ def open(
             `http(s)://...` for reading only); a dict of connection parameters; or an entry of a
             connection group.
         file_path: The local Booklet file; its journal lies beside it as `<file>.journal`.
-        flag: `r` reads an existing database; `w` reads and writes it; `c` makes it if it is
-            missing; `n` starts an empty one, and the next push replaces the remote by it.
+        flag: `r` reads an existing database, also one that is only here and was never pushed; `w` reads and
+            writes it; `c` makes it if it is missing; `n` starts an empty one, and the next push replaces the
+            remote by it.
         value_serializer: For a new database: None for bytes, one of booklet's names, or a class with
             `dumps` and `loads`. An existing database has its own: naming another one is refused before any
             value is decoded, None takes what is stored, and only a class must be given again.
@@ -113,12 +116,15 @@ def open(
             endpoint and bucket that is not AWS itself, True and False say so.
         on_conflict: What each push does about keys that another writer changed too, unless the push itself is
             told: "raise", "ours", "theirs", "newest", or a function, as in `Change.push`.
+        accept_partial: Whether a file that ebooklet used is taken although it lacks keys that the index beside it
+            (`<file>.remote_index`) lists; a copy made from a remote of ebooklet_tx is never asked.
         retry: How failing requests are tried again; None for the connection's own.
 
     Raises:
         RemoteMissingError: There is no remote database, and the flag does not make one.
         UnsupportedFormatError: Something else lies at the place or the path.
         InvalidArgumentError: An argument is wrong, or another serializer was named than the stored one.
+        PartialCopyError: The file is ebooklet's, and lacks keys of its remote.
         UUIDMismatchError: The local file belongs to another database.
         LockTimeoutError: Another session kept the local file, or another writer the remote.
         OfflineError: The remote can't be reached; or `offline` is True and there is no local file.
@@ -141,6 +147,7 @@ def open(
         offline=offline,
         pickle_allowed=pickle_allowed(allow_pickle),
         place=connection.url,
+        accept_partial=accept_partial,
     )
     if flag != "r" and only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
@@ -155,7 +162,7 @@ def open(
     session.on_conflict = on_conflict
     try:
         serializer = _begin_serving(session, connection, settings)
-        if not (settings.pickle_wanted or is_made_here(session)):
+        if not (settings.pickle_wanted or is_made_here(session.local)):
             warn_of_pickle(serializer.name, connection.url, stacklevel=2)
     except BaseException:
         _give_up(session)
@@ -230,10 +237,16 @@ def _open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
     except (LocalMissingError, LocalIntegrityError):
         # A pair that has to be made, or made sound, is a writer's work first.
         return _open_copy_to_read(remote, path, settings)
+    deletion_begun = is_deletion_begun(local.journal)
     try:
         return _started(_session(local, remote, settings), _pull_if_changed)
     except UUIDMismatchError:
         # Raised once more unless the pair holds nothing, and so becomes the remote's copy.
+        return _open_copy_to_read(remote, path, settings)
+    except RemoteMissingError:
+        if not deletion_begun:
+            raise
+        # It was deleted from here, and the journal is still to be told: a writer's work first.
         return _open_copy_to_read(remote, path, settings)
 
 
@@ -245,13 +258,18 @@ def _open_copy_to_read(remote: Remote, path: Path, settings: Settings) -> Sessio
 
 
 def _pull_if_changed(session: Session) -> None:
-    """Asks without the lock; takes it only when there is something to take in."""
+    """Asks without the lock; takes it only when there is something to take in.
+
+    What was never pushed, or was deleted from here, has no remote to be missed.
+    """
     if session.journal.get_meta("replace_remote"):
         return
     base = read_base(session.journal)
     try:
         fetched = read_root(session.remote, if_none_match=base.etag)
     except ObjectMissingError as error:
+        if base.seq == 0:
+            return
         raise _missing(session.remote, error) from error
     if fetched is not None:
         session.local.try_maintain(lambda: take_in_root(session, fetched, since=base), READER_WAIT_SECONDS)
@@ -283,7 +301,7 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     def begin(session: Session) -> None:
         settle_conditions(session)
         mark_replacing(session.journal)
-        note_made_here(session)
+        note_made_here(session.local)
 
     return _started(session, begin)
 
@@ -316,7 +334,7 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
 
     def begin(session: Session) -> None:
         if fetched is None and session.local.created:
-            note_made_here(session)
+            note_made_here(session.local)
         _begin_writing(session, settings, known=fetched)
 
     return _started(session, begin)
@@ -368,6 +386,8 @@ def _begin_writing(
         take_in_root(session, known)
     if known is None or session.lock is not None:
         _pull_or_become(session, settings, must_exist=must_exist)
+    if not settings.reading:
+        check_complete(session.local, accept_partial=settings.accept_partial)
     begin_locked(session)
 
 

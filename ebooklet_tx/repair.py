@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
-from ebooklet_tx.errors import Error
+from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
+from ebooklet_tx.local.ebooklet_index import Lack
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.serializers import stored_name
 from ebooklet_tx.local.store import LocalStore
@@ -23,6 +24,7 @@ from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
 from ebooklet_tx.sync.conflicts import Conflict, conflicts_in
+from ebooklet_tx.sync.origin import undecided_lack
 from ebooklet_tx.sync.place import StoreWrapper, remote_at
 from ebooklet_tx.sync.pull import known_type, note_connection
 from ebooklet_tx.sync.push import PushResult
@@ -59,6 +61,7 @@ def recover(
     accept_deletes: bool = False,
     retry: RetryPolicy | None = None,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+    accept_partial: bool = False,
     _wrap_store: StoreWrapper | None = None,
 ) -> RecoverReport:
     """Repairs a local pair, then resumes an interrupted push or rolls it back.
@@ -78,6 +81,9 @@ def recover(
             since then, by anybody, stays.
         retry: How failing requests are tried again; None for the connection's own.
         lock_timeout: Seconds to wait for a session that has the file open for writing.
+
+        accept_partial: Take a file of ebooklet's as it is although it lacks keys of ebooklet's remote, so that
+            it can be pushed.
 
     Returns:
         What was done. A remote that can't be reached is reported, not raised.
@@ -111,6 +117,7 @@ def recover(
         lost = sorted({*report.lost_keys, *lost_values(local)})
         with local.journal.reading() as raw:
             missing = plain_edits.missing_keys(raw)
+        lack = _undecided_lack(local, accept_partial)
     except BaseException:
         local.abandon()
         raise
@@ -128,6 +135,7 @@ def recover(
         damaged_keys=tuple(report.damaged_keys),
         refetched_keys=0 if outcome is None else outcome.refetched,
         lost_keys=tuple(lost),
+        partial_keys=0 if lack is None else lack.lacking_keys,
         remote=None if connection is None else connection.url,
         failure=None if outcome is None else outcome.failure,
         applied=() if outcome is None else tuple(outcome.applied),
@@ -168,6 +176,18 @@ def _settle_remote(
         report = local.report
         gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
         return settle_remote(session, resume=resume, damaged=gone)
+
+
+def _undecided_lack(local: LocalStore, accept_partial: bool) -> Lack | None:
+    """Tells what a file of ebooklet's lacks, and notes it in the account."""
+    try:
+        lack = undecided_lack(local, accept_partial=accept_partial)
+    except PartialCopyError as error:
+        local.report.note(str(error))
+        return None
+    if lack is not None:
+        local.report.note(f"{lack}; nothing is pushed until it is loaded, or accepted (--accept-partial)")
+    return lack
 
 
 def _remembered(facts: dict[str, Any]) -> Connection | None:

@@ -140,6 +140,7 @@ class RecoverReport:
         outdated_keys: Keys whose values in the file the journal does not know, and which are not newer.
         damaged_keys: Keys whose local copies were damaged. `refetched_keys` counts the values that came again.
         lost_keys: Keys of pending values of which no sound copy is left.
+        partial_keys: Keys of ebooklet's remote that its file lacks; it is not pushed until that is accepted.
         remote: The place that was asked, None when none is known.
         failure: Why the remote's part could not be done, None when it could.
         applied: Ids of interrupted commits that had taken effect.
@@ -160,6 +161,7 @@ class RecoverReport:
     damaged_keys: tuple[str, ...] = ()
     refetched_keys: int = 0
     lost_keys: tuple[str, ...] = ()
+    partial_keys: int = 0
     remote: str | None = None
     failure: str | None = None
     applied: tuple[str, ...] = ()
@@ -180,8 +182,8 @@ class RecoverReport:
 
     @property
     def needs_decision(self) -> bool:
-        """Whether there are conflicts or lost values that somebody has to settle."""
-        return bool(self.conflicts or self.lost_keys)
+        """Whether there are conflicts, lost values or a partial copy that somebody has to settle."""
+        return bool(self.conflicts or self.lost_keys or self.partial_keys)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the same as JSON types."""

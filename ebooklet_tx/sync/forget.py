@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import RemoteMissingError
-from ebooklet_tx.local.journal import driver, put_meta
+from ebooklet_tx.local.journal import Journal, driver, put_meta
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.session import Session, read_base
 
@@ -49,11 +49,16 @@ def note_deletion(session: Session) -> None:
         put_meta(connection, {_DELETION: commit_id})
 
 
+def is_deletion_begun(journal: Journal) -> bool:
+    """True when the deletion of the remote on whose commit a journal stands was begun here, and not finished."""
+    noted = journal.get_meta(_DELETION)
+    return noted is not None and bool(noted == read_base(journal).commit_id)
+
+
 def finish_forgetting(session: Session) -> bool:
     """Forgets a remote whose deletion was begun here and cut short; False when there was none."""
     with session.mutex:
-        noted = session.journal.get_meta(_DELETION)
-        if noted is None or noted != read_base(session.journal).commit_id:
+        if not is_deletion_begun(session.journal):
             return False
         # The journal is the lock holder's to change, and not under what a transaction has read.
         if not session.local.writable or session.in_transaction:

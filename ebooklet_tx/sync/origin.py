@@ -1,24 +1,63 @@
-"""Where a database began: in this journal, or as another's.
+"""Where a database began: in this journal, as another's, or in a file that ebooklet used.
 
-Owns one fact of the journal: the uuid of the database that was made with it. The invariant: a pair that became
-the copy of another database has another uuid, and so does not count as made here.
+Owns two facts of the journal: the uuid of the database that was made with it, and the word that a file of
+ebooklet's is complete or wanted as it is. The invariant: a pair that became the copy of another database has
+another uuid, and so does not count as made here; a partial copy is not pushed as if it were all of it.
 """
 
 from __future__ import annotations
 
+from ebooklet_tx.errors import PartialCopyError
+from ebooklet_tx.local.ebooklet_index import Lack, index_path, lack_of
 from ebooklet_tx.local.journal import put_meta
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.sync.session import read_base
 
 _MADE_HERE = "made_here"
+_TAKEN_AS_IT_IS = "taken_as_it_is"
 
 
-def note_made_here(session: Session) -> None:
+def note_made_here(local: LocalStore) -> None:
     """Remembers that the database began in this journal, so that its values are no stranger's."""
-    with session.mutex, session.journal.transaction() as connection:
-        put_meta(connection, {_MADE_HERE: session.local.file.header.uuid})
+    with local.journal.transaction() as connection:
+        put_meta(connection, {_MADE_HERE: local.file.header.uuid})
 
 
-def is_made_here(session: Session) -> bool:
+def is_made_here(local: LocalStore) -> bool:
     """True when the database began in this journal."""
-    with session.mutex:
-        return bool(session.journal.get_meta(_MADE_HERE) == session.local.file.header.uuid)
+    return bool(local.journal.get_meta(_MADE_HERE) == local.file.header.uuid)
+
+
+def check_complete(local: LocalStore, *, accept_partial: bool) -> None:
+    """Makes sure that a file which ebooklet used holds all of its remote, before it can be pushed.
+
+    Raises:
+        PartialCopyError: It does not, and was not accepted so; it is as it was.
+    """
+    lack = undecided_lack(local, accept_partial=accept_partial)
+    if lack is not None:
+        raise PartialCopyError(
+            f"{lack}; the first push would make a remote without them. Load everything with ebooklet first "
+            "(its load_items()), or give accept_partial=True (recover --accept-partial) to go on without them; "
+            "nothing was pushed"
+        )
+
+
+def undecided_lack(local: LocalStore, *, accept_partial: bool = False) -> Lack | None:
+    """Tells what a file lacks that ebooklet used, until it was found complete or is accepted as it is.
+
+    Once a remote holds the database, ebooklet's old index says nothing more of it.
+
+    Raises:
+        PartialCopyError: What ebooklet left can't be read, and nothing was accepted.
+    """
+    journal = local.journal
+    if is_made_here(local) or journal.get_meta(_TAKEN_AS_IT_IS) or read_base(journal).seq:
+        return None
+    if not index_path(local.path).is_file():
+        return None
+    lack = None if accept_partial else lack_of(local.file, journal)
+    if lack is None:
+        with journal.transaction() as connection:
+            put_meta(connection, {_TAKEN_AS_IT_IS: 1})
+    return lack

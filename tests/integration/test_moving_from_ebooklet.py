@@ -167,7 +167,6 @@ def test_what_was_moved_is_worked_with(bench: Bench, name: str) -> None:
 def test_the_recipe_as_the_readme_has_it(bench: Bench) -> None:
     place(bench, "ebooklet_0_11_1_orjson")
     with ebooklet_tx.open(bench.url, bench.path(), "c") as db:
-        db.load_items()
         assert db.changes().push()
     with ebooklet_tx.open(bench.url, bench.path("other")) as db:
         assert dict(db.items()) == JSON

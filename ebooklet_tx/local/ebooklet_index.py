@@ -1,0 +1,157 @@
+"""What ebooklet left beside a local file that it used: the index of its remote, which lists every key there.
+
+Owns no state. The invariant: ebooklet's files are read and never changed, and nothing of them is trusted: each
+block carries its own key's hash and lies whole in the file, or the index is said to be unreadable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2s
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from ebooklet_tx.errors import PartialCopyError
+from ebooklet_tx.limits import RESERVED_KEYS
+from ebooklet_tx.local.blocks import (
+    CRASHED_N_KEYS,
+    FIXED_LENGTH_MAGIC,
+    HASH_BYTES,
+    HEADER_BYTES,
+    POINTER_BYTES,
+    block_regions,
+    parse_header,
+    scan_file,
+)
+from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.value_file import ValueFile
+
+INDEX_SUFFIX = ".remote_index"
+CHANGES_KEY_BYTES = b"7c40d2ea915b4f3a8e6d201"
+"""Under this reserved key of the local file ebooklet keeps what is still to be pushed."""
+
+_VALUE_LENGTH_OFFSET = 37
+_TIMESTAMP_BYTES = 7
+_MAX_VALUE_BYTES = 255
+_HEAD_BYTES = HASH_BYTES + POINTER_BYTES + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """How much of ebooklet's remote a local file does not hold, or holds in an older version."""
+
+    path: Path
+    lacking_keys: int
+    listed_keys: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is a partial copy: {self.lacking_keys} of the {self.listed_keys} keys that ebooklet's "
+            f"remote has ({index_path(self.path).name} lists them) are not in it, or are older there"
+        )
+
+
+def lack_of(file: ValueFile, journal: Journal) -> Lack | None:
+    """Tells what a Booklet lacks of the remote with which ebooklet used it.
+
+    Args:
+        file: The Booklet.
+        journal: Its journal, which knows the keys that it holds.
+
+    Returns:
+        The counts; None for a complete copy, and where ebooklet left no index.
+
+    Raises:
+        PartialCopyError: The index can't be read, so that nobody knows.
+    """
+    listed = listed_keys(file.path)
+    if not listed:
+        return None
+    here = {entry.key: entry.timestamp_us for entry in journal.entries("1") if entry.digest is not None}
+    lacking = {key for key, stamp in listed.items() if here.get(key, -1) < stamp}
+    if lacking:
+        lacking -= _deleted_keys(file, lacking)
+    return Lack(file.path, len(lacking), len(listed)) if lacking else None
+
+
+def index_path(path: Path) -> Path:
+    """Returns where ebooklet keeps the index of its remote for a local file."""
+    return path.with_name(path.name + INDEX_SUFFIX)
+
+
+def listed_keys(path: Path) -> dict[str, int] | None:
+    """Returns the keys of ebooklet's remote with their timestamps in microseconds; None without an index.
+
+    Raises:
+        PartialCopyError: The index can't be read.
+    """
+    location = index_path(path)
+    if not location.is_file():
+        return None
+    found: dict[str, int] = {}
+    with storage_errors(location, "read"), location.open("rb") as file:
+        try:
+            for key, stamp_us in _live_blocks(file):
+                if key not in RESERVED_KEYS:
+                    found[key.decode()] = stamp_us
+        except ValueError as error:
+            raise PartialCopyError(
+                f"{location} should list the keys of ebooklet's remote and can't be read ({error}), so nobody "
+                f"knows whether {path.name} is complete. Open it with ebooklet once more, or remove the index, "
+                "or give accept_partial=True"
+            ) from error
+    return found
+
+
+def _live_blocks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields key and timestamp of each live block of a Booklet with values of one length.
+
+    Raises:
+        ValueError: It is none, or is damaged.
+    """
+    header = parse_header(file.read(HEADER_BYTES))
+    if header is None or header.magic != FIXED_LENGTH_MAGIC:
+        raise ValueError("it is no Booklet with values of one length")
+    value_bytes = int.from_bytes(header.raw[_VALUE_LENGTH_OFFSET : _VALUE_LENGTH_OFFSET + 4], "little")
+    if not _TIMESTAMP_BYTES <= value_bytes <= _MAX_VALUE_BYTES:
+        raise ValueError(f"its values have {value_bytes} bytes")
+    live = 0
+    for start, end in block_regions(header, os.fstat(file.fileno()).st_size):
+        position = file.seek(start)
+        while position < end:
+            head = file.read(_HEAD_BYTES)
+            key = file.read(int.from_bytes(head[-2:], "little") if len(head) == _HEAD_BYTES else 0)
+            value = file.read(value_bytes)
+            position += len(head) + len(key) + len(value)
+            if len(value) < value_bytes or position > end:
+                raise ValueError(f"it is cut off at byte {position}")
+            is_live = any(head[HASH_BYTES:-2])
+            if is_live and blake2s(key, digest_size=HASH_BYTES).digest() != head[:HASH_BYTES]:
+                raise ValueError(f"the block before byte {position} does not carry its key's hash")
+            live += is_live
+            if is_live:
+                yield key, int.from_bytes(value[:_TIMESTAMP_BYTES], "little")
+    if header.n_keys not in (live, CRASHED_N_KEYS):
+        raise ValueError(f"its header counts {header.n_keys} keys, and it holds {live}")
+
+
+def _deleted_keys(file: ValueFile, lacking: set[str]) -> set[str]:
+    """Returns those of some keys whose deletion ebooklet had still to push, by its own account in the file."""
+    block = scan_file(file.fd, file.header).live.get(CHANGES_KEY_BYTES)
+    if block is None:
+        return set()
+    try:
+        account = orjson.loads(file.read(block.value_offset_bytes, block.value_length_bytes))
+    except orjson.JSONDecodeError:
+        return set()
+    if not isinstance(account, dict):
+        return set()
+    if account.get("replace_pending") is True:
+        return lacking
+    deletes = account.get("deletes")
+    return {key for key in deletes if isinstance(key, str)} & lacking if isinstance(deletes, list) else set()
