@@ -29,7 +29,7 @@ DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, pending values that are lost, or damage at the remote
+  1    something needs a decision: conflicts, lost pending values, a lock that is held, or damage at the remote
   2    failed: no such file, remote out of reach, wrong arguments; can be run again
   130  interrupted by Ctrl-C
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(options)
         sys.stdout.flush()
-    except ebooklet_tx.ConflictError as error:
+    except (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError) as error:
         _complain(error)
         return NEEDS_DECISION
     except ebooklet_tx.Error as error:
@@ -129,7 +129,7 @@ def _pull(options: argparse.Namespace) -> int:
 
 def _unlock(options: argparse.Namespace) -> int:
     remote = _remote(options)
-    held_by = ebooklet_tx.unlock(options.path, remote)
+    held_by = ebooklet_tx.unlock(options.path, remote, force=options.force, lock_timeout=options.lock_timeout)
     if options.json:
         _print_json({"held_by": held_by})
     else:
@@ -254,7 +254,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_remote(push)
     push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
     _add_remote(_add(commands, "pull", _pull, "take in what others have pushed"))
-    _add_remote(_add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone"))
+    unlock = _add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone")
+    _add_remote(unlock, lock_timeout=False)
+    unlock.add_argument("--force", action="store_true", help="take it whoever holds it")
+    _add_lock_timeout(
+        unlock, 0.0, "how long to watch a lock; one that is not renewed for a minute was left behind (default 0)"
+    )
     _add_checks(commands)
     log = _add(commands, "log", _log, "show the newest commits that this machine has heard of")
     log.add_argument("--limit", type=_count, default=20, help="how many (default 20)")
@@ -285,7 +290,7 @@ def _add(
 
 def _add_checks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verify = _add(commands, "verify", _verify, "read the remote's index, and say what is damaged or missing")
-    _add_remote(verify)
+    _add_remote(verify, lock_timeout=False)
     verify.add_argument("--values", action="store_true", help="read every value as well")
     collect = _add(commands, "collect", _collect, "delete the remote's objects that nothing names any more")
     _add_remote(collect)
@@ -299,18 +304,17 @@ def _add_checks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     collect.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
 
 
-def _add_remote(parser: argparse.ArgumentParser) -> None:
+def _add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:
     parser.add_argument(
         "--remote", metavar="URL", help="s3://bucket/key?endpoint_url=..., or file:///folder/name"
     )
     parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
-    parser.add_argument(
-        "--lock-timeout",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="how long to wait for a session that has the file open (default 10)",
-    )
+    if lock_timeout:
+        _add_lock_timeout(parser, 10.0, "how long to wait for a session that has the file open (default 10)")
+
+
+def _add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
+    parser.add_argument("--lock-timeout", type=float, default=default, metavar="SECONDS", help=what)
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -89,6 +89,10 @@ class LockTimeoutError(Error, TimeoutError):
     """Another process holds the lock, and did not let go in the time allowed."""
 
 
+class LockHeldError(LockTimeoutError):
+    """A lock was to be taken away, and its holder is not known to be gone."""
+
+
 class LockLostError(Error):
     """Another writer took the lock over. Every change is still pending."""
 

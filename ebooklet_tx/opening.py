@@ -36,6 +36,7 @@ from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.sync.fencing import fence_off
 from ebooklet_tx.sync.forget import is_deletion_begun
 from ebooklet_tx.sync.identity import check_public_side
 from ebooklet_tx.sync.locking import (
@@ -292,6 +293,10 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
         lock.acquire(settings.lock_timeout_seconds, force=settings.force_lock)
     try:
         _check_replaceable(remote)
+        if lock is not None and lock.taken_over:
+            # What lies there stays until the push, and its last holder must not commit on top of it.
+            fence_off(remote)
+            lock.fence_raised()
         session = _session(settings.local(path, create=True, start_anew=True), remote, settings, lock)
     except BaseException:
         if lock is not None:

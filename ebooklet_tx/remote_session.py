@@ -24,9 +24,10 @@ from ebooklet_tx.local.serializers import decode_metadata
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.segment import iter_rows, read_segment
+from ebooklet_tx.sync.breaking import unlock
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, erase
-from ebooklet_tx.sync.locking import find_out, unlock
+from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
@@ -191,7 +192,7 @@ class RemoteSession:
         """
         remote = self._writing()
         find_out(remote, None)
-        return unlock(remote)
+        return unlock(remote, force=True)
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnly
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Journal, journal_path
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.sync.breaking import unlock as remove_lock
 from ebooklet_tx.sync.locking import find_out
-from ebooklet_tx.sync.locking import unlock as remove_lock
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 
 
@@ -25,19 +25,26 @@ def unlock(
     file_path: str | os.PathLike[str] | None = None,
     remote_conn: Any = None,
     *,
+    force: bool = False,
+    lock_timeout: float = 0.0,
     conditional_writes: bool | str = "auto",
     retry: RetryPolicy | None = None,
     _wrap_store: StoreWrapper | None = None,
 ) -> str | None:
-    """Removes the lock on a remote, whoever holds it.
+    """Removes the lock that a writer has left on a remote.
 
-    A holder that lives finds out at its next push, which raises `LockLostError` with every change still
-    pending.
+    A process of this machine that has ended is known to be gone, and so is a holder that has not renewed its
+    lock for its whole TTL (60 seconds) while it was watched. Any other may be at work, and keeps its lock
+    unless `force` is given; it then finds out at its next push, which raises `LockLostError` with every change
+    still pending.
 
     Args:
         file_path: A local file of the database: its journal tells where the remote is.
         remote_conn: The remote, as `open` takes it; needed where no local file is, or where the remote
             wants credentials that the environment does not give.
+        force: Take the lock away whoever holds it.
+        lock_timeout: Seconds to watch a lock whose holder may live; over 60, one that stands still counts as
+            left behind.
         conditional_writes: As in `open`.
         retry: As in `open`.
 
@@ -48,9 +55,11 @@ def unlock(
         InvalidArgumentError: Neither is given, or the file was never opened with a remote.
         LocalMissingError: There is no journal beside the file.
         ReadOnlyError: The remote can only be read.
-        LockTimeoutError: The holder renewed the lock at this very moment.
+        LockHeldError: The holder may be at work; the message names it. Nothing was changed.
         OfflineError: The remote can't be reached.
     """
+    if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
+        raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {lock_timeout!r}")
     if file_path is None and remote_conn is None:
         raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
     facts = _journal_facts(Path(file_path).absolute()) if file_path is not None else {}
@@ -67,7 +76,7 @@ def unlock(
     try:
         known = json.loads(facts.get("conditional_writes") or "{}")
         find_out(remote, known.get(remote.store.location))
-        return remove_lock(remote)
+        return remove_lock(remote, force=force, watch_seconds=lock_timeout)
     finally:
         remote.store.close()
 

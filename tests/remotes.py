@@ -17,7 +17,7 @@ from ebooklet_tx.errors import LockLostError
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import locking
+from ebooklet_tx.sync import breaking
 from ebooklet_tx.sync.session import Remote
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
@@ -148,7 +148,7 @@ class Shelf:
 
     def unlock(self, name: str) -> None:
         """What a user does about the lock of a process that is surely gone."""
-        locking.unlock(self.remote(name))
+        breaking.unlock(self.remote(name), force=True)
 
 
 @contextmanager

@@ -122,6 +122,17 @@ class Lease(HeldLock):
             _log.warning("the lock %s was taken over from %s", self._key, describe(seen.record))
         return True
 
+    def take_over(self, seen: Seen) -> bool:
+        """Takes the lease from a holder as it was seen, at once; False when it has changed since."""
+        if not self._try_to_take(Step.TAKE_OVER, seen):
+            return False
+        self._start_renewing()
+        return True
+
+    def look(self) -> Seen | None:
+        """Reads the lease as it is; None when there is none."""
+        return self._look()
+
     def _look(self) -> Seen | None:
         try:
             blob = self._store.get(self._key, max_bytes=MAX_LOCK_BYTES)
@@ -234,6 +245,7 @@ class Lease(HeldLock):
             ttl_seconds=self._ttl_seconds,
             acquired_at_us=self._acquired_at_us,
             fence_owed=self.taken_over,
+            written_at_us=now_us(),
         )
 
     def _who_holds(self, seen: Seen, waited_seconds: float) -> str:
@@ -251,13 +263,13 @@ def describe(record: LeaseRecord) -> str:
     return f"{record.holder.host}, process {record.holder.pid}, for {age:.0f} seconds"
 
 
-def force_release(store: ObjectStore, key: str) -> str | None:
-    """Marks a lease free whoever holds it; returns a description of who held it, None if nobody did."""
+def force_release(store: ObjectStore, key: str, seen: Seen) -> bool:
+    """Marks a lease free that is held by somebody, as it was seen; False when it has changed since.
+
+    Whoever takes it next has to raise the root's fence first.
+    """
     lease = Lease(store, key)
-    seen = lease._look()
-    if seen is None or (seen.record is not None and not seen.record.held):
-        return None
-    record = replace(lease._record(held=False), acquired_at_us=now_us(), fence_owed=True)
-    if lease._write(record, seen.etag) is None:
-        raise LockTimeoutError(f"the lock {key!r} at {store.location} changed meanwhile: its holder is alive")
-    return describe(seen.record) if seen.record is not None else "somebody unknown"
+    return (
+        lease._write(replace(lease._record(held=False), acquired_at_us=now_us(), fence_owed=True), seen.etag)
+        is not None
+    )

@@ -39,7 +39,8 @@ class Holder:
 class LeaseRecord:
     """What the lease object says; `token` is new in every write, so that no two have one ETag.
 
-    `fence_owed` says that an earlier holder, from whom it was taken, has not been fenced off yet.
+    `fence_owed` says that an earlier holder, from whom it was taken, has not been fenced off yet;
+    `written_at_us` is when this was written, by the clock that `acquired_at_us` is of, 0 where it is not told.
     """
 
     held: bool
@@ -48,6 +49,7 @@ class LeaseRecord:
     ttl_seconds: float
     acquired_at_us: int
     fence_owed: bool = False
+    written_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def decode_lease(data: bytes, *, name: str) -> LeaseRecord:
             ttl_seconds=float(parsed["ttl_seconds"]),
             acquired_at_us=_whole(parsed["acquired_at_us"], MAX_TIMESTAMP_US),
             fence_owed=bool(parsed.get("fence_owed", False)),
+            written_at_us=_whole(parsed.get("written_at_us", 0), MAX_TIMESTAMP_US),
         )
     except UnsupportedFormatError:
         raise

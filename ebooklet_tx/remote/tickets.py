@@ -164,7 +164,7 @@ class TicketLock(HeldLock):
         watch = self._watches.get(found.key)
         if watch is None or watch.etag != found.etag:
             self._watches[found.key] = watch = Watch(found.etag, now)
-            record = self._record_of(found.key)
+            record = record_of(self._store, found.key)
             gone = record is not None and is_dead(record.holder)
         else:
             gone = now - watch.since_seconds >= self._ttl_seconds
@@ -174,13 +174,6 @@ class TicketLock(HeldLock):
             self.taken_over = True
         return gone or force
 
-    def _record_of(self, key: str) -> LeaseRecord | None:
-        try:
-            blob = self._store.get(key, max_bytes=MAX_LOCK_BYTES)
-            return decode_lease(blob.data, name=key) if blob is not None else None
-        except (ObjectMissingError, RemoteIntegrityError):
-            return None
-
     def _put(self, ticket: Ticket) -> None:
         record = LeaseRecord(
             held=True,
@@ -188,6 +181,7 @@ class TicketLock(HeldLock):
             token=secrets.token_hex(16),
             ttl_seconds=self._ttl_seconds,
             acquired_at_us=self._acquired_at_us,
+            written_at_us=now_us(),
         )
         self._store.put(f"{self._key}.{ticket.suffix()}", encode_lease(record))
 
@@ -248,7 +242,7 @@ class TicketLock(HeldLock):
         return f"the ticket for {self._name}"
 
     def _who_holds(self, key: str) -> str:
-        record = self._record_of(key)
+        record = record_of(self._store, key)
         who = describe(record) if record is not None else "somebody unknown"
         return (
             f"the database is locked by {who} (ticket {key!r} at {self._store.location}); wait longer with "
@@ -257,10 +251,17 @@ class TicketLock(HeldLock):
         )
 
 
-def force_remove(store: ObjectStore, key: str) -> int:
-    """Removes every ticket; returns how many there were."""
+def read_tickets(store: ObjectStore, key: str) -> list[tuple[StoredObject, LeaseRecord | None]]:
+    """Lists every ticket, with what it says of its holder; None where that can't be read."""
     prefix = f"{key}."
-    tickets = [found.key for found in store.list(prefix) if parse_ticket(found.key[len(prefix) :])]
-    for name in tickets:
-        store.delete(name)
-    return len(tickets)
+    listed = [found for found in store.list(prefix) if parse_ticket(found.key[len(prefix) :])]
+    return [(found, record_of(store, found.key)) for found in listed]
+
+
+def record_of(store: ObjectStore, key: str) -> LeaseRecord | None:
+    """Reads a ticket; None when it is gone, or no ticket of ours."""
+    try:
+        blob = store.get(key, max_bytes=MAX_LOCK_BYTES)
+        return decode_lease(blob.data, name=key) if blob is not None else None
+    except (ObjectMissingError, RemoteIntegrityError):
+        return None

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from ebooklet_tx.errors import WeakStoreWarning
 from ebooklet_tx.local.journal import put_meta
-from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS, Lease, force_release
+from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS, Lease
 from ebooklet_tx.remote.probe import Conditional, probe
-from ebooklet_tx.remote.tickets import TicketLock, force_remove
+from ebooklet_tx.remote.tickets import TicketLock
 from ebooklet_tx.sync.push import note_fence, raise_fence
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 
@@ -43,15 +43,6 @@ def begin_locked(session: Session) -> None:
         with session.mutex:
             fence = read_base(session.journal).fence
         note_fence(session, fence)
-
-
-def unlock(remote: Remote) -> str | None:
-    """Removes whatever lock there is, lease and tickets; tells who held it, None when nobody did."""
-    held_by = force_release(remote.store, remote.names.lock) if remote.conditional else None
-    tickets = force_remove(remote.store, remote.names.lock)
-    if held_by is None and tickets:
-        return f"{tickets} tickets"
-    return held_by
 
 
 def find_out(remote: Remote, known: str | None) -> str | None:

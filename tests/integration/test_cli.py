@@ -406,8 +406,17 @@ def test_unlock_takes_the_lock_away_and_tells_whose_it_was(
     with opened(remote, path) as db:
         db["k"] = "v"
         db.changes().push()
+        refused = subprocess.run(
+            [sys.executable, "-m", "ebooklet_tx", "unlock", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == cli.NEEDS_DECISION
+        assert f"process {os.getpid()}" in refused.stderr
+        assert "--force" in refused.stderr
         done = subprocess.run(
-            [sys.executable, "-m", "ebooklet_tx", "unlock", str(path), "--json"],
+            [sys.executable, "-m", "ebooklet_tx", "unlock", str(path), "--force", "--json"],
             capture_output=True,
             text=True,
             check=False,

@@ -11,9 +11,10 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LockLostError, OfflineError, TransientStoreError
-from ebooklet_tx.remote.lease import Lease, force_release
+from ebooklet_tx.remote.lease import Lease
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.sync.breaking import unlock
 from ebooklet_tx.sync.locking import begin_locked
 from ebooklet_tx.sync.pull import read_root, take_in_root
 from ebooklet_tx.sync.session import read_base
@@ -187,7 +188,7 @@ def test_who_opens_after_an_unlocking_raises_the_fence(open_at: Callable[..., Da
         first["k"] = "v"
         first.changes().push()
         remote = first._usable().remote
-        assert force_release(remote.store, remote.names.lock) is not None
+        assert unlock(remote, force=True) is not None
         with open_at("b", "w", "exclusive") as second:
             assert read_base(second._usable().journal).fence == 1
             first["k"] = "late"

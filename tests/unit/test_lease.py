@@ -30,10 +30,13 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.lease import Lease, force_release
 from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, decode_lease, encode_lease
+from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.probe import Conditional
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.remote.this_process import is_dead, new_holder
+from ebooklet_tx.sync.breaking import unlock
+from ebooklet_tx.sync.session import Remote
 from tests.memory_store import Conditions, MemoryStore
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, PassingStore
 
@@ -225,13 +228,19 @@ def test_force_takes_it_at_once(store: ObjectStore, clock: Clock) -> None:
 
 
 def test_unlocking_frees_it_and_tells_of_whom(store: ObjectStore, clock: Clock) -> None:
-    assert force_release(store, KEY) is None
+    remote = Remote(RetryingStore(store), ObjectNames("db"))
+    assert unlock(remote, force=True) is None
     first = lease(store, clock, "first")
     first.acquire(0)
-    told = force_release(store, KEY)
+    seen = first.look()
+    assert seen is not None
+    first.renew()
+    # It is taken away only as it was seen.
+    assert not force_release(store, KEY, seen)
+    told = unlock(remote, force=True)
     assert told is not None
     assert "host-of-first, process 4711" in told
-    assert force_release(store, KEY) is None
+    assert unlock(remote, force=True) is None
     with pytest.raises(LockLostError):
         first.renew()
     first.release()
@@ -262,7 +271,7 @@ def test_garbage_in_its_place_is_a_holder_who_never_renews(
 
 def test_garbage_is_freed_by_unlocking(store: ObjectStore, clock: Clock) -> None:
     store.put(KEY, b"garbage")
-    assert force_release(store, KEY) == "somebody unknown"
+    assert unlock(Remote(RetryingStore(store), ObjectNames("db"))) == "somebody unknown"
     first = lease(store, clock, "first")
     first.acquire(0)
     first.release()

@@ -24,17 +24,19 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.remote import tickets
 from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, encode_lease
+from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.store import ObjectStore, StoredObject
 from ebooklet_tx.remote.this_process import new_holder
 from ebooklet_tx.remote.tickets import (
     Ticket,
     TicketLock,
-    force_remove,
     next_number,
     parse_ticket,
     stands_before,
 )
+from ebooklet_tx.sync.breaking import unlock
+from ebooklet_tx.sync.session import Remote
 from tests.memory_store import MemoryStore
 from tests.store_wrappers import Fault, FaultyStore
 
@@ -460,7 +462,8 @@ def test_unlocking_removes_every_ticket_and_nothing_else(clock: Clock) -> None:
         store.put(key, b"x")
     put_ticket(store, Ticket(0, "a"), someone("a"))
     put_ticket(store, Ticket(4, "b"), someone("b"))
-    assert force_remove(store, KEY) == 2
+    remote = Remote(RetryingStore(store), ObjectNames("db"), conditional=False)
+    assert unlock(remote, force=True) == "2 tickets"
     assert sorted(store.objects) == ["db", KEY, f"{KEY}.probe-12", "db.lock2.choosing.x"]
 
 

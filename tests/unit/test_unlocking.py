@@ -16,6 +16,7 @@ from ebooklet_tx import (
     Database,
     InvalidArgumentError,
     LocalMissingError,
+    LockHeldError,
     LockLostError,
     LockTimeoutError,
     ReadOnlyError,
@@ -58,7 +59,7 @@ def test_a_held_lock_is_taken_away_and_its_holder_named(by: str, place: Place, t
     }
     with pytest.raises(LockTimeoutError):
         open_at(place, tmp_path / "next.blt", "w", lock_timeout=0)
-    held_by = ebooklet_tx.unlock(**arguments[by])
+    held_by = ebooklet_tx.unlock(**arguments[by], force=True)
     assert held_by is not None
     assert f"{socket.gethostname()}, process {os.getpid()}" in held_by
     assert ebooklet_tx.unlock(**arguments[by]) is None
@@ -67,7 +68,7 @@ def test_a_held_lock_is_taken_away_and_its_holder_named(by: str, place: Place, t
 
 def test_the_holder_finds_out_and_keeps_its_changes(holding: Database, place: Place, tmp_path: Path) -> None:
     holding["mine"] = 2
-    ebooklet_tx.unlock(tmp_path / "held.blt")
+    ebooklet_tx.unlock(tmp_path / "held.blt", force=True)
     with open_at(place, tmp_path / "next.blt", "w", lock_timeout=0) as db:
         db["theirs"] = 3
         db.changes().push()
@@ -96,7 +97,7 @@ def test_nothing_but_the_lock_is_touched(place: Place, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     local = (tmp_path / "a.blt").read_bytes()
     with open_at(place, tmp_path / "b.blt", "w"):
-        ebooklet_tx.unlock(tmp_path / "a.blt")
+        ebooklet_tx.unlock(tmp_path / "a.blt", force=True)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert {path.name for path in before if after.get(path) != before[path]} <= {"db.lock"}
     assert {path.name for path in after if path not in before} == set()
@@ -111,7 +112,10 @@ def test_the_lock_of_a_killed_writer_is_taken_away(place: Place, tmp_path: Path)
         assert worker.receive() == "holding"
         pid = worker.pid
         worker.kill()
-    held_by = ebooklet_tx.unlock(tmp_path / "held.blt")
+    # For all that can be known here it was a process of another machine.
+    with pytest.raises(LockHeldError, match=f"process {pid}"):
+        ebooklet_tx.unlock(tmp_path / "held.blt")
+    held_by = ebooklet_tx.unlock(tmp_path / "held.blt", force=True)
     assert held_by is not None
     assert f"process {pid}" in held_by
     with open_at(place, tmp_path / "held.blt", "w", lock_timeout=0) as db:
@@ -134,7 +138,9 @@ def test_tickets_are_taken_away_where_conditions_do_not_work(
             requests.append(CountingStore(store))
             return requests[0]
 
-        held_by = ebooklet_tx.unlock(tmp_path / "held.blt", place.connection, _wrap_store=wrap)
+        with pytest.raises(LockHeldError, match=f"process {os.getpid()}"):
+            ebooklet_tx.unlock(tmp_path / "held.blt", place.connection, _wrap_store=wrap)
+        held_by = ebooklet_tx.unlock(tmp_path / "held.blt", place.connection, force=True, _wrap_store=wrap)
         assert held_by == "1 tickets"
         # What the journal knows of the store is not tried again.
         assert requests[0].requests["put"] == 0
