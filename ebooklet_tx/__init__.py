@@ -10,6 +10,7 @@ from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connec
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
     Error,
+    GroupSetError,
     InvalidArgumentError,
     InvalidKeyError,
     InvalidValueError,
@@ -90,6 +91,7 @@ __all__ = [
     "MISSING",
     "DEFAULT_GROUP_BYTES",
     "Error",
+    "GroupSetError",
     "InvalidArgumentError",
     "InvalidKeyError",
     "InvalidValueError",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from ebooklet_tx.entries import is_entry, is_named_by_user, place_in
 from ebooklet_tx.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class _Place:
 
     def _place(self) -> tuple[str, ...]:
         raise NotImplementedError
+
+    def endpoint(self) -> tuple[str, ...]:
+        """Returns what a place shares with others to which the same credentials go: endpoint or folder."""
+        return self._place()[:2]
 
     def open(self, flag: str = "r") -> RemoteSession:
         """Opens the remote itself, without a local file; see `RemoteSession`.
@@ -320,7 +325,7 @@ Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection
 _S3_FIELDS = frozenset(name for name in S3Connection.__dataclass_fields__ if name != "_")
 
 
-def connect(source: object) -> Connection:
+def connect(source: object, *, trust_entries: bool = False) -> Connection:
     """Returns the connection that a URL, a dict or an entry of a connection group describes.
 
     Nothing is sent, and no credential is looked up: a connection only names a place. What `open` takes
@@ -331,6 +336,8 @@ def connect(source: object) -> Connection:
             `sse_kms_key_id`, `storage_class` and `acl`; `file:///folder/name`; or `http(s)://...` for
             reading only. A dict with the arguments of a connection, or with `url`. An entry of a connection
             group, a dict holding such a dict under `remote_conn`. Or a connection, returned as it is.
+        trust_entries: Whether an entry of a group may name a bucket or a folder that you did not name; see
+            `open`.
 
     Example:
         remote = connect("s3://my-bucket/stations.blt?endpoint_url=https://s3.example.org&region=eu-1")
@@ -340,15 +347,19 @@ def connect(source: object) -> Connection:
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable place.
     """
-    return parse_connection(source, "source")
+    return parse_connection(source, "source", trust_entries=trust_entries)
 
 
-def parse_connection(source: object, argument: str = "remote_conn") -> Connection:
+def parse_connection(
+    source: object, argument: str = "remote_conn", *, trust_entries: bool = False, for_reading: bool = True
+) -> Connection:
     """Returns the connection that an object, a URL or a dict describes, as `connect` does.
 
     Args:
         source: What `connect` takes.
         argument: How messages call it.
+        trust_entries: Whether an entry of a group is followed wherever it leads.
+        for_reading: Whether the public address of an entry will do.
 
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable place.
@@ -361,19 +372,42 @@ def parse_connection(source: object, argument: str = "remote_conn") -> Connectio
         except InvalidArgumentError as error:
             # The str itself is not shown: it may hold a credential.
             raise InvalidArgumentError(f"{argument} can't be used: {error}") from None
+    if not isinstance(trust_entries, bool):
+        raise InvalidArgumentError(f"trust_entries must be True or False, not {_shown(trust_entries)}")
     if isinstance(source, Mapping):
+        if is_entry(source):
+            return _parse_entry(source, trusted=trust_entries, for_reading=for_reading)
         return _parse_mapping(source)
     raise InvalidArgumentError(
         f"{argument} is a {type(source).__name__}, which is no connection; accepted are {_ACCEPTED}"
     )
 
 
+def _parse_entry(entry: Mapping[Any, Any], *, trusted: bool, for_reading: bool) -> Connection:
+    """Returns the connection of a group's entry, which others wrote.
+
+    Without trust, only a place that the user named himself is more than a public address.
+    """
+    place = place_in(entry)
+    if not isinstance(place, Mapping) or "remote_conn" in place:
+        raise InvalidArgumentError("remote_conn of a group's entry must be a dict from to_dict()")
+    connection = _parse_mapping(place)
+    public_only = isinstance(connection, HTTPConnection) or (
+        isinstance(connection, S3Connection) and connection.bucket is None
+    )
+    own = is_named_by_user(entry, connection) and not getattr(connection, "has_credentials", False)
+    if trusted or public_only or own:
+        return connection
+    if for_reading and isinstance(connection, S3Connection) and connection.db_url is not None:
+        return HTTPConnection(connection.db_url)
+    raise InvalidArgumentError(
+        f"a group's entry leads to {connection.url}, which whoever writes to the group has chosen: nothing was "
+        "asked there, and no credential was sent. If you trust the group's writers give trust_entries=True (to "
+        "open, or to connect); or make a connection of entry['remote_conn'] with credentials of your own"
+    )
+
+
 def _parse_mapping(source: Mapping[Any, Any]) -> Connection:
-    if "remote_conn" in source:
-        entry = source["remote_conn"]
-        if not isinstance(entry, Mapping) or "remote_conn" in entry:
-            raise InvalidArgumentError("remote_conn of a group's entry must be a dict from to_dict()")
-        return _parse_mapping(entry)
     names = set(source)
     if names == {"url"} and isinstance(source["url"], str):
         return _parse_url(source["url"])

@@ -49,6 +49,10 @@ class InvalidArgumentError(Error, ValueError):
     """A flag, serializer, connection or option is not one that is known."""
 
 
+class GroupSetError(Error, NotImplementedError):
+    """An entry of a group was to be set; entries are made by `add`, from databases that exist."""
+
+
 class SessionClosedError(Error, ValueError):
     """The session was closed, or belongs to the process that this one was forked from."""
 

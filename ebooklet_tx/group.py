@@ -6,19 +6,19 @@ holds a credential.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import dataclasses
+from typing import Any, NoReturn
 
-from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, parse_connection
+from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.database import Database
-from ebooklet_tx.errors import InvalidArgumentError, RemoteMissingError
+from ebooklet_tx.entries import GroupEntry
+from ebooklet_tx.errors import GroupSetError, RemoteMissingError
 from ebooklet_tx.keys import check_key
+from ebooklet_tx.local.serializers import Serializer
 from ebooklet_tx.timestamps import timestamp_us
 
 ENTRY_VERSION = 1
 GROUP_SERIALIZER = "orjson"
-
-_CONNECTIONS = (S3Connection, DirectoryConnection, HTTPConnection)
 
 
 class RemoteConnGroup(Database):
@@ -26,8 +26,8 @@ class RemoteConnGroup(Database):
 
     An entry has `entry_version` (1), `type` and `timestamp` (microseconds) of the member, `remote_meta` (the
     member's metadata when it was added), `user_meta` (what the caller gave) and `remote_conn` (the place,
-    without credentials). It can be given to `open` as it is. Entries without `entry_version`, as ebooklet
-    before 0.9 wrote them, hold the member's metadata as `user_meta`.
+    without credentials). It can be given to `open` as it is; `trust_entries` there says how far it is followed.
+    Entries without `entry_version`, as ebooklet before 0.9 wrote them, hold the member's metadata as `user_meta`.
     """
 
     def add(self, remote_conn: Any, key: str | None = None, user_meta: Any = None) -> None:
@@ -40,52 +40,60 @@ class RemoteConnGroup(Database):
             user_meta: Anything that is JSON; kept in the entry as it is.
 
         Raises:
+            InvalidArgumentError: It is no connection; nothing was asked.
             RemoteMissingError: There is no database at the place; nothing was changed.
             InvalidValueError: `user_meta` is not JSON.
             ReadOnlyError: The group is open for reading.
         """
-        self._add([(key, remote_conn, user_meta)])
-
-    def _add(self, members: Iterable[tuple[str | None, Any, Any]]) -> None:
-        """Asks every member first, then makes their entries together."""
         self._writing()
-        entries = [_entry_of(*member) for member in members]
-        encoded = [(key, uuid, self._serializer.dumps(key, entry)) for key, uuid, entry in entries]
+        if key is not None:
+            check_key(key)
+        connection = parse_connection(remote_conn, for_reading=False)
+        uuid, entry = _entry_of(connection, user_meta)
+        key = key or uuid
+        encoded = self._serializer.dumps(key, entry)
         session = self._writing()
         with session.mutex:
-            for key, uuid, value in encoded:
-                if key != uuid and self._timestamp_of(uuid) is not None:
-                    session.local.overlay.put(uuid, None, timestamp_us(None))
-                self._put([(key, value, timestamp_us(None))])
+            if key != uuid and self._timestamp_of(uuid) is not None:
+                session.local.overlay.put(uuid, None, timestamp_us(None))
+            self._put([(key, encoded, timestamp_us(None))])
 
-    def set(self, key: str, value: Any, timestamp: Any = None, encode_value: bool = True) -> None:
-        """Adds the database at a connection under a key, as `add` does; anything else is refused.
+    def set(self, key: str, value: Any, timestamp: Any = None, encode_value: bool = True) -> NoReturn:
+        """Refuses: entries are made by `add` alone.
 
         Raises:
-            InvalidArgumentError: The value is no connection: entries are made by `add` alone.
+            GroupSetError: Always; it is also a NotImplementedError.
         """
-        self._add([(key, _connection_of(key, value), None)])
-
-    def update(self, other: Any = (), /, **more: Any) -> None:
-        """Adds the databases at several connections; when one of them can't be added, none is."""
-        pairs = dict(other, **more)
-        self._add([(key, _connection_of(key, value), None) for key, value in pairs.items()])
-
-
-def _connection_of(key: str, value: Any) -> Any:
-    if not isinstance(value, _CONNECTIONS):
-        raise InvalidArgumentError(
-            f"the entry {key!r} of a group is made from a connection, not a {type(value).__name__}; use "
-            "add(remote_conn, key=..., user_meta=...)"
+        raise GroupSetError(
+            f"the entry {key!r} of a group can't be set: add(remote_conn, key=..., user_meta=...) makes it from "
+            "a database that exists; nothing was changed"
         )
-    return value
+
+    def update(self, other: Any = (), /, **more: Any) -> NoReturn:
+        """Refuses, as `set` does.
+
+        Raises:
+            GroupSetError: Always; it is also a NotImplementedError.
+        """
+        raise GroupSetError(
+            "the entries of a group can't be set: add(remote_conn, key=..., user_meta=...) makes them one by "
+            "one; nothing was changed"
+        )
 
 
-def _entry_of(key: str | None, remote_conn: Any, user_meta: Any) -> tuple[str, str, dict[str, Any]]:
-    """Returns key, member's uuid and entry, after asking the member's remote."""
-    if key is not None:
-        check_key(key)
-    connection = parse_connection(remote_conn)
+def reading_entries(serializer: Serializer, connection: Connection) -> Serializer:
+    """Returns a group's serializer with values that are known as its entries, and know where it lies."""
+    place = connection.endpoint()
+
+    def loads(encoded: bytes) -> Any:
+        value = serializer._loads(encoded)
+        return GroupEntry.at(place, value) if isinstance(value, dict) else value
+
+    return dataclasses.replace(serializer, _loads=loads)
+
+
+def _entry_of(connection: Connection, user_meta: Any) -> tuple[str, dict[str, Any]]:
+    """Returns a member's uuid and entry, after asking its remote."""
     with connection.open("r") as member:
         uuid = member.get_uuid()
         if uuid is None:
@@ -100,4 +108,4 @@ def _entry_of(key: str | None, remote_conn: Any, user_meta: Any) -> tuple[str, s
             "user_meta": user_meta,
             "remote_conn": connection.to_dict(),
         }
-    return key or uuid.hex, uuid.hex, entry
+    return uuid.hex, entry

@@ -7,7 +7,7 @@ anything was opened or made.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Settings:
         place: How messages call the remote.
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         reading: Whether a pair is made only to be read.
+        named: The serializer that the caller asks for, by its name; None where none was named.
     """
 
     flag: str
@@ -66,6 +67,7 @@ class Settings:
     place: str
     accept_partial: bool
     reading: bool = False
+    named: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.flag not in ("r", "w", "c", "n"):
@@ -87,6 +89,7 @@ class Settings:
             raise InvalidArgumentError(
                 "a database can't be begun anew offline; open it with flag 'n' when online"
             )
+        self.named = named_serializer(self.value_serializer)
         if self.type == "group":
             if self.named not in (None, GROUP_SERIALIZER):
                 raise InvalidArgumentError(
@@ -94,11 +97,6 @@ class Settings:
                     f"{GROUP_SERIALIZER!r}; leave one of the two out"
                 )
             self.value_serializer = GROUP_SERIALIZER
-
-    @property
-    def named(self) -> str | None:
-        """The serializer that the caller asks for, by its name; None where none was named."""
-        return named_serializer(self.value_serializer)
 
     def local(
         self, path: Path, *, create: bool, start_anew: bool = False, header: bytes | None = None

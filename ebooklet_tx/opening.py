@@ -29,7 +29,7 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
     UUIDMismatchError,
 )
-from ebooklet_tx.group import GROUP_SERIALIZER, RemoteConnGroup
+from ebooklet_tx.group import GROUP_SERIALIZER, RemoteConnGroup, reading_entries
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.serializers import Serializer, resolve, same_serializer, stored_name
 from ebooklet_tx.local.store import LocalStore
@@ -84,6 +84,7 @@ def open(
     conditional_writes: bool | str = "auto",
     on_conflict: str | Resolver = "raise",
     accept_partial: bool = False,
+    trust_entries: bool = False,
     retry: RetryPolicy | None = None,
     _wrap_store: StoreWrapper | None = None,
 ) -> Database:
@@ -119,6 +120,9 @@ def open(
             told: "raise", "ours", "theirs", "newest", or a function, as in `Change.push`.
         accept_partial: Whether a file that ebooklet used is taken although it lacks keys that the index beside it
             (`<file>.remote_index`) lists; a copy made from a remote of ebooklet_tx is never asked.
+        trust_entries: Whether an entry of a group is followed wherever it leads, with the credentials of the
+            environment. Without that its `db_url` is read anonymously, and a bucket or folder is opened only at
+            the endpoint, or in the folder, at which you opened the group.
         retry: How failing requests are tried again; None for the connection's own.
 
     Raises:
@@ -132,7 +136,7 @@ def open(
         PickleRefusedError: The values are pickled, and pickle is refused.
         RemoteAccessError: The store refuses.
     """
-    connection = parse_connection(remote_conn)
+    connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")
     path = local_path(file_path)
     resolve(value_serializer)
     check_choice(on_conflict)
@@ -205,6 +209,8 @@ def _begin_serving(session: Session, connection: Connection, settings: Settings)
             f"{session.local.path} holds values of the serializer {serializer.name!r}, so it is no connection "
             "group; open it without remote_conn_group"
         )
+    if session.type == "group":
+        serializer = reading_entries(serializer, connection)
     session.decode, session.encode = serializer.loads_any, serializer.dumps_any
     if session.local.writable:
         if not session.remote.offline:

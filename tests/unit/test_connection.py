@@ -87,11 +87,11 @@ def test_url_and_dict_lead_back_to_the_place(connection: Any) -> None:
         parse_connection(connection.url),
         parse_connection(connection.to_dict()),
         parse_connection({"url": connection.url}),
-        parse_connection({"type": "x", "timestamp": 1, "remote_conn": connection.to_dict()}),
+        parse_connection({"type": "x", "timestamp": 1, "remote_conn": connection.to_dict()}, trust_entries=True),
         parse_connection(connection),
         connect(connection.url),
         connect(connection.to_dict()),
-        connect({"remote_conn": connection.to_dict(), "entry_version": 1, "remote_meta": None, "user_meta": {}}),
+        connect({"remote_conn": connection.to_dict(), "entry_version": 1, "user_meta": {}}, trust_entries=True),
         copy.deepcopy(connection),
         pickle.loads(pickle.dumps(connection)),
     ):
@@ -149,7 +149,9 @@ def test_what_old_groups_hold_opens() -> None:
     }
     assert connect(entry) == connect(public) == HTTPConnection("https://h/db")
     in_a_bucket = {"db_key": "a/b", "bucket": "bkt", "endpoint_url": ENDPOINT, "db_url": None}
-    assert connect({"remote_conn": in_a_bucket}) == S3Connection(None, None, "a/b", "bkt", ENDPOINT)
+    assert connect({"remote_conn": in_a_bucket}, trust_entries=True) == S3Connection(
+        None, None, "a/b", "bkt", ENDPOINT
+    )
 
 
 def test_connect_gives_back_what_is_a_connection_already() -> None:

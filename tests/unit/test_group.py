@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx.connection import parse_connection
+from ebooklet_tx.connection import S3Connection, parse_connection
 from tests.pairs import N_BUCKETS, Bench
 
 META = {"owner": "hydrology"}
@@ -17,9 +17,8 @@ META = {"owner": "hydrology"}
 def member(folder: Path, name: str = "member", **options: Any) -> ebooklet_tx.DirectoryConnection:
     """A database that exists, with one key and metadata."""
     connection = ebooklet_tx.DirectoryConnection(folder / "members", name)
-    with ebooklet_tx.open(
-        connection, folder / f"{name}.blt", "c", "orjson", lock=None, **{"n_buckets": N_BUCKETS, **options}
-    ) as db:
+    given = {"value_serializer": "orjson", "n_buckets": N_BUCKETS, **options}
+    with ebooklet_tx.open(connection, folder / f"{name}.blt", "c", lock=None, **given) as db:
         db["key"] = name
         db.set_metadata(META)
         db.changes().push()
@@ -67,15 +66,15 @@ def test_a_member_opens_straight_from_its_entry(bench: Bench) -> None:
     with open_group(bench) as group:
         group.add(connection, key="rivers")
         entry = group["rivers"]
-    with ebooklet_tx.open(entry, bench.folder / "copy.blt") as db:
+    with ebooklet_tx.open(entry, bench.folder / "copy.blt", trust_entries=True) as db:
         assert db["key"] == "member"
 
 
 def test_an_entry_as_ebooklet_wrote_it_before_it_had_versions(bench: Bench) -> None:
     connection = member(bench.folder)
     old = {"type": "EVariableLengthValue", "timestamp": 1, "user_meta": META, "remote_conn": connection.to_dict()}
-    assert parse_connection(old) == connection
-    with ebooklet_tx.open(old, bench.folder / "copy.blt") as db:
+    assert parse_connection(old, trust_entries=True) == connection
+    with ebooklet_tx.open(old, bench.folder / "copy.blt", trust_entries=True) as db:
         assert db.get_metadata() == META
 
 
@@ -133,20 +132,34 @@ def test_metadata_that_is_no_json_changes_nothing(bench: Bench) -> None:
         assert len(group) == 0
 
 
-def test_set_takes_connections_alone(bench: Bench) -> None:
+def test_entries_are_made_by_add_alone(bench: Bench) -> None:
     connection = member(bench.folder)
     with open_group(bench) as group:
-        with pytest.raises(ebooklet_tx.InvalidArgumentError, match=r"add\(remote_conn"):
-            group["k"] = {"remote_conn": {}}
-        with pytest.raises(ebooklet_tx.InvalidArgumentError):
-            group.set("k", 1)
-        with pytest.raises(ebooklet_tx.InvalidArgumentError):
-            group.update({"k": connection, "l": 1})
+        for way in (
+            lambda: group.set("k", connection),
+            lambda: group.__setitem__("k", connection),
+            lambda: group.update({"k": connection}),
+            lambda: group.update(k=connection),
+            lambda: group.setdefault("k", connection),
+        ):
+            with pytest.raises(NotImplementedError, match=r"add\(remote_conn") as caught:
+                way()
+            assert isinstance(caught.value, ebooklet_tx.Error)
         assert len(group) == 0
-        group["k"] = connection
-        group.update({"l": connection})
-        group.set("m", connection)
-        assert list(group) == ["k", "l", "m"]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [None, 5, "", "text", "ftp://host/x", {}, {"a": 1}, ["s3://b/k"], b"s3://b/k", object(), S3Connection],
+)
+def test_what_is_no_connection_is_refused_at_once(bench: Bench, nonsense: Any) -> None:
+    with open_group(bench) as group:
+        for key in (None, "key"):
+            with pytest.raises(ebooklet_tx.InvalidArgumentError):
+                group.add(nonsense, key)
+        with pytest.raises(ebooklet_tx.InvalidArgumentError):
+            group.add(group)
+        assert len(group) == 0
 
 
 def test_a_reader_adds_nothing(bench: Bench) -> None:
@@ -154,11 +167,8 @@ def test_a_reader_adds_nothing(bench: Bench) -> None:
     with open_group(bench) as group:
         group.add(connection, key="k")
         group.changes().push()
-    with bench.open("a", "r") as group:
-        with pytest.raises(ebooklet_tx.ReadOnlyError):
-            group.add(connection)  # type: ignore[attr-defined]
-        with pytest.raises(ebooklet_tx.ReadOnlyError):
-            group["x"] = connection
+    with bench.open("a", "r") as group, pytest.raises(ebooklet_tx.ReadOnlyError):
+        group.add(connection)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("flag", ["r", "w", "c"])
@@ -170,9 +180,12 @@ def test_what_the_remote_holds_decides(bench: Bench, flag: str, said: bool) -> N
         assert type(db) is ebooklet_tx.RemoteConnGroup
     with bench.open("b", "r", offline=True) as db:
         assert type(db) is ebooklet_tx.RemoteConnGroup
-    plain = member(bench.folder)
-    with ebooklet_tx.open(plain, bench.folder / "plain.blt", flag, remote_conn_group=said, lock=None) as db:
-        assert type(db) is ebooklet_tx.Database
+    for name, serializer in (("member", "orjson"), ("other", "str")):
+        plain = member(bench.folder, name, value_serializer=serializer)
+        with ebooklet_tx.open(
+            plain, bench.folder / f"{name}2.blt", flag, remote_conn_group=said, lock=None
+        ) as db:
+            assert type(db) is ebooklet_tx.Database
 
 
 def test_a_new_beginning_is_what_is_asked_for(bench: Bench) -> None:
