@@ -6,7 +6,7 @@ wins, and nobody truncates what somebody else has made.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import glob
 import os
 import time
@@ -66,12 +66,19 @@ def try_open_locked(path: Path) -> ValueFile | None:
 def open_unlocked(path: Path, journal: Journal) -> ValueFile:
     """Opens the file whose generation the journal means, also while it waits to be renamed."""
     generation = journal.get_meta("file_generation")
+    refusal: LocalStorageError | None = None
     for candidate in (path, rebuild_path(path), path):
-        with contextlib.suppress(LocalStorageError):
+        try:
             file = ValueFile.open(candidate, writable=False)
-            if file.generation == generation:
-                return file
-            file.close()
+        except LocalStorageError as error:
+            # The next one may be the file; if none is, this one might have been.
+            refusal = refusal if error.errno == errno.ENOENT else error
+            continue
+        if file.generation == generation:
+            return file
+        file.close()
+    if refusal is not None:
+        raise refusal
     raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")
 
 

@@ -45,6 +45,7 @@ from ebooklet_tx.local.recovery import (
     settle,
 )
 from ebooklet_tx.local.serializers import Serializer, resolve_stored
+from ebooklet_tx.local.set_aside import check_damage
 from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,
@@ -172,8 +173,9 @@ class LocalStore:
         Raises:
             LocalMissingError: File or journal is missing, or the journal was never filled because its
                 maker was killed; open a writer to make or adopt them.
-            LocalIntegrityError: They don't belong together, or the journal is damaged; open a writer
+            LocalIntegrityError: They don't belong together, or the journal is proven damaged; open a writer
                 to set the journal aside.
+            LocalStorageError: The system refuses, now.
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
         try:
@@ -185,6 +187,10 @@ class LocalStore:
             store._file = open_unlocked(path, store._journal)
             if not as_recorded(store._file, store._journal.all_meta()):
                 store._settle_in_reader()
+        except JournalDamagedError as error:
+            store._release()
+            check_damage(journal_path(path), error)
+            raise
         except BaseException:
             store._release()
             raise

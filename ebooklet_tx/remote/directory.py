@@ -96,7 +96,10 @@ class DirectoryStore:
     @property
     def writable(self) -> bool:
         """True when the folder takes writes, or is not there yet."""
-        return not self.folder.exists() or os.access(self.folder, os.W_OK | os.X_OK)
+        with contextlib.suppress(OSError):
+            # Of one that can't be seen nothing good is expected.
+            return not self.folder.exists() or os.access(self.folder, os.W_OK | os.X_OK)
+        return False
 
     def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
@@ -203,10 +206,8 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """Removes the object and the folders that it leaves empty."""
         path = self._path(key)
-        if not self.folder.is_dir():
-            return
         with self._translated("delete", key):
-            if not path.is_file():
+            if not self.folder.is_dir() or not path.is_file():
                 return
             with self._locked("delete", key):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -269,15 +270,14 @@ class DirectoryStore:
 
     def _begin_writing(self, operation: str, key: str) -> None:
         """Makes the folder and removes old temporary files, once per store."""
-        with self._beginning:
+        with self._beginning, self._translated(operation, key):
             if self._has_written and self.folder.is_dir():
                 return
-            with self._translated(operation, key):
-                missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.is_dir()]
-                self.folder.mkdir(parents=True, exist_ok=True)
-                for folder in missing:
-                    sync_folder(folder.parent)
-                self._remove_old_temporaries()
+            missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.is_dir()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                sync_folder(folder.parent)
+            self._remove_old_temporaries()
             self._has_written = True
 
     def _remove_old_temporaries(self) -> None:
@@ -413,7 +413,7 @@ class DirectoryStore:
         if error.errno == errno.ENAMETOOLONG:
             return InvalidArgumentError(f"{shown}: the name is too long for this file system")
         if error.errno in _ANOTHER_KIND:
-            if self.folder.exists() and not self.folder.is_dir():
+            if self._is_no_folder():
                 return RemoteAccessError(f"{shown}: a file lies where the folder should be; give another folder")
             if not writes:
                 return ObjectMissingError(f"{shown}: there is no such object ({why})")
@@ -423,6 +423,11 @@ class DirectoryStore:
                 f"{shown}: the disk is full ({why}); make room", may_have_applied=may_have_applied
             )
         return TransientStoreError(f"{shown} failed: {why}", may_have_applied=may_have_applied)
+
+    def _is_no_folder(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.folder.exists() and not self.folder.is_dir()
+        return False
 
     def _shown(self, operation: str, key: str) -> str:
         return f"{operation} of {key!r} in {self.location}"

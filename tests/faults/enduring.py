@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ebooklet_tx
-from ebooklet_tx.errors import Error, SessionClosedError
+from ebooklet_tx.errors import Error, LocalIntegrityError, RemoteIntegrityError, SessionClosedError
 from ebooklet_tx.local import journal
 from ebooklet_tx.remote.retry import RetryPolicy
 from tests.faults.scenarios import (
@@ -161,6 +161,8 @@ class Enduring:
             self._check_after(step)
         except Error as error:
             self._tell(f"raised {type(error).__name__} in {step.name}: {error}")
+            if isinstance(error, LocalIntegrityError | RemoteIntegrityError):
+                raise AssertionError(f"sound bytes are called damaged: {error}") from error
             # What fails for good is mended as soon as it is noticed.
             self._layer.disarm()
             if self._dies:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,8 +14,10 @@ from unittest import mock
 import booklet
 import pytest
 
-from ebooklet_tx.errors import Error, LocalStorageError
+from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.file_calls import read_at, size_of
+from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import ValueFile
 from tests.pairs import Bench, make
 
@@ -150,3 +152,40 @@ def test_a_lock_that_the_file_system_has_not(bench: Bench) -> None:
         bench.open("a", "w")
     with closing(ValueFile.open(bench.path(), writable=True)) as file:
         assert file.try_lock()
+
+
+def test_a_file_that_can_not_be_opened_is_not_called_another(bench: Bench) -> None:
+    genuine = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) == str(bench.path()):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return genuine(path, *arguments, **options)
+
+    with mock.patch.object(os, "open", refuse), pytest.raises(LocalStorageError, match="Too many open files"):
+        bench.open("a", "r")
+
+
+def test_a_reader_proves_damage_before_it_speaks_of_it(bench: Bench) -> None:
+    seeming = mock.patch.object(Journal, "open", side_effect=JournalDamagedError("malformed"))
+    with seeming, pytest.raises(LocalStorageError, match="finds nothing wrong"):
+        LocalStore.open_reader(bench.path())
+    bench.journal().write_bytes(b"not SQLite" * 500)
+    with pytest.raises(JournalDamagedError):
+        LocalStore.open_reader(bench.path())
+
+
+@pytest.mark.parametrize("name", ["exists", "is_dir", "stat"])
+def test_a_remote_folder_of_which_the_system_does_not_tell(bench: Bench, name: str) -> None:
+    def refuse(path: Path, *_: Any, **__: Any) -> Any:
+        if path.is_relative_to(bench.folder / "remote"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return genuine(path, *_, **__)
+
+    genuine = getattr(Path, name)
+    with bench.open("a", "w") as db:
+        db["new"] = b"n"
+        with mock.patch.object(Path, name, refuse), suppress(Error):
+            db.changes().push()
+        db.changes().push()
+    assert bench.fresh_contents() == VALUES | {"new": b"n"}
