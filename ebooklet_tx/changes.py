@@ -40,9 +40,9 @@ class Change:
     def __init__(self, database: Host) -> None:
         self._database = database
 
-    def _committed(self, what: str) -> Session:
+    def _committed(self, what: str, *, fold: bool = False) -> Session:
         with self._database._outside_transaction(what) as session:
-            session.local.commit()
+            session.local.commit(fold=fold)
         return session
 
     @contextmanager
@@ -64,6 +64,8 @@ class Change:
     def push(self, force_push: bool = False, *, on_conflict: str | Resolver | None = None) -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
+        What is written is synced first, as by `sync`.
+
         Args:
             force_push: Put our side on top where another writer changed the same keys, write the database
                 anew where the remote has vanished, and make a commit although nothing is pending.
@@ -79,7 +81,7 @@ class Change:
             LockLostError: Another writer took the lock over; everything stays pending.
             OfflineError: The store can't be reached; everything stays pending.
         """
-        session = self._committed("push")
+        session = self._committed("push", fold=True)
         choice = session.on_conflict if on_conflict is None else on_conflict
         return push(session, force=force_push, on_conflict=choice)
 

@@ -447,6 +447,7 @@ class Database(MutableMapping[str, Any]):
             if self._timestamp_of(text_of(key)) is None:
                 raise KeyError(key)
             session.local.overlay.put(key, None, timestamp_us(None))
+            self._commit_when_full(session)
 
     def clear(self) -> None:
         """Deletes every key; the next push deletes them in the remote. The metadata stays."""
@@ -462,8 +463,11 @@ class Database(MutableMapping[str, Any]):
             overlay = session.local.overlay
             for key, value, stamp in operations:
                 overlay.put(key, value, stamp)
-            if overlay.value_bytes > self._buffer_size and not self._in_transaction:
-                session.local.commit()
+            self._commit_when_full(session)
+
+    def _commit_when_full(self, session: Session) -> None:
+        if session.local.overlay.waiting_bytes > self._buffer_size and not self._in_transaction:
+            session.local.commit()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -485,9 +489,12 @@ class Database(MutableMapping[str, Any]):
                 self._in_transaction = session.in_transaction = False
 
     def sync(self) -> None:
-        """Makes everything written so far durable on this machine."""
+        """Makes everything written so far durable on this machine, in the Booklet file itself.
+
+        A copy of that file that is taken now opens with plain booklet, and shows every value that is here.
+        """
         with self._outside_transaction("sync") as session:
-            session.local.commit()
+            session.local.commit(fold=True)
 
     def prune(self, timestamp: Timestamp = None, reindex: bool = False) -> int:
         """Rewrites the local file without dead bytes.

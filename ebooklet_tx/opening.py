@@ -102,7 +102,8 @@ def open(
             `dumps` and `loads`. An existing database has its own: naming another one is refused before any
             value is decoded, None takes what is stored, and only a class must be given again.
         n_buckets: For a new database: hash buckets of the Booklet file.
-        buffer_size: How many value bytes wait in memory before they are committed.
+        buffer_size: How many value bytes wait in memory before they are committed; an empty value, and a delete,
+            count as the bytes of the key.
         remote_conn_group: For a new database: whether it is a `RemoteConnGroup`. An existing one is what it is.
         lock: "exclusive" keeps other writers of the remote out from open to close; None lets any
             number of writers work, and conflicts come up when they push.

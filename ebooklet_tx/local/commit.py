@@ -89,22 +89,23 @@ class Overlay:
     """What a session wrote since its last commit.
 
     `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds);
-    `cleared` says that every key not among them is deleted.
+    `cleared` says that every key not among them is deleted. `waiting_bytes` is what it holds: the values, and
+    the keys that have none.
     """
 
     operations: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
     cleared: bool = False
     cleared_at_us: int = 0
-    value_bytes: int = 0
+    waiting_bytes: int = 0
     version: int = 0
 
     def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
         """Notes that a key is set, or deleted with None."""
         old = self.operations.get(key)
-        if old is not None and old[0] is not None:
-            self.value_bytes -= len(old[0])
+        if old is not None:
+            self.waiting_bytes -= _waiting_bytes(key, old[0])
         self.operations[key] = (value, timestamp_us)
-        self.value_bytes += len(value) if value is not None else 0
+        self.waiting_bytes += _waiting_bytes(key, value)
         self.version += 1
 
     def clear(self, timestamp_us: int) -> None:
@@ -113,22 +114,27 @@ class Overlay:
         self.operations = kept
         self.cleared = True
         self.cleared_at_us = timestamp_us
-        self.value_bytes = sum(len(value) for value, _ in kept.values() if value is not None)
+        self.waiting_bytes = sum(_waiting_bytes(key, value) for key, (value, _) in kept.items())
         self.version += 1
 
     def forget(self) -> None:
         """Empties the overlay, after a commit or a rollback."""
         self.operations = {}
         self.cleared = False
-        self.value_bytes = 0
+        self.waiting_bytes = 0
         self.version += 1
 
     def copy(self) -> Overlay:
         """Returns a copy that later writes do not change."""
-        return Overlay(dict(self.operations), self.cleared, self.cleared_at_us, self.value_bytes, self.version)
+        return Overlay(dict(self.operations), self.cleared, self.cleared_at_us, self.waiting_bytes, self.version)
 
     def __bool__(self) -> bool:
         return bool(self.operations) or self.cleared
+
+
+def _waiting_bytes(key: str, value: bytes | None) -> int:
+    # Empty values and deletes take memory too: without a bound on them it would follow the number of keys.
+    return len(value) if value else len(key.encode())
 
 
 class Fetched(NamedTuple):

@@ -279,15 +279,21 @@ class LocalStore:
         """
         if not self.writable:
             raise ReadOnlyError(f"{self.path} is open for reading; open it with flag 'w'")
-        if self.overlay and (self.overlay.cleared or self.overlay.value_bytes <= STAGE_COMMIT_BYTES):
+        small = not fold and self.overlay.waiting_bytes <= STAGE_COMMIT_BYTES
+        if self.overlay and (self.overlay.cleared or small):
             stage(self.journal, self.overlay)
-            self._staged_bytes += self.overlay.value_bytes
+            self._staged_bytes += self.overlay.waiting_bytes
             self._staged_keys += len(self.overlay.operations)
             self.overlay.forget()
         crowded = self._staged_bytes > STAGED_LIMIT_BYTES or self._staged_keys > STAGED_LIMIT_KEYS
         if self.overlay or (fold and self._unfolded()):
             self._append()
         elif crowded:
+            self._unload_journal()
+
+    def fold_committed(self) -> None:
+        """Brings the Booklet file to what a reader sees, if the disk allows; all of it is durable already."""
+        if not self.overlay and self._unfolded():
             self._unload_journal()
 
     def _unload_journal(self) -> None:
@@ -298,7 +304,7 @@ class LocalStore:
             _log.warning("%d values stay in the journal for now: %s", self._staged_keys, error)
 
     def _unfolded(self) -> bool:
-        return bool(self._staged_keys or self._fetched or self._in_flux or self.journal.stale_keys())
+        return bool(self.journal.has_staged() or self._fetched or self._in_flux or self.journal.stale_keys())
 
     def _append(self, overlay: Overlay | None = None, lacking: Sequence[Fetched] = ()) -> None:
         overlay = self.overlay if overlay is None else overlay

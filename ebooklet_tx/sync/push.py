@@ -97,6 +97,9 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         elif unresolved:
             settled = pull(session).applied
         result = _rounds(session, resumed, on_conflict, always=force)
+        with session.mutex:
+            # A pull in between may have made values stale, and a choice may have set some.
+            session.local.fold_committed()
         # A push that had succeeded unseen counts as this one's success.
         return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
 

@@ -118,7 +118,7 @@ class CopyModel:
 
     @property
     def overlay_bytes(self) -> int:
-        return sum(len(value) for value, _ in self.overlay.values() if value is not None)
+        return sum(len(value or key.encode()) for key, (value, _) in self.overlay.items())
 
     def put(self, key: str, value: bytes | None, stamp: int) -> None:
         self.overlay[key] = (value, stamp)

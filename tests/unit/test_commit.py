@@ -44,11 +44,13 @@ def test_the_overlay_counts_its_bytes() -> None:
     overlay.put("a", b"1", 2)
     overlay.put("", b"12", 3)
     overlay.put("b", None, 4)
-    assert overlay.value_bytes == 3
+    overlay.put("longer", b"", 5)
+    # An empty value, and a delete, count as their keys.
+    assert overlay.waiting_bytes == 3 + 1 + 6
     copy = overlay.copy()
     overlay.clear(5)
-    assert (overlay.value_bytes, list(overlay.operations), overlay.cleared) == (2, [""], True)
-    assert len(copy.operations) == 3
+    assert (overlay.waiting_bytes, list(overlay.operations), overlay.cleared) == (2, [""], True)
+    assert len(copy.operations) == 4
     overlay.forget()
     assert not overlay
 
