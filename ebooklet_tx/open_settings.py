@@ -119,6 +119,21 @@ class Settings:
             header=header,
         )
 
+    def makes_one_like(self, manifest: Manifest) -> bool:
+        """Whether a new database of these settings has the type and the serializer of one in a remote."""
+        same = same_serializer(resolve(self.value_serializer).name, manifest.value_serializer)
+        return same and self.type == manifest.type
+
+    def header_anew(self, manifest: Manifest) -> bytes:
+        """Returns the header of an empty database that goes on under the uuid of one in a remote.
+
+        Raises:
+            PickleRefusedError: Its values would be pickled, and pickle is refused.
+        """
+        model = resolve(self.value_serializer)
+        self.check_pickle(model.name)
+        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, self.n_buckets)
+
     def header_for(self, manifest: Manifest) -> bytes:
         """Returns the header of a local copy of a remote database.
 

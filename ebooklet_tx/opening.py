@@ -6,7 +6,6 @@ for, and no lock, descriptor or connection is left behind.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -24,7 +23,6 @@ from ebooklet_tx.errors import (
     OfflineError,
     OfflineWarning,
     ReadOnlyError,
-    RemoteIntegrityError,
     RemoteMissingError,
     UnsupportedFormatError,
     UUIDMismatchError,
@@ -36,9 +34,11 @@ from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
 from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.root import Manifest
 from ebooklet_tx.sync.fencing import fence_off
 from ebooklet_tx.sync.forget import is_deletion_begun
 from ebooklet_tx.sync.identity import check_public_side
+from ebooklet_tx.sync.joining import mark_replacing
 from ebooklet_tx.sync.locking import (
     begin_locked,
     find_out,
@@ -51,12 +51,11 @@ from ebooklet_tx.sync.place import StoreWrapper, offline_remote, only_readable, 
 from ebooklet_tx.sync.pull import (
     FetchedRoot,
     known_type,
-    mark_replacing,
+    look_at_root,
     note_connection,
     note_type,
     pull,
     read_root,
-    read_root_or_none,
     take_in_root,
 )
 from ebooklet_tx.sync.resolve import Resolver, check_choice
@@ -299,12 +298,14 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
         lock = new_lock(remote)
         lock.acquire(settings.lock_timeout_seconds, force=settings.force_lock)
     try:
-        _check_replaceable(remote)
+        kept = _database_to_keep(remote, settings)
         if lock is not None and lock.taken_over:
             # What lies there stays until the push, and its last holder must not commit on top of it.
             fence_off(remote)
             lock.fence_raised()
-        session = _session(settings.local(path, create=True, start_anew=True), remote, settings, lock)
+        header = None if kept is None else settings.header_anew(kept)
+        local = settings.local(path, create=True, start_anew=True, header=header)
+        session = _session(local, remote, settings, lock)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -312,16 +313,21 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
 
     def begin(session: Session) -> None:
         settle_conditions(session)
-        mark_replacing(session.journal)
+        mark_replacing(session, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(session.local)
 
     return _started(session, begin)
 
 
-def _check_replaceable(remote: Remote) -> None:
-    """Raises where something lies that no push replaces: the old pair must not give way to a dead end."""
-    with contextlib.suppress(RemoteIntegrityError):
-        read_root_or_none(remote)
+def _database_to_keep(remote: Remote, settings: Settings) -> Manifest | None:
+    """Returns the manifest of the database there if the new one is to go on under its uuid; None otherwise.
+
+    Raises where something lies that no push replaces: the old pair must not give way to a dead end.
+    """
+    seen = look_at_root(remote)
+    if isinstance(seen, FetchedRoot) and settings.makes_one_like(seen.manifest):
+        return seen.manifest
+    return None
 
 
 def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bool) -> Session:

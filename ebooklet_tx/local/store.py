@@ -49,6 +49,7 @@ from ebooklet_tx.local.set_aside import check_damage
 from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,
+    header_with_uuid,
     put_in_place,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
@@ -479,6 +480,16 @@ class LocalStore:
     def become(self, header: bytes) -> None:
         """Makes an unused pair one of another database, whose header is given."""
         self._rebuild(header=header)
+
+    def take_uuid(self, uuid: bytes) -> None:
+        """Makes the pair one of the database of another uuid, in one step; all that it holds stays.
+
+        Raises:
+            LocalStorageError: There is no room for a second copy of the file. It can be called again.
+        """
+        if self.file.stands_behind is not None:
+            self._rebuild()
+        self._rebuild(header=header_with_uuid(self.file.header, uuid))
 
     # -- reading ---------------------------------------------------------------------------
 

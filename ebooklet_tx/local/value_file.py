@@ -434,6 +434,13 @@ def grown_header(header: Header, n_buckets: int | None) -> bytes:
     return bytes(raw)
 
 
+def header_with_uuid(header: Header, uuid: bytes) -> bytes:
+    """Returns a clean header for a rebuilt file that is to have another uuid and is alike in all else."""
+    raw = bytearray(grown_header(header, None))
+    raw[UUID_OFFSET : UUID_OFFSET + len(uuid)] = uuid
+    return bytes(raw)
+
+
 def put_in_place(new: ValueFile) -> None:
     """Renames a finished new file over the one that it stands behind, durably; closes that one.
 

@@ -135,6 +135,8 @@ def build(
             seq=replaced.manifest.seq,
             commit_id=replaced.manifest.commit_id,
             fence=replaced.manifest.fence,
+            # Nothing of the old index is left: whoever stands on an older commit takes all of it anew.
+            tombstone_floor=seq,
         )
     tail = image_blob
     old = _old_tail(session, base)

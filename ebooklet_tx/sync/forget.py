@@ -15,6 +15,7 @@ from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.session import Session, read_base
 
 _DELETION = "remote_deletion"
+_PUSHED = "was_pushed"
 _COLUMNS = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
 _NO_REMOTE = ", ".join(f"remote_{name} = NULL, base_{name} = NULL" for name in _COLUMNS)
 
@@ -40,6 +41,11 @@ class Forgotten:
 
     pending_keys: int
     lost_keys: int
+
+
+def was_pushed(journal: Journal) -> bool:
+    """True of a database that once had a remote which was forgotten: others may have copies of it."""
+    return bool(journal.get_meta(_PUSHED))
 
 
 def note_deletion(session: Session) -> None:
@@ -121,5 +127,5 @@ def forget_remote(session: Session) -> Forgotten:
         # Its pushes can't take effect any more, and the numbers of commits begin anew.
         for table in ("intent", "commit_log", "remote_object"):
             raw.execute(f"DELETE FROM {table}")
-        put_meta(connection, {_DELETION: None})
+        put_meta(connection, {_DELETION: None, _PUSHED: 1})
     return Forgotten(pending, lost)

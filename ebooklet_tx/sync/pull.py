@@ -19,16 +19,14 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
-    UnsupportedFormatError,
-    UUIDMismatchError,
 )
 from ebooklet_tx.local.journal import Journal, driver, put_meta
-from ebooklet_tx.local.serializers import same_serializer
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
 from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.remote.segment import count_rows, iter_log, merge_segments, read_segment
 from ebooklet_tx.sync.forget import finish_forgetting
+from ebooklet_tx.sync.joining import REPLACED, check_identity, join, may_join
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import may_yet_take_place, took_place
 from ebooklet_tx.sync.take_in import MAX_IMAGES, take_in
@@ -66,6 +64,14 @@ class PullResult:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedRoot:
+    """A root that can't be read, as it lies there."""
+
+    etag: str
+    error: RemoteIntegrityError
+
+
+@dataclass(frozen=True, slots=True)
 class FetchedRoot:
     """A root with the ETag under which it was read."""
 
@@ -97,6 +103,20 @@ def read_root_or_none(remote: Remote) -> FetchedRoot | None:
         return read_root(remote)
     except ObjectMissingError:
         return None
+
+
+def look_at_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
+    """Reads the root, to be replaced whether it is damaged or not; None when there is none."""
+    try:
+        blob = get_root(remote.store, remote.names.root, name=remote.root_place)
+    except ObjectMissingError:
+        return None
+    if blob is None:
+        return None
+    try:
+        return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
+    except RemoteIntegrityError as error:
+        return DamagedRoot(blob.etag, error)
 
 
 def read_intents(journal: Journal) -> list[Intent]:
@@ -139,6 +159,11 @@ def _pull_once(session: Session) -> PullResult | None:
             return PullResult(seq=base.seq)
     try:
         fetched = read_root(session.remote, if_none_match=base.etag)
+    except RemoteIntegrityError:
+        if not replacing:
+            raise
+        # It is replaced whether it can be read or not.
+        return PullResult(seq=base.seq)
     except ObjectMissingError as error:
         if base.seq and not finish_forgetting(session):
             way_out = (
@@ -158,8 +183,17 @@ def _pull_once(session: Session) -> PullResult | None:
 
 
 def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
-    """True when the push that was to replace the remote has done so: only it brings our uuid there."""
-    return fetched.manifest.uuid == session.local.file.header.uuid.hex()
+    """True when the push that was to replace the remote has done so: the root or its log names its commit."""
+    with session.mutex:
+        intents = read_intents(session.journal)
+        same_uuid = fetched.manifest.uuid == session.local.file.header.uuid.hex()
+    if not intents or not same_uuid:
+        return False
+    if any(intent.commit_id == fetched.manifest.commit_id for intent in intents):
+        return True
+    images = _fetch_images(session.remote, fetched, min(intent.seq for intent in intents) - 1)
+    committed = set(_log_of(images).values())
+    return any(intent.commit_id in committed for intent in intents)
 
 
 def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
@@ -179,6 +213,9 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
         if since is not None and base != since:
             return None
         intents = read_intents(session.journal)
+        if may_join(session, fetched.manifest):
+            _refuse_in_transaction(session)
+            join(session, fetched.manifest)
         check_identity(session, fetched.manifest)
     manifest = fetched.manifest
     full = _needs_everything(base, manifest)
@@ -223,13 +260,17 @@ def _commit_overlay(session: Session) -> None:
     Raises:
         InvalidArgumentError: A transaction is at work; what it has read would change under it.
     """
+    _refuse_in_transaction(session)
+    if session.local.overlay:
+        session.local.commit()
+
+
+def _refuse_in_transaction(session: Session) -> None:
     if session.in_transaction:
         raise InvalidArgumentError(
             "the remote has moved on and what is asked for needs a pull, which can't take place inside a "
             "transaction; pull before the block and run it again"
         )
-    if session.local.overlay:
-        session.local.commit()
 
 
 def _drop_dead_intents(journal: Journal, *, root_etag: str | None) -> None:
@@ -246,30 +287,6 @@ def drop_intents(journal: Journal) -> None:
         driver(connection).execute("DELETE FROM intent")
 
 
-def check_identity(session: Session, manifest: Manifest) -> None:
-    """Raises unless the remote holds the same database as the local file; the remote says of which type it is.
-
-    What decodes the values is the local file's word: a root that says otherwise is refused.
-    """
-    file_uuid = session.local.file.header.uuid.hex()
-    if manifest.uuid == file_uuid:
-        if not same_serializer(manifest.value_serializer, session.serializer_name):
-            raise UnsupportedFormatError(
-                f"the root {session.remote.root_place} says that its values are of the serializer "
-                f"{manifest.value_serializer!r}, but those of {session.local.path} are of "
-                f"{session.serializer_name!r}, and a database never changes its serializer; nothing was taken "
-                "in. Find out who wrote that root; a push with flag 'n' replaces it, and offline=True reads what "
-                "is here"
-            )
-        session.type = manifest.type
-        return
-    raise UUIDMismatchError(
-        f"{session.local.path} holds the database {file_uuid}, but {session.remote.root_place} holds "
-        f"{manifest.uuid}; open the remote with another file_path, the file with another remote, or use "
-        "flag 'n' to replace the remote by the next push"
-    )
-
-
 def _record_own_commit(journal: Journal, intent: Intent) -> None:
     """Makes the operations of a push that succeeded unseen the base of what came after."""
     image = read_segment(intent.image, name=f"the intent {intent.commit_id} in {journal.path}")
@@ -281,7 +298,7 @@ def _record_own_commit(journal: Journal, intent: Intent) -> None:
             "base_seq": intent.seq,
             "base_commit_id": intent.commit_id,
             "base_etag": None,
-            "replace_remote": None,
+            **REPLACED,
         },
         own_seq=intent.seq,
         intents_settled=False,
@@ -383,9 +400,3 @@ def note_type(journal: Journal, type_name: str) -> None:
     if journal.get_meta("type") != type_name:
         with journal.transaction() as connection:
             put_meta(connection, {"type": type_name})
-
-
-def mark_replacing(journal: Journal) -> None:
-    """Notes that the next push replaces whatever database the remote holds."""
-    with journal.transaction() as connection:
-        put_meta(connection, {"replace_remote": 1})

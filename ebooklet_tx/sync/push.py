@@ -15,8 +15,9 @@ from ebooklet_tx.local.journal import Entry
 from ebooklet_tx.sync.building import build, place_pending
 from ebooklet_tx.sync.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.forget import start_over
+from ebooklet_tx.sync.joining import settle_replacement
 from ebooklet_tx.sync.packing import forget_uploads, settle_uploads
-from ebooklet_tx.sync.pull import pull, read_intents, read_root_or_none
+from ebooklet_tx.sync.pull import DamagedRoot, FetchedRoot, look_at_root, pull, read_intents
 from ebooklet_tx.sync.resolve import (
     Resolution,
     Resolver,
@@ -240,13 +241,19 @@ def _one_round(
         complete: Whether the conflicts that are known are all.
     """
     with session.mutex:
+        replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
+    seen = _look_at_replaced(session) if replacing else None
+    replaced = seen if isinstance(seen, FetchedRoot) else None
+    with session.mutex:
+        if replacing and not session.journal.get_meta("replace_remote"):
+            # A pull in another thread has found that it took place.
+            return None
         base = read_base(session.journal)
         # Who lost the lock is told so before the conflicts that came of it.
         check_fence(session, base)
         conflicts = [] if fence is not None else _undecided(find_conflicts(session), yielding)
         if conflicts:
             raise ConflictError(conflicts, session.remote.root_place, complete=complete)
-        replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
         entries = [] if fence is not None else _to_push(session.journal.pending_entries(), yielding)
     if fence is not None:
         base = replace(base, fence=fence)
@@ -263,13 +270,12 @@ def _one_round(
         # The commit is known, the object that holds it is not: an answer was lost. Read it.
         pull(session)
         return None
-    replaced = read_root_or_none(session.remote) if replacing else None
     if replacing or not base.seq:
         # No fence was noted of a root that is replaced, or that was not there.
         note_fence(session, replaced.manifest.fence if replaced is not None else 0)
     places = place_pending(session, entries)
     commit = build(session, base, replaced, entries, places)
-    base_etag = replaced.etag if replaced is not None else base.etag
+    base_etag = seen.etag if seen is not None else base.etag
     if not write_intent(session, commit, base_etag, entries):
         return None
     outcome = swap(session, commit, base_etag)
@@ -289,6 +295,16 @@ def _one_round(
         resumed_packs=resumed,
         value_bytes=commit.record.value_bytes,
     )
+
+
+def _look_at_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
+    """Reads the root that the push is to replace, and gives ours the uuid that it is to have in its place."""
+    if session.remote.offline:
+        return None
+    seen = look_at_root(session.remote)
+    if seen is not None:
+        settle_replacement(session, seen.manifest if isinstance(seen, FetchedRoot) else None)
+    return seen
 
 
 def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:

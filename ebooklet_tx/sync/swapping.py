@@ -23,11 +23,13 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.journal import Entry, driver
 from ebooklet_tx.remote.segment import read_segment
 from ebooklet_tx.sync.building import Commit
+from ebooklet_tx.sync.joining import REPLACED
 from ebooklet_tx.sync.pull import (
+    DamagedRoot,
     FetchedRoot,
     is_logged,
+    look_at_root,
     pull,
-    read_root_or_none,
     replacement_applied,
     take_in_root,
 )
@@ -137,7 +139,7 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
         lock = turn or held
         if lock is not None:
             lock.check()
-        there = read_root_or_none(remote)
+        there = look_at_root(remote)
         if (there.etag if there is not None else None) != base_etag:
             return _read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
         sent.perhaps = True
@@ -169,7 +171,12 @@ def _read_back(session: Session, commit: Commit, base_etag: str | None, failure:
     remote = session.remote
     with session.mutex:
         base = read_base(session.journal)
-    fetched = read_root_or_none(remote)
+    fetched = look_at_root(remote)
+    if isinstance(fetched, DamagedRoot):
+        if fetched.etag != base_etag:
+            raise fetched.error from failure
+        # The damaged one that is to be replaced is still there.
+        raise _untouched(failure) from failure
     commit_id = commit.manifest.commit_id
     verdict = judge(_seen(fetched), commit_id=commit_id, base_etag=base_etag)
     if verdict is Verdict.GONE:
@@ -178,8 +185,7 @@ def _read_back(session: Session, commit: Commit, base_etag: str | None, failure:
             "push(force_push=True) writes it anew"
         ) from failure
     if verdict is Verdict.UNTOUCHED or fetched is None:
-        asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
-        raise TransientStoreError(str(failure), retry_after_seconds=asked_seconds) from failure
+        raise _untouched(failure) from failure
     if verdict is Verdict.OURS:
         return Outcome(applied=True, etag=fetched.etag)
     with session.mutex:
@@ -192,6 +198,11 @@ def _read_back(session: Session, commit: Commit, base_etag: str | None, failure:
     # Not what this pull settled: another thread's may have come first.
     with session.mutex:
         return Outcome(applied=is_logged(session.journal, commit_id))
+
+
+def _untouched(failure: Exception) -> TransientStoreError:
+    asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
+    return TransientStoreError(str(failure), retry_after_seconds=asked_seconds)
 
 
 def _seen(fetched: FetchedRoot | None) -> RootSeen | None:
@@ -212,7 +223,7 @@ def finish(session: Session, commit: Commit, etag: str) -> None:
             session.journal,
             [image],
             base_seq=commit.manifest.seq - 1,
-            facts=facts | {"replace_remote": None},
+            facts=facts | REPLACED,
             own_seq=commit.manifest.seq,
         )
 

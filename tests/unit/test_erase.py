@@ -186,14 +186,24 @@ def test_another_database_is_refused(shelf: Shelf) -> None:
     before = own_keys(shelf)
     with pytest.raises(UUIDMismatchError, match="nothing was deleted"):
         erase(shelf.remote("mydb"), uuid="0" * 32)
-    # A session that is to replace the remote has an identity of its own.
-    with shelf.open("mydb", "new", "n") as db:
-        db["k"] = b"1"
+    # A session that is to replace the remote by another kind has an identity of its own.
+    with shelf.open("mydb", "new", "n", value_serializer="str") as db:
+        db["k"] = "1"
         with pytest.raises(UUIDMismatchError, match="delete_remote"):
             delete_remote(db._session)
         assert own_keys(shelf) == before
-        assert db["k"] == b"1"
+        assert db["k"] == "1"
     assert shelf.contents("mydb") == ALL
+
+
+def test_a_session_that_is_to_replace_the_remote_may_delete_it_first(shelf: Shelf) -> None:
+    make(shelf)
+    with shelf.open("mydb", "new", "n") as db:
+        db["k"] = b"1"
+        assert delete_remote(db._session).existed
+        assert own_keys(shelf) == set()
+        assert db.changes().push().seq == 1
+    assert shelf.contents("mydb") == {"k": b"1"}
 
 
 def test_only_who_may_write_may_delete(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,8 +165,8 @@ def test_a_replaced_database_is_asked_about_anew(bench: Bench, site: Site) -> No
     with bench.open("a", "w") as db:
         check_public_side(_session(db), site.connection())
     old = bench.root.read_bytes()
-    with bench.open("a", "n") as db:
-        db["new"] = b"v"
+    with bench.open("a", "n", value_serializer="str") as db:
+        db["new"] = "v"
         db.changes().push()
         site.instead = (200, old)
         with pytest.raises(UUIDMismatchError, match="cache"):

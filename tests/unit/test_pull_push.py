@@ -42,7 +42,7 @@ def test_an_empty_database_replaces_the_remote_in_one_step(bench: Bench) -> None
         db["more"] = b"2"
         assert db.changes().push()
     assert bench.contents("a") == bench.fresh_contents() == {"new": b"1", "more": b"2"}
-    assert root_of(bench).manifest.uuid != old_uuid
+    assert root_of(bench).manifest.uuid == old_uuid
     assert root_of(bench).manifest.seq == 3
 
 
