@@ -7,7 +7,9 @@ is returned was checked against its digest.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
 import warnings
 import weakref
@@ -29,6 +31,7 @@ from typing import Any, Literal, Self, overload
 from ebooklet_tx.changes import Change
 from ebooklet_tx.check_reports import CompactReport
 from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import (
     Error,
     InvalidArgumentError,
@@ -36,6 +39,7 @@ from ebooklet_tx.errors import (
     SessionClosedError,
 )
 from ebooklet_tx.keys import check_key, is_text, text_of
+from ebooklet_tx.local.commit import Overlay
 from ebooklet_tx.local.serializers import Serializer, checked_value, decode_metadata, encode_metadata
 from ebooklet_tx.local.store import iter_pages
 from ebooklet_tx.parallel import ItemFunction, map_items
@@ -50,6 +54,11 @@ from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
 from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
+
+_log = logging.getLogger("ebooklet_tx")
+
+DROPPED_WAIT_SECONDS = 5.0
+"""How long the end of a program waits for another thread that is at work in a session."""
 
 MAP_PAGE_KEYS = 200
 """How many values `map` fetches together."""
@@ -79,6 +88,11 @@ class Database(MutableMapping[str, Any]):
         self._write_buffer_size = self._buffer_size
         self._pid = os.getpid()
         self._closed = False
+        # The last one added is the first to run.
+        self._ending = Ending()
+        self._ending.add(session.remote.store.close)
+        self._ending.add(session.release_locks)
+        self._ending.add(session.local.close)
         self._in_child = False
         self._in_transaction = False
         _open_databases[id(self)] = self
@@ -461,8 +475,7 @@ class Database(MutableMapping[str, Any]):
             # Another thread may have closed it meanwhile.
             self._usable()
             overlay = session.local.overlay
-            for key, value, stamp in operations:
-                overlay.put(key, value, stamp)
+            overlay.put_all({key: (value, stamp) for key, value, stamp in operations})
             self._commit_when_full(session)
 
     def _commit_when_full(self, session: Session) -> None:
@@ -478,15 +491,22 @@ class Database(MutableMapping[str, Any]):
         """
         with self._outside_transaction("a transaction") as session:
             session.local.commit()
-            self._in_transaction = session.in_transaction = True
+            # Twice, as an interrupt can come in the middle of the first end as well.
             try:
-                yield self
-                session.local.commit()
-            except BaseException:
-                session.local.overlay.forget()
-                raise
+                try:
+                    self._in_transaction = session.in_transaction = True
+                    yield self
+                    session.local.commit()
+                finally:
+                    self._end_transaction()
             finally:
-                self._in_transaction = session.in_transaction = False
+                self._end_transaction()
+
+    def _end_transaction(self) -> None:
+        """Drops what was not committed; outside a transaction nothing is."""
+        if self._in_transaction:
+            self._session.local.overlay.forget()
+            self._in_transaction = self._session.in_transaction = False
 
     def sync(self) -> None:
         """Makes everything written so far durable on this machine, in the Booklet file itself.
@@ -577,20 +597,19 @@ class Database(MutableMapping[str, Any]):
     def close(self) -> None:
         """Commits what was written, moves it into the Booklet file and closes; twice is no error.
 
-        When it raises, the session is closed all the same and the last commit is intact.
+        When it raises, the session is closed all the same and the last commit is intact. Interrupted, it makes
+        what was written durable and lets go of all locks before it raises; called again, it finishes.
         """
-        if self._closed or os.getpid() != self._pid:
-            self._closed = True
+        self._closed = True
+        if os.getpid() != self._pid:
             return
-        session = self._session
-        with session.mutex:
-            self._closed = True
+        with self._session.mutex:
             try:
-                session.local.close()
-            finally:
-                if session.lock is not None:
-                    session.lock.release()
-                session.remote.store.close()
+                self._ending.finish()
+            except BaseException:
+                # What an interrupt left undone; nothing, after an error.
+                self._ending.finish()
+                raise
 
     def __enter__(self) -> Self:
         self._usable()
@@ -600,18 +619,34 @@ class Database(MutableMapping[str, Any]):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or os.getpid() != self._pid:
-            return
-        warnings.warn(f"{self._session.local.path} was not closed", ResourceWarning, source=self, stacklevel=2)
-        self._closed = True
-        self._session.local.abandon()
-        if self._session.lock is not None:
-            self._session.lock.release()
-        self._session.remote.store.close()
+        if hasattr(self, "_in_transaction"):
+            self._end_unclosed()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writable" if self.writable else "read-only"
         return f"<ebooklet_tx database {str(self._session.local.path)!r}, {state}>"
+
+    def _end_unclosed(self) -> None:
+        """Ends a session that was dropped: commits what was written here, and pushes nothing.
+
+        A transaction that is open then was never acknowledged, so it is dropped as a whole.
+        """
+        if self._ending.is_finished or self._in_child or os.getpid() != self._pid:
+            return
+        path, overlay = self._session.local.path, self._session.local.overlay
+        if not self._session.mutex.acquire(timeout=DROPPED_WAIT_SECONDS):
+            _log.warning("%s was not closed, and another thread is at work in it: %s", path, _lost(overlay))
+            return
+        try:
+            if self._in_transaction and overlay:
+                _log.warning("%s was dropped inside a transaction: %s", path, _lost(overlay))
+                overlay.forget()
+            self.close()
+        except Exception as error:
+            _log.warning("%s was not closed, and can't be: %s: %s", path, _lost(overlay), error)
+        finally:
+            self._session.mutex.release()
+            warnings.warn(f"{path} was not closed", ResourceWarning, source=self, stacklevel=3)
 
     def _forget_in_child(self) -> None:
         self._in_child = True
@@ -634,6 +669,21 @@ def _forget_all_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_all_in_child)
+
+
+def _end_all_unclosed() -> None:
+    for database in list(_open_databases.values()):
+        database._end_unclosed()
+
+
+# Before logging's own, which was registered earlier, and while threads, modules and SQLite are still there.
+atexit.register(_end_all_unclosed)
+
+
+def _lost(overlay: Overlay) -> str:
+    """Says how many writes are lost with what was not committed."""
+    cleared = " and a clear()" if overlay.cleared else ""
+    return f"{len(overlay.operations)} writes{cleared} that were not committed are lost"
 
 
 def database_path(database: Database) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
@@ -52,6 +53,7 @@ class Settings:
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         reading: Whether a pair is made only to be read.
         named: The serializer that the caller asks for, by its name; None where none was named.
+        ending: What has to be let go of where opening fails, and at the session's end.
     """
 
     flag: str
@@ -68,6 +70,7 @@ class Settings:
     accept_partial: bool
     reading: bool = False
     named: str | None = field(init=False, default=None)
+    ending: Ending = field(default_factory=Ending)
 
     def __post_init__(self) -> None:
         if self.flag not in ("r", "w", "c", "n"):
@@ -117,6 +120,7 @@ class Settings:
             buffer_bytes=self.buffer_bytes,
             timeout_seconds=self.lock_timeout_seconds,
             header=header,
+            ending=self.ending,
         )
 
     def makes_one_like(self, manifest: Manifest) -> bool:

@@ -156,25 +156,23 @@ def open(
     )
     if flag != "r" and only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
-    remote = remote_at(
-        connection,
-        retry=retry,
-        for_writing=flag != "r",
-        wrap=_wrap_store,
-        conditional_writes=conditional_writes,
-    )
-    session = _open_session(remote, connection, path, settings)
-    session.on_conflict = on_conflict
-    try:
+    # Twice, as an interrupt can come in the middle of the first exit as well.
+    with settings.ending, settings.ending:
+        remote = remote_at(
+            connection,
+            retry=retry,
+            for_writing=flag != "r",
+            wrap=_wrap_store,
+            conditional_writes=conditional_writes,
+        )
+        settings.ending.add(remote.store.close)
+        session = _open_session(remote, connection, path, settings)
+        session.on_conflict = on_conflict
         serializer = _begin_serving(session, connection, settings)
         if not (settings.pickle_wanted or is_made_here(session.local)):
             warn_of_pickle(serializer.name, connection.url, stacklevel=2)
-    except BaseException:
-        _give_up(session)
-        session.remote.store.close()
-        raise
-    kind = RemoteConnGroup if session.type == "group" else Database
-    return kind(session, serializer, connection, buffer_size=buffer_size)
+        kind = RemoteConnGroup if session.type == "group" else Database
+        return kind(session, serializer, connection, buffer_size=buffer_size)
 
 
 def _open_session(remote: Remote, connection: Connection, path: Path, settings: Settings) -> Session:
@@ -186,7 +184,6 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
     try:
         return opener(remote, path, settings)
     except OfflineError as error:
-        remote.store.close()
         if settings.offline != "auto" or settings.flag == "n" or size_of(path) is None:
             raise
         warnings.warn(
@@ -194,10 +191,8 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
             OfflineWarning,
             stacklevel=3,
         )
-        return _open_offline(connection, path, settings)
-    except BaseException:
         remote.store.close()
-        raise
+        return _open_offline(connection, path, settings)
 
 
 def _begin_serving(session: Session, connection: Connection, settings: Settings) -> Serializer:
@@ -230,7 +225,7 @@ def _open_offline(connection: Connection, path: Path, settings: Settings) -> Ses
     if settings.flag != "r":
         return _session(settings.local(path, create=False), remote, settings)
     try:
-        local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes)
+        local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes, ending=settings.ending)
     except (LocalMissingError, LocalIntegrityError):
         # A pair that has to be made sound is a writer's work first.
         local = settings.local(path, create=False)
@@ -240,7 +235,7 @@ def _open_offline(connection: Connection, path: Path, settings: Settings) -> Ses
 
 def _open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
     try:
-        local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes)
+        local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes, ending=settings.ending)
     except (LocalMissingError, LocalIntegrityError):
         # A pair that has to be made, or made sound, is a writer's work first.
         return _open_copy_to_read(remote, path, settings)
@@ -296,20 +291,16 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     lock = None
     if settings.lock is not None:
         lock = new_lock(remote)
+        settings.ending.add(lock.release)
         lock.acquire(settings.lock_timeout_seconds, force=settings.force_lock)
-    try:
-        kept = _database_to_keep(remote, settings)
-        if lock is not None and lock.taken_over:
-            # What lies there stays until the push, and its last holder must not commit on top of it.
-            fence_off(remote)
-            lock.fence_raised()
-        header = None if kept is None else settings.header_anew(kept)
-        local = settings.local(path, create=True, start_anew=True, header=header)
-        session = _session(local, remote, settings, lock)
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
+    kept = _database_to_keep(remote, settings)
+    if lock is not None and lock.taken_over:
+        # What lies there stays until the push, and its last holder must not commit on top of it.
+        fence_off(remote)
+        lock.fence_raised()
+    header = None if kept is None else settings.header_anew(kept)
+    local = settings.local(path, create=True, start_anew=True, header=header)
+    session = _session(local, remote, settings, lock)
 
     def begin(session: Session) -> None:
         settle_conditions(session)
@@ -411,15 +402,13 @@ def _begin_writing(
 
 def _session(local: LocalStore, remote: Remote, settings: Settings, lock: WriterLock | None = None) -> Session:
     """Joins the halves; what the manifest of a commit says is known before the first one is made."""
-    try:
-        name = stored_name(local.file.header.value_serializer_code, str(local.path))
-        settings.check_serializer(name, str(local.path))
-    except BaseException:
-        local.abandon()
-        raise
-    return Session(
+    name = stored_name(local.file.header.value_serializer_code, str(local.path))
+    settings.check_serializer(name, str(local.path))
+    session = Session(
         local, remote, type=known_type(local.journal) or settings.type, serializer_name=name, lock=lock
     )
+    settings.ending.add(session.release_locks)
+    return session
 
 
 def _started(session: Session, begin: Callable[[Session], None]) -> Session:
@@ -427,15 +416,9 @@ def _started(session: Session, begin: Callable[[Session], None]) -> Session:
         begin(session)
     except BaseException:
         session.local.undo_creation()
-        _give_up(session)
+        session.release_locks()
         raise
     return session
-
-
-def _give_up(session: Session) -> None:
-    session.local.abandon()
-    if session.lock is not None:
-        session.lock.release()
 
 
 def _missing(remote: Remote, error: ObjectMissingError) -> RemoteMissingError:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ebooklet_tx
 from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.database import Database
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LockLostError
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
@@ -162,5 +163,6 @@ def dying(db: Database) -> Iterator[None]:
             lock.forget_in_child()
         db._session.local.abandon()
         db._closed = True
+        db._ending = Ending()
     else:
         raise AssertionError("the process lived on")

@@ -20,7 +20,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ebooklet_tx.local.file_calls import close_quietly, read_at, storage_errors
+from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.local.file_calls import read_at, storage_errors
 
 CHUNK_BYTES = 4 * 2**20
 """A region is read in pieces of this size."""
@@ -145,8 +146,9 @@ def write_all(fd: int, data: memoryview | bytes | bytearray, offset_bytes: int) 
 
 def fsync_folder(path: str | os.PathLike[str]) -> None:
     """Makes the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY)
+    folder = Descriptor()
     try:
-        os.fsync(fd)
+        folder.open(path, os.O_RDONLY)
+        os.fsync(folder.number)
     finally:
-        close_quietly(fd)
+        folder.close()

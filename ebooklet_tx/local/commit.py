@@ -84,13 +84,16 @@ WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pendi
 """
 
 
-@dataclass(slots=True)
+@dataclass
 class Overlay:
     """What a session wrote since its last commit.
 
     `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds);
     `cleared` says that every key not among them is deleted. `waiting_bytes` is what it holds: the values, and
     the keys that have none.
+
+    The operations change in one call into C, so that an interrupt comes before that or after it: between them
+    and `cleared` lies the whole database.
     """
 
     operations: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
@@ -101,28 +104,35 @@ class Overlay:
 
     def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
         """Notes that a key is set, or deleted with None."""
-        old = self.operations.get(key)
-        if old is not None:
-            self.waiting_bytes -= _waiting_bytes(key, old[0])
-        self.operations[key] = (value, timestamp_us)
-        self.waiting_bytes += _waiting_bytes(key, value)
+        operation = value, timestamp_us
         self.version += 1
+        self.waiting_bytes += _waiting_bytes(key, operation) - _waiting_bytes(key, self.operations.get(key))
+        self.operations[key] = operation
+
+    def put_all(self, operations: dict[str, tuple[bytes | None, int]]) -> None:
+        """Notes what is set and deleted, all of it or, when it is interrupted, nothing."""
+        self.version += 1
+        old = self.operations
+        self.waiting_bytes += sum(
+            _waiting_bytes(key, operation) - _waiting_bytes(key, old.get(key))
+            for key, operation in operations.items()
+        )
+        old.update(operations)
 
     def clear(self, timestamp_us: int) -> None:
         """Notes that every key but the metadata is deleted."""
         kept = {key: operation for key, operation in self.operations.items() if key == ""}
-        self.operations = kept
-        self.cleared = True
-        self.cleared_at_us = timestamp_us
-        self.waiting_bytes = sum(_waiting_bytes(key, value) for key, (value, _) in kept.items())
-        self.version += 1
+        vars(self).update(
+            operations=kept,
+            cleared=True,
+            cleared_at_us=timestamp_us,
+            waiting_bytes=sum(_waiting_bytes(*item) for item in kept.items()),
+            version=self.version + 1,
+        )
 
     def forget(self) -> None:
         """Empties the overlay, after a commit or a rollback."""
-        self.operations = {}
-        self.cleared = False
-        self.waiting_bytes = 0
-        self.version += 1
+        vars(self).update(operations={}, cleared=False, waiting_bytes=0, version=self.version + 1)
 
     def copy(self) -> Overlay:
         """Returns a copy that later writes do not change."""
@@ -132,9 +142,11 @@ class Overlay:
         return bool(self.operations) or self.cleared
 
 
-def _waiting_bytes(key: str, value: bytes | None) -> int:
+def _waiting_bytes(key: str, operation: tuple[bytes | None, int] | None) -> int:
     # Empty values and deletes take memory too: without a bound on them it would follow the number of keys.
-    return len(value) if value else len(key.encode())
+    if operation is None:
+        return 0
+    return len(operation[0]) if operation[0] else len(key.encode())
 
 
 class Fetched(NamedTuple):

@@ -72,12 +72,3 @@ def read_at(fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         pieces.append(data)
         got += len(data)
     return b"".join(pieces)
-
-
-def close_quietly(fd: int) -> None:
-    """Closes a descriptor whose bytes are durable already, so that a failure has nothing to say.
-
-    Linux frees the descriptor in any case.
-    """
-    with contextlib.suppress(OSError):
-        os.close(fd)

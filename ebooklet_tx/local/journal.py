@@ -162,9 +162,10 @@ class Journal:
         if is_cut_to_nothing(path):
             # Not opened even: SQLite would remove the WAL.
             raise JournalDamagedError(f"{path} is empty beside a WAL; run recover, which sets it aside")
-        with sqlite_errors(path):
-            raw = _connect(path, create=create)
-            try:
+        raw: sqlite3.Connection | None = None
+        try:
+            with sqlite_errors(path):
+                raw = _connect(path, create=create)
                 revision = migrate.current_revision(raw, path)
                 # Not before it is known to be ours: this writes into the file.
                 raw.execute("PRAGMA journal_mode = WAL")
@@ -178,10 +179,11 @@ class Journal:
                         migrate.make(raw)
                     else:
                         migrate.migrate(raw, path, revision)
-            except BaseException:
+            return journal
+        except BaseException:
+            if raw is not None:
                 raw.close()
-                raise
-        return journal
+            raise
 
     def check_columns(self) -> None:
         """Looks whether every table has its columns, and closes the journal where one has not.
@@ -218,14 +220,24 @@ class Journal:
         `driver(transaction)` gives the sqlite3 connection to execute statements on.
         """
         with sqlite_errors(self.path):
-            self.raw.execute("BEGIN IMMEDIATE")
+            # What an interrupt left open, in the handlers below, was never acknowledged.
+            self._roll_back()
             try:
-                yield Transaction(self.raw)
-                # Not commit(), which says nothing where a failing disk has ended the transaction already.
-                self.raw.execute("COMMIT")
-            except BaseException:
-                self.raw.rollback()
-                raise
+                try:
+                    self.raw.execute("BEGIN IMMEDIATE")
+                    yield Transaction(self.raw)
+                    # Not commit(), which says nothing where a failing disk has ended the transaction already.
+                    self.raw.execute("COMMIT")
+                except BaseException:
+                    self._roll_back()
+                    raise
+            finally:
+                # Nothing, unless an interrupt came between the failure and the rollback.
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self.raw.in_transaction:
+            self.raw.rollback()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -25,7 +25,6 @@ from ebooklet_tx.local.value_file import (
     create_file,
     grown_header,
     new_append_number,
-    put_in_place,
 )
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
@@ -113,8 +112,11 @@ def rebuild(
     return new, report
 
 
-def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
-    """Puts a finished rebuild in place whose process died before it could; None if there is none."""
+def finished_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
+    """Opens a finished rebuild that was never put in a locked file's place, as `rebuild` returns it.
+
+    None where there is none. What waits unfinished is removed.
+    """
     waiting = rebuild_path(file.path)
     if size_of(waiting) is None:
         return None
@@ -136,14 +138,13 @@ def finish_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
         with storage_errors(waiting, "remove"):
             waiting.unlink()
         return None
-    candidate.stands_behind = file
-    candidate.recorded = FileState(0, int(journal.get_meta("file_mtime_ns")), 0)
     try:
         candidate.try_lock()
-        put_in_place(candidate)
+        candidate.recorded = FileState(0, int(journal.get_meta("file_mtime_ns")), 0)
     except BaseException:
         candidate.close()
         raise
+    candidate.stands_behind = file
     return candidate
 
 

@@ -22,7 +22,7 @@ from ebooklet_tx.local.commit import file_facts
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, journal_path, put_meta
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
-from ebooklet_tx.local.rebuild import RebuildReport, finish_rebuild, rebuild
+from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, rebuild
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -112,10 +112,11 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
     found, known = file, journal
     try:
         journal = _own_journal(file, journal, report)
-        finished = finish_rebuild(file, journal)
+        finished = finished_rebuild(file, journal)
         if finished is not None:
-            report.note("a rebuilt file was put in place")
             file = finished
+            put_in_place(file)
+            report.note("a rebuilt file was put in place")
         if journal.get_meta("file_uuid") is None:
             _adopt(file, journal, report)
         return _settle_guard(file, journal, report), journal

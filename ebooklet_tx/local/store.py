@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import (
     JournalDamagedError,
     LocalIntegrityError,
@@ -34,7 +35,7 @@ from ebooklet_tx.local.pair_files import (
     remove_pair,
     try_open_locked,
 )
-from ebooklet_tx.local.rebuild import rebuild
+from ebooklet_tx.local.rebuild import finished_rebuild, rebuild
 from ebooklet_tx.local.recovery import (
     SettleReport,
     as_recorded,
@@ -47,6 +48,7 @@ from ebooklet_tx.local.recovery import (
 from ebooklet_tx.local.serializers import Serializer, resolve_stored
 from ebooklet_tx.local.set_aside import check_damage
 from ebooklet_tx.local.value_file import (
+    FileState,
     IndexDamagedError,
     ValueFile,
     header_with_uuid,
@@ -79,6 +81,8 @@ class LocalStore:
         self._file: ValueFile | None = None
         self._journal: Journal | None = None
         self._in_flux = False
+        self._is_replacing = False
+        self._is_ended = False
         self._staged_bytes = 0
         self._staged_keys = 0
         self._fetched: dict[str, Fetched] = {}
@@ -103,6 +107,7 @@ class LocalStore:
         header: bytes | None = None,
         replace_journal: bool = False,
         report: SettleReport | None = None,
+        ending: Ending | None = None,
     ) -> LocalStore:
         """Locks, repairs and opens a pair for writing.
 
@@ -118,6 +123,7 @@ class LocalStore:
             replace_journal: Whether the whole journal is looked through for damage, and one that is sound but
                 of no use is set aside as well as a damaged one.
             report: Where to go on telling what was done.
+            ending: Is given the step that lets go of both files, before they are opened.
 
         Raises:
             LocalMissingError: There is no file and `create` is False.
@@ -126,8 +132,10 @@ class LocalStore:
         """
         store = cls(path, writable=True, buffer_bytes=buffer_bytes)
         store.report = report or store.report
+        if ending is not None:
+            ending.add(store.abandon)
         try:
-            file = open_locked(path, timeout_seconds)
+            file = store._file = open_locked(path, timeout_seconds)
             if file is not None and start_anew:
                 remove_pair(file)
                 file = None
@@ -137,8 +145,7 @@ class LocalStore:
                 if size_of(journal_path(path)) is not None:
                     set_journal_aside(path, store.report)
                 file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds)
-                store.created = True
-            store._file = file
+                store._file, store.created = file, True
             # A second name, or the need to make the file, may mean that somebody died making it.
             if store.created or file.has_second_name():
                 remove_leftovers(file)
@@ -151,7 +158,12 @@ class LocalStore:
         # What was found damaged is out of the way: from here the file speaks for itself.
         store._release()
         again = cls.open_writer(
-            path, create=False, buffer_bytes=buffer_bytes, timeout_seconds=timeout_seconds, report=store.report
+            path,
+            create=False,
+            buffer_bytes=buffer_bytes,
+            timeout_seconds=timeout_seconds,
+            report=store.report,
+            ending=ending,
         )
         again.created = store.created
         return again
@@ -168,7 +180,7 @@ class LocalStore:
         return True
 
     @classmethod
-    def open_reader(cls, path: Path, *, buffer_bytes: int = 2**22) -> LocalStore:
+    def open_reader(cls, path: Path, *, buffer_bytes: int = 2**22, ending: Ending | None = None) -> LocalStore:
         """Opens an existing pair for reading; it is locked only for the moment of settling it.
 
         Raises:
@@ -179,6 +191,8 @@ class LocalStore:
             LocalStorageError: The system refuses, now.
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
+        if ending is not None:
+            ending.add(store.abandon)
         try:
             if size_of(path) is None or size_of(journal_path(path)) is None:
                 raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
@@ -214,15 +228,39 @@ class LocalStore:
     def close(self) -> None:
         """Commits, moves everything staged into the Booklet file, and lets go of both files.
 
-        When it raises, both are let go of all the same; what was committed before is intact.
+        When it raises, both are let go of all the same; what was committed before is intact. When it is
+        interrupted, what was written goes into the journal alone. Twice is no error; where a second interrupt
+        came in between, the second call finishes.
         """
         try:
-            if self.writable:
-                self.commit(fold=True)
-            elif self._fetched:
-                self._keep_fetched()
-        finally:
+            self._end_writing()
+        except Exception:
+            self._is_ended = True
             self._release()
+            raise
+        except BaseException:
+            self._end_interrupted()
+            raise
+        self._is_ended = True
+        self._release()
+
+    def _end_writing(self) -> None:
+        if self._is_ended or self._journal is None:
+            return
+        if self.writable:
+            self.commit(fold=True)
+        elif self._fetched:
+            self._keep_fetched()
+
+    def _end_interrupted(self) -> None:
+        try:
+            if self.writable and self.overlay:
+                stage(self.journal, self.overlay)
+                self.overlay.forget()
+        except (LocalStorageError, LocalIntegrityError) as error:
+            _log.warning("%d writes to %s are lost: %s", len(self.overlay.operations), self.path, error)
+        self._is_ended = True
+        self._release()
 
     def abandon(self) -> None:
         """Lets go of both files without committing anything."""
@@ -247,15 +285,19 @@ class LocalStore:
         self._journal = None
 
     def _release(self) -> None:
-        journal, self._journal = self._journal, None
-        file, self._file = self._file, None
-        if journal is not None:
-            journal.close()
-        if file is not None:
-            file.close()
+        try:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     @property
     def file(self) -> ValueFile:
+        if self._is_replacing:
+            self._end_replacing()
         if self._file is None:
             raise LocalStorageError(0, f"{self.path} is not open; open the database again")
         return self._file
@@ -310,7 +352,7 @@ class LocalStore:
     def _append(self, overlay: Overlay | None = None, lacking: Sequence[Fetched] = ()) -> None:
         overlay = self.overlay if overlay is None else overlay
         if self._in_flux:
-            self._rebuild()
+            self._end_flux()
         self._in_flux = True
         try:
             released = append(self.file, self.journal, overlay, self._fetched.values(), lacking)
@@ -325,6 +367,15 @@ class LocalStore:
         self._fetched_bytes = 0
         self._staged_bytes = self._staged_keys = 0
 
+    def _end_flux(self) -> None:
+        """Takes the guard off where the journal has what the append wrote; otherwise rebuilds the file."""
+        file, guard = self.file, self.file.guard_number()
+        if file.stands_behind is None and guard is not None and guard == self.journal.get_meta("applied_append"):
+            file.release(FileState(0, int(self.journal.get_meta("file_mtime_ns")), 0))
+            self._in_flux = False
+        else:
+            self._rebuild()
+
     def _rebuild(self, keep: str = "1", header: bytes | None = None) -> int:
         """Replaces the file by a rebuilt one; returns how many local copies were dropped.
 
@@ -332,14 +383,34 @@ class LocalStore:
         the journal means, which may still have to get its name.
         """
         dropped = 0
-        if self.file.stands_behind is None:
-            self._file, outcome = rebuild(self.file, self.journal, keep=keep, header=header)
+        old = self.file
+        self._in_flux = True
+        if old.stands_behind is None:
+            self._is_replacing = True
+            self._file, outcome = rebuild(old, self.journal, keep=keep, header=header)
+            self._is_replacing = False
             report_rebuild(outcome, self.report)
             dropped = outcome.dropped
-        self._in_flux = True
         put_in_place(self.file)
         self._in_flux = False
         return dropped
+
+    def _end_replacing(self) -> None:
+        """Goes over to the file that the journal means, where replacing the old one was cut short."""
+        if not self.writable:
+            fresh = open_unlocked(self.path, self.journal)
+            if self._file is not None:
+                self._file.close()
+            self._file = fresh
+        elif self._file is not None and self.journal.get_meta("file_generation") != self._file.generation:
+            new = finished_rebuild(self._file, self.journal)
+            if new is None:
+                raise LocalIntegrityError(
+                    f"the rebuilt file of {self.path} is gone; close the database and open it again, which "
+                    "brings file and journal together"
+                )
+            self._file = new
+        self._is_replacing = False
 
     def _count_staged(self) -> None:
         with self.journal.reading() as raw:
@@ -428,26 +499,27 @@ class LocalStore:
         if self.writable:
             work()
             return True
+        # It is locked here where an interrupt came in between.
+        self.file.unlock()
         deadline = time.monotonic() + wait_seconds
-        while True:
-            writer = try_open_locked(self.path)
-            if writer is not None:
-                break
+        while (writer := try_open_locked(self.path)) is None:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(LOCK_POLL_SECONDS)
-        old, self._file = self.file, writer
-        old.close()
         try:
+            self.file.close()
+            self._file = writer
             self._file, self._journal = settle(writer, self.journal, self.report)
             self._in_flux = False
             self._count_staged()
             work()
         except BaseException:
             # What the journal means may lie under another name, or in no file that is open here.
-            self.file.close()
-            self._file = None
-            self._file = open_unlocked(self.path, self.journal)
+            self._is_replacing = True
+            writer.close()
+            if self._file is not None:
+                self._file.close()
+            self._end_replacing()
             raise
         self.file.unlock()
         return True

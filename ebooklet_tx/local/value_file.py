@@ -28,6 +28,7 @@ from typing import Any
 
 import booklet
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     LocalIntegrityError,
@@ -64,7 +65,7 @@ from ebooklet_tx.local.blocks import (
     scan_file,
 )
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
-from ebooklet_tx.local.file_calls import close_quietly, read_at, storage_error, storage_errors
+from ebooklet_tx.local.file_calls import read_at, storage_error, storage_errors
 from ebooklet_tx.records import METADATA_KEY
 
 APPEND_NUMBER_BYTES = 8
@@ -111,14 +112,14 @@ class ValueFile:
     session's mutex serialises writes. `read` may run beside anything.
     """
 
-    def __init__(self, path: Path, fd: int, *, writable: bool) -> None:
+    def __init__(self, path: Path, opened: Descriptor, *, writable: bool) -> None:
         self.path = path
         self.writable = writable
         self.stands_behind: ValueFile | None = None
         self.recorded: FileState | None = None
-        self._fd = fd
+        self._opened = opened
         self._locked = False
-        self.header = _read_header(fd, path)
+        self.refresh()
         _open_files.add(self)
 
     # -- opening ---------------------------------------------------------------------------
@@ -131,12 +132,13 @@ class ValueFile:
             UnsupportedFormatError: It is no Booklet of str keys and timestamps.
             LocalStorageError: The system refuses.
         """
-        with storage_errors(path, "open"):
-            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        opened = Descriptor()
         try:
-            return cls(path, fd, writable=writable)
+            with storage_errors(path, "open"):
+                opened.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            return cls(path, opened, writable=writable)
         except BaseException:
-            close_quietly(fd)
+            opened.close()
             raise
 
     def try_lock(self) -> bool:
@@ -151,10 +153,10 @@ class ValueFile:
 
     def unlock(self) -> None:
         """Gives the lock back."""
-        if self._locked:
+        if self._locked and self._fd >= 0:
             with storage_errors(self.path, "unlock"):
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._locked = False
+        self._locked = False
 
     def is_current(self) -> bool:
         """True while the path still names the file that is open here."""
@@ -184,7 +186,11 @@ class ValueFile:
 
     @property
     def fd(self) -> int:
-        return self._fd
+        return self._opened.number
+
+    @property
+    def _fd(self) -> int:
+        return self._opened.number
 
     @property
     def generation(self) -> bytes:
@@ -194,18 +200,16 @@ class ValueFile:
         """Unlocks and closes; twice is no error."""
         if self.stands_behind is not None:
             self.stands_behind.close()
-        if self._fd >= 0:
+        try:
             # Closing unlocks as well, unless a forked child still has the descriptor.
             with contextlib.suppress(LocalStorageError):
                 self.unlock()
-            close_quietly(self._fd)
-            self._fd = -1
+        finally:
+            self._opened.close()
 
     def forget_in_child(self) -> None:
         """In a forked child: closes the copied descriptor, so that only the parent holds the lock."""
-        if self._fd >= 0:
-            close_quietly(self._fd)
-            self._fd = -1
+        self._opened.close()
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -275,9 +279,12 @@ class ValueFile:
         """
         before = self.state().length_bytes
         deletes = list(deletes)
-        # Booklet reads the header here, so this comes before the guard.
-        blt, seat = self._booklet(before) if deletes else (None, None)
+        seat, blt = self._seat(before) if deletes else None, None
         try:
+            if seat is not None:
+                # It reads the header here, so this comes before the guard.
+                with storage_errors(self.path, "read"):
+                    blt = booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes)
             with storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
@@ -301,7 +308,10 @@ class ValueFile:
             raise
         finally:
             if seat is not None:
-                _let_go(blt, seat)
+                # First, so that Booklet writes nothing any more, not even when it is thrown away.
+                seat.sink()
+            if blt is not None:
+                blt.close()
         return placed
 
     def release(self, state: FileState | None = None) -> None:
@@ -337,15 +347,14 @@ class ValueFile:
         state = self.state()
         return FileState(state.length_bytes, state.mtime_ns - 1 - secrets.randbelow(1000), state.inode)
 
-    def _booklet(self, before: int) -> tuple[Any, CheckedFile]:
-        """Opens Booklet on a seat whose writes into the part that was there before are checked."""
+    def _seat(self, before: int) -> CheckedFile:
+        """Returns a seat for Booklet whose writes into the part that was there before are checked."""
         with storage_errors(self.path, "read"):
-            seat = CheckedFile(
+            return CheckedFile(
                 self._fd,
                 check_write=self._write_check(before),
                 max_reads=before // BLOCK_HEAD_BYTES + 1000,
             )
-            return booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes), seat
 
     def _write_check(self, before: int) -> Callable[[int, int], None]:
         """Returns what keeps Booklet from writing into a value because a damaged pointer led there."""
@@ -385,9 +394,11 @@ def create_file(
         value_serializer: As Booklet takes it, for a file with no such model.
         n_buckets: Likewise.
     """
-    with storage_errors(path, "create"):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    opened = Descriptor()
     try:
+        with storage_errors(path, "create"):
+            opened.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        fd = opened.number
         with storage_errors(path, "lock"):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with storage_errors(path, "write"):
@@ -396,10 +407,10 @@ def create_file(
             write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
             write_empty_index(fd, HEADER_BYTES, int.from_bytes(model[N_BUCKETS_OFFSET:][:4], "little"))
             os.fsync(fd)
-        made = ValueFile(path, fd, writable=True)
+        made = ValueFile(path, opened, writable=True)
         made._locked = True
     except BaseException:
-        close_quietly(fd)
+        opened.close()
         raise
     return made
 
@@ -457,13 +468,13 @@ def put_in_place(new: ValueFile) -> None:
         if new.path != old.path:
             if old.guard_number() is None:
                 write_all(old.fd, GUARD_PREFIX + new_append_number(), 0)
-            # A rename that was said to have failed may have taken place.
+            # A rename that was said to have failed may have taken place; so may one that was interrupted.
             if not new.is_named(old.path):
                 new.path.replace(old.path)
             new.path = old.path
         fsync_folder(old.path.parent)
-    new.stands_behind = None
     old.close()
+    new.stands_behind = None
 
 
 def _delete(blt: Any, seat: CheckedFile, keys: Iterable[str]) -> None:
@@ -473,11 +484,6 @@ def _delete(blt: Any, seat: CheckedFile, keys: Iterable[str]) -> None:
             del blt[METADATA_KEY_BYTES.decode() if key == METADATA_KEY else key]
     blt.sync()
     seat.sink()
-
-
-def _let_go(blt: Any, seat: CheckedFile) -> None:
-    seat.sink()
-    blt.close()
 
 
 def _read_header(fd: int, path: Path) -> Header:

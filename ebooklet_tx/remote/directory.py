@@ -84,7 +84,7 @@ class DirectoryStore:
         self.folder = Path(folder).resolve()
         self._clock = clock
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()
         self._has_written = False
         self._durable_folders: dict[Path, int] = {}
 
@@ -260,13 +260,12 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _reading(self, operation: str, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
-        with self._translated(operation, key, writes=False):
+        with self._translated(operation, key, writes=False), contextlib.ExitStack() as stack:
             try:
-                file = path.open("rb")
+                file = stack.enter_context(path.open("rb"))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectMissingError(f"{self._shown(operation, key)}: there is no such object") from None
-            with file:
-                yield file
+            yield file
 
     def _begin_writing(self, operation: str, key: str) -> None:
         """Makes the folder and removes old temporary files, once per store."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import RemoteAccessError, TransientStoreError
 from ebooklet_tx.remote.store import UploadState
 
@@ -38,16 +39,17 @@ def folder_lock(path: Path, timeout_seconds: float, shown: str) -> Iterator[None
         TransientStoreError: Somebody else held it all the time.
         RemoteAccessError: The file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    file = Descriptor()
     try:
-        _take_lock(descriptor, timeout_seconds, shown)
+        file.open(path, os.O_RDWR | os.O_CREAT)
+        _take_lock(file.number, timeout_seconds, shown)
         try:
             yield
         finally:
             # Explicitly: a process forked meanwhile shares the descriptor and would keep the lock.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            fcntl.flock(file.number, fcntl.LOCK_UN)
     finally:
-        os.close(descriptor)
+        file.close()
 
 
 def _take_lock(descriptor: int, timeout_seconds: float, shown: str) -> None:
@@ -92,15 +94,16 @@ def sync_file(file: BinaryIO) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Makes a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened = Descriptor()
     try:
-        os.fsync(descriptor)
+        opened.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(opened.number)
     except OSError as error:
         # Some shared drives write folder entries through and refuse the call.
         if error.errno not in _NO_FOLDER_SYNC:
             raise
     finally:
-        os.close(descriptor)
+        opened.close()
 
 
 def write_part(path: Path, offset_bytes: int, part: bytes) -> None:

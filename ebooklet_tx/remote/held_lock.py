@@ -2,15 +2,19 @@
 
 Owns the thread that renews, and the word that the lock is lost. The invariant: once the lock is known
 to be lost, everything that needs it raises, for good; in a forked child nothing is held, and nothing
-of the parent's is touched.
+of the parent's is touched. What may lie in the store is known from before it is sent, so that `release` gives it
+up wherever `acquire` was cut short; a lock that nobody refers to any more is not renewed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Self
 
 from ebooklet_tx.errors import Error, LockLostError
 from ebooklet_tx.remote.lease_rules import Holder
@@ -51,7 +55,8 @@ class HeldLock(ABC):
         self._clock = clock
         self._acquired_at_us = 0
         self._lost: str | None = None
-        self._mutex = threading.Lock()
+        # Reentrant, so that whoever was interrupted while holding it can still release the lock.
+        self._mutex = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -95,18 +100,12 @@ class HeldLock(ABC):
     # -- keeping ---------------------------------------------------------------------------
 
     def _start_renewing(self) -> None:
-        self._thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
+        stop = self._stop
+        arguments = (weakref.ref(self, lambda _: stop.set()), stop, self._ttl_seconds / 3)
+        self._thread = threading.Thread(
+            target=_renew_while_owned, args=arguments, name=self._thread_name, daemon=True
+        )
         self._thread.start()
-
-    def _renew_for_ever(self) -> None:
-        while not self._stop.wait(self._ttl_seconds / 3):
-            try:
-                self.renew()
-            except LockLostError:
-                return
-            except Error as error:
-                # It may still be held: the next renewal or push finds out.
-                _log.warning("%s could not be renewed: %s", self._title, error)
 
     def fence_raised(self) -> None:
         """Notes that no earlier holder can commit any more."""
@@ -127,20 +126,57 @@ class HeldLock(ABC):
             )
 
     def release(self) -> None:
-        """Ends the thread, and gives up in the store what is held there."""
+        """Ends the thread, and gives up in the store what is held there, or may be.
+
+        Twice is no error, and finishes what was cut short.
+        """
         self._stop.set()
-        if self._thread is not None:
+        # One that was interrupted before it ran ends by itself.
+        if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
-            self._thread = None
+        self._thread = None
         with self._mutex:
             self._let_go()
+
+    @contextlib.contextmanager
+    def holding(self, timeout_seconds: float) -> Iterator[Self]:
+        """Holds the lock for a block, however that ends.
+
+        Raises:
+            LockTimeoutError: Another writer kept it.
+        """
+        try:
+            try:
+                self.acquire(timeout_seconds)
+                yield self
+            finally:
+                self.release()
+        finally:
+            # For the case that the first one was interrupted.
+            self.release()
 
     def forget_in_child(self) -> None:
         """In a forked child: the lock is the parent's; there is no thread here to stop."""
         self._thread = None
         # The parent's thread may have held it at the fork.
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._forget()
+
+
+def _renew_while_owned(owned: weakref.ref[HeldLock], stop: threading.Event, seconds: float) -> None:
+    """Renews a lock every so many seconds, until it is stopped or lost, or nobody refers to it any more."""
+    while not stop.wait(seconds):
+        lock = owned()
+        if lock is None:
+            return
+        try:
+            lock.renew()
+        except LockLostError:
+            return
+        except Error as error:
+            # It may still be held: the next renewal or push finds out.
+            _log.warning("%s could not be renewed: %s", lock._title, error)
+        del lock
 
 
 __all__ = ["HeldLock"]

@@ -72,6 +72,7 @@ class Lease(HeldLock):
     ) -> None:
         super().__init__(store, key, ttl_seconds=ttl_seconds, policy=policy, clock=clock, holder=holder)
         self._etag: str | None = None
+        self._claimed = False
         self._fresh_until = float("-inf")
 
     # -- taking ----------------------------------------------------------------------------
@@ -114,10 +115,11 @@ class Lease(HeldLock):
 
     def _try_to_take(self, step: Step, seen: Seen | None) -> bool:
         self._acquired_at_us = now_us()
-        etag = self._write(self._record(held=True), seen.etag if seen is not None else None)
-        if etag is None:
-            return False
         self.taken_over = owes_fence(step, seen)
+        self._claimed = True
+        if self._write(self._record(held=True), seen.etag if seen is not None else None) is None:
+            self._claimed = False
+            return False
         if step is Step.TAKE_OVER and seen is not None and seen.record is not None:
             _log.warning("the lock %s was taken over from %s", self._key, describe(seen.record))
         return True
@@ -197,7 +199,7 @@ class Lease(HeldLock):
 
     def _write_again(self, *, held: bool) -> bool:
         """Writes the lease that was ours; False when it is somebody else's."""
-        if self._write(self._record(held=held), self._etag) is not None:
+        if self._etag is not None and self._write(self._record(held=held), self._etag) is not None:
             return True
         for _ in range(TAKING_TRIES):
             seen = self._look()
@@ -219,17 +221,21 @@ class Lease(HeldLock):
         self._raise_if_lost()
 
     def _let_go(self) -> None:
-        """Marks the lease free; one that is lost is left alone."""
-        if self._etag is None or self._lost is not None:
+        """Marks the lease free; one that is lost is left alone.
+
+        Where taking it was cut short, its owner's name in it tells whether it was taken.
+        """
+        if not self._claimed or self._lost is not None:
             return
         try:
             self._write_again(held=False)
         except Error as error:
             _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
-        self._etag = None
+        self._forget()
 
     def _forget(self) -> None:
         self._etag = None
+        self._claimed = False
 
     # -- words -----------------------------------------------------------------------------
 

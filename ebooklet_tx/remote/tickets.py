@@ -84,6 +84,7 @@ class TicketLock(HeldLock):
         super().__init__(store, key, ttl_seconds=ttl_seconds, policy=policy, clock=clock, holder=holder)
         self._settle_seconds = settle_seconds
         self._ticket: Ticket | None = None
+        self._placed: set[Ticket] = set()
         self._watches: dict[str, Watch] = {}
         self._renewed_at = float("-inf")
 
@@ -97,7 +98,7 @@ class TicketLock(HeldLock):
             self._start_renewing()
             self._wait_for_turn(tickets, began, timeout_seconds, force=force)
         except BaseException:
-            self._leave_the_queue()
+            self.release()
             raise
 
     def _take_a_number(self) -> dict[Ticket, StoredObject]:
@@ -117,13 +118,6 @@ class TicketLock(HeldLock):
                 self._remove(choosing)
                 return tickets
             self._remove(self._ticket)
-
-    def _leave_the_queue(self) -> None:
-        try:
-            self._remove(Ticket(0, self.holder.owner))
-        except Error as error:
-            _log.warning("the ticket for %s could not be removed: %s", self._name, error)
-        self.release()
 
     def _wait_for_turn(
         self, tickets: dict[Ticket, StoredObject], began: float, timeout_seconds: float, *, force: bool
@@ -175,6 +169,7 @@ class TicketLock(HeldLock):
         return gone or force
 
     def _put(self, ticket: Ticket) -> None:
+        self._placed.add(ticket)
         record = LeaseRecord(
             held=True,
             holder=self.holder,
@@ -187,6 +182,7 @@ class TicketLock(HeldLock):
 
     def _remove(self, ticket: Ticket) -> None:
         self._store.delete(f"{self._key}.{ticket.suffix()}")
+        self._placed.discard(ticket)
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -224,16 +220,17 @@ class TicketLock(HeldLock):
         self._raise_if_lost()
 
     def _let_go(self) -> None:
-        """Removes the ticket; one that is lost as well, so that it stands in nobody's way."""
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
+        """Removes the tickets; one that is lost as well, so that it stands in nobody's way."""
+        for ticket in sorted(self._placed):
             try:
                 self._remove(ticket)
             except Error as error:
                 _log.warning("the ticket for %s could not be removed: %s", self._name, error)
+        self._forget()
 
     def _forget(self) -> None:
         self._ticket = None
+        self._placed.clear()
 
     # -- words -----------------------------------------------------------------------------
 

@@ -116,12 +116,8 @@ def held_lock(remote: Remote, timeout_seconds: float, *, wanted: bool) -> Iterat
     if not wanted:
         yield None
         return
-    lock = new_lock(remote)
-    lock.acquire(timeout_seconds)
-    try:
+    with new_lock(remote).holding(timeout_seconds) as lock:
         yield lock
-    finally:
-        lock.release()
 
 
 def sweep(

@@ -34,6 +34,7 @@ from ebooklet_tx.sync.push import MAX_ROUNDS, check_fence, crowded, stand_firm, 
 from ebooklet_tx.sync.repacking import repacked
 from ebooklet_tx.sync.session import Session, read_base
 from ebooklet_tx.sync.swapping import finish, swap, write_intent
+from ebooklet_tx.sync.turns import give_turn_back
 
 LIVE_SHARE = 0.5
 KEYS_PER_COMMIT = 100_000
@@ -293,6 +294,4 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
             wait_a_little(session, number)
         raise crowded(session)
     finally:
-        turn, session.turn = session.turn, None
-        if turn is not None:
-            turn.release()
+        give_turn_back(session)

@@ -97,12 +97,8 @@ def copy_remote(source: Remote, target: Remote, *, lock_timeout_seconds: float =
         raise InvalidArgumentError(f"{source.root_place} can't be copied onto itself; name another target")
     root = _read_source(source)
     find_out(target, None)
-    lock = new_lock(target)
-    lock.acquire(lock_timeout_seconds)
-    try:
+    with new_lock(target).holding(lock_timeout_seconds) as lock:
         return _copy(source, target, lock, root)
-    finally:
-        lock.release()
 
 
 def _read_source(source: Remote) -> WholeRoot:

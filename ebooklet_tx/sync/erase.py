@@ -156,13 +156,9 @@ def _locked(remote: Remote, timeout_seconds: float) -> Iterator[WriterLock]:
 
     A holder that had not let go needs no fence: its swap is made for a root that is not there any more.
     """
-    lock = new_lock(remote)
-    lock.acquire(timeout_seconds)
-    try:
+    with new_lock(remote).holding(timeout_seconds) as lock:
         yield lock
         _remove_lock(remote, lock)
-    finally:
-        lock.release()
 
 
 def _remove_lock(remote: Remote, lock: WriterLock) -> None:

@@ -99,6 +99,6 @@ def lock_session(session: Session, timeout_seconds: float, *, force: bool) -> No
     Raises:
         LockTimeoutError: Another writer kept it; the message names it.
     """
-    lock = new_lock(session.remote)
-    lock.acquire(timeout_seconds, force=force)
-    session.lock = lock
+    # The session's before it is taken, so that whatever interrupts that, the session's end gives it back.
+    session.lock = new_lock(session.remote)
+    session.lock.acquire(timeout_seconds, force=force)

@@ -30,6 +30,7 @@ from ebooklet_tx.sync.resolve import (
 from ebooklet_tx.sync.session import Base, Session, read_base
 from ebooklet_tx.sync.swap_rules import fenced_off
 from ebooklet_tx.sync.swapping import finish, swap, write_intent
+from ebooklet_tx.sync.turns import give_turn_back, take_turn
 
 MAX_ROUNDS = 200
 CROWD_SECONDS = 0.02
@@ -163,9 +164,7 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
             wait_a_little(session, number)
         raise crowded(session)
     finally:
-        turn, session.turn = session.turn, None
-        if turn is not None:
-            turn.release()
+        give_turn_back(session)
 
 
 def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
@@ -200,9 +199,7 @@ def stand_firm(session: Session) -> None:
         # Somebody else commits although we hold the lock: do we still?
         session.lock.check()
     elif session.commit_lock is not None and session.turn is None:
-        turn = session.commit_lock()
-        turn.acquire(session.commit_timeout_seconds)
-        session.turn = turn
+        take_turn(session)
         pull(session)
 
 

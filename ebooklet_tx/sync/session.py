@@ -12,8 +12,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal import Journal
@@ -88,6 +89,8 @@ class WriterLock(Protocol):
 
     def release(self) -> None: ...
 
+    def holding(self, timeout_seconds: float) -> AbstractContextManager[Self]: ...
+
     def forget_in_child(self) -> None: ...
 
 
@@ -103,7 +106,7 @@ class Session:
         lock: The lock on the remote, held from open to close; None for an optimistic writer.
         commit_lock: Makes a ticket for the time of one commit; None where a commit is a
             compare-and-swap and needs none.
-        turn: The ticket that a push keeps from one round to the next; None outside of it.
+        turn: The ticket of a commit at work, or that a push keeps from one round to the next; `turns` has it.
         fence: The root's fence when the lock was taken; a higher one means that it is lost.
         in_transaction: Whether the thread that holds the mutex is inside a transaction.
         on_conflict: What a push does about keys that another writer changed too, where it is not told.
@@ -123,11 +126,17 @@ class Session:
     in_transaction: bool = False
     on_conflict: Any = "raise"
     mutex: threading.RLock = field(default_factory=threading.RLock)
-    push_mutex: threading.Lock = field(default_factory=threading.Lock)
+    push_mutex: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def journal(self) -> Journal:
         return self.local.journal
+
+    def release_locks(self) -> None:
+        """Gives back what is held, or may be, in the remote; twice is no error."""
+        for lock in (self.turn, self.lock):
+            if lock is not None:
+                lock.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from ebooklet_tx.sync.pull import (
 from ebooklet_tx.sync.session import Session, base_facts, read_base
 from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.take_in import take_in
+from ebooklet_tx.sync.turns import give_turn_back, take_turn
 from ebooklet_tx.timestamps import now_us
 
 
@@ -132,11 +133,8 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
     """
     remote = session.remote
     held = session.lock or session.turn
-    turn = session.commit_lock() if held is None and session.commit_lock is not None else None
-    if turn is not None:
-        turn.acquire(session.commit_timeout_seconds)
     try:
-        lock = turn or held
+        lock = held or take_turn(session)
         if lock is not None:
             lock.check()
         there = look_at_root(remote)
@@ -154,8 +152,8 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
             f"pending, push again. Last failure: {error}"
         ) from error
     finally:
-        if turn is not None:
-            turn.release()
+        if held is None:
+            give_turn_back(session)
 
 
 def _metadata(commit: Commit) -> dict[str, str]:

@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 
 import ebooklet_tx
 from ebooklet_tx.database import Database
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.local.store import iter_pages
@@ -556,6 +557,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         parts = [client.path.with_name(client.path.name + f".journal{suffix}") for suffix in ("", "-wal")]
         saved = {part: part.read_bytes() for part in parts if part.exists()}
         client.db._closed = True
+        client.db._ending = Ending()
         client.db._session.local.abandon()
         client.db._session.remote.store.close()
         for part, data in saved.items():

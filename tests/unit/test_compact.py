@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.sync import compact as compacting
@@ -358,6 +359,7 @@ def test_a_compaction_that_dies_at_any_request_is_run_again(yard: Yard, after: b
         # As a killed process leaves them.
         db._session.local.abandon()
         db._closed = True
+        db._ending = Ending()
         one.store.close()
         if not died:
             break

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import (
     LockLostError,
     LockTimeoutError,
@@ -537,6 +538,7 @@ def test_a_session_that_dies_at_any_request(tmp_path: Path, after: bool) -> None
         except Killed:
             db._session.local.abandon()
             db._closed = True
+            db._ending = Ending()
         else:
             db.close()
             finished = True

@@ -1,0 +1,59 @@
+"""Endings: what has to be done once something ends, each step of it, whatever raises meanwhile.
+
+Owns the steps that are still to be done. The invariant: a step is on the list before what it ends has begun, and
+leaves it only after it has run. So an interrupt in the middle loses none of them: another `finish` goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+
+class Ending:
+    """Steps for the end of something, in the reverse order of their adding.
+
+    A step may run twice, when an interrupt comes between its last act and the note of it, so twice must be no
+    error. As a context, `finish` runs where the block raises, and not otherwise; give it twice (`with ending,
+    ending:`), as the first exit can be interrupted as well.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, step: Callable[[], object]) -> None:
+        """Adds a step; what it ends must not have begun."""
+        self._steps.append(step)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no step is left."""
+        return not self._steps
+
+    def finish(self) -> None:
+        """Runs the steps that are left.
+
+        Raises:
+            Exception: The first that a step raised; all others have run all the same.
+        """
+        failure: Exception | None = None
+        while self._steps:
+            try:
+                self._steps[-1]()
+            except Exception as error:
+                failure = failure or error
+            self._steps.pop()
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.finish()
+
+
+__all__ = ["Ending"]

@@ -1,0 +1,33 @@
+"""Turns: the tickets that an optimistic writer takes for a commit, where conditional writes don't work.
+
+Owns `Session.turn`. The invariant: a ticket stands there from before it is taken until it was given back, so that
+whatever interrupts its holder, the next turn, or the end of the session, gives it back.
+"""
+
+from __future__ import annotations
+
+from ebooklet_tx.sync.session import Session, WriterLock
+
+
+def take_turn(session: Session) -> WriterLock | None:
+    """Waits for a turn to commit; None where commits take none.
+
+    Raises:
+        LockTimeoutError: Another writer kept his.
+    """
+    give_turn_back(session)
+    if session.commit_lock is None:
+        return None
+    turn = session.turn = session.commit_lock()
+    turn.acquire(session.commit_timeout_seconds)
+    return turn
+
+
+def give_turn_back(session: Session) -> None:
+    """Gives back the turn that a session has; one that was not had, or only in part, is no error."""
+    if session.turn is not None:
+        session.turn.release()
+        session.turn = None
+
+
+__all__ = ["give_turn_back", "take_turn"]
