@@ -6,6 +6,7 @@ leaves it only after it has run. So an interrupt in the middle loses none of the
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 
@@ -54,6 +55,9 @@ class Ending:
     ) -> None:
         if error is not None:
             self.finish()
+        if error is not None and not isinstance(error, Exception):
+            # Whoever keeps an interrupt's traceback, as notebooks do, would keep open what its frames had just got.
+            traceback.clear_frames(trace)
 
 
 __all__ = ["Ending"]
