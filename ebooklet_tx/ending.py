@@ -56,7 +56,7 @@ class Ending:
         if error is not None:
             self.finish()
         if error is not None and not isinstance(error, Exception):
-            # Whoever keeps an interrupt's traceback, as notebooks do, would keep open what its frames had just got.
+            # Who keeps an interrupt's traceback, as notebooks do, would keep open what its frames had just got.
             traceback.clear_frames(trace)
 
 

@@ -24,6 +24,7 @@ from ebooklet_tx.errors import Error, JournalDamagedError, JournalUnusableError,
 from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
+from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path
 from ebooklet_tx.local.plain_edits import missing_keys
@@ -151,13 +152,13 @@ def _reading(location: Path, *, in_use: bool) -> Iterator[sqlite3.Connection]:
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebooklet_tx-")))
             location = _copied(location, folder)
-        raw = sqlite3.connect(
+        connection = connected(
             f"{location.absolute().as_uri()}?{mode}",
             uri=True,
             isolation_level=None,
             timeout=_WRITER_WAIT_SECONDS,
         )
-        stack.callback(raw.close)
+        raw = stack.enter_context(connection)
         raw.execute("PRAGMA trusted_schema = OFF")
         raw.execute("BEGIN")
         yield raw

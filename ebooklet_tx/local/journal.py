@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
+from ebooklet_tx.local.connections import OwnedConnection
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.schema import STALE
 from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
@@ -138,9 +139,10 @@ def is_open_here(path: Path) -> bool:
 class Journal:
     """An open journal: one connection, used by one session under its mutex."""
 
-    def __init__(self, path: Path, raw: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
         self.path = path
         self.raw = raw
+        self._owned = owned
         _open_journals.add(self)
 
     @classmethod
@@ -162,14 +164,14 @@ class Journal:
         if is_cut_to_nothing(path):
             # Not opened even: SQLite would remove the WAL.
             raise JournalDamagedError(f"{path} is empty beside a WAL; run recover, which sets it aside")
-        raw: sqlite3.Connection | None = None
+        owned = OwnedConnection()
         try:
             with sqlite_errors(path):
-                raw = _connect(path, create=create)
+                raw = _connected(owned, path, create=create)
                 revision = migrate.current_revision(raw, path)
                 # Not before it is known to be ours: this writes into the file.
                 raw.execute("PRAGMA journal_mode = WAL")
-                journal = cls(path, raw)
+                journal = cls(path, owned, raw)
                 if migrate.check_revision(revision, path):
                     if not create and revision is None:
                         raise LocalMissingError(2, f"{path} is empty; open the database with flag 'w'")
@@ -181,8 +183,7 @@ class Journal:
                         migrate.migrate(raw, path, revision)
             return journal
         except BaseException:
-            if raw is not None:
-                raw.close()
+            owned.close()
             raise
 
     def check_columns(self) -> None:
@@ -201,7 +202,7 @@ class Journal:
     def close(self) -> None:
         """Closes the connection; twice is no error."""
         _open_journals.discard(self)
-        self.raw.close()
+        self._owned.close()
 
     def forget_in_child(self) -> None:
         """In a forked child: makes sure that SQLite never closes what belongs to the parent.
@@ -410,23 +411,19 @@ def put_meta(transaction: Transaction, facts: Mapping[str, Any]) -> None:
     )
 
 
-def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
+def _connected(owned: OwnedConnection, path: Path, *, create: bool) -> sqlite3.Connection:
     mode = "rwc" if create else "rw"
-    raw = sqlite3.connect(
+    raw = owned.open(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=_BUSY_TIMEOUT_SECONDS,
     )
-    try:
-        raw.execute("PRAGMA synchronous = FULL")
-        raw.execute("PRAGMA temp_store = MEMORY")
-        raw.execute("PRAGMA cache_size = -16000")
-        raw.execute("PRAGMA trusted_schema = OFF")
-    except BaseException:
-        raw.close()
-        raise
+    raw.execute("PRAGMA synchronous = FULL")
+    raw.execute("PRAGMA temp_store = MEMORY")
+    raw.execute("PRAGMA cache_size = -16000")
+    raw.execute("PRAGMA trusted_schema = OFF")
     return raw
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 from pathlib import Path
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, is_cut_to_nothing, side_files
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
@@ -57,10 +57,8 @@ def is_damaged(location: Path) -> bool:
     try:
         with sqlite_errors(location):
             # Only reading: another connection's close would move a damaged WAL into the journal.
-            raw = sqlite3.connect(
-                f"{location.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_SECONDS
-            )
-            with contextlib.closing(raw):
+            address = f"{location.absolute().as_uri()}?mode=ro"
+            with connected(address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS) as raw:
                 raw.execute("PRAGMA trusted_schema = OFF")
                 found = raw.execute("PRAGMA integrity_check(1)").fetchall()
     except JournalDamagedError:
