@@ -455,6 +455,10 @@ class Database(MutableMapping[str, Any]):
             operations.append((key, self._serializer.dumps(key, value), stamp))
         self._put(operations)
 
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
     def __delitem__(self, key: str) -> None:
         session = self._writing()
         with session.mutex:
@@ -508,10 +512,13 @@ class Database(MutableMapping[str, Any]):
             self._session.local.overlay.forget()
             self._in_transaction = self._session.in_transaction = False
 
-    def sync(self) -> None:
+    def sync(self, force_shutdown: bool = False) -> None:
         """Makes everything written so far durable on this machine, in the Booklet file itself.
 
         A copy of that file that is taken now opens with plain booklet, and shows every value that is here.
+
+        Args:
+            force_shutdown: No effect: nothing is left running that could be shut down.
         """
         with self._outside_transaction("sync") as session:
             session.local.commit(fold=True)
@@ -594,11 +601,14 @@ class Database(MutableMapping[str, Any]):
 
     # -- the end ---------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, force_shutdown: bool = False) -> None:
         """Commits what was written, moves it into the Booklet file and closes; twice is no error.
 
         When it raises, the session is closed all the same and the last commit is intact. Interrupted, it makes
         what was written durable and lets go of all locks before it raises; called again, it finishes.
+
+        Args:
+            force_shutdown: No effect: nothing is left running that could be shut down.
         """
         self._closed = True
         if os.getpid() != self._pid:

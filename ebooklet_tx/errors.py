@@ -3,14 +3,21 @@
 Owns no state. The invariant: every error that leaves this package on purpose derives from
 `Error`, names the key, file or object it is about, says the way out, and never contains a
 credential. Where a builtin already means the same to Python programs (`ValueError`,
-`PermissionError`, `TimeoutError`), the error derives from that as well.
+`PermissionError`, `TimeoutError`), the error derives from that as well. What a remote raises derives from
+urllib3's `HTTPError` too, which programs written for ebooklet catch around remote calls.
 """
 
 from __future__ import annotations
 
+from urllib3.exceptions import HTTPError
+
 
 class Error(Exception):
     """The root of everything that ebooklet_tx raises on purpose."""
+
+
+class RemoteError(Error, HTTPError):
+    """A remote could not be asked, refused, or holds what it should not: the root of those that say so."""
 
 
 class ReadOnlyError(Error, ValueError):
@@ -21,7 +28,7 @@ class UUIDMismatchError(Error, ValueError):
     """The local file and the remote hold two different databases."""
 
 
-class RemoteMissingError(Error, ValueError):
+class RemoteMissingError(RemoteError, ValueError):
     """There is no database at the remote place."""
 
 
@@ -45,8 +52,8 @@ class MissingPackageError(Error, ImportError):
     """A serializer uses a package that is not installed."""
 
 
-class InvalidArgumentError(Error, ValueError):
-    """A flag, serializer, connection or option is not one that is known."""
+class InvalidArgumentError(Error, ValueError, TypeError):
+    """A flag, serializer, connection or option is not one that is known, or of another type."""
 
 
 class GroupSetError(Error, NotImplementedError):
@@ -77,15 +84,15 @@ class JournalDamagedError(LocalIntegrityError):
     """The SQLite journal is not a sound SQLite database of ours."""
 
 
-class RemoteIntegrityError(Error):
+class RemoteIntegrityError(RemoteError):
     """An object in the remote is truncated, altered, or not what the root says it is."""
 
 
-class RemoteAccessError(Error, PermissionError):
+class RemoteAccessError(RemoteError, PermissionError):
     """The store refuses: no permission, no such bucket or folder, wrong credentials."""
 
 
-class OfflineError(Error, ConnectionError):
+class OfflineError(RemoteError, ConnectionError):
     """The remote can't be reached or keeps failing. Local work is kept."""
 
 
@@ -99,6 +106,18 @@ class LockHeldError(LockTimeoutError):
 
 class LockLostError(Error):
     """Another writer took the lock over. Every change is still pending."""
+
+
+class GroupTooLargeError(Error, ValueError):
+    """Never raised: ebooklet's, kept for programs that catch it. Here no pack is too large to be written."""
+
+
+class PushInProgressError(Error):
+    """Never raised: ebooklet's, kept for programs that catch it. Here pushes of a session wait for each other."""
+
+
+class ConcurrentCompactionError(Error):
+    """Never raised: ebooklet's, kept for programs that catch it. Here a compaction is a commit like any other."""
 
 
 class WeakStoreWarning(UserWarning):
@@ -117,19 +136,19 @@ class OfflineWarning(UserWarning):
     """The remote can't be reached, so a database was opened with what is on this machine."""
 
 
-class ObjectMissingError(Error):
+class ObjectMissingError(RemoteError):
     """The store has no object of that name. An answer of the store, never retried."""
 
 
-class PreconditionFailedError(Error):
+class PreconditionFailedError(RemoteError):
     """The object is not in the state that the condition named. An answer, never retried."""
 
 
-class ConditionUnsupportedError(Error):
+class ConditionUnsupportedError(RemoteError):
     """The store refuses conditional writes altogether (501)."""
 
 
-class TransientStoreError(Error):
+class TransientStoreError(RemoteError):
     """A request failed in a way that a later one may not: time-out, 429, 5xx, cut connection.
 
     Attributes:

@@ -7,9 +7,8 @@ its digest before it is returned.
 
 from __future__ import annotations
 
-import uuid
-from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import (
@@ -24,13 +23,14 @@ from ebooklet_tx.local.serializers import decode_metadata
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.segment import iter_rows, read_segment
-from ebooklet_tx.sync.breaking import unlock
+from ebooklet_tx.sync.breaking import break_locks
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, erase
 from ebooklet_tx.sync.locking import find_out
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
 
 _TYPE_NAMES = {"booklet": "EVariableLengthValue", "group": "RemoteConnGroup"}
 """What programs that were written for ebooklet compare a database's type with."""
@@ -100,10 +100,10 @@ class RemoteSession:
         """Whether this session may delete the database; whether the store lets it shows when it tries."""
         return self._usable().store.writable and self._flag != "r"
 
-    def get_uuid(self) -> uuid.UUID | None:
+    def get_uuid(self) -> UUID | None:
         """Returns the database's identity."""
         root = self._read_root()
-        return None if root is None else uuid.UUID(hex=root.manifest.uuid)
+        return None if root is None else UUID(hex=root.manifest.uuid)
 
     def get_type(self) -> str | None:
         """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases."""
@@ -134,6 +134,21 @@ class RemoteSession:
                 raise
             value = None if newer is None else _metadata_value(self._usable(), newer)
         return None if value is None else decode_metadata(value)
+
+    @property
+    def uuid(self) -> UUID | None:
+        """The database's identity, as `get_uuid` tells it."""
+        return self.get_uuid()
+
+    @property
+    def type(self) -> str | None:
+        """The database's type, as `get_type` tells it."""
+        return self.get_type()
+
+    @property
+    def timestamp(self) -> int | None:
+        """When the last commit was made, as `get_timestamp` tells it."""
+        return self.get_timestamp()
 
     def _read_root(self) -> FetchedRoot | None:
         remote = self._usable()
@@ -184,15 +199,37 @@ class RemoteSession:
         finally:
             target.store.close()
 
-    def break_other_locks(self) -> str | None:
-        """Removes whatever lock there is; tells who held it, None when nobody did.
+    def break_other_locks(self, timestamp: Timestamp = None) -> list[dict[str, Any]]:
+        """Breaks the locks of other writers, also of those that live, and raises the root's fence.
 
         A holder that lives finds out at its next push, which raises `LockLostError` with every change still
         pending.
+
+        Args:
+            timestamp: Break only locks that were taken before that time, by the store's clock: int
+                microseconds, an ISO 8601 str or a datetime with a zone. None for all.
+
+        Returns:
+            A dict for each broken lock: `owner`, `host`, `pid`, and `timestamp`, when it was taken, as a
+            datetime in UTC.
+
+        Raises:
+            InvalidArgumentError: The timestamp is none; nothing was broken.
+            LockTimeoutError: The lock changed hands all the time.
+            OfflineError: The store keeps failing.
         """
         remote = self._writing()
+        before = None if timestamp is None else as_datetime(timestamp_us(timestamp))
         find_out(remote, None)
-        return unlock(remote, force=True)
+        return [
+            {
+                "owner": lock.owner,
+                "host": lock.host,
+                "pid": lock.pid,
+                "timestamp": as_datetime(lock.taken_at_us),
+            }
+            for lock in break_locks(remote, before=before)
+        ]
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -206,9 +243,7 @@ class RemoteSession:
         self._usable()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
