@@ -11,7 +11,6 @@ writer or this process has open, whose side files are in use already, is read in
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import sqlite3
 import tempfile
@@ -24,9 +23,11 @@ from ebooklet_tx.errors import Error, JournalDamagedError, JournalUnusableError,
 from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
+from ebooklet_tx.local.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
-from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path
+from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path, side_files
+from ebooklet_tx.local.lost_commits import commit_count
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
@@ -105,28 +106,22 @@ def inspect_pair(
     with contextlib.closing(ValueFile.open(path, writable=False)) as file:
         found = Inspection(path, uuid=file.header.uuid.hex())
         found.file_bytes = file.state().length_bytes
-        found.in_use = not _shared_lock(file)
+        found.in_use = not file.try_share()
         location = journal_path(path)
         found.journal_bytes = sum(_size(part) for part in _parts(location))
         try:
             if _size(location) or _size(_parts(location)[1]):
+                mark = read_mark(side_files(location).mark)
                 with sqlite_errors(location), _reading(location, in_use=found.in_use) as raw:
+                    missing = missing_commits(mark, commit_count(raw))
                     _look_at_journal(found, file, raw, conflicts, check_values, log_rows)
+                if missing:
+                    found.journal_detail = f"the journal lacks {missing} acknowledged commits: its WAL is damaged"
         except (JournalDamagedError, JournalUnusableError) as error:
             found.journal = "damaged" if isinstance(error, JournalDamagedError) else "unusable"
             found.journal_detail = str(error)
         _look_at_file(found, file)
     return found
-
-
-def _shared_lock(file: ValueFile) -> bool:
-    """Keeps writers out until the file is closed; False when there is one."""
-    with storage_errors(file.path, "lock"):
-        try:
-            fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _parts(location: Path) -> tuple[Path, Path]:

@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
 from ebooklet_tx.local import migrate
+from ebooklet_tx.local.commit_mark import MarkWriter, count_after, read_mark
 from ebooklet_tx.local.connections import OwnedConnection
 from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.lost_commits import commit_count, look_for_missing
 from ebooklet_tx.local.schema import STALE
 from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
 
@@ -48,6 +50,7 @@ FROM entry WHERE key = ?
   AND local_digest = {_VISIBLE_DIGEST}
 """
 _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
+_SIDE_SUFFIXES = ("-wal", "-shm", "-journal", "-mark")
 _BUSY_TIMEOUT_SECONDS = 30.0
 _KEYS_AT_ONCE = 500
 
@@ -97,6 +100,7 @@ class SideFiles(NamedTuple):
     wal: Path
     shm: Path
     rollback: Path
+    mark: Path
 
 
 def journal_path(path: Path) -> Path:
@@ -106,7 +110,7 @@ def journal_path(path: Path) -> Path:
 
 def side_files(location: Path) -> SideFiles:
     """Returns the names of the files that go with a journal."""
-    return SideFiles(*(location.with_name(location.name + suffix) for suffix in ("-wal", "-shm", "-journal")))
+    return SideFiles(*(location.with_name(location.name + suffix) for suffix in _SIDE_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,7 @@ class Journal:
         self.path = path
         self.raw = raw
         self._owned = owned
+        self._mark = MarkWriter(side_files(path).mark)
         _open_journals.add(self)
 
     @classmethod
@@ -164,6 +169,8 @@ class Journal:
         if is_cut_to_nothing(path):
             # Not opened even: SQLite would remove the WAL.
             raise JournalDamagedError(f"{path} is empty beside a WAL; run recover, which sets it aside")
+        if not create:
+            _check_commits(path)
         owned = OwnedConnection()
         try:
             with sqlite_errors(path):
@@ -203,6 +210,12 @@ class Journal:
         """Closes the connection; twice is no error."""
         _open_journals.discard(self)
         self._owned.close()
+        self._mark.close()
+        files = side_files(self.path)
+        with contextlib.suppress(OSError):
+            if not files.wal.exists():
+                # All that was committed lies in the journal itself now.
+                files.mark.unlink(missing_ok=True)
 
     def forget_in_child(self) -> None:
         """In a forked child: makes sure that SQLite never closes what belongs to the parent.
@@ -227,6 +240,8 @@ class Journal:
                 try:
                     self.raw.execute("BEGIN IMMEDIATE")
                     yield Transaction(self.raw)
+                    count = count_after(commit_count(self.raw))
+                    self.raw.execute(f"PRAGMA user_version = {count}")
                     # Not commit(), which says nothing where a failing disk has ended the transaction already.
                     self.raw.execute("COMMIT")
                 except BaseException:
@@ -235,6 +250,12 @@ class Journal:
             finally:
                 # Nothing, unless an interrupt came between the failure and the rollback.
                 self._roll_back()
+        self._mark.write(count)
+
+    def catch_up(self, mark: int) -> None:
+        """Goes on counting commits behind a mark that this journal no longer reaches."""
+        with self.transaction() as transaction:
+            driver(transaction).execute(f"PRAGMA user_version = {mark}")
 
     def _roll_back(self) -> None:
         if self.raw.in_transaction:
@@ -409,6 +430,17 @@ def put_meta(transaction: Transaction, facts: Mapping[str, Any]) -> None:
         "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
         [(name, value) for name, value in facts.items() if value is not None],
     )
+
+
+def _check_commits(path: Path) -> None:
+    """Refuses a journal that has lost acknowledged commits, before anything of it is moved or removed."""
+    files = side_files(path)
+    missing = 0 if size_of(path) is None else look_for_missing(path, files.wal, read_mark(files.mark))
+    if missing:
+        raise JournalDamagedError(
+            f"{path} has lost at least {missing} acknowledged commits: its WAL is damaged or missing; open the "
+            "database for writing, or run recover, which sets right what can be"
+        )
 
 
 def _connected(owned: OwnedConnection, path: Path, *, create: bool) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ wins, and nobody truncates what somebody else has made.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import os
@@ -16,7 +17,8 @@ from typing import Any
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.file_calls import REFUSED, size_of, storage_errors
-from ebooklet_tx.local.journal import Journal, journal_path, side_files
+from ebooklet_tx.local.journal import Journal, is_open_here, journal_path, side_files
+from ebooklet_tx.local.lost_commits import check_unmarked
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.serializers import resolve
 from ebooklet_tx.local.value_file import ValueFile, create_file
@@ -80,6 +82,21 @@ def open_unlocked(path: Path, journal: Journal) -> ValueFile:
     if refusal is not None:
         raise refusal
     raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")
+
+
+def check_wal_at_rest(path: Path) -> None:
+    """Looks through a WAL that no mark vouches for, unless somebody writes to it now.
+
+    Raises:
+        JournalDamagedError: It has lost acknowledged commits.
+    """
+    location = journal_path(path)
+    files = side_files(location)
+    if not size_of(files.wal) or size_of(files.mark) or is_open_here(location):
+        return
+    with contextlib.closing(ValueFile.open(path, writable=False)) as file:
+        if file.try_share():
+            check_unmarked(location, files.wal, files.mark)
 
 
 def create_pair_file(

@@ -20,7 +20,8 @@ from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, par
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts
 from ebooklet_tx.local.file_calls import size_of, storage_errors
-from ebooklet_tx.local.journal import Journal, journal_path, put_meta
+from ebooklet_tx.local.journal import Journal, is_open_here, journal_path, put_meta, side_files
+from ebooklet_tx.local.lost_commits import mend_wal
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, rebuild
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
@@ -69,12 +70,15 @@ def open_journal(path: Path, report: SettleReport, *, replace: bool = False) -> 
         UnsupportedFormatError: It was written by a newer ebooklet_tx.
     """
     location = journal_path(path)
+    lost = _mend(location, report)
     try:
         if replace and size_of(location) is not None and is_damaged(location):
             raise JournalDamagedError(f"{location} is damaged")
         journal = Journal.open(location, create=True)
         if replace:
             journal.check_columns()
+        if lost is not None:
+            journal.catch_up(lost)
         return journal
     except JournalDamagedError as error:
         replace_damaged(path, report, error)
@@ -84,6 +88,18 @@ def open_journal(path: Path, report: SettleReport, *, replace: bool = False) -> 
         report.note(f"the journal could not be used: {error}")
         set_journal_aside(path, report)
     return Journal.open(location, create=True)
+
+
+def _mend(location: Path, report: SettleReport) -> int | None:
+    """Looks whether a journal has all that was acknowledged; returns its mark where some of it is lost."""
+    if is_open_here(location):
+        # Its WAL is not read anew then, and so not cut short.
+        return None
+    files = side_files(location)
+    mending = mend_wal(location, files.wal, files.mark)
+    for sentence in mending.told:
+        report.note(sentence)
+    return mending.lost
 
 
 def replace_damaged(path: Path, report: SettleReport, error: JournalDamagedError) -> None:

@@ -28,6 +28,7 @@ from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Entry, Journal, journal_path
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
+    check_wal_at_rest,
     create_pair_file,
     open_locked,
     open_unlocked,
@@ -196,6 +197,7 @@ class LocalStore:
         try:
             if size_of(path) is None or size_of(journal_path(path)) is None:
                 raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
+            check_wal_at_rest(path)
             store._journal = Journal.open(journal_path(path), create=False)
             if store._journal.get_meta("file_uuid") is None:
                 raise LocalMissingError(2, f"the journal of {path} is not filled yet; open it with flag 'w'")

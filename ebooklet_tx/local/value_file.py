@@ -151,6 +151,15 @@ class ValueFile:
         self._locked = True
         return True
 
+    def try_share(self) -> bool:
+        """Keeps writers out until the file is closed; False when there is one."""
+        with storage_errors(self.path, "lock"):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
     def unlock(self) -> None:
         """Gives the lock back."""
         if self._locked and self._fd >= 0:

@@ -21,7 +21,7 @@ from unittest import mock
 from tests.faults.scenarios import FILE
 
 SECTOR_BYTES = 512
-_JOURNAL_FILES = (f"{FILE}.journal", f"{FILE}.journal-wal")
+_JOURNAL_FILES = (f"{FILE}.journal", f"{FILE}.journal-wal", f"{FILE}.journal-mark")
 
 
 @dataclass(frozen=True)
