@@ -85,6 +85,13 @@ class JournalDamagedError(LocalIntegrityError):
 
 
 class RemoteIntegrityError(RemoteError):
+
+
+class LostCommitsError(JournalDamagedError):
+    """The journal is sound, but lacks commits that were acknowledged: its WAL is damaged or missing."""
+
+
+class RemoteIntegrityError(Error):
     """An object in the remote is truncated, altered, or not what the root says it is."""
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError
+from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError, LostCommitsError
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.commit_mark import MarkWriter, count_after, read_mark
 from ebooklet_tx.local.connections import OwnedConnection
@@ -437,7 +437,7 @@ def _check_commits(path: Path) -> None:
     files = side_files(path)
     missing = 0 if size_of(path) is None else look_for_missing(path, files.wal, read_mark(files.mark))
     if missing:
-        raise JournalDamagedError(
+        raise LostCommitsError(
             f"{path} has lost at least {missing} acknowledged commits: its WAL is damaged or missing; open the "
             "database for writing, or run recover, which sets right what can be"
         )

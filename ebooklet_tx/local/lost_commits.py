@@ -14,7 +14,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.errors import JournalDamagedError, LostCommitsError
 from ebooklet_tx.local.checked_file import fsync_folder, write_all
 from ebooklet_tx.local.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.connections import connected
@@ -110,13 +110,13 @@ def check_unmarked(location: Path, wal: Path, mark_path: Path) -> None:
     """Looks through a WAL without a mark; to be called while nobody writes to it.
 
     Raises:
-        JournalDamagedError: SQLite would end it before something that was acknowledged.
+        LostCommitsError: SQLite would end it before something that was acknowledged.
     """
     if size_of(location) is None or not size_of(wal) or read_mark(mark_path) is not None:
         return
     reading = _read(wal)
     if reading.damaged or reading.fixes:
-        raise JournalDamagedError(
+        raise LostCommitsError(
             f"{wal} is damaged: it would end before acknowledged commits; open the database for writing, or run "
             "recover, which sets right what can be"
         )

@@ -88,7 +88,7 @@ def check_wal_at_rest(path: Path) -> None:
     """Looks through a WAL that no mark vouches for, unless somebody writes to it now.
 
     Raises:
-        JournalDamagedError: It has lost acknowledged commits.
+        LostCommitsError: It has lost acknowledged commits.
     """
     location = journal_path(path)
     files = side_files(location)

@@ -21,6 +21,7 @@ from ebooklet_tx.errors import (
     LocalIntegrityError,
     LocalMissingError,
     LocalStorageError,
+    LostCommitsError,
     ReadOnlyError,
 )
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
@@ -189,6 +190,7 @@ class LocalStore:
                 maker was killed; open a writer to make or adopt them.
             LocalIntegrityError: They don't belong together, or the journal is proven damaged; open a writer
                 to set the journal aside.
+            LostCommitsError: Acknowledged commits are missing; open a writer to set right what can be.
             LocalStorageError: The system refuses, now.
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
@@ -204,6 +206,9 @@ class LocalStore:
             store._file = open_unlocked(path, store._journal)
             if not as_recorded(store._file, store._journal.all_meta()):
                 store._settle_in_reader()
+        except LostCommitsError:
+            store._release()
+            raise
         except JournalDamagedError as error:
             store._release()
             check_damage(journal_path(path), error)
