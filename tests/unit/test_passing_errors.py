@@ -85,7 +85,7 @@ def names(path: Path) -> list[str]:
 
 def openings(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exception]:
     """Opens again and again, with another statement failing each time; yields what was raised."""
-    genuine = journal_module._connect
+    genuine = journal_module._connected
     for number in STATEMENTS:
         left = [number]
 
@@ -93,7 +93,7 @@ def openings(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
             return Failing(genuine(*arguments, **options), name, left)
 
         with monkeypatch.context() as patch:
-            patch.setattr(journal_module, "_connect", connect)
+            patch.setattr(journal_module, "_connected", connect)
             try:
                 LocalStore.open_writer(path, create=False, timeout_seconds=1.0).abandon()
             except Exception as error:
@@ -133,7 +133,7 @@ def test_a_second_look_that_fails_is_no_proof(path: Path, monkeypatch: pytest.Mo
         raise _complaint("SQLITE_IOERR_READ")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ebooklet_tx.local.set_aside.sqlite3.connect", connect)
+        patch.setattr("ebooklet_tx.local.set_aside.connected", connect)
         with pytest.raises(Error):
             LocalStore.open_writer(path, create=False)
     assert names(path) == before
