@@ -84,14 +84,11 @@ class JournalDamagedError(LocalIntegrityError):
     """The SQLite journal is not a sound SQLite database of ours."""
 
 
-class RemoteIntegrityError(RemoteError):
-
-
 class LostCommitsError(JournalDamagedError):
     """The journal is sound, but lacks commits that were acknowledged: its WAL is damaged or missing."""
 
 
-class RemoteIntegrityError(Error):
+class RemoteIntegrityError(RemoteError):
     """An object in the remote is truncated, altered, or not what the root says it is."""
 
 
