@@ -45,6 +45,26 @@ class ObjectRef:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class CommitWay:
+    """How commits of a database are made at one place, as its root says for all writers.
+
+    Attributes:
+        how: `quoted` or `unquoted`: by compare-and-swap, with ETags sent so; `tickets`: in one's turn.
+        endpoint: The store where this was found out; it counts nowhere else.
+        bucket: The bucket there.
+    """
+
+    how: str
+    endpoint: str
+    bucket: str
+
+    @property
+    def swaps(self) -> bool:
+        """Whether a commit is a compare-and-swap."""
+        return self.how != "tickets"
+
+
 class IndexRow(NamedTuple):
     """What one commit says of one key.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ebooklet_tx.errors import InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
@@ -26,7 +26,7 @@ from ebooklet_tx.limits import (
     MAX_TAIL_BYTES,
     MAX_TIMESTAMP_US,
 )
-from ebooklet_tx.records import DIGEST_BYTES, SegmentRef
+from ebooklet_tx.records import DIGEST_BYTES, CommitWay, SegmentRef
 from ebooklet_tx.remote.segment_image import is_etag, is_hex_128, is_object_name, is_plain_text, short
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Manifest:
         tombstone_floor: The oldest base seq that the index still serves incrementally.
         n_buckets: What the database was made with; a new local file is made alike.
         segments: The index, oldest first.
+        commits: How commits are made, None while nobody has said.
+        unknown: Fields that this version does not know; who rewrites a root keeps them.
     """
 
     uuid: str
@@ -81,6 +83,8 @@ class Manifest:
     tombstone_floor: int
     n_buckets: int
     segments: tuple[SegmentRef, ...] = ()
+    commits: CommitWay | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def encode_root(manifest: Manifest, tail: bytes) -> bytes:
     Raises:
         InvalidArgumentError: The manifest breaks a rule, or a part is over its limit.
     """
-    record = asdict(manifest)
+    record = _record_of(manifest)
     problem = _problem_of(record)
     encoded = b"" if problem else _dump(record)
     if problem is None and len(encoded) > MAX_MANIFEST_BYTES:
@@ -184,6 +188,12 @@ def _is_integer(value: object, least: int = 0, most: int = MAX_COUNT) -> bool:
     return type(value) is int and least <= value <= most
 
 
+_COMMITS_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "how": (lambda v: v in ("quoted", "unquoted", "tickets"), "'quoted', 'unquoted' or 'tickets'"),
+    "endpoint": (is_plain_text, "short printable text"),
+    "bucket": (is_plain_text, "short printable text"),
+}
+
 _MANIFEST_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "uuid": (is_hex_128, "32 hex digits"),
     "type": (lambda v: v in ("booklet", "group"), "'booklet' or 'group'"),
@@ -227,7 +237,16 @@ def _problem_of(record: object) -> str | None:
         problem = _problem_by_rules(segment, _SEGMENT_RULES, f"segment {number}")
         if problem is not None:
             return problem
-    return _problem_of_order(segments, record["seq"])
+    problem = _problem_of_commits(record.get("commits"))
+    return problem or _problem_of_order(segments, record["seq"])
+
+
+def _problem_of_commits(commits: object) -> str | None:
+    if commits is None:
+        return None
+    if not isinstance(commits, dict):
+        return "its commits is not a JSON object"
+    return _problem_by_rules(commits, _COMMITS_RULES, "its commits")
 
 
 def _problem_by_rules(
@@ -258,6 +277,18 @@ def _problem_of_order(segments: Sequence[Mapping[str, Any]], seq: int) -> str | 
 
 # -- bytes -------------------------------------------------------------------------------------
 
+_KNOWN = frozenset(known.name for known in fields(Manifest)) - {"unknown"}
+_PLAIN = _KNOWN - {"segments", "commits"}
+
+
+def _record_of(manifest: Manifest) -> dict[str, Any]:
+    """Returns a manifest as JSON has it; an optional field that says nothing is left out."""
+    record = asdict(manifest)
+    unknown = record.pop("unknown")
+    if record["commits"] is None:
+        del record["commits"]
+    return {name: value for name, value in unknown.items() if name not in _KNOWN} | record
+
 
 def _dump(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
@@ -272,11 +303,14 @@ def _load_manifest(encoded: bytes, name: str) -> Manifest:
     if problem is not None:
         raise _damaged(name, f"its manifest is not valid: {problem}")
     segments = tuple(
-        SegmentRef(**{field.name: segment[field.name] for field in fields(SegmentRef)})
+        SegmentRef(**{each.name: segment[each.name] for each in fields(SegmentRef)})
         for segment in record["segments"]
     )
-    plain = {field.name: record[field.name] for field in fields(Manifest) if field.name != "segments"}
-    return Manifest(**plain, segments=segments)
+    said = record.get("commits")
+    commits = None if said is None else CommitWay(said["how"], said["endpoint"], said["bucket"])
+    plain = {name: record[name] for name in _PLAIN}
+    unknown = {name: value for name, value in record.items() if name not in _KNOWN}
+    return Manifest(**plain, segments=segments, commits=commits, unknown=unknown)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ebooklet_tx.errors import Error, InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.limits import MAX_SEGMENTS
-from ebooklet_tx.records import CommitRecord, IndexRow, SegmentRef, digest_of
+from ebooklet_tx.records import CommitRecord, CommitWay, IndexRow, SegmentRef, digest_of
 from ebooklet_tx.remote.root import (
     Manifest,
     Root,
@@ -68,6 +68,18 @@ COUNT = st.integers(0, 2**53 - 1)
 TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=50)
 
 
+OPTIONAL = ("commits", "unknown")
+
+
+def record_of(manifest: Manifest) -> dict[str, Any]:
+    """A manifest's required fields as JSON has them."""
+    return {name: value for name, value in asdict(manifest).items() if name not in OPTIONAL}
+
+
+def ways() -> st.SearchStrategy[CommitWay]:
+    return st.builds(CommitWay, st.sampled_from(["quoted", "unquoted", "tickets"]), TEXT, TEXT)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     bounds = sorted(draw(st.sets(st.integers(1, 2**52), max_size=6)))
@@ -91,6 +103,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         tombstone_floor=draw(COUNT),
         n_buckets=draw(st.integers(1, 20_736_017)),
         segments=segments,
+        commits=draw(st.none() | ways()),
+        unknown=draw(st.dictionaries(st.sampled_from(["future", "later"]), st.integers() | TEXT)),
     )
 
 
@@ -102,7 +116,7 @@ def seal(manifest: bytes, tail: bytes = b"", version: int = 1, reserved: int = 0
 
 
 def with_fields(**changes: Any) -> bytes:
-    return seal(json.dumps(asdict(MANIFEST) | changes).encode())
+    return seal(json.dumps(record_of(MANIFEST) | changes).encode())
 
 
 @given(manifests(), st.binary(max_size=200))
@@ -111,7 +125,7 @@ def test_what_is_encoded_is_decoded(manifest: Manifest, tail: bytes) -> None:
 
 
 def test_layout_is_that_of_the_specification() -> None:
-    body = json.dumps(asdict(MANIFEST), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(record_of(MANIFEST), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     assert seal(body, TAIL) == SMALL
 
 
@@ -171,14 +185,30 @@ def test_parts_over_the_limit_are_refused(manifest_bytes: int, tail_bytes: int) 
         decode_root(data, name="D")
 
 
-def test_unknown_fields_are_ignored() -> None:
+def test_unknown_fields_are_kept_for_who_rewrites_the_root() -> None:
     segments = [asdict(segment) | {"bloom": "index/b"} for segment in MANIFEST.segments]
-    assert decode_root(with_fields(future={"a": [1]}, segments=segments), name="D").manifest == MANIFEST
+    manifest = decode_root(with_fields(future={"a": [1]}, segments=segments), name="D").manifest
+    assert manifest == replace(MANIFEST, unknown={"future": {"a": [1]}})
+    again = decode_root(encode_root(replace(manifest, seq=10), b""), name="D").manifest
+    assert again.unknown == {"future": {"a": [1]}}
 
 
-@pytest.mark.parametrize("field", sorted(asdict(MANIFEST)))
+def test_an_unknown_field_never_stands_for_a_known_one() -> None:
+    with_it = replace(MANIFEST, unknown={"seq": 1, "commits": "x", "future": 1})
+    assert decode_root(encode_root(with_it, b""), name="D").manifest == replace(MANIFEST, unknown={"future": 1})
+
+
+def test_how_commits_are_made_may_be_said() -> None:
+    way = CommitWay("tickets", "http://127.0.0.1:9", "bucket")
+    said = replace(MANIFEST, commits=way)
+    assert decode_root(encode_root(said, b""), name="D").manifest == said
+    assert decode_root(with_fields(commits=asdict(way) | {"since": 1}), name="D").manifest == said
+    assert decode_root(with_fields(commits=None), name="D").manifest == MANIFEST
+
+
+@pytest.mark.parametrize("field", sorted(record_of(MANIFEST)))
 def test_every_field_is_required(field: str) -> None:
-    record = asdict(MANIFEST)
+    record = record_of(MANIFEST)
     del record[field]
     with pytest.raises(RemoteIntegrityError, match=rf"it has no {field}\b"):
         decode_root(seal(json.dumps(record).encode()), name="D")
@@ -186,7 +216,7 @@ def test_every_field_is_required(field: str) -> None:
 
 @pytest.mark.parametrize("field", sorted(asdict(MANIFEST.segments[0])))
 def test_every_field_of_a_segment_is_required(field: str) -> None:
-    record = asdict(MANIFEST)
+    record = record_of(MANIFEST)
     del record["segments"][1][field]
     with pytest.raises(RemoteIntegrityError, match=rf"segment 1 has no {field}\b"):
         decode_root(seal(json.dumps(record).encode()), name="D")
@@ -227,13 +257,30 @@ def test_a_bad_field_is_refused_both_ways(field: str, bad: Any) -> None:
 
 @pytest.mark.parametrize(("field", "bad"), BAD_SEGMENT_FIELDS)
 def test_a_bad_segment_is_refused_both_ways(field: str, bad: Any) -> None:
-    record = asdict(MANIFEST)
+    record = record_of(MANIFEST)
     record["segments"][1][field] = bad
     with pytest.raises(RemoteIntegrityError, match=r"bucket/D .*segment 1"):
         decode_root(seal(json.dumps(record).encode()), name="bucket/D")
     segments = (MANIFEST.segments[0], replace(MANIFEST.segments[1], **{field: bad}))
     with pytest.raises(InvalidArgumentError, match="segment 1"):
         encode_root(replace(MANIFEST, segments=segments), b"")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "tickets",
+        [],
+        {"how": "luck", "endpoint": "e", "bucket": "b"},
+        {"how": ["tickets"], "endpoint": "e", "bucket": "b"},
+        {"how": "tickets", "endpoint": "e"},
+        {"how": "tickets", "endpoint": "e\x1b", "bucket": "b"},
+        {"how": "tickets", "endpoint": "e", "bucket": None},
+    ],
+)
+def test_a_bad_word_on_commits_is_damage(bad: Any) -> None:
+    with pytest.raises(RemoteIntegrityError, match="commits"):
+        decode_root(with_fields(commits=bad), name="D")
 
 
 def test_a_segment_named_twice_is_refused() -> None:
@@ -265,7 +312,7 @@ def test_hostile_json_is_refused(manifest: bytes) -> None:
 
 
 def test_a_name_that_comes_twice_is_refused() -> None:
-    encoded = json.dumps(asdict(MANIFEST))
+    encoded = json.dumps(record_of(MANIFEST))
     with pytest.raises(RemoteIntegrityError, match="a name comes twice"):
         decode_root(seal(('{"seq":1,' + encoded[1:]).encode()), name="D")
 
