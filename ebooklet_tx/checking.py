@@ -21,7 +21,7 @@ from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync import collect as collecting
 from ebooklet_tx.sync import verify as verifying
-from ebooklet_tx.sync.locking import find_out
+from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.session import Remote
 
@@ -162,7 +162,7 @@ def _bucket(
     )
     with contextlib.closing(remote.store):
         if for_writing:
-            find_out(remote, None)
+            agree(remote)
         yield remote
 
 

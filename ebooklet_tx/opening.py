@@ -40,8 +40,9 @@ from ebooklet_tx.sync.forget import is_deletion_begun
 from ebooklet_tx.sync.identity import check_public_side
 from ebooklet_tx.sync.joining import mark_replacing
 from ebooklet_tx.sync.locking import (
+    agree,
     begin_locked,
-    find_out,
+    fit_lock_to_root,
     lock_session,
     new_lock,
     settle_conditions,
@@ -287,7 +288,7 @@ def _open_creating(remote: Remote, path: Path, settings: Settings) -> Session:
 
 def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     """Starts an empty pair, after the lock is taken: a wait that fails must not cost the old one."""
-    find_out(remote, None)
+    agree(remote)
     lock = None
     if settings.lock is not None:
         lock = new_lock(remote)
@@ -386,15 +387,15 @@ def _begin_writing(
     session: Session, settings: Settings, known: FetchedRoot | None, *, must_exist: bool = False
 ) -> None:
     """Takes the lock, then brings the journal to the newest commit, fencing a lost holder off."""
+    if not settings.reading:
+        settle_conditions(session, known.manifest.commits if known is not None else None)
     if settings.lock is not None:
-        settle_conditions(session)
         lock_session(session, settings.lock_timeout_seconds, force=settings.force_lock)
-    elif not settings.reading:
-        settle_conditions(session)
     if known is not None:
         take_in_root(session, known)
     if known is None or session.lock is not None:
         _pull_or_become(session, settings, must_exist=must_exist)
+    fit_lock_to_root(session, settings.lock_timeout_seconds)
     if not settings.reading:
         check_complete(session.local, accept_partial=settings.accept_partial)
     begin_locked(session)

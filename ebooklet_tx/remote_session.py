@@ -26,7 +26,7 @@ from ebooklet_tx.remote.segment import iter_rows, read_segment
 from ebooklet_tx.sync.breaking import break_locks
 from ebooklet_tx.sync.copy import CopyReport, copy_remote
 from ebooklet_tx.sync.erase import EraseReport, erase
-from ebooklet_tx.sync.locking import find_out
+from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
@@ -220,7 +220,7 @@ class RemoteSession:
         """
         remote = self._writing()
         before = None if timestamp is None else as_datetime(timestamp_us(timestamp))
-        find_out(remote, None)
+        agree(remote)
         return [
             {
                 "owner": lock.owner,

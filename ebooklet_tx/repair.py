@@ -24,6 +24,7 @@ from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
 from ebooklet_tx.sync.conflicts import Conflict, conflicts_in
+from ebooklet_tx.sync.locking import settle_conditions
 from ebooklet_tx.sync.origin import undecided_lack
 from ebooklet_tx.sync.place import StoreWrapper, remote_at
 from ebooklet_tx.sync.pull import known_type, note_connection
@@ -173,6 +174,10 @@ def _settle_remote(
             type=known_type(local.journal) or "booklet",
             serializer_name=stored_name(code, str(local.path)),
         )
+        try:
+            settle_conditions(session)
+        except Error as error:
+            return RemoteOutcome(failure=str(error))
         report = local.report
         gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
         return settle_remote(session, resume=resume, damaged=gone)

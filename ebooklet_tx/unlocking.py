@@ -17,7 +17,7 @@ from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Journal, journal_path
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.breaking import unlock as remove_lock
-from ebooklet_tx.sync.locking import find_out
+from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 
 
@@ -75,7 +75,7 @@ def unlock(
     )
     try:
         known = json.loads(facts.get("conditional_writes") or "{}")
-        find_out(remote, known.get(remote.store.location))
+        agree(remote, known.get(remote.store.location))
         return remove_lock(remote, force=force, watch_seconds=lock_timeout)
     finally:
         remote.store.close()

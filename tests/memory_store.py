@@ -36,16 +36,20 @@ class MemoryStore:
 
     Attributes:
         quote_etags: As the S3 store's; matters where conditions "want unquoted".
+        conditions: How conditions on writes are treated; may be changed at any time.
+        stuck: Keys of objects that refuse every ETag, as in Ceph once versioning was switched on.
         on_request: Called with kind and key before each request takes effect.
         clock: Tells the seconds that stand in listings as times of modification.
     """
 
     def __init__(self, conditions: Conditions = "work", *, clock: Callable[[], float] = lambda: 0.0) -> None:
         self.quote_etags = True
+        self.etags_proven = False
         self.on_request: Callable[[str, str], None] = lambda kind, key: None
         self.clock = clock
         self.objects: dict[str, _Object] = {}
-        self._conditions = conditions
+        self.conditions: Conditions = conditions
+        self.stuck: set[str] = set()
         self._mutex = threading.Lock()
         self._writes = 0
 
@@ -115,13 +119,17 @@ class MemoryStore:
             return etag
 
     def _check(self, key: str, if_match: str | None, if_absent: bool) -> None:
-        if self._conditions == "ignored" or (if_match is None and not if_absent):
+        if if_match is None and not if_absent:
             return
-        if self._conditions == "refused":
+        if self.conditions == "ignored" and key not in self.stuck:
+            return
+        if self.conditions == "refused":
             raise ConditionUnsupportedError("501: memory refuses conditional writes")
+        if key in self.stuck and not if_absent:
+            raise PreconditionFailedError(f"412: {key!r} in memory refuses every ETag")
         found = self.objects.get(key)
         lost = found is not None if if_absent else found is None or found.etag != if_match
-        if not if_absent and self._conditions == "want unquoted" and self.quote_etags:
+        if not if_absent and self.conditions == "want unquoted" and self.quote_etags:
             lost = True
         if lost:
             raise PreconditionFailedError(f"412: {key!r} in memory is not in the expected state")

@@ -96,6 +96,7 @@ class Shelf:
             self.policy,
             threads=threads,
             conditional=self.conditional,
+            place=("http://127.0.0.1:9", "bucket") if "/" in name else ("file", ""),
         )
 
     def open(

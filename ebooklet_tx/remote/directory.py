@@ -88,6 +88,9 @@ class DirectoryStore:
         self._has_written = False
         self._durable_folders: dict[Path, int] = {}
 
+    place = ("file", "")
+    """Endpoint and bucket, as roots name them: a folder is the same wherever it is mounted."""
+
     @property
     def location(self) -> str:
         """Names the store for messages."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ebooklet_tx.errors import (
+    ConditionUnsupportedError,
     Error,
     LockTimeoutError,
     ObjectMissingError,
@@ -38,6 +39,7 @@ from ebooklet_tx.remote.lease_rules import (
     owes_fence,
     poll_seconds,
     still_holds,
+    taking_pause_seconds,
     watch_on,
 )
 from ebooklet_tx.remote.retry import RetryPolicy
@@ -47,6 +49,9 @@ from ebooklet_tx.timestamps import now_us
 
 LEASE_TTL_SECONDS = 60.0
 TAKING_TRIES = 3
+STALE_REFUSALS = 2
+"""How often a write is refused, with the very ETag there before and after, until conditions count as broken."""
+
 _log = logging.getLogger("ebooklet_tx")
 
 
@@ -86,6 +91,7 @@ class Lease(HeldLock):
 
         Raises:
             LockTimeoutError: Its holder kept it; the message names holder, host, pid and age.
+            ConditionUnsupportedError: The store's conditional writes don't work on it.
         """
         began = self._clock()
         watch: Watch | None = None
@@ -106,12 +112,16 @@ class Lease(HeldLock):
                 self._start_renewing()
                 return
             failures += 1
-            if failures >= TAKING_TRIES and now - began >= timeout_seconds:
+            waited = self._clock() - began
+            if failures >= TAKING_TRIES and waited >= timeout_seconds:
                 raise LockTimeoutError(
                     f"the lock {self._name} changed whenever it was to be taken, {failures} times in "
-                    f"{now - began:.0f} seconds; wait longer with lock_timeout, or see whether the store's "
+                    f"{waited:.0f} seconds; wait longer with lock_timeout, or see whether the store's "
                     "conditional writes work (conditional_writes='auto' tries them)"
                 )
+            # Those who came too late at the same moment go apart.
+            pause = self._policy.random() * taking_pause_seconds(failures)
+            self._policy.sleep(min(pause, max(timeout_seconds - waited, 0.0)))
 
     def _try_to_take(self, step: Step, seen: Seen | None) -> bool:
         self._acquired_at_us = now_us()
@@ -156,30 +166,42 @@ class Lease(HeldLock):
         """Writes the lease if it is as it was seen; None when somebody came first.
 
         A write whose answer was lost is read back: the token tells whose it is.
+
+        Raises:
+            ConditionUnsupportedError: It is refused again and again although it is as it was seen.
         """
         data = encode_lease(record)
         outcome: str | None = None
         sent_at = self._clock()
+        refusals = 0
         for attempt in self._policy.attempts_for("lock", location=self._store.location, key=self._key):
             with attempt:
                 try:
                     sent_at = self._clock()
                     outcome = self._store.put(self._key, data, if_match=if_match, if_absent=if_match is None)
-                except (PreconditionFailedError, TransientStoreError) as error:
-                    outcome = self._read_back(record, if_match, error)
+                except PreconditionFailedError as error:
+                    refusals += 1
+                    outcome = self._read_back(record, if_match, error, refusals)
+                except TransientStoreError as error:
+                    outcome = self._read_back(record, if_match, error, refusals)
         if outcome is not None:
             self._etag = outcome
             self._fresh_until = sent_at + self._ttl_seconds * 2 / 3
         return outcome
 
-    def _read_back(self, record: LeaseRecord, if_match: str | None, failure: Error) -> str | None:
+    def _read_back(self, record: LeaseRecord, if_match: str | None, failure: Error, refusals: int) -> str | None:
         seen = self._look()
         written = judge_write(seen, token=record.token, if_match=if_match)
         if written is Written.OURS and seen is not None:
             return seen.etag
-        if written is Written.UNTOUCHED and isinstance(failure, TransientStoreError):
-            raise failure
-        return None
+        if written is not Written.UNTOUCHED:
+            return None
+        if refusals >= STALE_REFUSALS:
+            raise ConditionUnsupportedError(
+                f"the lock {self._name} can't be written although it has the very ETag that was asked for: the "
+                "store's conditional writes don't work on it any more (was versioning switched on?)"
+            ) from failure
+        raise failure if isinstance(failure, TransientStoreError) else TransientStoreError(str(failure))
 
     # -- keeping ---------------------------------------------------------------------------
 
@@ -228,7 +250,11 @@ class Lease(HeldLock):
         if not self._claimed or self._lost is not None:
             return
         try:
-            self._write_again(held=False)
+            try:
+                self._write_again(held=False)
+            except ConditionUnsupportedError:
+                # The very ETag that is ours is there, and nobody can take the lease on a condition.
+                self._store.put(self._key, encode_lease(self._record(held=False)))
         except Error as error:
             _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
         self._forget()

@@ -157,6 +157,11 @@ def poll_seconds(waited_seconds: float, ttl_seconds: float) -> float:
     )
 
 
+def taking_pause_seconds(failures: int) -> float:
+    """Returns how long to pause at most after so many writes that came too late, before the next look."""
+    return min(MIN_POLL_SECONDS * 2.0 ** min(failures - 1, 10), MAX_POLL_SECONDS)
+
+
 def encode_lease(record: LeaseRecord) -> bytes:
     """Returns the bytes of a lease object: JSON, for people to read as well."""
     return json.dumps({"format": LEASE_FORMAT, **asdict(record)}, sort_keys=True, indent=1).encode()

@@ -29,7 +29,8 @@ LEFT_BEHIND_SECONDS = 3600.0
 """How much older than ours, by the store's own clock, an object is before its probe counts as killed."""
 
 _TRIES = 3
-_WRONG_ETAG = "00000000000000000000000000000000"
+WRONG_ETAG = "00000000000000000000000000000000"
+"""What no object has, as all that is compared carries a nonce."""
 
 
 class Conditional(enum.Enum):
@@ -50,6 +51,9 @@ class Conditional(enum.Enum):
     RACY = "racy"
     """They work one at a time, but several creates at once succeeded."""
 
+    UNUSABLE = "unusable"
+    """A root can't be replaced by them, whatever new objects show."""
+
     @property
     def works(self) -> bool:
         """Whether a compare-and-swap may rest on them."""
@@ -57,9 +61,15 @@ class Conditional(enum.Enum):
 
 
 class Quoting(Protocol):
-    """A store that can send ETags with quotes or without."""
+    """A store that can send ETags with quotes or without.
+
+    Attributes:
+        quote_etags: Whether they are sent with quotes.
+        etags_proven: Whether a write was accepted so.
+    """
 
     quote_etags: bool
+    etags_proven: bool
 
 
 def probe(store: ObjectStore, key: str, quoting: Quoting | None) -> Conditional:
@@ -104,7 +114,7 @@ def _try_one_by_one(store: ObjectStore, name: str, quoting: Quoting | None) -> C
     again = _put(store, name, b"again", if_absent=True)
     if isinstance(again, str):
         return Conditional.IGNORED
-    if isinstance(_put(store, name, b"stale", if_match=_WRONG_ETAG), str):
+    if isinstance(_put(store, name, b"stale", if_match=WRONG_ETAG), str):
         return Conditional.IGNORED
     replaced = _put(store, name, b"replaced", if_match=etag, must_work=True)
     if isinstance(replaced, ConditionUnsupportedError):
@@ -114,7 +124,7 @@ def _try_one_by_one(store: ObjectStore, name: str, quoting: Quoting | None) -> C
     if quoting is None or not quoting.quote_etags:
         return Conditional.REFUSED
     quoting.quote_etags = False
-    if isinstance(_put(store, name, b"stale", if_match=_WRONG_ETAG), str):
+    if isinstance(_put(store, name, b"stale", if_match=WRONG_ETAG), str):
         answer = Conditional.IGNORED
     elif isinstance(_put(store, name, b"replaced", if_match=store.head(name).etag), str):
         return Conditional.UNQUOTED

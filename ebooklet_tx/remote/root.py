@@ -157,6 +157,12 @@ def too_large_root(start: bytes, *, name: str) -> RemoteIntegrityError:
     return _damaged(name, f"it is over {MAX_ROOT_BYTES} bytes long")
 
 
+def tail_of(data: bytes) -> bytes:
+    """Returns the tail of a root that went through `decode_root` before."""
+    *_, tail_bytes, _ = _HEADER.unpack_from(data)
+    return data[len(data) - tail_bytes :]
+
+
 def plan_segments(segments: Sequence[SegmentRef], new_bytes: int) -> int:
     """Returns how many of the newest segments to merge into a new one of `new_bytes`.
 
@@ -252,11 +258,11 @@ def _problem_of_commits(commits: object) -> str | None:
 def _problem_by_rules(
     record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], what: str
 ) -> str | None:
-    for field, (holds, wanted) in rules.items():
-        if field not in record:
-            return f"{what} has no {field}"
-        if not holds(record[field]):
-            return f"the {field} of {what} must be {wanted}, not {short(record[field])}"
+    for name, (holds, wanted) in rules.items():
+        if name not in record:
+            return f"{what} has no {name}"
+        if not holds(record[name]):
+            return f"the {name} of {what} must be {wanted}, not {short(record[name])}"
     return None
 
 

@@ -80,8 +80,11 @@ class S3Store:
     """Objects of one bucket, under their full keys.
 
     Attributes:
-        quote_etags: Whether ETags are sent in quotes, as HTTP wants; Ceph wants them without.
+        quote_etags: Whether ETags are sent in quotes, as HTTP wants; Ceph wants them without. Found out by
+            the first write that is refused although the ETag is there.
+        etags_proven: Whether a conditional write was accepted so.
         is_aws: Whether the endpoint is AWS itself.
+        place: Endpoint and bucket, as roots name them.
     """
 
     def __init__(self, connection: S3Connection) -> None:
@@ -93,6 +96,7 @@ class S3Store:
         if connection.bucket is None:
             raise InvalidArgumentError("this connection names no bucket; it can only be read through db_url")
         self.quote_etags = True
+        self.etags_proven = False
         self._bucket = connection.bucket
         self._connection = connection
         self._renewing = threading.Lock()
@@ -103,6 +107,8 @@ class S3Store:
         self._client, self._credentials = self._new_client()
         host = urlsplit(self._client.meta.endpoint_url).hostname or ""
         self.is_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        endpoint = "aws" if self.is_aws else self._client.meta.endpoint_url.rstrip("/")
+        self.place = (endpoint, connection.bucket)
 
     @property
     def location(self) -> str:
@@ -194,15 +200,40 @@ class S3Store:
         options = self._put_options(key)
         if metadata:
             options["Metadata"] = dict(metadata)
-        if if_match is not None:
-            options["IfMatch"] = self._sent_etag(if_match)
         if if_absent:
             options["IfNoneMatch"] = "*"
 
         def send(client: S3Client) -> str:
+            if if_match is not None:
+                options["IfMatch"] = self._sent_etag(if_match)
             return _received_etag(client.put_object(Bucket=self._bucket, Key=key, Body=data, **options))
 
-        return self._ask(request, send)
+        if if_match is None:
+            return self._ask(request, send)
+        return self._with_quotes_or_without(key, if_match, lambda: self._ask(request, send))
+
+    def _with_quotes_or_without(self, key: str, etag: str, put: Callable[[], str]) -> str:
+        """Sends a write that wants an ETag; once more the other way if it is refused though the ETag is there."""
+        try:
+            written = put()
+        except PreconditionFailedError:
+            # A refusal is an answer: nothing took effect, and the write may go again.
+            if self.etags_proven or not self._has_etag(key, etag):
+                raise
+            self.quote_etags = not self.quote_etags
+            try:
+                written = put()
+            except Error:
+                self.quote_etags = not self.quote_etags
+                raise
+        self.etags_proven = True
+        return written
+
+    def _has_etag(self, key: str, etag: str) -> bool:
+        try:
+            return self.head(key).etag == etag
+        except ObjectMissingError:
+            return False
 
     def put_parts(
         self,

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebooklet_tx.errors import RemoteIntegrityError
 from ebooklet_tx.limits import MAX_BUCKETS
 from ebooklet_tx.local.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
-from ebooklet_tx.records import METADATA_KEY, CommitRecord, IndexRow, ObjectRef, SegmentRef
+from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.remote.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
+from ebooklet_tx.sync.commit_way import must_move, way_of
 from ebooklet_tx.sync.packing import Place, place_values, read_pending, upload_refs
 from ebooklet_tx.sync.pull import FetchedRoot
 from ebooklet_tx.sync.session import Base, Session, object_ref, writer_name
@@ -43,13 +45,31 @@ OWN_SEGMENT_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit, ready to be swapped in: the root's bytes and what to record once it is there."""
+    """One commit, ready to be swapped in: the root's bytes and what to record once it is there.
+
+    Attributes:
+        moves: Whether it changes how commits are made, so that both locks have to be held.
+        swaps: Whether it is a compare-and-swap.
+    """
 
     manifest: Manifest
     root: bytes
     tail: bytes
     image_blob: bytes
     record: CommitRecord
+    moves: bool = False
+    swaps: bool = True
+
+    @property
+    def object_metadata(self) -> dict[str, str]:
+        """What the root's object says of itself."""
+        return {"commit-id": self.manifest.commit_id}
+
+    def saying(self, way: CommitWay | None) -> Commit:
+        """Returns the same commit with another word on how commits are made."""
+        manifest = replace(self.manifest, commits=way)
+        swaps = way is None or way.swaps
+        return replace(self, manifest=manifest, root=encode_root(manifest, self.tail), swaps=swaps)
 
 
 def place_pending(session: Session, entries: Sequence[Entry]) -> dict[bytes, Place]:
@@ -137,7 +157,11 @@ def build(
             fence=replaced.manifest.fence,
             # Nothing of the old index is left: whoever stands on an older commit takes all of it anew.
             tombstone_floor=seq,
+            commits=replaced.manifest.commits,
+            unknown=json.dumps(replaced.manifest.unknown),
         )
+    remote = session.remote
+    moves = must_move(remote, base.commits, exists=base.seq > 0)
     tail = image_blob
     old = _old_tail(session, base)
     if old is not None:
@@ -165,8 +189,11 @@ def build(
         tombstone_floor=floor,
         n_buckets=min(session.local.file.header.n_buckets, MAX_BUCKETS),
         segments=segments,
+        commits=way_of(remote),
+        unknown=json.loads(base.unknown),
     )
-    return Commit(manifest, encode_root(manifest, tail), tail, image_blob, record)
+    root = encode_root(manifest, tail)
+    return Commit(manifest, root, tail, image_blob, record, moves, remote.conditional)
 
 
 def _old_tail(session: Session, base: Base) -> bytes | None:

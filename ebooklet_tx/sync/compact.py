@@ -23,6 +23,7 @@ from ebooklet_tx.local.journal import Entry
 from ebooklet_tx.remote.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES
 from ebooklet_tx.sync.building import build
 from ebooklet_tx.sync.inline_values import prune_inline_values
+from ebooklet_tx.sync.moving import check_lock
 from ebooklet_tx.sync.packing import (
     known_places,
     renew_old_uploads,
@@ -147,8 +148,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
 
 
 def _begin(session: Session) -> None:
-    if session.lock is not None:
-        session.lock.check()
+    check_lock(session)
     with session.mutex:
         if session.in_transaction:
             raise InvalidArgumentError("compact() can't take place inside a transaction; call it outside")

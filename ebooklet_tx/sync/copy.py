@@ -2,7 +2,8 @@
 
 Owns no state. The invariants: the target's root is put last, and only where there is none, so that readers of
 the target see no database or all of it; what the root does not need is not copied; what has arrived is not
-sent again. The root's bytes are the source's, so the copy has its uuid, its history and its commit ids.
+sent again. The root is the source's, so the copy has its uuid, its history and its commit ids; only how commits
+are made it says for its own place.
 
 The index of a copy names the source's ETags, which another store may give otherwise. Whoever reads is told
 so by the store, and holds the value to its digest alone.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebooklet_tx.errors import (
     Error,
@@ -30,8 +31,11 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.remote.retry import RetryingStore
-from ebooklet_tx.sync.locking import find_out, new_lock
-from ebooklet_tx.sync.named import WholeRoot, list_own, objects_in_use, read_whole_root
+from ebooklet_tx.remote.root import encode_root
+from ebooklet_tx.sync.commit_way import way_of
+from ebooklet_tx.sync.locking import agree, new_lock
+from ebooklet_tx.sync.named import list_own, objects_in_use
+from ebooklet_tx.sync.pull import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, WriterLock
 
 WHOLE_BYTES = 16 * 2**20
@@ -96,48 +100,49 @@ def copy_remote(source: Remote, target: Remote, *, lock_timeout_seconds: float =
     if (source.store.location, source.names) == (target.store.location, target.names):
         raise InvalidArgumentError(f"{source.root_place} can't be copied onto itself; name another target")
     root = _read_source(source)
-    find_out(target, None)
+    agree(target)
     with new_lock(target).holding(lock_timeout_seconds) as lock:
         return _copy(source, target, lock, root)
 
 
-def _read_source(source: Remote) -> WholeRoot:
-    root = read_whole_root(source)
+def _read_source(source: Remote) -> FetchedRoot:
+    root = read_root_or_none(source)
     if root is None:
         raise RemoteMissingError(f"there is no database {source.root_place} to copy; check the place")
     return root
 
 
-def _copy(source: Remote, target: Remote, lock: WriterLock, root: WholeRoot) -> CopyReport:
+def _copy(source: Remote, target: Remote, lock: WriterLock, root: FetchedRoot) -> CopyReport:
     """Copies the objects, looking again where the source moved on, then the root."""
     copied: dict[str, int] = {}
     for _ in range(MAX_LOOKS):
         if _is_copied(target, root):
             return _report(root, copied, present=0, root_bytes=0)
         try:
-            sizes = objects_in_use(source, root.fetched)
+            sizes = objects_in_use(source, root)
             there = {name: found.size_bytes for name, found in list_own(target).items()}
             missing = {name: size for name, size in sizes.items() if there.get(name) != size}
             _send_all(source, target, missing, copied)
         except RemoteIntegrityError:
             # Collected meanwhile: a root that is newer does not name it any more.
             newer = _read_source(source)
-            if newer.fetched.etag == root.fetched.etag:
+            if newer.etag == root.etag:
                 raise
             root = newer
             continue
         lock.check()
-        _put_root(target, lock, root)
+        data = _as_the_target_says(target, root)
+        _put_root(target, lock, root, data)
         present = sum(name not in copied for name in sizes)
-        return _report(root, copied, present=present, root_bytes=len(root.data))
+        return _report(root, copied, present=present, root_bytes=len(data))
     raise OfflineError(
         f"writers kept compacting {source.root_place} while it was copied; {target.root_place} shows no database "
         "yet; copy again, which goes on with what has arrived"
     )
 
 
-def _report(root: WholeRoot, copied: Mapping[str, int], *, present: int, root_bytes: int) -> CopyReport:
-    manifest = root.fetched.manifest
+def _report(root: FetchedRoot, copied: Mapping[str, int], *, present: int, root_bytes: int) -> CopyReport:
+    manifest = root.manifest
     return CopyReport(
         commit_id=manifest.commit_id,
         seq=manifest.seq,
@@ -148,16 +153,16 @@ def _report(root: WholeRoot, copied: Mapping[str, int], *, present: int, root_by
     )
 
 
-def _is_copied(target: Remote, root: WholeRoot) -> bool:
+def _is_copied(target: Remote, root: FetchedRoot) -> bool:
     """True when the target holds this very commit already.
 
     Raises:
         InvalidArgumentError: It holds another.
     """
-    there = read_whole_root(target)
+    there = read_root_or_none(target)
     if there is None:
         return False
-    found, wanted = there.fetched.manifest, root.fetched.manifest
+    found, wanted = there.manifest, root.manifest
     if (found.uuid, found.commit_id) == (wanted.uuid, wanted.commit_id):
         return True
     what = "an earlier or later state of this database" if found.uuid == wanted.uuid else "another database"
@@ -255,9 +260,17 @@ class _RemoteBytes:
 # -- the root ----------------------------------------------------------------------------------
 
 
-def _put_root(target: Remote, lock: WriterLock, root: WholeRoot) -> None:
+def _as_the_target_says(target: Remote, root: FetchedRoot) -> bytes:
+    """Returns the root's bytes with the target's own word on how commits are made."""
+    way = way_of(target)
+    if root.manifest.commits == way:
+        return root.data
+    return encode_root(replace(root.manifest, commits=way), root.root.tail)
+
+
+def _put_root(target: Remote, lock: WriterLock, root: FetchedRoot, data: bytes) -> None:
     """Puts the root where there is none; whatever is not a plain success is read back."""
-    metadata = {"commit-id": root.fetched.manifest.commit_id}
+    metadata = {"commit-id": root.manifest.commit_id}
     for attempt in target.policy.attempts_for("copy", location=target.store.location, key=target.names.root):
         with attempt:
             if not target.conditional:
@@ -267,7 +280,7 @@ def _put_root(target: Remote, lock: WriterLock, root: WholeRoot) -> None:
                     return
             failure: Error | None = None
             try:
-                target.store.put(target.names.root, root.data, if_absent=target.conditional, metadata=metadata)
+                target.store.put(target.names.root, data, if_absent=target.conditional, metadata=metadata)
             except (PreconditionFailedError, TransientStoreError, OfflineError) as error:
                 failure = error
             if failure is None and target.conditional:

@@ -33,13 +33,14 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.records import IndexRow
+from ebooklet_tx.remote.lease import Lease
 from ebooklet_tx.remote.retry import RetryingStore
 from ebooklet_tx.remote.segment import build_segment, iter_rows, read_segment
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.forget import Forgotten, forget_remote, note_deletion
-from ebooklet_tx.sync.locking import find_out, new_lock
-from ebooklet_tx.sync.named import GARBAGE_NOTE, list_own, read_whole_root
-from ebooklet_tx.sync.pull import FetchedRoot
+from ebooklet_tx.sync.locking import agree, new_lock
+from ebooklet_tx.sync.named import GARBAGE_NOTE, list_own
+from ebooklet_tx.sync.pull import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
 GRACE_SECONDS = 24 * 3600.0
@@ -98,7 +99,7 @@ def erase(remote: Remote, *, uuid: str | None = None, lock_timeout_seconds: floa
     """
     if not remote.store.writable:
         raise ReadOnlyError(f"{remote.root_place} can only be read; delete it through its bucket or folder")
-    find_out(remote, None)
+    agree(remote)
     with _locked(remote, lock_timeout_seconds) as lock:
         return _erase(remote, lock, uuid, before=_nothing, after=_nothing)
 
@@ -163,7 +164,7 @@ def _locked(remote: Remote, timeout_seconds: float) -> Iterator[WriterLock]:
 
 def _remove_lock(remote: Remote, lock: WriterLock) -> None:
     """Deletes a lease while it is surely ours; a ticket's release does the same by itself."""
-    if not remote.conditional:
+    if not isinstance(lock, Lease):
         return
     try:
         # Nobody takes over a lease that was renewed just now.
@@ -216,18 +217,18 @@ def _delete_root(
     """Deletes the root if there is one; returns its size, and what was listed while it was there."""
     size_bytes = None
     for _ in range(MAX_LOOKS):
-        root = read_whole_root(remote)
-        if root is not None and not (size_bytes is not None and root.fetched.manifest.uuid != uuid):
-            uuid = _check_uuid(remote, root.fetched, uuid)
+        root = read_root_or_none(remote)
+        if root is not None and not (size_bytes is not None and root.manifest.uuid != uuid):
+            uuid = _check_uuid(remote, root, uuid)
         listed = list_own(remote)
-        if root is None or root.fetched.manifest.uuid != uuid:
+        if root is None or root.manifest.uuid != uuid:
             # Gone; or gone, though the answer was lost, and somebody has begun another database since.
             return size_bytes, listed
-        _note_names(remote, f"{_NOTE}{root.fetched.manifest.commit_id}", listed)
+        _note_names(remote, f"{_NOTE}{root.manifest.commit_id}", listed)
         before()
         lock.check()
         size_bytes = len(root.data)
-        if _delete_this_root(remote, root.fetched.etag):
+        if _delete_this_root(remote, root.etag):
             return size_bytes, listed
     raise OfflineError(
         f"other writers kept committing to {remote.root_place} while it was to be deleted; nothing is missing "

@@ -13,6 +13,7 @@ from ebooklet_tx.errors import OfflineError, PreconditionFailedError, RemoteInte
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.remote.root import encode_root
 from ebooklet_tx.remote.segment import build_segment, merge_segments, read_segment
+from ebooklet_tx.sync.commit_way import said_here
 from ebooklet_tx.sync.pull import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, writer_name
 from ebooklet_tx.timestamps import now_us
@@ -48,6 +49,12 @@ def fence_off(remote: Remote) -> None:
 
 def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
     """Tries to put the next root; False when it was not, or may not have been, put."""
+    said = said_here(remote, fetched.manifest.commits)
+    if said is not None and said.swaps is not remote.conditional:
+        raise OfflineError(
+            f"another writer changed meanwhile how commits are made on {remote.root_place}; the fence is as it "
+            "was; try again"
+        )
     data, commit_id = _next_root(remote, fetched)
     try:
         remote.store.put(

@@ -1,36 +1,47 @@
 """The writer's lock on a remote: which kind it is, when it is taken, and when it is given back.
 
-Owns the journal's word on how the store treats conditional writes. The invariant: a session that took
+Owns nothing on disk. The invariants: a lock is of the kind that the root says commits want; a session that took
 the lock from a holder that had not let go raises the root's fence before it does anything else.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import warnings
 from collections.abc import Callable
 
-from ebooklet_tx.errors import WeakStoreWarning
-from ebooklet_tx.local.journal import put_meta
+from ebooklet_tx.errors import ConditionUnsupportedError, Error, WeakStoreWarning
+from ebooklet_tx.records import CommitWay
 from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS, Lease
 from ebooklet_tx.remote.probe import Conditional, probe
 from ebooklet_tx.remote.tickets import TicketLock
+from ebooklet_tx.sync import commit_way
+from ebooklet_tx.sync.commit_way import adopt, recall, remember, said_here
+from ebooklet_tx.sync.moving import fit_lock
+from ebooklet_tx.sync.pull import pull, read_root_or_none
 from ebooklet_tx.sync.push import note_fence, raise_fence
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 
 LOCK_TTL_SECONDS = LEASE_TTL_SECONDS
 """How long a holder that stands still keeps others waiting."""
 
+MAX_EXCHANGES = 5
 _NAMES = frozenset(answer.value for answer in Conditional)
-_answers: dict[str, Conditional] = {}
-"""What was found out in this process, by endpoint and bucket."""
 
 
 def new_lock(remote: Remote) -> WriterLock:
-    """Returns the kind of lock that a store can bear: a lease, or a ticket."""
-    kind: Callable[..., WriterLock] = Lease if remote.conditional else TicketLock
-    return kind(remote.store, remote.names.lock, policy=remote.policy, ttl_seconds=LOCK_TTL_SECONDS)
+    """Returns the kind of lock that commits want: a lease, or a ticket."""
+    return new_lease(remote) if remote.conditional else new_ticket(remote)
+
+
+def new_lease(remote: Remote) -> WriterLock:
+    """Returns a lease that is not taken yet."""
+    return Lease(remote.store, remote.names.lock, policy=remote.policy, ttl_seconds=LOCK_TTL_SECONDS)
+
+
+def new_ticket(remote: Remote) -> WriterLock:
+    """Returns a ticket that is not taken yet."""
+    return TicketLock(remote.store, remote.names.lock, policy=remote.policy, ttl_seconds=LOCK_TTL_SECONDS)
 
 
 def begin_locked(session: Session) -> None:
@@ -45,52 +56,116 @@ def begin_locked(session: Session) -> None:
         note_fence(session, fence)
 
 
-def find_out(remote: Remote, known: str | None) -> str | None:
+def agree(remote: Remote, known: str | None = None) -> None:
+    """Goes by what the root says of commits; by what is known of the store, or shows, where it says nothing.
+
+    Args:
+        remote: The remote; its `conditional`, and its store's quoting of ETags, are set.
+        known: What an earlier probe of this endpoint and bucket said, or None.
+    """
+    try:
+        there = read_root_or_none(remote)
+    except Error:
+        # What lies there is told by who works with it.
+        there = None
+    commits = there.manifest.commits if there is not None else None
+    if said_here(remote, commits) is None:
+        find_out(remote, known)
+    else:
+        adopt(remote, commits)
+        # Nothing is committed by who asks so: there is no doubt to settle.
+        remote.in_doubt = False
+
+
+def find_out(remote: Remote, known: str | None) -> None:
     """Settles whether a store's conditional writes can be relied on, trying them if nobody knows.
 
     Args:
         remote: The remote; its `conditional`, and its store's quoting of ETags, are set.
         known: What an earlier probe of this endpoint and bucket said, or None.
-
-    Returns:
-        What the probe said, to be remembered; None when there was no need for one.
     """
     if remote.probing is None:
-        return None
-    place = remote.store.location
-    answer = _answers.get(place) or (Conditional(known) if known in _NAMES else None)
+        return
+    answer = _known_answer(remote, known)
     if answer is None:
         answer = probe(remote.store, remote.names.lock, remote.probing)
         if not answer.works:
             warnings.warn(
-                f"conditional writes are {answer.value} by {place}: writers are kept apart by tickets, which is "
-                "weaker (a writer that stands still for a minute in the middle of its commit can overwrite "
-                "another's); see docs/reference/stores.md",
+                f"conditional writes are {answer.value} by {remote.store.location}: writers are kept apart by "
+                "tickets, which is weaker (a writer that stands still for a minute in the middle of its commit "
+                "can overwrite another's); see docs/reference/stores.md",
                 WeakStoreWarning,
                 stacklevel=2,
             )
-    _answers[place] = answer
+    commit_way.answers[remote.store.location] = answer
+    _hold(remote, answer)
     remote.conditional = answer.works
-    if answer is Conditional.UNQUOTED:
+
+
+def _known_answer(remote: Remote, known: str | None) -> Conditional | None:
+    return commit_way.answers.get(remote.store.location) or (Conditional(known) if known in _NAMES else None)
+
+
+def _hold(remote: Remote, answer: Conditional) -> None:
+    remote.opinion = answer.works
+    remote.racy = answer is Conditional.RACY
+    if answer is Conditional.UNQUOTED and remote.probing is not None:
         remote.probing.quote_etags = False
-    return answer.value
 
 
-def settle_conditions(session: Session) -> None:
-    """Makes sure, before anything is written, how the store treats conditional writes.
+def settle_conditions(session: Session, commits: CommitWay | None = None) -> None:
+    """Makes sure, before anything is written, how commits are made; each commit takes the locks that it needs.
 
-    Where they don't work and the session holds no lock, every commit takes a ticket of its own.
+    Args:
+        session: The session.
+        commits: What the root says, if it was just read; otherwise the journal tells what it said last.
     """
     remote = session.remote
+    session.commit_lock = functools.partial(new_ticket, remote)
+    session.moving_lock = functools.partial(new_lease, remote)
     with session.mutex:
-        kept = json.loads(session.journal.get_meta("conditional_writes") or "{}")
-    answer = find_out(remote, kept.get(remote.store.location))
-    if answer is not None and kept.get(remote.store.location) != answer:
-        kept[remote.store.location] = answer
-        with session.mutex, session.journal.transaction() as connection:
-            put_meta(connection, {"conditional_writes": json.dumps(kept, sort_keys=True)})
-    if not remote.conditional:
-        session.commit_lock = functools.partial(new_lock, remote)
+        base = read_base(session.journal)
+    known = recall(session)
+    if said_here(remote, commits or base.commits) is None:
+        if _known_answer(remote, known) is None and remote.probing is not None and commits is None:
+            # Asking the root is cheaper than a probe, and its word counts more.
+            agree(remote)
+        else:
+            find_out(remote, known)
+    else:
+        answer = _known_answer(remote, known) if remote.probing is not None else None
+        if answer is not None:
+            _hold(remote, answer)
+        adopt(remote, commits or base.commits)
+    remember(session)
+
+
+def take_lock(
+    remote: Remote, timeout_seconds: float, own: Callable[[WriterLock], None], *, force: bool = False
+) -> WriterLock:
+    """Returns a lock of the kind that commits want, held.
+
+    Args:
+        remote: The remote.
+        timeout_seconds: How long to wait for another writer.
+        own: Given each lock before it is taken, to let go of it whatever becomes of that.
+        force: Whether it is taken whoever holds it.
+
+    Raises:
+        LockTimeoutError: Another writer kept it; the message names it.
+    """
+    lock = new_lock(remote)
+    own(lock)
+    try:
+        lock.acquire(timeout_seconds, force=force)
+    except ConditionUnsupportedError:
+        # The root says compare-and-swap, and a lease can't be: the next commit finds out, with a ticket held.
+        remote.in_doubt, remote.conditional = True, False
+        lock = new_ticket(remote)
+        own(lock)
+        lock.acquire(timeout_seconds, force=force)
+        lock.taken_over = True
+    return lock
 
 
 def lock_session(session: Session, timeout_seconds: float, *, force: bool) -> None:
@@ -100,5 +175,15 @@ def lock_session(session: Session, timeout_seconds: float, *, force: bool) -> No
         LockTimeoutError: Another writer kept it; the message names it.
     """
     # The session's before it is taken, so that whatever interrupts that, the session's end gives it back.
-    session.lock = new_lock(session.remote)
-    session.lock.acquire(timeout_seconds, force=force)
+    take_lock(session.remote, timeout_seconds, lambda lock: setattr(session, "lock", lock), force=force)
+
+
+def fit_lock_to_root(session: Session, timeout_seconds: float) -> None:
+    """After the pull of a session that is locked: gives it the kind of lock that the root's word wants.
+
+    What was committed before the other lock was held is pulled again.
+    """
+    for _ in range(MAX_EXCHANGES):
+        if not fit_lock(session, timeout_seconds):
+            return
+        pull(session)

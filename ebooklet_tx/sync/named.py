@@ -7,12 +7,8 @@ a person or another program put below `D.d/` is nobody's business here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.root import decode_root
-from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.remote.segment import iter_objects, merge_segments, read_segment
 from ebooklet_tx.remote.segment_image import is_object_name
 from ebooklet_tx.remote.store import StoredObject
@@ -23,30 +19,6 @@ GARBAGE_NOTE = "garbage"
 """The relative name of the object in which the collector keeps what it has seen dead."""
 
 _SNAPSHOT = re.compile(r"snapshot/[^/]+")
-
-
-@dataclass(frozen=True, slots=True)
-class WholeRoot:
-    """A root with the bytes that it was read from."""
-
-    data: bytes
-    fetched: FetchedRoot
-
-
-def read_whole_root(remote: Remote) -> WholeRoot | None:
-    """Reads the root as it is in the store, one request; None when there is none.
-
-    Raises:
-        UnsupportedFormatError: Something else lies there.
-        RemoteIntegrityError: It is damaged.
-    """
-    try:
-        blob = get_root(remote.store, remote.names.root, name=remote.root_place)
-    except ObjectMissingError:
-        return None
-    if blob is None:
-        return None
-    return WholeRoot(blob.data, FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag))
 
 
 def own_name(names: ObjectNames, key: str) -> str | None:

@@ -44,8 +44,10 @@ def remote_at(
             f"conditional_writes must be 'auto', True or False, not {conditional_writes!r}"
         )
     store = open_store(connection, policy=retry, for_writing=for_writing)
-    unknown = conditional_writes == "auto" and not getattr(store.inner, "is_aws", True)
-    probing = store.inner if unknown else None
+    inner = store.inner
+    unknown = conditional_writes == "auto" and not getattr(inner, "is_aws", True)
+    quoting = inner if hasattr(inner, "quote_etags") else None
+    place = getattr(inner, "place", None)
     if wrap is not None:
         store.inner = wrap(store.inner)
     return Remote(
@@ -54,7 +56,10 @@ def remote_at(
         store.policy,
         threads=getattr(connection, "threads", 8),
         conditional=conditional_writes is not False,
-        probing=cast("Quoting | None", probing),
+        probing=cast("Quoting | None", inner if unknown else None),
+        quoting=cast("Quoting | None", quoting),
+        place=place,
+        opinion=None if unknown else conditional_writes is not False,
     )
 
 

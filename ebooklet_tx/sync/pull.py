@@ -25,6 +25,7 @@ from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.remote.root import Manifest, Root, decode_root
 from ebooklet_tx.remote.root_object import get_root
 from ebooklet_tx.remote.segment import count_rows, iter_log, merge_segments, read_segment
+from ebooklet_tx.sync.commit_way import adopt
 from ebooklet_tx.sync.forget import finish_forgetting
 from ebooklet_tx.sync.joining import REPLACED, check_identity, join, may_join
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
@@ -73,10 +74,11 @@ class DamagedRoot:
 
 @dataclass(frozen=True, slots=True)
 class FetchedRoot:
-    """A root with the ETag under which it was read."""
+    """A root with its bytes and the ETag under which it was read."""
 
     root: Root
     etag: str
+    data: bytes
 
     @property
     def manifest(self) -> Manifest:
@@ -94,7 +96,7 @@ def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoo
     blob = get_root(remote.store, remote.names.root, name=remote.root_place, if_none_match=if_none_match)
     if blob is None:
         return None
-    return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
+    return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag, blob.data)
 
 
 def read_root_or_none(remote: Remote) -> FetchedRoot | None:
@@ -114,7 +116,7 @@ def look_at_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
     if blob is None:
         return None
     try:
-        return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag)
+        return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag, blob.data)
     except RemoteIntegrityError as error:
         return DamagedRoot(blob.etag, error)
 
@@ -229,7 +231,7 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
     known_seq = 0 if full else base.seq
     # A count is only a word, for which `list(db)` would make room: the index shows the most it can be.
     most = (0 if full else base.key_count) + sum(count_rows(image) for image in images)
-    facts = base_facts(manifest, fetched.etag, fetched.root.tail)
+    facts = base_facts(manifest, fetched.etag, fetched.data)
     facts["base_key_count"] = min(manifest.key_count, most)
     result = PullResult(changed=manifest.commit_id != base.commit_id, seq=manifest.seq)
     committed = set(log.values())
@@ -251,6 +253,7 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
             full=full and base.seq > 0,
             own_seq=None,
         )
+        adopt(session.remote, manifest.commits)
     return result
 
 

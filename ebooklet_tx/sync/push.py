@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from ebooklet_tx.errors import OfflineError, RemoteMissingError
 from ebooklet_tx.local.journal import Entry
 from ebooklet_tx.sync.building import build, place_pending
+from ebooklet_tx.sync.commit_way import adopt
 from ebooklet_tx.sync.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.forget import start_over
 from ebooklet_tx.sync.joining import settle_replacement
+from ebooklet_tx.sync.moving import check_lock, renew_lock
 from ebooklet_tx.sync.packing import forget_uploads, settle_uploads
 from ebooklet_tx.sync.pull import DamagedRoot, FetchedRoot, look_at_root, pull, read_intents
 from ebooklet_tx.sync.resolve import (
@@ -86,8 +88,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
     """
     check_choice(on_conflict)
     with session.push_mutex:
-        if session.lock is not None:
-            session.lock.check()
+        check_lock(session)
         with session.mutex:
             session.local.commit()
             unresolved = bool(read_intents(session.journal))
@@ -138,7 +139,7 @@ def note_fence(session: Session, fence: int) -> None:
         LockLostError: Another writer has the lock.
     """
     if session.lock is not None:
-        session.lock.renew()
+        renew_lock(session)
         session.fence = fence
 
 
@@ -197,8 +198,8 @@ def stand_firm(session: Session) -> None:
     """
     if session.lock is not None:
         # Somebody else commits although we hold the lock: do we still?
-        session.lock.check()
-    elif session.commit_lock is not None and session.turn is None:
+        check_lock(session)
+    elif session.commit_lock is not None and session.turn is None and not session.remote.conditional:
         take_turn(session)
         pull(session)
 
@@ -267,6 +268,8 @@ def _one_round(
         # The commit is known, the object that holds it is not: an answer was lost. Read it.
         pull(session)
         return None
+    if replaced is not None:
+        adopt(session.remote, replaced.manifest.commits)
     if replacing or not base.seq:
         # No fence was noted of a root that is replaced, or that was not there.
         note_fence(session, replaced.manifest.fence if replaced is not None else 0)

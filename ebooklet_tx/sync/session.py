@@ -19,11 +19,11 @@ from typing import Any, Protocol, Self
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal import Journal
 from ebooklet_tx.local.store import LocalStore
-from ebooklet_tx.records import ObjectRef, SegmentRef
+from ebooklet_tx.records import CommitWay, ObjectRef, SegmentRef
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.probe import Quoting
 from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.root import Manifest
+from ebooklet_tx.remote.root import Manifest, tail_of
 from ebooklet_tx.remote.store import ObjectStore
 
 
@@ -38,8 +38,14 @@ class Remote:
     """A database's place in a store.
 
     Attributes:
-        conditional: Whether the store's conditional writes can be relied on.
-        probing: The store to try that on, None where it is known.
+        conditional: Whether commits are made by compare-and-swap; otherwise in one's turn.
+        probing: The store to try on whether they can be, None where that is known.
+        quoting: The store that sends ETags with quotes or without, None where there is no choice.
+        place: Endpoint and bucket, as a root names them; None where roots say nothing of them.
+        opinion: What this client holds of the store's conditional writes, None when it has no opinion.
+        in_doubt: Whether the next commit has to find out, on the root itself; see `commit_way`.
+        racy: Whether creates at once were seen to succeed together, whatever one write shows.
+        may_list: False where objects are known to be neither listed nor deleted, so that there are no tickets.
         offline: Whether nothing is to be asked of it.
         other_etags: Objects whose bytes are right under another ETag than the index has.
     """
@@ -50,6 +56,12 @@ class Remote:
     threads: int = 8
     conditional: bool = True
     probing: Quoting | None = None
+    quoting: Quoting | None = None
+    place: tuple[str, str] | None = None
+    opinion: bool | None = None
+    in_doubt: bool = False
+    racy: bool = False
+    may_list: bool = True
     offline: bool = False
     other_etags: set[str] = field(default_factory=set)
 
@@ -74,8 +86,7 @@ class Remote:
 class WriterLock(Protocol):
     """The right to be the one writer: a lease, or a ticket where leases can't work."""
 
-    @property
-    def taken_over(self) -> bool: ...
+    taken_over: bool
 
     def acquire(self, timeout_seconds: float, *, force: bool = False) -> None: ...
 
@@ -104,8 +115,9 @@ class Session:
 
     Attributes:
         lock: The lock on the remote, held from open to close; None for an optimistic writer.
-        commit_lock: Makes a ticket for the time of one commit; None where a commit is a
-            compare-and-swap and needs none.
+        commit_lock: Makes a ticket for the time of one commit, where a commit is no compare-and-swap.
+        moving_lock: Makes a lease for the time of a commit that changes how commits are made.
+        spare: Locks that are taken beside it, or in its place, from before they are taken until they are let go.
         turn: The ticket of a commit at work, or that a push keeps from one round to the next; `turns` has it.
         fence: The root's fence when the lock was taken; a higher one means that it is lost.
         in_transaction: Whether the thread that holds the mutex is inside a transaction.
@@ -120,9 +132,11 @@ class Session:
     encode: Callable[[str, Any], bytes] = _raw_bytes
     lock: WriterLock | None = None
     commit_lock: Callable[[], WriterLock] | None = None
+    moving_lock: Callable[[], WriterLock] | None = None
     fence: int = 0
     commit_timeout_seconds: float = 300.0
     turn: WriterLock | None = None
+    spare: list[WriterLock] = field(default_factory=list)
     in_transaction: bool = False
     on_conflict: Any = "raise"
     mutex: threading.RLock = field(default_factory=threading.RLock)
@@ -134,7 +148,7 @@ class Session:
 
     def release_locks(self) -> None:
         """Gives back what is held, or may be, in the remote; twice is no error."""
-        for lock in (self.turn, self.lock):
+        for lock in (*self.spare, self.turn, self.lock):
             if lock is not None:
                 lock.release()
 
@@ -143,7 +157,8 @@ class Session:
 class Base:
     """The remote commit on which the journal stands; `seq` 0 when it has heard of none.
 
-    `etag` is None when the journal knows the commit but not the root object that made it.
+    `etag` is None when the journal knows the commit but not the root object that made it. `unknown` is the
+    JSON of the manifest's fields that this version does not know.
     """
 
     seq: int = 0
@@ -154,6 +169,8 @@ class Base:
     tombstone_floor: int = 0
     segments: tuple[SegmentRef, ...] = ()
     tail: bytes = b""
+    commits: CommitWay | None = None
+    unknown: str = "{}"
 
 
 def read_base(journal: Journal) -> Base:
@@ -167,12 +184,18 @@ def read_base(journal: Journal) -> Base:
         fence=facts.get("base_fence", 0),
         tombstone_floor=facts.get("base_tombstone_floor", 0),
         segments=_read_segments(facts.get("base_segments")),
-        tail=facts.get("base_tail", b""),
+        tail=tail_of(facts["base_root"]) if "base_root" in facts else facts.get("base_tail", b""),
+        commits=CommitWay(*json.loads(facts["base_commits"])) if "base_commits" in facts else None,
+        unknown=facts.get("base_unknown", "{}"),
     )
 
 
-def base_facts(manifest: Manifest, etag: str | None, tail: bytes) -> dict[str, Any]:
-    """Returns what the journal records of a root that has become its base."""
+def base_facts(manifest: Manifest, etag: str | None, root: bytes) -> dict[str, Any]:
+    """Returns what the journal records of a root that has become its base, its bytes among them.
+
+    They are the only copy outside of the remote: a damaged root is written anew from them.
+    """
+    way = manifest.commits
     return {
         "base_seq": manifest.seq,
         "base_etag": etag,
@@ -181,7 +204,10 @@ def base_facts(manifest: Manifest, etag: str | None, tail: bytes) -> dict[str, A
         "base_fence": manifest.fence,
         "base_tombstone_floor": manifest.tombstone_floor,
         "base_segments": _write_segments(manifest.segments),
-        "base_tail": tail or None,
+        "base_tail": None,
+        "base_root": root,
+        "base_commits": None if way is None else json.dumps([way.how, way.endpoint, way.bucket]),
+        "base_unknown": json.dumps(manifest.unknown) if manifest.unknown else None,
         "type": manifest.type,
     }
 

@@ -19,7 +19,7 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.remote.probe import Conditional, probe
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.sync import locking
+from ebooklet_tx.sync import commit_way
 from tests.contract.conftest import new_bucket, s3_connection
 from tests.s3_proxy import Mode, S3Proxy
 
@@ -47,7 +47,7 @@ def place(proxy_in: ProxyIn, mode: Mode, ministack_endpoint: str) -> tuple[S3Pro
 @pytest.fixture
 def _unheard_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process forget what it knows of stores, as a new one would not know it."""
-    monkeypatch.setattr(locking, "_answers", {})
+    monkeypatch.setattr(commit_way, "answers", {})
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=str)

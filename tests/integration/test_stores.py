@@ -17,7 +17,7 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.sync import building, locking
+from ebooklet_tx.sync import building, commit_way
 from tests.pairs import N_BUCKETS
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
@@ -61,7 +61,7 @@ class Shop:
 
 @pytest.fixture(params=KINDS)
 def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setattr(locking, "_answers", {})
+    monkeypatch.setattr(commit_way, "answers", {})
     kind: str = request.param
     place = new_place("ministack" if kind in PROXIES else kind, request, tmp_path)
     if kind in PROXIES:

@@ -21,6 +21,8 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     RemoteMissingError,
 )
+from ebooklet_tx.records import CommitWay
+from ebooklet_tx.remote.root import decode_root, encode_root
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync import building, packing
 from ebooklet_tx.sync import collect as collecting
@@ -532,7 +534,11 @@ def test_collect_that_dies_at_any_request_is_run_again(yard: Yard, after: bool) 
     assert at >= 8
 
 
-def test_the_tickets_of_a_weak_store_are_as_good_a_lock(stale: Yard) -> None:
-    report = stale.collect(at_hours=100, conditional_writes=False)
+@pytest.mark.parametrize("how", ["tickets", "quoted"])
+def test_the_lock_is_of_the_kind_that_the_root_wants_whatever_is_said(stale: Yard, how: str) -> None:
+    root = decode_root(stale.store.objects["db"].data, name="db")
+    manifest = replace(root.manifest, commits=CommitWay(how, "file", ""))
+    stale.store.put("db", encode_root(manifest, root.tail))
+    report = stale.collect(at_hours=100, conditional_writes=how == "tickets")
     assert report.deleted.objects == 1
-    assert not [key for key in stale.store.objects if key.startswith("db.lock")]
+    assert [key for key in stale.store.objects if key.startswith("db.lock")] == ["db.lock"] * (how == "quoted")
