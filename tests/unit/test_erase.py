@@ -454,7 +454,7 @@ def all_requests(shelf: Shelf, work: Callable[[Remote], object]) -> int:
 
 
 def _copy_of(store: MemoryStore) -> MemoryStore:
-    copy = MemoryStore(store._conditions)
+    copy = MemoryStore(store.conditions)
     copy.objects = dict(store.objects)
     return copy
 
