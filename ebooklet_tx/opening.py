@@ -44,8 +44,8 @@ from ebooklet_tx.sync.locking import (
     begin_locked,
     fit_lock_to_root,
     lock_session,
-    new_lock,
     settle_conditions,
+    take_lock,
 )
 from ebooklet_tx.sync.origin import check_complete, is_made_here, note_made_here
 from ebooklet_tx.sync.place import StoreWrapper, offline_remote, only_readable, remote_at
@@ -291,9 +291,12 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     agree(remote)
     lock = None
     if settings.lock is not None:
-        lock = new_lock(remote)
-        settings.ending.add(lock.release)
-        lock.acquire(settings.lock_timeout_seconds, force=settings.force_lock)
+        lock = take_lock(
+            remote,
+            settings.lock_timeout_seconds,
+            lambda lock: settings.ending.add(lock.release),
+            force=settings.force_lock,
+        )
     kept = _database_to_keep(remote, settings)
     if lock is not None and lock.taken_over:
         # What lies there stays until the push, and its last holder must not commit on top of it.
@@ -304,7 +307,7 @@ def _open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     session = _session(local, remote, settings, lock)
 
     def begin(session: Session) -> None:
-        settle_conditions(session)
+        settle_conditions(session, kept.commits if kept is not None else None)
         mark_replacing(session, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(session.local)
 
