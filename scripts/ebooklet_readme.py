@@ -31,7 +31,7 @@ from readme_examples.place import EXAMPLES, Example, Place  # noqa: E402
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port, ministack_server  # noqa: E402
 
 BUCKET = "readme"
-CHAPTERS = ("connections", "mapping", "sharing")
+CHAPTERS = ("page", "connections", "mapping", "sharing")
 
 
 def main() -> int:

@@ -90,6 +90,8 @@ def _(place: Place) -> None:
             expect(remote.get_type(), "EVariableLengthValue", "the type")
             expect(remote.get_user_metadata(), {"owner": "me"}, "the metadata")
             expect(type(remote.get_timestamp()), int, "the type of the timestamp")
+            told = (remote.uuid.hex, remote.type, remote.timestamp)
+            expect(told, (uuid, "EVariableLengthValue", remote.get_timestamp()), "the attributes")
 
 
 @example("connection: open('w').delete_remote() removes that database and no other")
@@ -100,6 +102,17 @@ def _(place: Place) -> None:
         remote.delete_remote()
     refused(ebooklet.RemoteMissingError, place.seen)
     expect(place.seen(place.connection("db2")), {"b": 2}, "the other database")
+
+
+@example("connection: open('w').break_other_locks() tells whose they were")
+def _(place: Place) -> None:
+    path = place.pushed({"a": 1})
+    with ebooklet.open(place.connection(), path, "w") as db, place.connection().open("w") as remote:
+        expect(remote.break_other_locks(timestamp="2026-01-01T00:00:00+00:00"), [], "locks older than that")
+        (broken,) = remote.break_other_locks()
+        expect(sorted(broken), ["host", "owner", "pid", "timestamp"], "what is told of a lock")
+        db["a"] = 2
+        refused(ebooklet.LockLostError, db.changes().push)
 
 
 @example("open: 'r' is the default, and only reads")

@@ -221,6 +221,7 @@ def _(place: Place) -> None:
     expect(place.seen(entry["remote_conn"] | secrets), {"a": 1}, "the member by its dict")
     expect(place.seen(ebooklet.S3Connection(**entry["remote_conn"], **secrets)), {"a": 1}, "by an S3Connection")
     expect(place.seen({"remote_conn": {"db_url": entry["remote_conn"]["db_url"]}}), {"a": 1}, "by its URL")
+    expect(place.seen(entry), {"a": 1}, "by the entry, anonymously")
 
 
 @example("group: add() with a key and user_meta, and again with other user_meta")
@@ -245,11 +246,13 @@ def _(place: Place) -> None:
         expect(len(rcg), 0, "the number of entries")
 
 
-@example("group: set() of anything but a connection is refused")
+@example("group: there is no set(), and add() takes connections alone")
 def _(place: Place) -> None:
+    place.pushed({"a": 1})
     with group(place) as rcg:
-        refused(Exception, rcg.set, "key", {"a": 1})
-        refused(Exception, rcg.__setitem__, "key", "value")
+        refused(NotImplementedError, rcg.set, "key", place.connection())
+        refused(NotImplementedError, rcg.__setitem__, "key", place.connection())
+        refused((TypeError, ValueError), rcg.add, "no connection")
         expect(len(rcg), 0, "the number of entries")
 
 

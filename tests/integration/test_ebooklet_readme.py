@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ebooklet_readme.py"
-FEWEST_EXAMPLES = 60
+FEWEST_EXAMPLES = 70
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -34,6 +34,13 @@ def test_every_documented_example_holds() -> None:
     assert count >= FEWEST_EXAMPLES
     assert len([line for line in lines if line.startswith("ok ")]) == count
     assert lines[-1].startswith(f"{count} of {count} hold")
+
+
+def test_the_page_s_blocks_are_the_first() -> None:
+    done = run("page:")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, lines[0]) == (0, "2 examples"), done.stdout
+    assert lines[1].startswith("ok page: its blocks in its order")
 
 
 def test_words_choose_among_the_examples() -> None:
