@@ -19,6 +19,7 @@ from ebooklet_tx.sync.push import PushResult, push
 from ebooklet_tx.sync.resolve import Resolver, resolve_keys
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
+from ebooklet_tx.unshared import Unshared
 
 _NO_CHOICE = object()
 
@@ -34,7 +35,7 @@ class Host(Protocol):
     def _outside_transaction(self, what: str) -> AbstractContextManager[Session]: ...
 
 
-class Change:
+class Change(Unshared):
     """The difference between a session and its remote."""
 
     def __init__(self, database: Host) -> None:

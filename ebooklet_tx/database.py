@@ -53,6 +53,7 @@ from ebooklet_tx.sync.load import load_all, load_some
 from ebooklet_tx.sync.place import remote_at
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.unshared import Unshared
 from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
 
 _log = logging.getLogger("ebooklet_tx")
@@ -72,7 +73,7 @@ _MISSING = object()
 _open_databases: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
 
 
-class Database(MutableMapping[str, Any]):
+class Database(Unshared, MutableMapping[str, Any]):
     """An open database: a mapping of str keys to values, local first, pushed on demand.
 
     Threads may share one session. A process that was forked from it may not: it opens its own.

@@ -56,6 +56,10 @@ class InvalidArgumentError(Error, ValueError, TypeError):
     """A flag, serializer, connection or option is not one that is known, or of another type."""
 
 
+class InvalidTypeError(InvalidArgumentError, TypeError):
+    """An argument is of a type that is not taken there."""
+
+
 class GroupSetError(Error, NotImplementedError):
     """An entry of a group was to be set; entries are made by `add`, from databases that exist."""
 

@@ -31,12 +31,13 @@ from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
+from ebooklet_tx.unshared import Unshared
 
 _TYPE_NAMES = {"booklet": "EVariableLengthValue", "group": "RemoteConnGroup"}
 """What programs that were written for ebooklet compare a database's type with."""
 
 
-class RemoteSession:
+class RemoteSession(Unshared):
     """A database in its remote, without any local file; what a connection's `open` returns.
 
     True when there is a database. Where there is none the getters return None.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, Protocol
 
+from ebooklet_tx.unshared import Unshared
+
 
 class Host(Protocol):
     """What a view asks of the database that made it."""
@@ -26,7 +28,7 @@ class Host(Protocol):
     def _iter_items(self) -> Iterator[tuple[str, Any]]: ...
 
 
-class KeysOf(KeysView[str]):
+class KeysOf(Unshared, KeysView[str]):
     """The keys that begin with a prefix, in order; a view, so it shows later changes."""
 
     def __init__(self, database: Host, prefix: str) -> None:
@@ -46,7 +48,7 @@ class KeysOf(KeysView[str]):
         return sum(1 for _ in self)
 
 
-class ItemsOf(ItemsView[str, Any]):
+class ItemsOf(Unshared, ItemsView[str, Any]):
     """Pairs in order of key; values are fetched many at a time."""
 
     def __init__(self, database: Host) -> None:
@@ -66,7 +68,7 @@ class ItemsOf(ItemsView[str, Any]):
         return bool(found is item[1] or found == item[1])
 
 
-class ValuesOf(ValuesView[Any]):
+class ValuesOf(Unshared, ValuesView[Any]):
     """Values in order of key; they are fetched many at a time."""
 
     def __init__(self, database: Host) -> None:
