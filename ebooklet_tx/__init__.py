@@ -40,6 +40,7 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
     UUIDMismatchError,
     WeakStoreWarning,
+    WorkerError,
 )
 from ebooklet_tx.group import RemoteConnGroup
 from ebooklet_tx.opening import open
@@ -126,4 +127,5 @@ __all__ = [
     "UnsupportedFormatError",
     "UUIDMismatchError",
     "WeakStoreWarning",
+    "WorkerError",
 ]

@@ -317,11 +317,14 @@ class Database(Unshared, MutableMapping[str, Any]):
 
         Args:
             func: Called as func(key, value); returns (key, value), or None to leave the item out. It runs in
-                other processes, so it must be one that pickle knows by name.
+                other processes, so it must be one that they can import: defined at the top level of a module.
+                A script calls map under `if __name__ == "__main__":`, as they import it too.
             keys: The keys to take; None for all. Those that are not there are left out.
             n_workers: How many processes; None for one a processor.
 
         Raises:
+            InvalidTypeError: The function is a lambda, or defined inside another; nothing was started.
+            WorkerError: A process died, or could not import the function.
             Error: A value can't be had; and whatever the function raises.
         """
         return map_items(func, self._mapped_items(keys), n_workers)

@@ -60,6 +60,10 @@ class InvalidTypeError(InvalidArgumentError, TypeError):
     """An argument is of a type that is not taken there."""
 
 
+class WorkerError(Error, RuntimeError):
+    """A worker process of `map` died, or could not load its function or send back what that raised."""
+
+
 class GroupSetError(Error, NotImplementedError):
     """An entry of a group was to be set; entries are made by `add`, from databases that exist."""
 

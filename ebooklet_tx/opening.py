@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
+    InvalidArgumentError,
     LocalIntegrityError,
     LocalMissingError,
     ObjectMissingError,
@@ -137,6 +139,7 @@ def open(
         PickleRefusedError: The values are pickled, and pickle is refused.
         RemoteAccessError: The store refuses.
     """
+    _check_process()
     connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")
     path = local_path(file_path)
     resolve(value_serializer)
@@ -174,6 +177,15 @@ def open(
             warn_of_pickle(serializer.name, connection.url, stacklevel=2)
         kind = RemoteConnGroup if session.type == "group" else Database
         return kind(session, serializer, connection, buffer_size=buffer_size)
+
+
+def _check_process() -> None:
+    """Raises in a process that only imports its parent's main program, and would open all of it again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InvalidArgumentError(
+            "a database was about to be opened in a worker process that imports the main program; put what the "
+            "program does under if __name__ == '__main__'"
+        )
 
 
 def _open_session(remote: Remote, connection: Connection, path: Path, settings: Settings) -> Session:
