@@ -17,6 +17,7 @@ from ebooklet_tx.check_reports import CollectReport, FsckReport, VerifyReport
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal, journal_path
+from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync import collect as collecting
@@ -172,7 +173,7 @@ def _copies(file_path: str | os.PathLike[str] | None) -> Iterator[Callable[[str,
     if file_path is None:
         yield lambda _key, _digest: None
         return
-    path = Path(file_path).absolute()
+    path = local_path(file_path)
     with contextlib.ExitStack() as stack:
         try:
             journal = Journal.open(journal_path(path), create=False)

@@ -16,6 +16,7 @@ from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
 from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS
+from ebooklet_tx.local.own_files import usable_path
 from ebooklet_tx.local.serializers import CUSTOM, named_serializer, resolve, same_serializer
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import model_header
@@ -24,10 +25,11 @@ from ebooklet_tx.remote.root import Manifest
 
 
 def local_path(file_path: Any) -> Path:
-    """Returns the absolute path of a local file.
+    """Returns the absolute path of a local file, behind a link if it is one.
 
     Raises:
-        InvalidArgumentError: It is no path.
+        InvalidArgumentError: It is no path, or one too long.
+        LocalStorageError: It can't be looked at.
     """
     try:
         path = os.fspath(file_path)
@@ -35,7 +37,7 @@ def local_path(file_path: Any) -> Path:
         path = None
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidArgumentError(f"file_path must be the path of a local file, not {file_path!r}")
-    return Path(path).absolute()
+    return usable_path(Path(path).absolute())
 
 
 @dataclass(slots=True)

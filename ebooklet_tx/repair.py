@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
@@ -20,6 +19,7 @@ from ebooklet_tx.local.ebooklet_index import Lack
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.serializers import stored_name
 from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
@@ -45,12 +45,12 @@ def status(file_path: str | os.PathLike[str]) -> Status:
         LocalMissingError: There is no such file.
         UnsupportedFormatError: It is no Booklet that can be used here.
     """
-    return _status(inspect_pair(Path(file_path).absolute(), conflicts=conflicts_in))
+    return _status(inspect_pair(local_path(file_path), conflicts=conflicts_in))
 
 
 def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
     """Returns the newest commits of the remote that this machine has heard of, the newest first."""
-    return inspect_pair(Path(file_path).absolute(), conflicts=conflicts_in, log_rows=limit).log
+    return inspect_pair(local_path(file_path), conflicts=conflicts_in, log_rows=limit).log
 
 
 def recover(
@@ -95,7 +95,7 @@ def recover(
         LockTimeoutError: Another session has it open for writing.
         LocalStorageError: The local disk refuses; run it again when there is room.
     """
-    path = Path(file_path).absolute()
+    path = local_path(file_path)
     given = None if remote_conn is None else parse_connection(remote_conn)
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:

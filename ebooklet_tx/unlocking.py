@@ -15,6 +15,7 @@ from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Journal, journal_path
+from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.sync.breaking import unlock as remove_lock
 from ebooklet_tx.sync.locking import agree
@@ -62,7 +63,7 @@ def unlock(
         raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {lock_timeout!r}")
     if file_path is None and remote_conn is None:
         raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
-    facts = _journal_facts(Path(file_path).absolute()) if file_path is not None else {}
+    facts = _journal_facts(local_path(file_path)) if file_path is not None else {}
     connection = _connection(facts, remote_conn, file_path)
     if only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read; unlock it through its bucket or folder")

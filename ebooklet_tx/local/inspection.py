@@ -28,6 +28,7 @@ from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path, side_files
 from ebooklet_tx.local.lost_commits import commit_count
+from ebooklet_tx.local.own_files import check_no_link, is_file
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
@@ -108,6 +109,7 @@ def inspect_pair(
         found.file_bytes = file.state().length_bytes
         found.in_use = not file.try_share()
         location = journal_path(path)
+        check_no_link(location)
         found.journal_bytes = sum(_size(part) for part in _parts(location))
         try:
             if _size(location) or _size(_parts(location)[1]):
@@ -262,7 +264,7 @@ def _log(raw: sqlite3.Connection, log_rows: int) -> list[CommitRecord]:
 def _look_at_file(found: Inspection, file: ValueFile) -> None:
     known = found.journal == "current"
     waiting = rebuild_path(found.path)
-    if size_of(waiting) is not None:
+    if is_file(waiting):
         found.rebuild = "finished" if known and _generation(waiting) == _known_generation(found) else "partial"
     guard = file.guard_number()
     if guard is not None and not found.in_use:

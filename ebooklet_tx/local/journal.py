@@ -24,8 +24,9 @@ from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStor
 from ebooklet_tx.local import migrate
 from ebooklet_tx.local.commit_mark import MarkWriter, count_after, read_mark
 from ebooklet_tx.local.connections import OwnedConnection
-from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.lost_commits import commit_count, look_for_missing
+from ebooklet_tx.local.own_files import JOURNAL_SUFFIX, check_no_link, make_beside
 from ebooklet_tx.local.schema import STALE
 from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
 
@@ -105,7 +106,7 @@ class SideFiles(NamedTuple):
 
 def journal_path(path: Path) -> Path:
     """Returns where the journal of a Booklet file lies."""
-    return path.with_name(path.name + ".journal")
+    return path.with_name(path.name + JOURNAL_SUFFIX)
 
 
 def side_files(location: Path) -> SideFiles:
@@ -128,6 +129,15 @@ def is_cut_to_nothing(location: Path) -> bool:
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
+def _named(path: Path) -> tuple[int, int] | None:
+    with storage_errors(path, "look at"):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+    return found.st_dev, found.st_ino
+
+
 def is_open_here(path: Path) -> bool:
     """True when this process has a journal open.
 
@@ -148,6 +158,7 @@ class Journal:
         self.raw = raw
         self._owned = owned
         self._mark = MarkWriter(side_files(path).mark)
+        self._named = _named(path)
         _open_journals.add(self)
 
     @classmethod
@@ -169,8 +180,12 @@ class Journal:
         if is_cut_to_nothing(path):
             # Not opened even: SQLite would remove the WAL.
             raise JournalDamagedError(f"{path} is empty beside a WAL; run recover, which sets it aside")
+        check_no_link(path)
         if not create:
             _check_commits(path)
+        else:
+            # Not by SQLite, which would make it through a link, and open to whom the system's mask says.
+            make_beside(path, path.with_name(path.name.removesuffix(JOURNAL_SUFFIX)))
         owned = OwnedConnection()
         try:
             with sqlite_errors(path):
@@ -205,6 +220,10 @@ class Journal:
         except BaseException:
             self.close()
             raise
+
+    def is_current(self) -> bool:
+        """True while the path names the file that it named when the journal was opened."""
+        return self._named is not None and _named(self.path) == self._named
 
     def close(self) -> None:
         """Closes the connection; twice is no error."""

@@ -7,18 +7,20 @@ byte of it is changed or given up.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import JournalDamagedError, LostCommitsError
-from ebooklet_tx.local.checked_file import fsync_folder, write_all
+from ebooklet_tx.local.checked_file import write_all
 from ebooklet_tx.local.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
+from ebooklet_tx.local.own_files import copy_new, open_file
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.wal import Fix, WalReading, read_wal
 from ebooklet_tx.timestamps import now_us
@@ -135,27 +137,31 @@ def _read(wal: Path) -> WalReading:
         return WalReading()
     with (
         storage_errors(wal, "read"),
-        wal.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        contextlib.closing(Descriptor()) as opened,
+        mmap.mmap(_open(opened, wal), 0, access=mmap.ACCESS_READ) as data,
     ):
         return read_wal(data)
+
+
+def _open(opened: Descriptor, wal: Path) -> int:
+    open_file(opened, wal, writable=False)
+    return opened.number
 
 
 def _keep(location: Path, wal: Path) -> Path:
     """Copies a journal and its WAL beside themselves, durably; returns the copied WAL's path."""
     aside = location.with_name(f"{location.name}.aside-{now_us()}")
     kept = aside.with_name(aside.name + "-wal")
-    with storage_errors(aside, "write"):
-        for source, target in ((wal, kept), (location, aside)):
-            shutil.copyfile(source, target)
-            with target.open("rb") as copied:
-                os.fsync(copied.fileno())
-        fsync_folder(location.parent)
+    for source, target in ((wal, kept), (location, aside)):
+        with contextlib.closing(Descriptor()) as opened:
+            open_file(opened, source, writable=False)
+            copy_new(opened.number, target)
     return kept
 
 
 def _apply(wal: Path, fixes: list[Fix]) -> None:
-    with storage_errors(wal, "write"), wal.open("r+b", buffering=0) as file:
+    with storage_errors(wal, "write"), contextlib.closing(Descriptor()) as opened:
+        open_file(opened, wal, writable=True)
         for offset, right in fixes:
-            write_all(file.fileno(), right, offset)
-        os.fsync(file.fileno())
+            write_all(opened.number, right, offset)
+        os.fsync(opened.number)

@@ -14,8 +14,12 @@ import os
 import sqlite3
 from pathlib import Path
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import JournalUnusableError, UnsupportedFormatError
 from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.own_files import create_own
+from ebooklet_tx.local.rights import rights_of
 from ebooklet_tx.local.schema import APPLICATION_ID, CREATE, REVISION, TABLES
 
 _VERSION = "alembic_version"
@@ -147,9 +151,10 @@ def migrations_folder() -> Path:
 def _back_up(raw: sqlite3.Connection, path: Path, revision: str) -> None:
     copy_path = path.with_name(f"{path.name}.before-{revision}")
     partial = copy_path.with_name(copy_path.name + ".partial")
-    with contextlib.closing(sqlite3.connect(partial)) as copy:
-        raw.backup(copy)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(copy_path)
-    fsync_folder(path.parent)
+    with storage_errors(partial, "write"), contextlib.closing(Descriptor()) as made:
+        create_own(made, partial, rights_of(path))
+        with contextlib.closing(sqlite3.connect(partial)) as copy:
+            raw.backup(copy)
+        os.fsync(made.number)
+        partial.replace(copy_path)
+        fsync_folder(path.parent)

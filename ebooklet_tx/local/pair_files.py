@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
 import time
 from pathlib import Path
@@ -19,7 +18,9 @@ from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.file_calls import REFUSED, size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, is_open_here, journal_path, side_files
 from ebooklet_tx.local.lost_commits import check_unmarked
+from ebooklet_tx.local.own_files import is_file, remove_own, remove_unfinished
 from ebooklet_tx.local.rebuild import rebuild_path
+from ebooklet_tx.local.rights import Rights
 from ebooklet_tx.local.serializers import resolve
 from ebooklet_tx.local.value_file import ValueFile, create_file
 
@@ -69,7 +70,8 @@ def open_unlocked(path: Path, journal: Journal) -> ValueFile:
     """Opens the file whose generation the journal means, also while it waits to be renamed."""
     generation = journal.get_meta("file_generation")
     refusal: LocalStorageError | None = None
-    for candidate in (path, rebuild_path(path), path):
+    waiting = rebuild_path(path)
+    for candidate in (path, *([waiting] if is_file(waiting) else []), path):
         try:
             file = ValueFile.open(candidate, writable=False)
         except LocalStorageError as error:
@@ -100,12 +102,19 @@ def check_wal_at_rest(path: Path) -> None:
 
 
 def create_pair_file(
-    path: Path, value_serializer: Any, n_buckets: int, header: bytes | None, timeout_seconds: float
+    path: Path,
+    value_serializer: Any,
+    n_buckets: int,
+    header: bytes | None,
+    timeout_seconds: float,
+    rights: Rights | None = None,
 ) -> ValueFile:
     """Makes a new file under a temporary name and links it to its own, unless somebody was faster."""
     serializer = resolve(value_serializer)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
-    made = create_file(partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets)
+    made = create_file(
+        partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets, rights=rights
+    )
     try:
         with storage_errors(path, "create"):
             faster = not _link_if_free(partial, path)
@@ -140,8 +149,7 @@ def _link_if_free(partial: Path, path: Path) -> bool:
 def remove_leftovers(file: ValueFile) -> None:
     """Removes what sessions left that died while they made this file, now that it is there."""
     with storage_errors(file.path, "remove what was left beside"):
-        for partial in file.path.parent.glob(f"{glob.escape(file.path.name)}.*.new"):
-            partial.unlink(missing_ok=True)
+        remove_unfinished(file.path)
 
 
 def remove_pair(file: ValueFile) -> None:
@@ -151,8 +159,8 @@ def remove_pair(file: ValueFile) -> None:
         file.path.unlink()
         # Durably first: the file without its journal would be adopted as it is.
         fsync_folder(file.path.parent)
-        rebuild_path(file.path).unlink(missing_ok=True)
+        remove_own(rebuild_path(file.path))
         for part in (*side_files(location), location):
-            part.unlink(missing_ok=True)
+            remove_own(part)
         fsync_folder(file.path.parent)
     file.close()

@@ -17,8 +17,9 @@ from ebooklet_tx.local.block_writer import Value
 from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS, POINTER_BYTES
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_places
-from ebooklet_tx.local.file_calls import size_of, storage_errors
+from ebooklet_tx.local.file_calls import storage_errors
 from ebooklet_tx.local.journal import PENDING_SET, Entry, Journal, driver, put_meta
+from ebooklet_tx.local.own_files import is_file
 from ebooklet_tx.local.value_file import (
     FileState,
     ValueFile,
@@ -81,7 +82,7 @@ def rebuild(
         # An index lies within its file: this number is damage, and would be allocated.
         n_buckets = DEFAULT_N_BUCKETS
     model = grown_header(file.header, n_buckets) if header is None else header
-    new = create_file(rebuild_path(file.path), model)
+    new = create_file(rebuild_path(file.path), model, rights=file.rights())
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
@@ -118,7 +119,8 @@ def finished_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
     None where there is none. What waits unfinished is removed.
     """
     waiting = rebuild_path(file.path)
-    if size_of(waiting) is None:
+    if not is_file(waiting):
+        # A link or a folder of that name is not ours.
         return None
     with storage_errors(waiting, "look at"):
         in_place = waiting.samefile(file.path)

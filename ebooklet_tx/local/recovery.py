@@ -8,8 +8,6 @@ deleted that could hold a user's value: a journal that can't be used is set asid
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from typing import Any
 from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
 from ebooklet_tx.limits import RESERVED_KEYS
 from ebooklet_tx.local.blocks import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
-from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts
-from ebooklet_tx.local.file_calls import size_of, storage_errors
+from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal import Journal, is_open_here, journal_path, put_meta, side_files
 from ebooklet_tx.local.lost_commits import mend_wal
+from ebooklet_tx.local.own_files import copy_new
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, rebuild
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
@@ -191,11 +189,7 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
 def _keep_original(file: ValueFile, kind: str, report: SettleReport) -> None:
     """Copies a file that holds what can't be told from worthless, and is in no other place."""
     kept = file.path.with_name(f"{file.path.name}.{kind}-{now_us()}")
-    with storage_errors(kept, "write"):
-        shutil.copyfile(file.path, kept)
-        with kept.open("rb") as copied:
-            os.fsync(copied.fileno())
-        fsync_folder(kept.parent)
+    copy_new(file.fd, kept)
     report.note(f"the {kind} file is kept as {kept.name}")
 
 

@@ -8,15 +8,15 @@ nothing of a user's is ever removed.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from pathlib import Path
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, is_cut_to_nothing, side_files
+from ebooklet_tx.local.own_files import copy_new, open_file, remove_own
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
 from ebooklet_tx.timestamps import now_us
 
@@ -82,9 +82,10 @@ def set_aside(location: Path) -> Path:
         if size_of(files.wal):
             # Copied, as it says nothing without its journal, and the two can't be renamed in one step.
             kept = aside.with_name(aside.name + "-wal")
-            shutil.copyfile(files.wal, kept)
-            with kept.open("rb") as copied:
-                os.fsync(copied.fileno())
+            remove_own(kept)
+            with contextlib.closing(Descriptor()) as wal:
+                open_file(wal, files.wal, writable=False)
+                copy_new(wal.number, kept)
         with contextlib.suppress(FileNotFoundError):
             location.replace(aside)
         fsync_folder(location.parent)

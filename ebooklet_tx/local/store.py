@@ -9,6 +9,7 @@ Not thread-safe: `database` and `sync` call it under the session's mutex.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,8 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
 from ebooklet_tx.local.file_calls import size_of
-from ebooklet_tx.local.journal import Entry, Journal, journal_path
+from ebooklet_tx.local.journal import Entry, Journal, journal_path, side_files
+from ebooklet_tx.local.own_files import check_no_link, narrow_beside
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
     check_wal_at_rest,
@@ -136,9 +138,13 @@ class LocalStore:
         store.report = report or store.report
         if ending is not None:
             ending.add(store.abandon)
+        # Before anything gives way: a link is not ours to remove, and not to be made a journal of.
+        check_no_link(journal_path(path))
         try:
+            rights = None
             file = store._file = open_locked(path, timeout_seconds)
             if file is not None and start_anew:
+                rights = file.rights()
                 remove_pair(file)
                 file = None
             if file is None:
@@ -146,12 +152,13 @@ class LocalStore:
                     raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
                 if size_of(journal_path(path)) is not None:
                     set_journal_aside(path, store.report)
-                file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds)
+                file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds, rights)
                 store._file, store.created = file, True
             # A second name, or the need to make the file, may mean that somebody died making it.
             if store.created or file.has_second_name():
                 remove_leftovers(file)
             store._journal = open_journal(path, store.report, replace=replace_journal)
+            narrow_beside(path, file.rights(), side_files(journal_path(path)))
             if store._settle(file):
                 return store
         except BaseException:
@@ -255,7 +262,7 @@ class LocalStore:
         if self._is_ended or self._journal is None:
             return
         if self.writable:
-            self.commit(fold=True)
+            self._commit_at_close()
         elif self._fetched:
             self._keep_fetched()
 
@@ -268,6 +275,16 @@ class LocalStore:
             _log.warning("%d writes to %s are lost: %s", len(self.overlay.operations), self.path, error)
         self._is_ended = True
         self._release()
+
+    def _commit_at_close(self) -> None:
+        try:
+            self.commit(fold=True)
+        except LocalStorageError as error:
+            if error.errno == errno.ESTALE and self.overlay and self.journal.is_current():
+                # The file is not what it was, and the journal is: what the session holds goes with it otherwise.
+                stage(self.journal, self.overlay)
+                _log.warning("%d changes are kept in %s", len(self.overlay.operations), self.journal.path)
+            raise
 
     def abandon(self) -> None:
         """Lets go of both files without committing anything."""
@@ -329,6 +346,7 @@ class LocalStore:
         """
         if not self.writable:
             raise ReadOnlyError(f"{self.path} is open for reading; open it with flag 'w'")
+        self._check_names()
         small = not fold and self.overlay.waiting_bytes <= STAGE_COMMIT_BYTES
         if self.overlay and (self.overlay.cleared or small):
             stage(self.journal, self.overlay)
@@ -340,6 +358,27 @@ class LocalStore:
             self._append()
         elif crowded:
             self._unload_journal()
+
+    def _check_names(self) -> None:
+        """Makes sure that what is about to be committed can be found again under the pair's names.
+
+        Raises:
+            LocalStorageError: File or journal was deleted or replaced while it was open; nothing was changed.
+        """
+        behind = self.file.stands_behind
+        # One that waits for its name may have got it all the same.
+        if not (self.file.is_named(self.path) or (behind is not None and behind.is_named(self.path))):
+            gone = self.path
+        elif not self.journal.is_current():
+            gone = self.journal.path
+        else:
+            return
+        what = "was replaced" if size_of(gone) is not None else "was deleted"
+        raise LocalStorageError(
+            errno.ESTALE,
+            f"{gone} {what} while it was open, so nothing is committed any more; this session still has every "
+            "value: put them into another database, or put the file back under its name, and sync again",
+        )
 
     def fold_committed(self) -> None:
         """Brings the Booklet file to what a reader sees, if the disk allows; all of it is durable already."""

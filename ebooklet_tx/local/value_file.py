@@ -66,6 +66,8 @@ from ebooklet_tx.local.blocks import (
 )
 from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
 from ebooklet_tx.local.file_calls import read_at, storage_error, storage_errors
+from ebooklet_tx.local.own_files import create_own, open_file
+from ebooklet_tx.local.rights import Rights, rights_of
 from ebooklet_tx.records import METADATA_KEY
 
 APPEND_NUMBER_BYTES = 8
@@ -129,13 +131,12 @@ class ValueFile:
         """Opens an existing file without locking it.
 
         Raises:
-            UnsupportedFormatError: It is no Booklet of str keys and timestamps.
-            LocalStorageError: The system refuses.
+            UnsupportedFormatError: It is no Booklet of str keys and timestamps, or no file at all.
+            LocalStorageError: It is a link, or the system refuses.
         """
         opened = Descriptor()
         try:
-            with storage_errors(path, "open"):
-                opened.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            open_file(opened, path, writable=writable)
             return cls(path, opened, writable=writable)
         except BaseException:
             opened.close()
@@ -249,6 +250,11 @@ class ValueFile:
         with storage_errors(self.path, "look at"):
             stat = os.fstat(self._fd)
         return FileState(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+    def rights(self) -> Rights:
+        """Returns who may do what with the file."""
+        with storage_errors(self.path, "look at"):
+            return rights_of(self._fd)
 
     def guard_number(self) -> bytes | None:
         """Returns the number of the append whose guard stands, or None when none does."""
@@ -393,20 +399,25 @@ class ValueFile:
 
 
 def create_file(
-    path: Path, header: bytes | None, *, value_serializer: Any = None, n_buckets: int = DEFAULT_N_BUCKETS
+    path: Path,
+    header: bytes | None,
+    *,
+    value_serializer: Any = None,
+    n_buckets: int = DEFAULT_N_BUCKETS,
+    rights: Rights | None = None,
 ) -> ValueFile:
-    """Makes a new, empty, locked Booklet at a path where nothing is, durable when it returns.
+    """Makes a new, empty, locked Booklet, durable when it returns.
 
     Args:
-        path: The file; an existing one is truncated, so give a temporary name.
+        path: A name that nobody else uses; a file that is there gives way.
         header: 200 bytes of another Booklet whose uuid, serializers and number of buckets are to be taken over.
         value_serializer: As Booklet takes it, for a file with no such model.
         n_buckets: Likewise.
+        rights: Those of the file in whose place it is to be put; None for those that the system gives.
     """
     opened = Descriptor()
     try:
-        with storage_errors(path, "create"):
-            opened.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        create_own(opened, path, rights)
         fd = opened.number
         with storage_errors(path, "lock"):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
