@@ -9,6 +9,7 @@ clean close, which empties the WAL, removes it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -94,7 +95,8 @@ class MarkWriter:
     def close(self) -> None:
         """Lets go of the file; twice is no error."""
         while self._fds:
-            os.close(self._fds.pop())
+            with contextlib.suppress(OSError):
+                os.close(self._fds.pop())
 
     def _mode(self) -> int:
         """The rights of the journal itself."""

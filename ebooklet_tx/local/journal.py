@@ -143,11 +143,12 @@ def is_open_here(path: Path) -> bool:
 
     Another descriptor on it must then not be closed here: that would drop SQLite's locks with it.
     """
-    try:
-        named = path.stat()
-        return any(os.path.samestat(named, journal.path.stat()) for journal in _open_journals)
-    except FileNotFoundError:
-        return False
+    with storage_errors(path, "look at"):
+        try:
+            named = path.stat()
+            return any(os.path.samestat(named, journal.path.stat()) for journal in _open_journals)
+        except FileNotFoundError:
+            return False
 
 
 class Journal:

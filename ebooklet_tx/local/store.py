@@ -415,9 +415,13 @@ class LocalStore:
 
     def _end_flux(self) -> None:
         """Takes the guard off where the journal has what the append wrote; otherwise rebuilds the file."""
-        file, guard = self.file, self.file.guard_number()
-        if file.stands_behind is None and guard is not None and guard == self.journal.get_meta("applied_append"):
-            file.release(FileState(0, int(self.journal.get_meta("file_mtime_ns")), 0))
+        file, guard, facts = self.file, self.file.guard_number(), self.journal.all_meta()
+        same_file = file.stands_behind is None and facts.get("file_generation") == file.generation
+        if same_file and guard is None:
+            # It did not come to a change of the file.
+            self._in_flux = False
+        elif same_file and guard == facts.get("applied_append"):
+            file.release(FileState(0, int(facts["file_mtime_ns"]), 0))
             self._in_flux = False
         else:
             self._rebuild()
