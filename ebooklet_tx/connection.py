@@ -146,7 +146,8 @@ class S3Connection(_Place):
         db_url: A public http(s) address of the same database, for reading without credentials.
         threads: How many requests may be under way at once.
         read_timeout: Seconds to wait for an answer.
-        retries: How often a failed request is sent again.
+        retries: How often a failed request is sent again at most; None for as often as fits into two minutes,
+            so that a store that is restarted is waited for.
         profile: A profile name of the shared AWS configuration.
         session_token: The token belonging to temporary credentials.
         region: The bucket's region.
@@ -165,7 +166,7 @@ class S3Connection(_Place):
     db_url: str | None = None
     threads: int = 20
     read_timeout: float = 60
-    retries: int = 3
+    retries: int | None = None
     _: KW_ONLY
     profile: str | None = None
     session_token: str | None = None
@@ -183,7 +184,8 @@ class S3Connection(_Place):
         if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
             raise InvalidArgumentError('sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse" beside it')
         _check_number(self.threads, "threads", minimum=1, whole=True)
-        _check_number(self.retries, "retries", minimum=0, whole=True)
+        if self.retries is not None:
+            _check_number(self.retries, "retries", minimum=0, whole=True)
         _check_number(self.read_timeout, "read_timeout", minimum=0.001, whole=False)
 
     def _check_place(self) -> None:

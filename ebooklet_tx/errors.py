@@ -176,6 +176,10 @@ class TransientStoreError(RemoteError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class UnreachableStoreError(TransientStoreError):
+    """There was nobody to speak to: connection refused, no route, no such name, no answer to a connect."""
+
+
 class ObjectTooLargeError(RemoteIntegrityError):
     """An object is longer than anything of ours in its place can be; it was not read.
 

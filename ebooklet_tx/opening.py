@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
 import os
 import warnings
@@ -35,7 +36,7 @@ from ebooklet_tx.local.serializers import Serializer, resolve, same_serializer, 
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.retry import RetryPolicy, patience
 from ebooklet_tx.remote.root import Manifest
 from ebooklet_tx.sync.fencing import fence_off
 from ebooklet_tx.sync.forget import is_deletion_begun
@@ -67,6 +68,9 @@ from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 _log = logging.getLogger("ebooklet_tx")
 
 READER_WAIT_SECONDS = 0.5
+
+UNREACHABLE_SECONDS = 5.0
+"""How long a store to which no connection comes about is tried before `offline="auto"` goes without it."""
 
 
 def open(
@@ -194,8 +198,10 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
         remote.store.close()
         return _open_offline(connection, path, settings)
     opener = {"r": _open_reading, "w": _open_writing, "c": _open_creating, "n": _open_anew}[settings.flag]
+    seconds = UNREACHABLE_SECONDS if settings.offline == "auto" else math.inf
     try:
-        return opener(remote, path, settings)
+        with patience(unreachable_seconds=seconds):
+            return opener(remote, path, settings)
     except OfflineError as error:
         if settings.offline != "auto" or settings.flag == "n" or size_of(path) is None:
             raise

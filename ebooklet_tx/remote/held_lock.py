@@ -18,10 +18,11 @@ from typing import Self
 
 from ebooklet_tx.errors import Error, LockLostError
 from ebooklet_tx.remote.lease_rules import Holder
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.remote.retry import RetryPolicy, patience
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.remote.this_process import new_holder
 
+RELEASE_SECONDS = 15.0
 _log = logging.getLogger("ebooklet_tx")
 
 
@@ -135,7 +136,8 @@ class HeldLock(ABC):
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
         self._thread = None
-        with self._mutex:
+        # A lock that can't be given back runs out by itself: nobody's close waits long for that.
+        with self._mutex, patience(deadline_seconds=RELEASE_SECONDS):
             self._let_go()
 
     @contextlib.contextmanager

@@ -8,8 +8,10 @@ than the limit, and bytes that a server has transformed are refused.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -30,6 +32,7 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     RemoteIntegrityError,
     TransientStoreError,
+    UnreachableStoreError,
 )
 from ebooklet_tx.remote.answers import (
     Request,
@@ -40,10 +43,12 @@ from ebooklet_tx.remote.answers import (
     read_whole,
     retry_after_seconds,
 )
+from ebooklet_tx.remote.deadline import TimedSocket, deadline_in
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
 
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT})
 _PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
 """Some stores repeat how an upload travelled, although they send the bytes as they are."""
 _URL_SAFE = "/%:@!$&'()*+,;=~"
@@ -201,7 +206,10 @@ class HTTPStore:
     def _answer(self, request: Request, headers: dict[str, str], *, method: str = "GET") -> Iterator[_Answer]:
         asked = urllib.request.Request(self._address(request.key), headers=headers, method=method)  # noqa: S310
         try:
-            with self._opener.open(asked, timeout=self._timeout_seconds) as answer:
+            with (
+                deadline_in(self._timeout_seconds),
+                self._opener.open(asked, timeout=self._timeout_seconds) as answer,
+            ):
                 _check_encoding(request, answer)
                 yield answer
         except urllib.error.HTTPError as error:
@@ -234,8 +242,8 @@ def _http_only_opener() -> urllib.request.OpenerDirector:
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _TimedHTTPHandler(),
+        _TimedHTTPSHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         _SafeRedirects(),
         urllib.request.HTTPErrorProcessor(),
@@ -243,6 +251,32 @@ def _http_only_opener() -> urllib.request.OpenerDirector:
         opener.add_handler(handler)
     opener.addheaders = [("User-Agent", "ebooklet_tx"), ("Accept", "*/*")]
     return opener
+
+
+class _TimedHTTPConnection(http.client.HTTPConnection):
+    """A connection whose requests keep their deadline."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = TimedSocket(self.sock)
+
+
+class _TimedHTTPSConnection(http.client.HTTPSConnection):
+    """As above, encrypted."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = TimedSocket(self.sock)
+
+
+class _TimedHTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TimedHTTPConnection, req)
+
+
+class _TimedHTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TimedHTTPSConnection, req)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -289,9 +323,17 @@ def _connection_error(request: Request, error: OSError | http.client.HTTPExcepti
         return RemoteAccessError(f"{request.describe()}: the server's certificate is not valid")
     if isinstance(reason, str):
         return RemoteAccessError(f"{request.describe()}: the address can't be opened ({reason})")
-    return TransientStoreError(
-        f"{request.describe()} failed: {type(reason).__name__}: {reason}", may_have_applied=False
-    )
+    kind = UnreachableStoreError if _is_unreachable(error, reason) else TransientStoreError
+    return kind(f"{request.describe()} failed: {type(reason).__name__}: {reason}", may_have_applied=False)
+
+
+def _is_unreachable(error: Exception, reason: object) -> bool:
+    """True when no connection came about; urllib wraps what goes wrong until the request is sent."""
+    if not isinstance(error, urllib.error.URLError):
+        return False
+    if isinstance(reason, socket.gaierror | ConnectionRefusedError | TimeoutError):
+        return True
+    return isinstance(reason, OSError) and reason.errno in _NO_ROUTE
 
 
 def _announced_bytes(answer: _Answer) -> int | None:

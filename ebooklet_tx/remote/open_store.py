@@ -6,6 +6,8 @@ when a bucket is really to be spoken to.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ebooklet_tx.connection import Connection, DirectoryConnection, HTTPConnection, S3Connection
 from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.http import HTTPStore
@@ -51,5 +53,6 @@ def _plain_store(connection: Connection, for_writing: bool) -> ObjectStore:
 
 def _policy_for(connection: Connection) -> RetryPolicy:
     if isinstance(connection, S3Connection):
-        return RetryPolicy(attempts=connection.retries + 1, base_seconds=_S3_BASE_SECONDS)
+        policy = RetryPolicy(base_seconds=_S3_BASE_SECONDS)
+        return policy if connection.retries is None else replace(policy, attempts=connection.retries + 1)
     return RetryPolicy()

@@ -1,28 +1,66 @@
 """Sending failed requests again, with patience and an end.
 
-Owns no state between calls; the only module that knows tenacity. The invariants: only
-`TransientStoreError` is retried, a conditional put is sent once, an ended retry raises
-`OfflineError` naming what was tried, and every wait goes through the policy's own clock.
+Owns the patience of the block at work, in a context variable; the only module that knows tenacity. The
+invariants: only `TransientStoreError` is retried, a conditional put is sent once, an ended retry raises
+`OfflineError` naming what was tried, every wait goes through the policy's own clock, and an attempt that is
+under way at the deadline is broken off.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import random as random_module
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 import tenacity
 
-from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
+from ebooklet_tx.remote.deadline import deadline_at
 from ebooklet_tx.remote.passing import PassingStore
 from ebooklet_tx.remote.store import ByteSource, ObjectStore, StoredObject, UploadState
 
 T = TypeVar("T")
 
 _LIST_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long requests are tried at most, whatever their policy says.
+
+    Attributes:
+        deadline_seconds: Each, with all its attempts and waits.
+        unreachable_seconds: Each of which there is nobody to ask.
+    """
+
+    deadline_seconds: float = math.inf
+    unreachable_seconds: float = math.inf
+
+
+_ENDLESS = Patience()
+_patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_ENDLESS)
+
+
+@contextlib.contextmanager
+def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float = math.inf) -> Iterator[None]:
+    """Lessens the patience of this thread's requests in the block."""
+    outer = _patience.get()
+    token = _patience.set(
+        Patience(
+            min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
+        )
+    )
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +71,10 @@ class RetryPolicy:
     store's Retry-After is the least that is waited. No wait is begun that would end past the
     deadline.
 
+    By default the deadline alone ends it: a store that is restarted is waited for.
+
     Attributes:
-        attempts: How often a request is sent at most.
+        attempts: How often a request is sent at most; more often than the usual waits ever come to.
         deadline_seconds: How long all attempts and waits may take together.
         base_seconds: The bound of the first wait.
         cap_seconds: The bound of any wait.
@@ -43,7 +83,7 @@ class RetryPolicy:
         random: Draws from 0 (included) to 1.
     """
 
-    attempts: int = 6
+    attempts: int = 100
     deadline_seconds: float = 120.0
     base_seconds: float = 0.1
     cap_seconds: float = 10.0
@@ -62,11 +102,17 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
-        return self._retrying(operation, location, key)(func)
+        at = self.clock() + self._deadline_seconds()
+
+        def attempt() -> T:
+            with deadline_at(self.clock, at):
+                return func()
+
+        return self._retrying(operation, location, key)(attempt)
 
     def attempts_for(
         self, operation: str, *, location: str = "", key: str = ""
-    ) -> Iterator[tenacity.AttemptManager]:
+    ) -> Iterator[AbstractContextManager[None, bool | None]]:
         """Yields context managers, one per attempt, until one ends without `TransientStoreError`.
 
         Example:
@@ -77,14 +123,27 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
-        return iter(self._retrying(operation, location, key))
+        at = self.clock() + self._deadline_seconds()
+        return (self._limited(attempt, at) for attempt in self._retrying(operation, location, key))
+
+    @contextlib.contextmanager
+    def _limited(self, attempt: tenacity.AttemptManager, at: float) -> Iterator[None]:
+        with attempt, deadline_at(self.clock, at):
+            yield
+
+    def _deadline_seconds(self) -> float:
+        return min(self.deadline_seconds, _patience.get().deadline_seconds)
 
     def _retrying(self, operation: str, location: str, key: str) -> tenacity.Retrying:
         started = self.clock()
+        deadline_seconds = self._deadline_seconds()
+        unreachable_seconds = _patience.get().unreachable_seconds
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            elapsed_seconds = self.clock() - started
-            late = elapsed_seconds + state.upcoming_sleep > self.deadline_seconds
+            until = self.clock() - started + state.upcoming_sleep
+            late = until > deadline_seconds
+            if isinstance(_failure(state), UnreachableStoreError):
+                late = late or until > unreachable_seconds
             return late or state.attempt_number >= self.attempts
 
         def give_up(state: tenacity.RetryCallState) -> NoReturn:

@@ -21,6 +21,12 @@ import boto3.session
 import botocore.exceptions as boto_errors
 import botocore.session
 import orjson
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 from urllib3.exceptions import HTTPError
@@ -33,6 +39,7 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     RemoteIntegrityError,
     TransientStoreError,
+    UnreachableStoreError,
 )
 from ebooklet_tx.remote.answers import (
     RENEWAL_CODES,
@@ -44,6 +51,7 @@ from ebooklet_tx.remote.answers import (
     read_whole,
     retry_after_seconds,
 )
+from ebooklet_tx.remote.deadline import TimedSocket, deadline_in
 from ebooklet_tx.remote.multipart import MIN_PART_BYTES, MultipartUpload
 from ebooklet_tx.remote.names import ObjectNames
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
@@ -373,6 +381,7 @@ class S3Store:
             )
             region = session.region_name or ("us-east-1" if custom else None)
             client = session.client("s3", endpoint_url=given.endpoint_url, region_name=region, config=config)
+            _time_connections(client)
             return client, session.get_credentials()
         except (boto_errors.BotoCoreError, ValueError, OSError) as error:
             raise RemoteAccessError(
@@ -417,7 +426,8 @@ class S3Store:
         self._refresh_credentials(request)
         client = self._client
         try:
-            return send(client)
+            with deadline_in(self._connection.read_timeout):
+                return send(client)
         except _FAILURES as error:
             # Expired credentials are an answer: nothing took effect, and the request may go again.
             expired = isinstance(error, boto_errors.ClientError) and _error_code(error) in RENEWAL_CODES
@@ -425,7 +435,8 @@ class S3Store:
                 raise self._translated(request, error) from _cause(error)
         self._refresh_credentials(request)
         try:
-            return send(self._client)
+            with deadline_in(self._connection.read_timeout):
+                return send(self._client)
         except _FAILURES as error:
             raise self._translated(request, error) from _cause(error)
 
@@ -445,9 +456,12 @@ class S3Store:
             return RemoteIntegrityError(f"{request.describe()}: the bytes do not match the store's checksum")
         if isinstance(error, boto_errors.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             return RemoteAccessError(f"{request.describe()}: the server's certificate is not valid")
+        if isinstance(error, _NOT_CONNECTED):
+            return UnreachableStoreError(
+                f"{request.describe()} failed: {type(error).__name__}", may_have_applied=False
+            )
         return TransientStoreError(
-            f"{request.describe()} failed: {type(error).__name__}",
-            may_have_applied=request.writes and not isinstance(error, _NOT_CONNECTED),
+            f"{request.describe()} failed: {type(error).__name__}", may_have_applied=request.writes
         )
 
     def _answer_error(self, request: Request, error: boto_errors.ClientError) -> Error:
@@ -531,6 +545,36 @@ class _DescriptionLoader(Loader):
         """Returns the names of all folders of descriptions; botocore looks through the files in each."""
         folders = [Path(path) for path in self.search_paths]
         return sorted({name for folder in folders if folder.is_dir() for name in os.listdir(folder)})  # noqa: PTH208
+
+
+class _TimedHTTPConnection(AWSHTTPConnection):
+    """A connection whose requests keep their deadline."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = TimedSocket(self.sock)
+
+
+class _TimedHTTPSConnection(AWSHTTPSConnection):
+    """As above, encrypted."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = TimedSocket(self.sock)
+
+
+class _TimedHTTPPool(AWSHTTPConnectionPool):
+    ConnectionCls = _TimedHTTPConnection
+
+
+class _TimedHTTPSPool(AWSHTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPSConnection
+
+
+def _time_connections(client: S3Client) -> None:
+    """Has a client make connections that keep deadlines; botocore has no setting for a request's whole time."""
+    session: Any = client._endpoint.http_session  # type: ignore[attr-defined]
+    session._pool_classes_by_scheme.update(http=_TimedHTTPPool, https=_TimedHTTPSPool)
 
 
 def _account(store: S3Store) -> tuple[str | None, ...]:

@@ -1,0 +1,141 @@
+"""A time by which a request has to be over, however often the other side shows a sign of life.
+
+Owns what stands in a context variable: the deadline of the request that this thread is making. The invariant:
+no wait for the network begins that would end past it. A read timeout alone is begun anew by every byte.
+
+Bytes that travel put the deadline off, by what they take on the slowest line that is waited for: so a large
+value on a slow line arrives, and a server that sends a byte now and then gains nothing by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+SLOWEST_BYTES_PER_SECOND = 4096.0
+_SEND_BYTES = 64 * 1024
+
+
+class Deadline:
+    """When a request has to be over, on the clock of its retries."""
+
+    def __init__(self, clock: Callable[[], float], at: float) -> None:
+        self.clock = clock
+        self.at = at
+        self._moved_bytes = 0
+
+    def moved(self, byte_count: int) -> None:
+        """Notes bytes that were sent or have arrived."""
+        self._moved_bytes += byte_count
+
+    def remaining_seconds(self) -> float:
+        """Returns how long may still be waited; 0 or less once it is past."""
+        return self.at + self._moved_bytes / SLOWEST_BYTES_PER_SECOND - self.clock()
+
+
+_current: ContextVar[Deadline | None] = ContextVar("ebooklet_tx_deadline", default=None)
+
+
+@contextlib.contextmanager
+def deadline_at(clock: Callable[[], float], at: float) -> Iterator[None]:
+    """Sets a time by which all requests in the block have to be over."""
+    token = _current.set(Deadline(clock, at))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextlib.contextmanager
+def deadline_in(seconds: float) -> Iterator[None]:
+    """Gives one request so many seconds, or what is left until the deadline of its retries if that is less."""
+    outer = _current.get()
+    clock = time.monotonic if outer is None else outer.clock
+    at = clock() + seconds
+    with deadline_at(clock, at if outer is None else min(at, outer.at)):
+        yield
+
+
+class TimedSocket:
+    """A socket on which nobody waits past the deadline of the request at hand; all else is the socket's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._timeout_seconds = sock.gettimeout()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Sets how long to wait for each sign of life."""
+        self._timeout_seconds = seconds
+        self._sock.settimeout(seconds)
+
+    def sendall(self, data: Any) -> None:
+        """Sends all, waiting for each piece as long as the timeout says."""
+        view = memoryview(data).cast("B")
+        while view:
+            deadline = self.begin_waiting()
+            sent = self._sock.send(view[:_SEND_BYTES])
+            if deadline is not None:
+                deadline.moved(sent)
+            view = view[sent:]
+
+    def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
+        """Returns a file that reads the socket, as http.client asks for."""
+        if mode != "rb":
+            return self._sock.makefile(mode, buffering, **options)  # type: ignore[call-overload]
+        raw = _TimedReader(self, self._sock.makefile("rb", buffering=0))
+        return raw if buffering == 0 else io.BufferedReader(raw)
+
+    def begin_waiting(self) -> Deadline | None:
+        """Sets the socket's timeout for the next wait.
+
+        Raises:
+            TimeoutError: The deadline is past.
+        """
+        deadline = _current.get()
+        if deadline is None:
+            return None
+        remaining = deadline.remaining_seconds()
+        if remaining <= 0:
+            raise TimeoutError("the request took longer than its deadline")
+        timeout = self._timeout_seconds
+        self._sock.settimeout(remaining if timeout is None else min(timeout, remaining))
+        return deadline
+
+
+class _TimedReader(io.RawIOBase):
+    """What comes in on a socket, until the deadline of the request that reads it."""
+
+    def __init__(self, sock: TimedSocket, inner: Any) -> None:
+        super().__init__()
+        self._sock = sock
+        # Counted by the socket, which stays open until this is closed as well.
+        self._inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        deadline = self._sock.begin_waiting()
+        count: int | None = self._inner.readinto(buffer)
+        if deadline is not None and count:
+            deadline.moved(count)
+        return count
+
+    def fileno(self) -> int:
+        return int(self._inner.fileno())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+            super().close()
+
+
+__all__ = ["Deadline", "TimedSocket", "deadline_at", "deadline_in"]
