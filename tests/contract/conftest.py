@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -16,6 +18,7 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, PreconditionFailedError, TransientStoreError
 from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.http import HTTPStore
+from ebooklet_tx.remote.probe import Conditional, probe
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.remote.s3 import S3Store
 from ebooklet_tx.remote.store import ObjectStore
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _endpoints: set[str] = set()
+
+BUCKET_VARIABLE = "EBOOKLET_TX_TEST_S3_BUCKET"
 
 ROOT = "db"
 """The database's key: all keys of the contract are `db` or begin with `db.`, as HTTP needs it."""
@@ -112,6 +117,61 @@ def _s3_subject(endpoint: str, *, retrying: bool = False) -> Subject:
     return Subject(store, store, make)
 
 
+def _endpoint_subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """The server that was named, with a bucket that holds nothing of ours."""
+    answer: Conditional = request.getfixturevalue("endpoint_answer")
+    with named_bucket(request.config.getoption("--s3-endpoint")) as connection:
+
+        def make() -> ObjectStore:
+            store = S3Store(connection)
+            store.quote_etags = answer is not Conditional.UNQUOTED
+            return store
+
+        store = make()
+        yield Subject(store, store, make)
+        store.close()
+
+
+@contextlib.contextmanager
+def named_bucket(endpoint: str) -> Iterator[S3Connection]:
+    """Gives a bucket of a server that was named: the one that the environment names, emptied, or a new one."""
+    admin = boto3.client("s3", endpoint_url=endpoint, region_name=os.environ.get("AWS_REGION", "us-east-1"))
+    given = os.environ.get(BUCKET_VARIABLE)
+    bucket = given or f"ebooklet-tx-{uuid.uuid4().hex[:12]}"
+    with contextlib.closing(admin):
+        if given is None:
+            admin.create_bucket(Bucket=bucket)
+        try:
+            _empty(admin, bucket)
+            yield S3Connection(db_key=ROOT, bucket=bucket, endpoint_url=endpoint, read_timeout=30)
+        finally:
+            _empty(admin, bucket)
+            if given is None:
+                admin.delete_bucket(Bucket=bucket)
+
+
+def _empty(admin: S3Client, bucket: str) -> None:
+    """Deletes what tests of the contract leave, and nothing else of a bucket that somebody named."""
+    for page in admin.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=ROOT):
+        for found in page.get("Contents", ()):
+            admin.delete_object(Bucket=bucket, Key=found["Key"])
+    for upload in admin.list_multipart_uploads(Bucket=bucket, Prefix=ROOT).get("Uploads", ()):
+        # The listing of some servers knows uploads that have ended.
+        with contextlib.suppress(admin.exceptions.NoSuchUpload):
+            admin.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+@pytest.fixture(scope="session")
+def endpoint_answer(request: pytest.FixtureRequest) -> Conditional:
+    """How the server that was named treats conditional writes, found out as a session of ours does."""
+    with named_bucket(request.config.getoption("--s3-endpoint")) as connection:
+        store = S3Store(connection)
+        try:
+            return probe(store, f"{ROOT}.lock", store)
+        finally:
+            store.close()
+
+
 def _directory_subject(folder: Path) -> Subject:
     store = DirectoryStore(folder)
     return Subject(store, store, lambda: DirectoryStore(folder), keeps_metadata=False)
@@ -127,10 +187,26 @@ LOSING: dict[Mode, type[Error]] = {
     Mode.FAILS_ALL_LOSERS: TransientStoreError,
 }
 WRITABLE = ("directory", "ministack", "ministack-retrying", "rclone")
-# Without conditions the proxied stores are ministack, which is tried anyway.
-ALL_WRITABLE = (*WRITABLE, "stub", *(pytest.param(kind, marks=pytest.mark.slow) for kind in PROXIED))
-ALL_READABLE = (*ALL_WRITABLE, "http", "http-plain")
 CONDITIONAL = ("directory", "ministack", "ministack-retrying", "stub", "proxy-unquoted", "proxy-fails-losers")
+ENDPOINT = "endpoint"
+SEAWEEDFS = pytest.param("seaweedfs", marks=pytest.mark.slow)
+"""Takes five seconds to start; a slice of the contract runs on it by default, in test_seaweedfs.py."""
+
+# Without conditions the proxied stores are ministack, which is tried anyway.
+_SLOW_PROXIES = tuple(pytest.param(kind, marks=pytest.mark.slow) for kind in PROXIED)
+_KINDS: dict[str, tuple[Any, ...]] = {
+    "subject": (*WRITABLE, "stub", SEAWEEDFS, *_SLOW_PROXIES),
+    "readable": (*WRITABLE, "stub", SEAWEEDFS, *_SLOW_PROXIES, "http", "http-plain"),
+    "conditional": (*CONDITIONAL, SEAWEEDFS),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives each test its stores: those of this suite, or the one server that was named."""
+    given = metafunc.config.getoption("--s3-endpoint")
+    for name, kinds in _KINDS.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, (ENDPOINT,) if given else kinds, indirect=True)
 
 
 def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Subject]:
@@ -150,10 +226,12 @@ def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterato
         subject = _s3_subject(stub.endpoint)
         yield subject
         subject.store.close()
-    elif kind == "rclone":
-        subject = _s3_subject(request.getfixturevalue("rclone_endpoint"))
+    elif kind in ("rclone", "seaweedfs"):
+        subject = _s3_subject(request.getfixturevalue(f"{kind}_endpoint"))
         yield subject
         subject.store.close()
+    elif kind == ENDPOINT:
+        yield from _endpoint_subject(request)
     else:
         with http_server(folder_handler(folder, capable=kind == "http")) as url:
             store = HTTPStore(f"{url}/{ROOT}", timeout_seconds=30)
@@ -173,19 +251,23 @@ def bench_stub() -> Iterator[StubControl]:
         yield control
 
 
-@pytest.fixture(params=ALL_WRITABLE)
+@pytest.fixture
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store that can write."""
     yield from _subject(request.param, request, tmp_path / "remote")
 
 
-@pytest.fixture(params=ALL_READABLE)
+@pytest.fixture
 def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store, those that only read included."""
     yield from _subject(request.param, request, tmp_path / "remote")
 
 
-@pytest.fixture(params=CONDITIONAL)
+@pytest.fixture
 def conditional(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
     """Each store that honours conditional puts."""
+    if request.param == ENDPOINT:
+        answer: Conditional = request.getfixturevalue("endpoint_answer")
+        if not answer.works:
+            pytest.skip(f"conditional writes are {answer.value} by this server")
     yield from _subject(request.param, request, tmp_path / "remote")

@@ -161,7 +161,7 @@ def test_nobody_waits_for_a_holder_that_was_killed_on_the_same_machine(
     place = begun(kind, request, tmp_path)
     killed_holder(holder, place, tmp_path, on_this_machine=True)
     waits: list[float] = []
-    policy = RetryPolicy(sleep=waits.append)
+    policy = RetryPolicy(attempts=6, sleep=waits.append)
     with open_at(place, tmp_path / "next.blt", "w", retry=policy) as db:
         # A ticket looks a second time after a moment, whoever was there before.
         assert len(waits) <= (1 if place.weak else 0)

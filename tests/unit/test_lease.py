@@ -67,7 +67,7 @@ class Clock:
         self.now = end
 
     def policy(self) -> RetryPolicy:
-        return RetryPolicy(base_seconds=0.0, cap_seconds=0.0, clock=self, sleep=self._retry_sleep)
+        return RetryPolicy(attempts=6, base_seconds=0.0, cap_seconds=0.0, clock=self, sleep=self._retry_sleep)
 
     def _retry_sleep(self, seconds: float) -> None:
         if seconds:

@@ -62,7 +62,7 @@ class Clock:
         self.on_sleep()
 
     def policy(self) -> RetryPolicy:
-        return RetryPolicy(base_seconds=0.0, cap_seconds=0.0, clock=self, sleep=self.sleep)
+        return RetryPolicy(attempts=6, base_seconds=0.0, cap_seconds=0.0, clock=self, sleep=self.sleep)
 
 
 @pytest.fixture
