@@ -22,6 +22,7 @@ from ebooklet_tx.remote.retry import RetryPolicy, patience
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.remote.this_process import new_holder
 
+RENEWAL_SECONDS = 10.0
 RELEASE_SECONDS = 15.0
 _log = logging.getLogger("ebooklet_tx")
 
@@ -172,7 +173,9 @@ def _renew_while_owned(owned: weakref.ref[HeldLock], stop: threading.Event, seco
         if lock is None:
             return
         try:
-            lock.renew()
+            # The next one comes soon, and a close waits for this one to end.
+            with patience(deadline_seconds=RENEWAL_SECONDS):
+                lock.renew()
         except LockLostError:
             return
         except Error as error:
