@@ -12,13 +12,21 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import ebooklet_tx
-from ebooklet_tx.errors import Error, LocalIntegrityError, RemoteIntegrityError, SessionClosedError
-from ebooklet_tx.local import journal
+from ebooklet_tx.errors import (
+    Error,
+    LocalIntegrityError,
+    LockTimeoutError,
+    RemoteIntegrityError,
+    SessionClosedError,
+)
+from ebooklet_tx.local import journal, value_file
 from ebooklet_tx.remote.retry import RetryPolicy
 from tests.faults.scenarios import (
     BUCKETS,
@@ -102,17 +110,28 @@ class EnduringChild(Child):
     """A child whose patience with stores and locks is short, and that knows a second machine."""
 
     pushed_elsewhere = False
+    lock: str | None = None
 
     def open(self) -> None:
-        self.database = self._opened(self.path, self.flag)
+        self.database = self._opened(self.path, self.flag, self.lock)
 
-    def _opened(self, path: Path, flag: str) -> Any:
+    def open_again(self) -> None:
+        """Opens behind a failure, which may have left a lease that only its time frees."""
+        try:
+            self.open()
+        except LockTimeoutError:
+            if self.lock is None:
+                raise
+            self.lock = None
+            self.open()
+
+    def _opened(self, path: Path, flag: str, lock: str | None = None) -> Any:
         return ebooklet_tx.open(
             self.remote,
             path,
             flag,
             n_buckets=BUCKETS,
-            lock=None,
+            lock=lock,
             lock_timeout=0.3,
             retry=RetryPolicy.without_backoff(),
         )
@@ -191,7 +210,7 @@ class Enduring:
         if step.name == "open":
             # What failed may have been the first look into an open one.
             if self._child.database is None:
-                self._child.open()
+                self._child.open_again()
             return
         if step.name == "close":
             self._close_again(step)
@@ -200,7 +219,7 @@ class Enduring:
             found = content_of(self._child.database)
         except SessionClosedError:
             self._tell("closed by it")
-            self._child.open()
+            self._child.open_again()
             found = content_of(self._child.database)
             if step.change is None or found.same_as(self._after(step)):
                 return
@@ -211,7 +230,7 @@ class Enduring:
 
     def _close_again(self, step: Step) -> None:
         self._child.database.close()
-        self._child.open()
+        self._child.open_again()
         found = content_of(self._child.database)
         if not (found.same_as(self._state) or found.same_as(self._after(step))):
             raise AssertionError(f"after the failed close: {found.difference(self._after(step))}")
@@ -319,6 +338,7 @@ def close(change: Change | None = None) -> Step:
 PULL = _step("pull", lambda child: child.database.changes().pull(), lambda target: _elsewhere(target))
 PRUNE = _step("prune", lambda child: child.database.prune())
 LOAD = _step("load", _load)
+COMPACT = _step("compact", lambda child: child.database.compact(live_share=1.0), pushes=True)
 
 _elsewhere = _both(_set(range(30, 34), "elsewhere", 3000), _drop(range(34, 36)))
 
@@ -332,6 +352,19 @@ def _make_with_other(folder: Path) -> Template:
 
 def _make_nothing(folder: Path) -> Template:
     return Template(Content(), Content(), reopen_flag="c", readable=False)
+
+
+def _make_interrupted(folder: Path) -> Template:
+    """As a crash within an append leaves it: the guard stands, and the journal knows nothing of the append."""
+    made = make_base(folder)
+    database = ebooklet_tx.open(remote_of(folder), folder / FILE, "w", n_buckets=BUCKETS, lock=None)
+    database["never acknowledged"] = bytes(300_000)
+    with mock.patch.object(value_file, "append_blocks", side_effect=OSError(5, "fails")), suppress(Error):
+        database.sync()
+    database._session.local.abandon()
+    database._session.remote.store.close()
+    database._closed = True
+    return made
 
 
 _EVERYTHING = [
@@ -361,6 +394,17 @@ _FIRST_TIME = [
     close(),
 ]
 
+_EXCLUSIVELY = [
+    OPEN,
+    push(_both(_set(range(12), "alone", 20_000), _drop(range(20, 30)))),
+    sync(_set(range(2), "alone", 700)),
+    push(),
+    COMPACT,
+    close(),
+    OPEN,
+    close(),
+]
+
 ENDURED: dict[str, Scenario] = {
     "everything": Scenario(_make_with_other, _EVERYTHING),
     "the first time": Scenario(_make_nothing, _FIRST_TIME, flag="c"),
@@ -368,6 +412,8 @@ ENDURED: dict[str, Scenario] = {
     "only reading": Scenario(
         SCENARIOS["keeping what a reader fetched"].make, [OPEN, LOAD, close(), OPEN, close()], flag="r"
     ),
+    "exclusively": Scenario(make_base, _EXCLUSIVELY),
+    "recovering": Scenario(_make_interrupted, [OPEN, sync(_set(range(3), "small", 300)), close(), OPEN, close()]),
     "after plain edits": Scenario(SCENARIOS["plain edits"].make, [OPEN, close(), OPEN, close()]),
 }
 
@@ -376,6 +422,7 @@ def run(order: dict[str, Any], report: socket.socket) -> None:
     """Takes the steps of a scenario in this process, as `kill_server` does for its own."""
     scenario = ENDURED[order["scenario"]]
     child = EnduringChild(Path(order["folder"]), order["remote"], scenario.flag)
+    child.lock = "exclusive" if order["scenario"] == "exclusively" else None
     Enduring._kept.append(child)
     report.sendall(b"ready\n")
     if report.recv(1) != b"g":

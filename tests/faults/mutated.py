@@ -21,6 +21,8 @@ from tests.faults.scenarios import FILE, REMOTE_FOLDER, remote_of, small_packs, 
 BUCKETS = 101
 KEYS = 120
 
+PROBLEM = "PROBLEM"
+UNCHANGED = "unchanged"
 LOCAL = {"journal": f"{FILE}.journal", "wal": f"{FILE}.journal-wal", "booklet": FILE}
 REMOTE = ("root", "segment", "pack")
 
@@ -115,6 +117,21 @@ def _make_bare(folder: Path) -> Truth:
     return truth
 
 
+PLAN = {
+    ("closed", "journal"): 700,
+    ("crashed", "journal"): 500,
+    ("crashed", "wal"): 800,
+    ("closed", "booklet"): 600,
+    ("crashed", "booklet"): 400,
+    ("closed", "root"): 300,
+    ("closed", "segment"): 400,
+    ("closed", "pack"): 400,
+    ("bare", "root"): 200,
+    ("bare", "segment"): 300,
+    ("bare", "pack"): 400,
+}
+"""How often each file of each template is mutated: 5,000 times in all."""
+
 TEMPLATES: dict[str, Callable[[Path], Truth]] = {
     "closed": _make_closed,
     "crashed": _make_crashed,
@@ -131,7 +148,7 @@ class Verdicts:
 
     def table(self) -> str:
         files = sorted({name.partition(": ")[0] for name in self.count})
-        outcomes = ("right", "error", "told", "PROBLEM", "unchanged")
+        outcomes = ("right", "error", "told", PROBLEM)
         lines = [f"{'':22}" + "".join(f"{outcome:>11}" for outcome in outcomes)]
         for file in files:
             lines.append(f"{file:22}" + "".join(f"{self.count[f'{file}: {outcome}']:11}" for outcome in outcomes))
@@ -149,7 +166,7 @@ class Specimen:
         self._folder.mkdir(parents=True)
         self.truth = TEMPLATES[name](self._folder)
         self._truth_file = self._base / "truth"
-        self._truth_file.write_bytes(pickle.dumps(self.truth))
+        self.keep_truth()
         self._saved = {
             path: (path.read_bytes(), path.stat()) for path in self._folder.rglob("*") if path.is_file()
         }
@@ -157,6 +174,10 @@ class Specimen:
         if (self._folder / FILE).exists():
             # The journal knows the Booklet file by its inode, which must outlive a rebuild.
             os.link(self._folder / FILE, self._anchor)
+
+    def keep_truth(self) -> None:
+        """Writes the truth down for the children."""
+        self._truth_file.write_bytes(pickle.dumps(self.truth))
 
     def remove(self) -> None:
         shutil.rmtree(self._base)
@@ -194,13 +215,20 @@ class Specimen:
         order = {"folder": str(self._folder), "flag": flag, "truth": str(self._truth_file)}
         return self._server.run(order).events
 
-    def go_through(self, mutations: Iterable[Mutation], verdicts: Verdicts) -> None:
-        """Applies each mutation to the folder as it was, and lets a child read everything."""
+    def go_through(self, mutations: Iterable[Mutation], count: int, verdicts: Verdicts) -> None:
+        """Applies so many mutations to the folder as it was, and lets a child read everything after each.
+
+        One that changes no byte, as a swap of two equal pages does, is passed over.
+        """
+        left = count
         for mutation in mutations:
+            if left == 0:
+                return
             kind = f"{self.name} {mutation.file}"
             outcome, text = self._one(mutation)
             verdicts.count[f"{kind}: {outcome}"] += 1
-            if outcome == "PROBLEM":
+            left -= outcome != UNCHANGED
+            if outcome == PROBLEM:
                 verdicts.problems.append(f"{self.name}: {mutation}: {text}")
 
     def _one(self, mutation: Mutation) -> tuple[str, str]:
@@ -210,7 +238,7 @@ class Specimen:
         data, status = self._saved[path]
         changed, told = mutation.apply(data)
         if changed == data:
-            return "unchanged", told
+            return UNCHANGED, told
         _write(path, changed)
         if not mutation.noticed:
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -218,12 +246,12 @@ class Specimen:
         try:
             events = self._run(mutation.flag)
         except AssertionError as error:
-            return "PROBLEM", f"{told}: after {time.monotonic() - begun:.1f} s: {error}"
+            return PROBLEM, f"{told}: after {time.monotonic() - begun:.1f} s: {error}"
         kinds = {event.split()[0] for event in events}
         if "problem" in kinds:
             wrong = [event for event in events if event.startswith(("problem", "told"))]
-            return "PROBLEM", f"{told}: {'; '.join(wrong)[:600]}"
+            return PROBLEM, f"{told}: {'; '.join(wrong)[:600]}"
         return ("error" if "error" in kinds else "told" if "told" in kinds else "right"), told
 
 
-__all__ = ["FRESH_FILE", "LOCAL", "REMOTE", "TEMPLATES", "Specimen", "Verdicts"]
+__all__ = ["FRESH_FILE", "LOCAL", "PLAN", "REMOTE", "TEMPLATES", "Specimen", "Verdicts"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SECTOR_BYTES = 512
@@ -129,12 +130,9 @@ class Mutation:
         return f"{self.file}, {self.kind}, seed {self.seed}, flag {self.flag}{seen}"
 
 
-def planned(file: str, count: int, seed: int) -> list[Mutation]:
-    """Plans so many mutations of a file, each kind as often."""
+def planned(file: str, seed: int) -> Iterator[Mutation]:
+    """Plans mutations of a file without an end, each kind as often."""
     kinds = list(KINDS)
-    return [
-        Mutation(
-            file, kinds[number % len(kinds)], seed * 100_000 + number, number // 2 % 2 == 0, "wr"[number % 2]
-        )
-        for number in range(count)
-    ]
+    for number in itertools.count():
+        noticed = number // 2 % 2 == 0
+        yield Mutation(file, kinds[number % len(kinds)], seed * 100_000 + number, noticed, "wr"[number % 2])

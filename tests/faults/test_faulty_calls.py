@@ -17,9 +17,17 @@ from tests.faults.killing import KillServer
 KIND = "faulty calls"
 Counted = Callable[[str, int], None]
 
-DEFAULT_FAULTS = {"everything": 10, "the first time": 6, "fetching": 5, "only reading": 4, "after plain edits": 5}
-SLOW_FAULTS = 100
-"""Of each scenario, which makes 500."""
+DEFAULT_FAULTS = {
+    "everything": 7,
+    "the first time": 4,
+    "fetching": 4,
+    "only reading": 3,
+    "after plain edits": 4,
+    "exclusively": 4,
+    "recovering": 4,
+}
+SLOW_FAULTS = 72
+"""Of each scenario, which makes over 500."""
 
 SEED = 9
 
