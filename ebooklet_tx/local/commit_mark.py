@@ -17,7 +17,9 @@ import struct
 from hashlib import blake2b
 from pathlib import Path
 
-from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.local.checked_file import write_all
+from ebooklet_tx.local.file_calls import read_at, storage_errors
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -54,15 +56,12 @@ def read_mark(path: Path) -> int | None:
     Raises:
         LocalStorageError: It can't be read.
     """
-    with storage_errors(path, "read"):
+    with storage_errors(path, "read"), contextlib.closing(Descriptor()) as file:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            file.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
-        try:
-            raw = os.pread(fd, _MARK_BYTES, 0)
-        finally:
-            os.close(fd)
+        raw = read_at(file.number, _MARK_BYTES, 0)
     if len(raw) != _MARK_BYTES or _digest(raw[: _BODY.size]) != raw[_BODY.size :]:
         return None
     magic, count = _BODY.unpack_from(raw)
@@ -74,18 +73,16 @@ class MarkWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fds: list[int] = []
+        self._file = Descriptor()
         self._failed = False
 
     def write(self, count: int) -> None:
         """Notes that a commit is acknowledged; where the disk refuses, the mark lags."""
         body = _BODY.pack(_MAGIC, count)
         try:
-            if not self._fds:
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                # One call into C opens it and notes it, so that no interrupt leaks it.
-                self._fds.extend(map(os.open, (self._path,), (flags,), (self._mode(),)))
-            os.pwrite(self._fds[0], body + _digest(body), 0)
+            if self._file.number < 0:
+                self._file.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode())
+            write_all(self._file.number, body + _digest(body), 0)
         except OSError as error:
             # The commit itself is durable.
             if not self._failed:
@@ -94,9 +91,7 @@ class MarkWriter:
 
     def close(self) -> None:
         """Lets go of the file; twice is no error."""
-        while self._fds:
-            with contextlib.suppress(OSError):
-                os.close(self._fds.pop())
+        self._file.close()
 
     def _mode(self) -> int:
         """The rights of the journal itself."""

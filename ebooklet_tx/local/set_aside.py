@@ -11,16 +11,13 @@ import contextlib
 from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
+from ebooklet_tx.errors import Error
 from ebooklet_tx.local.checked_file import fsync_folder
-from ebooklet_tx.local.connections import connected
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.journal import Journal, is_cut_to_nothing, side_files
 from ebooklet_tx.local.own_files import copy_new, open_file, remove_own
-from ebooklet_tx.local.sqlite_errors import sqlite_errors
+from ebooklet_tx.local.sqlite_errors import fails_its_check, seeming_damage
 from ebooklet_tx.timestamps import now_us
-
-_BUSY_TIMEOUT_SECONDS = 30.0
 
 _WORK = """
 SELECT 1 FROM entry WHERE pending != 0 UNION ALL SELECT 1 FROM staged UNION ALL SELECT 1 FROM intent
@@ -39,11 +36,7 @@ def check_damage(location: Path, suspicion: Exception) -> None:
         LocalStorageError: It could not be read, or is sound after all; nothing was changed.
     """
     if not is_damaged(location):
-        raise LocalStorageError(
-            0,
-            f"{location} seemed damaged ({suspicion}), but reading all of it again finds nothing wrong; "
-            "nothing was changed, do it again",
-        ) from suspicion
+        raise seeming_damage(location, suspicion) from suspicion
 
 
 def is_damaged(location: Path) -> bool:
@@ -52,18 +45,7 @@ def is_damaged(location: Path) -> bool:
     Raises:
         LocalStorageError: It could not be read.
     """
-    if is_cut_to_nothing(location):
-        return True
-    try:
-        with sqlite_errors(location):
-            # Only reading: another connection's close would move a damaged WAL into the journal.
-            address = f"{location.absolute().as_uri()}?mode=ro"
-            with connected(address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS) as raw:
-                raw.execute("PRAGMA trusted_schema = OFF")
-                found = raw.execute("PRAGMA integrity_check(1)").fetchall()
-    except JournalDamagedError:
-        return True
-    return found != [("ok",)]
+    return is_cut_to_nothing(location) or fails_its_check(location)
 
 
 def set_aside(location: Path) -> Path:

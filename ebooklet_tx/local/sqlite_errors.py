@@ -1,8 +1,9 @@
 """SQLite's complaints about a journal, in errors of ours that name it and the way out.
 
-Owns no state. The invariant: only what says that the bytes are no sound database is `JournalDamagedError`;
-whatever may be the disk's, the system's or another process's doing is `LocalStorageError`, which promises
-that nothing was changed.
+Owns no state. The invariant: `JournalDamagedError` is raised only where reading the whole file again, through a
+connection of its own, says too that the bytes are no sound database: a read that fails passes for damage, now
+and then. Whatever may be the disk's, the system's or another process's doing is `LocalStorageError`, which
+promises that nothing was changed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.connections import connected
 
 SQLITE_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What the driver raises about a database: with text that is no UTF-8 it can't even form its message."""
+
+_BUSY_TIMEOUT_SECONDS = 30.0
 
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 _UNDECODABLE = "Could not decode to UTF-8"
@@ -53,7 +57,46 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def translated(error: Exception, path: Path) -> Exception:
-    """Returns the error of ours for one of SQLite's about a journal."""
+    """Returns the error of ours for one of SQLite's about a journal, damage only where that is proven."""
+    said = _as_said(error, path)
+    if not isinstance(said, JournalDamagedError):
+        return said
+    try:
+        proven = fails_its_check(path)
+    except LocalStorageError as refused:
+        return refused
+    return said if proven else seeming_damage(path, error)
+
+
+def seeming_damage(path: Path, error: Exception) -> LocalStorageError:
+    """Returns what is raised of a journal that was called damaged, and is sound."""
+    return LocalStorageError(
+        0,
+        f"{path} seemed damaged ({error}), but reading all of it again finds nothing wrong; nothing was changed, "
+        "do it again",
+    )
+
+
+def fails_its_check(path: Path) -> bool:
+    """Reads a whole journal through a connection of its own; True where SQLite finds it damaged.
+
+    Raises:
+        LocalStorageError: It could not be read.
+    """
+    try:
+        # Only reading: another connection's close would move a damaged WAL into the journal.
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with connected(address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS) as raw:
+            raw.execute("PRAGMA trusted_schema = OFF")
+            return raw.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]
+    except SQLITE_FAULTS as error:
+        said = _as_said(error, path)
+        if isinstance(said, JournalDamagedError):
+            return True
+        raise said from error
+
+
+def _as_said(error: Exception, path: Path) -> JournalDamagedError | LocalStorageError:
     name = getattr(error, "sqlite_errorname", "") or ""
     undecodable = isinstance(error, UnicodeDecodeError) or str(error).startswith(_UNDECODABLE)
     if undecodable or name.startswith(_DAMAGE):

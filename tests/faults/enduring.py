@@ -26,8 +26,10 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
-from ebooklet_tx.local import journal, value_file
+from ebooklet_tx.local import journal, sqlite_errors, value_file
+from ebooklet_tx.remote.directory import DirectoryStore
 from ebooklet_tx.remote.retry import RetryPolicy
+from tests.faults.crashes import end_as_by_a_crash
 from tests.faults.scenarios import (
     BUCKETS,
     FILE,
@@ -161,7 +163,9 @@ class Enduring:
         self._log = order.get("log")
         # An endless loop or wait is a failure, and no exception could be caught.
         signal.alarm(PATIENCE_SECONDS)
-        journal._BUSY_TIMEOUT_SECONDS = 0.3
+        # So are waits for a lock that a fault makes seem taken for good.
+        DirectoryStore.__init__.__kwdefaults__["lock_timeout_seconds"] = 0.3
+        journal._BUSY_TIMEOUT_SECONDS = sqlite_errors._BUSY_TIMEOUT_SECONDS = 0.3
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if self._log else -1
         self._layer.arm(child.folder, self._fault, log)
 
@@ -361,9 +365,7 @@ def _make_interrupted(folder: Path) -> Template:
     database["never acknowledged"] = bytes(300_000)
     with mock.patch.object(value_file, "append_blocks", side_effect=OSError(5, "fails")), suppress(Error):
         database.sync()
-    database._session.local.abandon()
-    database._session.remote.store.close()
-    database._closed = True
+    end_as_by_a_crash(database, folder)
     return made
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ebooklet_tx
+from tests.faults.crashes import end_as_by_a_crash, put_back
 from tests.faults.killing import KillServer
 from tests.faults.mutating import Mutation
 from tests.faults.reading import FRESH_FILE, Truth
@@ -87,26 +88,8 @@ def _make_crashed(folder: Path) -> Truth:
     with database.transaction():
         _drop(truth, database, range(60, 63))
     truth.only_in_journal.update(f"k{number:03}" for number in [*range(40, 52), *range(60, 63), *range(300, 304)])
-    kept = folder / "as it is"
-    shutil.copytree(
-        folder, kept, ignore=lambda _, names: [name for name in names if name in (kept.name, REMOTE_FOLDER)]
-    )
-    database._session.local.abandon()
-    database._closed = True
-    database._session.remote.store.close()
-    for path in kept.iterdir():
-        # In place, so that the Booklet file stays the file that the journal knows.
-        _write(folder / path.name, path.read_bytes(), path.stat())
-    shutil.rmtree(kept)
+    end_as_by_a_crash(database, folder)
     return truth
-
-
-def _write(path: Path, data: bytes, status: os.stat_result | None = None) -> None:
-    with path.open("r+b" if path.exists() else "wb") as file:
-        file.write(data)
-        file.truncate()
-    if status is not None:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _make_bare(folder: Path) -> Truth:
@@ -200,8 +183,7 @@ class Specimen:
             (self._folder / FILE).unlink(missing_ok=True)
             os.link(self._anchor, self._folder / FILE)
         for path, (data, status) in self._saved.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, data, status)
+            put_back(path, data, status)
 
     def check(self) -> None:
         """Without a mutation all is right, and nothing is told."""
@@ -239,7 +221,7 @@ class Specimen:
         changed, told = mutation.apply(data)
         if changed == data:
             return UNCHANGED, told
-        _write(path, changed)
+        put_back(path, changed)
         if not mutation.noticed:
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         begun = time.monotonic()

@@ -111,10 +111,10 @@ class Wrapped(Exception):
         self.orig = orig
 
 
-def complain(name: str, wrapped: bool) -> None:
+def complain(name: str, wrapped: bool, path: Path) -> None:
     error = Complaint("x")
     error.sqlite_errorname = name
-    with sqlite_errors(Path("the.journal")):
+    with sqlite_errors(path):
         raise Wrapped(error) if wrapped else error
 
 
@@ -133,10 +133,22 @@ def complain(name: str, wrapped: bool) -> None:
         ("SQLITE_ERROR", LocalStorageError, "left as it is"),
     ],
 )
-def test_sqlites_complaints(name: str, kind: type[Exception], words: str, wrapped: bool) -> None:
+def test_sqlites_complaints(tmp_path: Path, name: str, kind: type[Exception], words: str, wrapped: bool) -> None:
+    path = tmp_path / "the.journal"
+    path.write_bytes(b"damaged " * 1000)
     with pytest.raises(kind, match=words) as caught:
-        complain(name, wrapped)
+        complain(name, wrapped, path)
     assert "the.journal" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SQLITE_CORRUPT", "SQLITE_NOTADB"])
+def test_a_sound_journal_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "the.journal"
+    Journal.open(path, create=True).close()
+    with pytest.raises(LocalStorageError, match="finds nothing wrong"):
+        complain(name, False, path)
+    with pytest.raises(LocalStorageError, match="file and its folder"):
+        complain(name, False, tmp_path / "missing")
 
 
 def test_other_errors_pass() -> None:

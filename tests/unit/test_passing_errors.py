@@ -133,7 +133,7 @@ def test_a_second_look_that_fails_is_no_proof(path: Path, monkeypatch: pytest.Mo
         raise _complaint("SQLITE_IOERR_READ")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ebooklet_tx.local.set_aside.connected", connect)
+        patch.setattr("ebooklet_tx.local.sqlite_errors.connected", connect)
         with pytest.raises(Error):
             LocalStore.open_writer(path, create=False)
     assert names(path) == before
