@@ -163,7 +163,7 @@ def open(
         accept_partial=accept_partial,
     )
     if flag != "r" and only_readable(connection):
-        raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
+        raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r")
     # Twice, as an interrupt can come in the middle of the first exit as well.
     with settings.ending, settings.ending:
         remote = remote_at(
@@ -206,7 +206,7 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
         if settings.offline != "auto" or settings.flag == "n" or size_of(path) is None:
             raise
         warnings.warn(
-            f"{connection.url} can't be reached, so {path} is opened offline, as it was left: {error}",
+            f"{connection.url} is unreachable, so {path} is opened offline, as it was left: {error}",
             OfflineWarning,
             stacklevel=3,
         )

@@ -69,7 +69,7 @@ class RemoteSession(Unshared):
         if flag not in ("r", "w", "c", "n"):
             raise InvalidArgumentError(f"unknown flag {flag!r}; give 'r', 'w', 'c' or 'n'")
         if flag != "r" and only_readable(connection):
-            raise ReadOnlyError(f"{connection.url} can only be read; open it with flag 'r'")
+            raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r")
         self._connection = connection
         self._flag = flag
         self._lock_timeout_seconds = lock_timeout

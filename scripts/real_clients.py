@@ -1,4 +1,4 @@
-"""Runs programs of others on ebooklet_tx, unmodified: cfdb 0.11.0, cfdb 0.1.0 and envlib 0.1.8.
+"""Runs programs of others on ebooklet_tx, unmodified: cfdb 0.11.0, cfdb 0.1.0, envlib 0.1.8, cfdb-ingest 0.8.0.
 
     python scripts/real_clients.py [--keep FOLDER] [CLIENT ...]
 
@@ -7,6 +7,11 @@ the folder unless it is to be kept. Each environment has the client from the pac
 and in front of everything else on its path a module `ebooklet` that hands on the names of ebooklet_tx. The
 programs that use the clients lie in `real_clients/`. Each step prints `ok` or `FAIL`, and the exit code is 1
 if there was any FAIL. A folder that was kept is used again, so that only the checkout is installed anew.
+
+    python scripts/real_clients.py --suites FOLDER [CLIENT ...]
+
+runs the clients' own tests as well, from `FOLDER/<client>`: their source distributions have none, so they are
+to be fetched from where they are developed. Each is counted as a step.
 
 The server needs the test extra in the environment that runs this script.
 """
@@ -18,6 +23,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,16 +40,23 @@ sys.path.insert(0, str(ROOT))
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, ministack_server  # noqa: E402
 
 BUCKET = "real-clients"
+SUITE_BUCKET = "achelous"
+"""Where envlib's tests with a store work."""
+
 INSTALL_TIMEOUT_SECONDS = 600
 PROGRAM_TIMEOUT_SECONDS = 600
 
 SHIM = '''"""The name under which programs import what ebooklet_tx provides."""
 
+import sys
+
 from ebooklet_tx import *
-from ebooklet_tx import __version__
+from ebooklet_tx import __version__, errors, remote
+
+sys.modules["ebooklet.errors"], sys.modules["ebooklet.remote"] = errors, remote
 '''
 
-TOLD = ("booklet", "cfdb", "ebooklet", "ebooklet-tx", "envlib", "numpy")
+TOLD = ("booklet", "cfdb", "cfdb-ingest", "ebooklet", "ebooklet-tx", "envlib", "numpy")
 """The packages whose versions are printed."""
 
 
@@ -67,6 +80,7 @@ CLIENTS = (
     Client("cfdb-0.1.0", ("cfdb==0.1.0", "rechunkit==0.1.0"), "cfdb_0_1_0.py"),
     # It depends on the distribution `ebooklet`, which therefore is installed behind the shim.
     Client("envlib-0.1.8", ("envlib==0.1.8",), "envlib_0_1_8.py", unreachable=True),
+    Client("cfdb-ingest-0.8.0", ("cfdb-ingest[archive]==0.8.0",), "cfdb_ingest_0_8_0.py"),
 )
 
 
@@ -87,6 +101,7 @@ def main() -> int:
     """Prepares every environment, runs every program, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work here, and leave it")
+    parser.add_argument("--suites", type=Path, metavar="FOLDER", help="run their own tests from here as well")
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=", ".join(client.name for client in CLIENTS))
     arguments = parser.parse_args()
     chosen = [client for client in CLIENTS if not arguments.clients or client.name in arguments.clients]
@@ -100,7 +115,8 @@ def main() -> int:
         shim.mkdir(exist_ok=True)
         (shim / "ebooklet.py").write_text(SHIM)
         for client in chosen:
-            _try(client, folder, shim, tally)
+            suite = None if arguments.suites is None else arguments.suites.resolve() / client.name
+            _try(client, folder, shim, suite, tally)
     print(f"{tally.passed} ok, {tally.failed} FAIL, {time.monotonic() - start:.0f} s", flush=True)
     return 1 if tally.failed else 0
 
@@ -115,7 +131,7 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _try(client: Client, folder: Path, shim: Path, tally: Tally) -> None:
+def _try(client: Client, folder: Path, shim: Path, suite: Path | None, tally: Tally) -> None:
     """Installs one client and runs its program; whatever goes wrong is a FAIL and no more."""
     start = time.monotonic()
     print(f"== {client.name}", flush=True)
@@ -124,6 +140,8 @@ def _try(client: Client, folder: Path, shim: Path, tally: Tally) -> None:
         print(f"   {_versions(python)} ({time.monotonic() - start:.0f} s to install)", flush=True)
         with tempfile.TemporaryDirectory(prefix="machines-", dir=folder) as machines:
             _run_program(client, python, shim, Path(machines), tally)
+        if suite is not None and suite.is_dir():
+            _run_suite(python, shim, suite, tally)
     except (subprocess.SubprocessError, OSError, RuntimeError) as error:
         line = f"FAIL {client.name}: {error}"
         output = getattr(error, "stdout", None)
@@ -168,19 +186,40 @@ def _versions(python: Path) -> str:
     return ", ".join(f"{name} {found[name]}" for name in ("python", *TOLD) if name in found)
 
 
+def _run_suite(python: Path, shim: Path, suite: Path, tally: Tally) -> None:
+    """Runs a client's own tests, which lie as in its source tree, with a store to work on."""
+    _quietly(python, "-m", "pip", "install", "--disable-pip-version-check", "pytest")
+    packages = Path(_quietly(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    shutil.copytree(suite, packages, dirs_exist_ok=True)
+    tests = [str(packages / path.relative_to(suite)) for path in sorted(suite.rglob("test_*.py"))]
+    with ministack_server() as endpoint:
+        _make_bucket(endpoint, SUITE_BUCKET)
+        told = {"endpoint_url": endpoint, "access_key_id": ACCESS_KEY_ID, "access_key": ACCESS_KEY}
+        done = subprocess.run(
+            [str(python), "-m", "pytest", "-q", "-rA", "--tb=short", "-p", "no:cacheprovider", *tests],
+            env=_environment_of(shim) | told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=shim.parent,
+            check=False,
+            text=True,
+            timeout=PROGRAM_TIMEOUT_SECONDS,
+        )
+    if done.returncode not in (0, 1):
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout)
+    words = {"PASSED": "ok", "FAILED": "FAIL", "ERROR": "FAIL", "SKIPPED": "skipped"}
+    for outcome, _, what in (line.partition(" ") for line in done.stdout.splitlines()):
+        if outcome in words:
+            line = f"{words[outcome]} its own {what.removeprefix(str(packages) + '/')}"
+            print(f"   {line}", flush=True)
+            tally.count(line)
+
+
 def _run_program(client: Client, python: Path, shim: Path, machines: Path, tally: Tally) -> None:
     program = ROOT / "scripts" / "real_clients" / client.program
     with ministack_server() as endpoint:
-        with contextlib.closing(
-            boto3.client(
-                "s3",
-                endpoint_url=endpoint,
-                aws_access_key_id=ACCESS_KEY_ID,
-                aws_secret_access_key=ACCESS_KEY,
-                region_name="us-east-1",
-            )
-        ) as store:
-            store.create_bucket(Bucket=BUCKET)
+        _make_bucket(endpoint, BUCKET)
         command = [str(python), str(program), "--endpoint", endpoint, "--bucket", BUCKET]
         command += ["--folder", str(machines), "--shim", str(shim)]
         _passing_on(command, shim, tally)
@@ -188,10 +227,28 @@ def _run_program(client: Client, python: Path, shim: Path, machines: Path, tally
         _passing_on([*command, "--unreachable"], shim, tally)
 
 
+def _make_bucket(endpoint: str, bucket: str) -> None:
+    with contextlib.closing(
+        boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=ACCESS_KEY_ID,
+            aws_secret_access_key=ACCESS_KEY,
+            region_name="us-east-1",
+        )
+    ) as store:
+        store.create_bucket(Bucket=bucket)
+
+
+def _environment_of(shim: Path) -> dict[str, str]:
+    """Returns the environment of a client: the shim before all else, and no credentials."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return environment | {"PYTHONPATH": str(shim), "HOME": str(shim.parent)}
+
+
 def _passing_on(command: list[str], shim: Path, tally: Tally) -> None:
     """Runs a program, shows what it prints, and counts its steps."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment |= {"PYTHONPATH": str(shim), "HOME": str(shim.parent)}
+    environment = _environment_of(shim)
     failed_before = tally.failed
     # What it says on stderr goes to ours, as it comes.
     with subprocess.Popen(

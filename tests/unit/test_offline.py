@@ -127,7 +127,7 @@ def test_auto_uses_the_remote_that_is_there(bench: Bench) -> None:
 
 @pytest.mark.parametrize("flag", ["r", "w"])
 def test_auto_falls_back_with_a_warning(bench: Bench, flag: str) -> None:
-    with pytest.warns(ebooklet_tx.OfflineWarning, match="can't be reached") as caught:
+    with pytest.warns(ebooklet_tx.OfflineWarning, match="is unreachable") as caught:
         db = bench.open("b", flag, offline="auto", _wrap_store=UnreachableStore)
     with db:
         assert db.offline
