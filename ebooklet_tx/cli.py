@@ -85,6 +85,7 @@ def _recover(options: argparse.Namespace) -> int:
         accept_deletes=options.accept_deletes,
         lock_timeout=options.lock_timeout,
         accept_partial=options.accept_partial,
+        repair_remote=options.repair_remote,
     )
     if options.json:
         _print_json(report.to_dict())
@@ -248,6 +249,11 @@ def _parser() -> argparse.ArgumentParser:
         "--accept-partial",
         action="store_true",
         help="take a file of ebooklet's as it is although it lacks keys of ebooklet's remote",
+    )
+    recover.add_argument(
+        "--repair-remote",
+        action="store_true",
+        help="write the remote's root anew, as this machine knew it last, if it is damaged",
     )
     _add(commands, "status", _status, "show what is pending, the base commit, and what is to be repaired")
     push = _add(commands, "push", _push, "publish the pending changes")

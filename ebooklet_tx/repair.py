@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
@@ -27,7 +28,7 @@ from ebooklet_tx.sync.conflicts import Conflict, conflicts_in
 from ebooklet_tx.sync.locking import settle_conditions
 from ebooklet_tx.sync.origin import undecided_lack
 from ebooklet_tx.sync.place import StoreWrapper, remote_at
-from ebooklet_tx.sync.pull import known_type, note_connection
+from ebooklet_tx.sync.pull import DamagedRoot, known_type, look_at_root, note_connection
 from ebooklet_tx.sync.push import PushResult
 from ebooklet_tx.sync.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote
 from ebooklet_tx.sync.session import Session
@@ -63,6 +64,7 @@ def recover(
     retry: RetryPolicy | None = None,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     accept_partial: bool = False,
+    repair_remote: bool = False,
     _wrap_store: StoreWrapper | None = None,
 ) -> RecoverReport:
     """Repairs a local pair, then resumes an interrupted push or rolls it back.
@@ -82,9 +84,10 @@ def recover(
             since then, by anybody, stays.
         retry: How failing requests are tried again; None for the connection's own.
         lock_timeout: Seconds to wait for a session that has the file open for writing.
-
         accept_partial: Take a file of ebooklet's as it is although it lacks keys of ebooklet's remote, so that
             it can be pushed.
+        repair_remote: Write the remote's root anew if it is damaged, as this machine knew it last. Commits that
+            others made since then are missing from it: run this where the newest of them was pulled or pushed.
 
     Returns:
         What was done. A remote that can't be reached is reported, not raised.
@@ -99,7 +102,9 @@ def recover(
     given = None if remote_conn is None else parse_connection(remote_conn)
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:
-        return _told(found, given or _remembered(found.facts), resume, accept_deletes, retry, _wrap_store)
+        place = given or _remembered(found.facts)
+        told = _told(found, place, resume, accept_deletes, retry, _wrap_store)
+        return _told_of_root(told, place, retry, _wrap_store) if repair_remote and place is not None else told
     local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
     report = local.report
     try:
@@ -112,7 +117,7 @@ def recover(
         connection = given or _remembered(local.journal.all_meta()) or _remembered(found.facts)
         outcome = None
         if connection is not None:
-            outcome = _settle_remote(local, connection, resume, retry, _wrap_store)
+            outcome = _settle_remote(local, connection, resume, repair_remote, retry, _wrap_store)
             if outcome.failure is None:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
         lost = sorted({*report.lost_keys, *lost_values(local)})
@@ -139,6 +144,9 @@ def recover(
         partial_keys=0 if lack is None else lack.lacking_keys,
         remote=None if connection is None else connection.url,
         failure=None if outcome is None else outcome.failure,
+        remote_damage=None if outcome is None else outcome.damage,
+        repaired_seq=outcome.repair.seq if outcome is not None and outcome.repair else None,
+        missing_objects=outcome.repair.missing_objects if outcome is not None and outcome.repair else (),
         applied=() if outcome is None else tuple(outcome.applied),
         dropped=() if outcome is None else tuple(outcome.dropped),
         pushed=None if outcome is None else _pushed(outcome.pushed),
@@ -159,6 +167,7 @@ def _settle_remote(
     local: LocalStore,
     connection: Connection,
     resume: bool,
+    repair_remote: bool,
     retry: RetryPolicy | None,
     wrap: StoreWrapper | None,
 ) -> RemoteOutcome:
@@ -180,7 +189,7 @@ def _settle_remote(
             return RemoteOutcome(failure=str(error))
         report = local.report
         gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
-        return settle_remote(session, resume=resume, damaged=gone)
+        return settle_remote(session, resume=resume, damaged=gone, repair_remote=repair_remote)
 
 
 def _undecided_lack(local: LocalStore, accept_partial: bool) -> Lack | None:
@@ -204,7 +213,8 @@ def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]
     """Says in sentences what was done about the remote."""
     if outcome is None:
         return ["no remote is remembered and none was given: only the local pair was looked after"]
-    actions = [f"the interrupted push {commit_id} had taken effect" for commit_id in outcome.applied]
+    actions = [] if outcome.repair is None else [outcome.repair.words()]
+    actions += [f"the interrupted push {commit_id} had taken effect" for commit_id in outcome.applied]
     actions += [f"the interrupted push {commit_id} had not taken effect" for commit_id in outcome.dropped]
     if outcome.missing:
         actions.append("there is no remote database yet")
@@ -216,9 +226,11 @@ def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]
             f"the push was resumed as commit {done.seq}: {done.set_count} sets and {done.deleted_count} deletes, "
             f"packs that had arrived and were not sent again: {done.resumed_packs}"
         )
-    elif outcome.interrupted and not outcome.applied and outcome.failure is None:
+    elif outcome.failure is not None or outcome.damage is not None:
+        return actions
+    elif outcome.interrupted and not outcome.applied:
         actions.append(_not_resumed(resume, undecided=bool(outcome.conflicts or lost)))
-    elif not outcome.interrupted and outcome.failure is None:
+    elif not outcome.interrupted:
         actions.append("no push was interrupted")
     return actions
 
@@ -291,6 +303,22 @@ def _told(
         base_seq=int(found.facts.get("base_seq", 0)),
         base_commit_id=found.facts.get("base_commit_id"),
     )
+
+
+def _told_of_root(
+    report: RecoverReport, connection: Connection, retry: RetryPolicy | None, wrap: StoreWrapper | None
+) -> RecoverReport:
+    """Adds what a repair of the remote's root would do."""
+    try:
+        remote = remote_at(connection, retry=retry, wrap=wrap)
+        with contextlib.closing(remote.store):
+            seen = look_at_root(remote)
+    except Error as error:
+        return replace(report, failure=str(error))
+    if not isinstance(seen, DamagedRoot):
+        return report
+    action = f"the remote's root is damaged and would be written anew as it was at commit {report.base_seq}"
+    return replace(report, actions=(*report.actions, action), remote_damage=str(seen.error))
 
 
 def _repairs(found: Inspection) -> list[str]:

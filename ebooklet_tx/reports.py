@@ -143,6 +143,9 @@ class RecoverReport:
         partial_keys: Keys of ebooklet's remote that its file lacks; it is not pushed until that is accepted.
         remote: The place that was asked, None when none is known.
         failure: Why the remote's part could not be done, None when it could.
+        remote_damage: What is damaged at the remote, None when nothing was found so.
+        repaired_seq: The commit that the remote's root says since it was written anew; None when it was not.
+        missing_objects: Keys of objects that a root written anew names and that are missing or damaged.
         applied: Ids of interrupted commits that had taken effect.
         dropped: Ids of interrupted commits that had not.
         pushed: What the resumed push did, None when there was none.
@@ -164,6 +167,9 @@ class RecoverReport:
     partial_keys: int = 0
     remote: str | None = None
     failure: str | None = None
+    remote_damage: str | None = None
+    repaired_seq: int | None = None
+    missing_objects: tuple[str, ...] = ()
     applied: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     pushed: PushedCommit | None = None
@@ -182,8 +188,9 @@ class RecoverReport:
 
     @property
     def needs_decision(self) -> bool:
-        """Whether there are conflicts, lost values or a partial copy that somebody has to settle."""
-        return bool(self.conflicts or self.lost_keys or self.partial_keys)
+        """Whether there are conflicts, lost values, a partial copy or damage that somebody has to settle."""
+        damaged = self.remote_damage is not None or self.missing_objects
+        return bool(self.conflicts or self.lost_keys or self.partial_keys or damaged)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the same as JSON types."""
@@ -214,6 +221,8 @@ class RecoverReport:
                 f"{some_of([sides.key for sides in self.conflicts])}; discard() their local changes to take the "
                 "other's, or push(force_push=True) to put yours on top"
             )
+        if self.remote_damage is not None:
+            lines.append(f"- DAMAGED at the remote: {self.remote_damage}")
         if self.failure is not None:
             lines.append(f"- FAILED: {self.failure}")
         lines.append(

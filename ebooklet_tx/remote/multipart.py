@@ -43,7 +43,14 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 class MultipartUpload:
     """Sends one object in parts."""
 
-    def __init__(self, bucket: str, request: Request, ask: Ask, put_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        request: Request,
+        ask: Ask,
+        put_options: Mapping[str, Any],
+        checksum: Callable[[bytes], Mapping[str, str]],
+    ) -> None:
         """Sends nothing.
 
         Args:
@@ -51,7 +58,9 @@ class MultipartUpload:
             request: The write that the requests belong to; names the object.
             ask: Sends one request and raises errors of ours.
             put_options: What is asked of the store for the object, as boto3 names it.
+            checksum: Gives what is sent along with a part, so that it is refused unless it arrived whole.
         """
+        self._checksum = checksum
         self._put_options = put_options
         self._bucket = bucket
         self._key = request.key
@@ -148,9 +157,10 @@ class MultipartUpload:
         return etag if etag == expected and answer["ContentLength"] == size_bytes else None
 
     def _send_part(self, upload_id: str, number: int, part: bytes) -> str:
+        options: dict[str, Any] = {**self._checksum(part)}
         answer = self._asked_of_known_upload(
             lambda client: client.upload_part(
-                Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumber=number, Body=part
+                Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumber=number, Body=part, **options
             )
         )
         return str(answer["ETag"]).strip('"')

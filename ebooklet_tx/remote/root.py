@@ -358,8 +358,8 @@ def _refuse_foreign(data: bytes, name: str) -> None:
 def _damaged(name: str, problem: str) -> RemoteIntegrityError:
     return RemoteIntegrityError(
         f"{name} is not a sound root: {problem}. The download may have been cut short: try again. If it "
-        "stays, restore the object from the bucket's versions or from a snapshot, or run "
-        "`python -m ebooklet_tx verify`"
+        "stays, restore the object from the bucket's versions or from a snapshot, or write it anew from a "
+        "machine that has a copy: `python -m ebooklet_tx recover --repair-remote PATH`"
     )
 
 

@@ -7,9 +7,11 @@ multipart completion, deletes and copies are never conditional, and no credentia
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import gzip
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -110,6 +112,8 @@ class S3Store:
         self._renewing = threading.Lock()
         at = f" at {connection.endpoint_url}" if connection.endpoint_url else ""
         self._location = f"s3://{connection.bucket}{at}"
+        named = any(os.environ.get(name) for name in _ENDPOINT_VARIABLES)
+        self._custom = connection.endpoint_url is not None or named
         self._secrets: tuple[str | None, ...] = ()
         self._retired: list[S3Client] = []
         self._client, self._credentials = self._new_client()
@@ -210,6 +214,7 @@ class S3Store:
             options["Metadata"] = dict(metadata)
         if if_absent:
             options["IfNoneMatch"] = "*"
+        options |= self._checksum(data)
 
         def send(client: S3Client) -> str:
             if if_match is not None:
@@ -261,7 +266,7 @@ class S3Store:
         if source.size_bytes <= max(part_bytes, MIN_PART_BYTES):
             return self.put(key, source.read_at(0, source.size_bytes))
         request = Request("put_parts", self._location, key, writes=True)
-        upload = MultipartUpload(self._bucket, request, self._ask, self._put_options(key))
+        upload = MultipartUpload(self._bucket, request, self._ask, self._put_options(key), self._checksum)
         etag = upload.send(source, part_bytes=part_bytes, resume=resume, on_part=on_part)
         # Some stores answer a completion with another ETag than the object then has.
         return etag if self.is_aws else self.head(key).etag
@@ -351,10 +356,21 @@ class S3Store:
             asked["StorageClass"] = given.storage_class
         return {name: value for name, value in asked.items() if value is not None}
 
+    def _checksum(self, data: bytes) -> dict[str, str]:
+        """Returns what makes the store refuse a body that did not arrive whole.
+
+        Some stores keep what arrived, be it nothing at all. AWS has the SDK's own checksum; others may not
+        know it, but all know this one, which also satisfies a bucket whose objects are locked by default.
+        """
+        if not self._custom:
+            return {}
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        return {"ContentMD5": base64.b64encode(digest).decode()}
+
     def _new_client(self) -> tuple[S3Client, Any]:
         """Returns a client and what it takes its credentials from, None if nothing gives any."""
         given = self._connection
-        custom = given.endpoint_url is not None or any(os.environ.get(name) for name in _ENDPOINT_VARIABLES)
+        custom = self._custom
         options: dict[str, Any] = {}
         if custom:
             options["request_checksum_calculation"] = "when_required"

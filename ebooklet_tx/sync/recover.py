@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError
+from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.local.journal import PENDING_SET
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.remote.segment import iter_log, read_segment
@@ -19,6 +19,7 @@ from ebooklet_tx.sync.fetch import fetch_many
 from ebooklet_tx.sync.packing import forget_uploads
 from ebooklet_tx.sync.pull import drop_intents, pull, read_intents, read_root
 from ebooklet_tx.sync.push import PushResult, push
+from ebooklet_tx.sync.root_repair import RootRepair, repair_root
 from ebooklet_tx.sync.session import Remote, Session
 
 _FETCH_PAGE_KEYS = 1000
@@ -37,6 +38,8 @@ class RemoteOutcome:
         refetched: How many damaged or missing values were fetched again.
         conflicts: Keys that were changed here and by another writer.
         failure: Why the remote's part could not be done, None when it could.
+        damage: What is damaged at the remote, in words; None when nothing was found so.
+        repair: What the repair of the remote's root did, None when there was none.
     """
 
     interrupted: bool = False
@@ -47,25 +50,34 @@ class RemoteOutcome:
     refetched: int = 0
     conflicts: list[Conflict] = field(default_factory=list)
     failure: str | None = None
+    damage: str | None = None
+    repair: RootRepair | None = None
 
 
-def settle_remote(session: Session, *, resume: bool, damaged: Sequence[str] = ()) -> RemoteOutcome:
+def settle_remote(
+    session: Session, *, resume: bool, damaged: Sequence[str] = (), repair_remote: bool = False
+) -> RemoteOutcome:
     """Settles interrupted pushes against the remote, then goes on with them or lets them be.
 
     Args:
         session: A session that writes.
         resume: Whether an interrupted push is pushed again; otherwise its operations stay pending.
         damaged: Keys whose local copies were found damaged or missing, to be fetched again.
+        repair_remote: Whether a damaged root is written anew first, as this machine knew it last.
 
     Returns:
         What was done, up to the failure if there was one.
     """
     outcome = RemoteOutcome()
     try:
+        if repair_remote:
+            outcome.repair = repair_root(session)
         _settle(session, outcome, resume=resume)
         _refetch(session, damaged, outcome)
     except ConflictError as error:
         outcome.conflicts = error.conflicts
+    except RemoteIntegrityError as error:
+        outcome.damage = str(error)
     except Error as error:
         outcome.failure = str(error)
     return outcome

@@ -48,6 +48,12 @@ _ELSEWHERE = (
 _INDEX_ELSEWHERE = "Restore the object from the bucket's older versions or a backup, under the same key"
 
 
+_ROOT_ELSEWHERE = (
+    "Each machine that has pulled or pushed keeps the root as it knew it last: `recover --repair-remote PATH` "
+    "there writes it anew; choose the one that has heard of the newest commit"
+)
+
+
 # -- fsck --------------------------------------------------------------------------------------
 
 
@@ -167,7 +173,7 @@ def verify(
         except ObjectMissingError as error:
             raise RemoteMissingError(f"there is no database {remote.root_place}; check the place") from error
         except RemoteIntegrityError as error:
-            damage = Damage(remote.names.root, str(error))
+            damage = Damage(remote.names.root, str(error), sound_copy=_ROOT_ELSEWHERE)
             return VerifyReport(remote.root_place, None, None, damage=(damage,))
         if fetched is None:
             continue
@@ -227,7 +233,7 @@ def _check_objects(
 ) -> set[str]:
     """Compares the objects that are there with what the index says; returns the names of missing ones."""
     claims = list(_claims(fetched, packs))
-    there = _there(remote, [ref.name for ref in claims])
+    there = objects_there(remote, [ref.name for ref in claims])
     told = {problem.name for problem in index.problems}
     gone: set[str] = set()
     for ref in claims:
@@ -246,7 +252,7 @@ def _check_objects(
     return gone
 
 
-def _there(remote: Remote, names: list[str]) -> dict[str, StoredObject]:
+def objects_there(remote: Remote, names: list[str]) -> dict[str, StoredObject]:
     """Returns which of some objects are there, by one listing; each by a HEAD where there is none."""
     prefix = remote.names.prefix
     if remote.store.writable:

@@ -309,6 +309,7 @@ def test_json_is_stable(path: Path) -> None:
             "file",
             "lost_keys",
             "missing_keys",
+            "missing_objects",
             "outdated_keys",
             "partial_keys",
             "pending_bytes",
@@ -317,6 +318,8 @@ def test_json_is_stable(path: Path) -> None:
             "pushed",
             "refetched_keys",
             "remote",
+            "remote_damage",
+            "repaired_seq",
             "unresolved",
         }
     )
