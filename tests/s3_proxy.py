@@ -15,13 +15,14 @@ import select
 import threading
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
 PATIENCE_SECONDS = 60.0
 _CONDITIONS = ("If-Match", "If-None-Match")
+_CHECKSUMS = ("content-md5", "x-amz-checksum-crc32", "x-amz-checksum-sha256")
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"})
 
 
@@ -67,6 +68,10 @@ class Fault(enum.Enum):
 
     TRUNCATED = "truncated"
     """The answer's body, or in its lack the answer, ends before the length that it announces."""
+
+    CUT_BODY = "body cut off"
+    """The connection breaks after the headers. The store keeps what came, nothing, unless a checksum tells it
+    that this is not all, as SeaweedFS does."""
 
 
 _ANSWERS = {
@@ -254,6 +259,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.DROP_BEFORE:
             self.close_connection = True
             return
+        if fault is Fault.CUT_BODY:
+            if not any(name.lower() in _CHECKSUMS for name in self.headers):
+                self._forward(proxy, b"", [("Content-Length", "0")])
+            self.close_connection = True
+            return
         if fault in _ANSWERS:
             self._refuse(*_ANSWERS[fault])
             return
@@ -270,8 +280,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._pass_on(*answer, truncated=fault is Fault.TRUNCATED)
 
-    def _forward(self, proxy: S3Proxy, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        headers = [(name, value) for name, value in self.headers.items() if name.lower() != "expect"]
+    def _forward(
+        self, proxy: S3Proxy, body: bytes, instead: Sequence[tuple[str, str]] = ()
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        replaced = {"expect", *(name.lower() for name, _ in instead)}
+        headers = [(name, value) for name, value in self.headers.items() if name.lower() not in replaced]
+        headers += instead
         conditional = self.command == "PUT" and any(self.headers.get(name) for name in _CONDITIONS)
         if conditional and proxy.mode is Mode.REFUSES:
             return 501, [], _error_body("NotImplemented", "A header you provided is not implemented")
