@@ -104,6 +104,7 @@ def errors(folder: Path) -> None:
     except (
         ebooklet_tx.InvalidArgumentError,
         ebooklet_tx.InvalidKeyError,
+        ebooklet_tx.InvalidTypeError,
         ebooklet_tx.InvalidValueError,
         ebooklet_tx.MissingPackageError,
         ebooklet_tx.JournalDamagedError,
@@ -112,6 +113,12 @@ def errors(folder: Path) -> None:
         ebooklet_tx.LocalStorageError,
         ebooklet_tx.LockLostError,
         ebooklet_tx.LockTimeoutError,
+        ebooklet_tx.ConcurrentCompactionError,
+        ebooklet_tx.GroupSetError,
+        ebooklet_tx.GroupTooLargeError,
+        ebooklet_tx.LockHeldError,
+        ebooklet_tx.PartialCopyError,
+        ebooklet_tx.PushInProgressError,
         ebooklet_tx.OfflineError,
         ebooklet_tx.PickleRefusedError,
         ebooklet_tx.ReadOnlyError,
@@ -120,12 +127,14 @@ def errors(folder: Path) -> None:
         ebooklet_tx.SessionClosedError,
         ebooklet_tx.UnsupportedFormatError,
         ebooklet_tx.UUIDMismatchError,
+        ebooklet_tx.WorkerError,
     ) as error:
         raise SystemExit(f"not this one: {error}") from error
     except ebooklet_tx.RemoteMissingError as error:
         family: ebooklet_tx.Error = error
         also: ValueError = error
-        print(family, also)
+        remote: ebooklet_tx.RemoteError = error
+        print(family, also, remote)
     warned: list[type[UserWarning]] = [
         ebooklet_tx.OfflineWarning,
         ebooklet_tx.PickleWarning,
