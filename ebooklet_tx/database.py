@@ -69,6 +69,7 @@ MAX_PAGE_KEYS = 64_000
 """Keys are looked up a page at a time, the first page small and those behind it larger."""
 
 _MISSING = object()
+_MISSING_HERE = object()
 
 _open_databases: weakref.WeakValueDictionary[int, Database] = weakref.WeakValueDictionary()
 
@@ -433,10 +434,14 @@ class Database(Unshared, MutableMapping[str, Any]):
         """
         self._writing()
         stamp = timestamp_us(timestamp)
-        found = self._read_user(key)
-        if found is None:
-            raise KeyError(key)
-        self._put([(key, found[1], stamp)])
+        while True:
+            with self._session.mutex:
+                before = self._state_of(text_of(key))
+            found = self._read_user(key)
+            if found is None:
+                raise KeyError(key)
+            if self._put_if(key, before, (found[1], stamp)):
+                return
 
     def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
         """Sets the database's metadata, anything that is JSON; it is pushed as a key is."""
@@ -470,6 +475,77 @@ class Database(Unshared, MutableMapping[str, Any]):
                 raise KeyError(key)
             session.local.overlay.put(key, None, timestamp_us(None))
             self._commit_when_full(session)
+
+    def _state_of(self, key: str) -> object:
+        """Returns what differs from before when a key was written; needs the mutex."""
+        session = self._usable()
+        overlay = session.local.overlay
+        if key in overlay.operations or overlay.cleared:
+            return overlay.operations.get(key)
+        entry = session.local.entry(key)
+        return None if entry is None or entry.digest is None else (entry.digest, entry.timestamp_us)
+
+    def _put_if(self, key: str, before: object, operation: tuple[bytes | None, int]) -> bool:
+        """Writes a key, or deletes it with None, if its state still is what it was; False when it is not.
+
+        So values are read and fetched without the mutex, and the writes of other threads come before the
+        reading or after the writing.
+        """
+        session = self._writing()
+        with session.mutex:
+            if self._state_of(key) != before:
+                return False
+            session.local.overlay.put(key, *operation)
+            self._commit_when_full(session)
+        return True
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Returns a key's value; sets it to `default` first where there is none, in one step for all threads."""
+        self._writing()
+        check_key(key)
+        while True:
+            with self._session.mutex:
+                before = self._state_of(key)
+            found = self._read_user(key)
+            if found is not None:
+                return self._serializer.loads(key, found[1])
+            if self._put_if(key, before, (self._serializer.dumps(key, default), timestamp_us(None))):
+                return default
+
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Deletes a key and returns its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is no such key, and no default was given.
+        """
+        self._writing()
+        while True:
+            with self._session.mutex:
+                before = self._state_of(text_of(key))
+            found = self._read_user(key)
+            if found is None:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            # Before it is deleted: a value that can't be decoded stays.
+            value = self._serializer.loads(key, found[1])
+            if self._put_if(key, before, (None, timestamp_us(None))):
+                return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """Deletes the first key and returns it with its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is none.
+        """
+        self._writing()
+        while True:
+            key = next(iter(self), None)
+            if key is None:
+                raise KeyError("the database is empty")
+            value = self.pop(key, _MISSING_HERE)
+            if value is not _MISSING_HERE:
+                return key, value
 
     def clear(self) -> None:
         """Deletes every key; the next push deletes them in the remote. The metadata stays."""

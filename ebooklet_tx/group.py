@@ -69,6 +69,11 @@ class RemoteConnGroup(Database):
             "a database that exists; nothing was changed"
         )
 
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Returns an entry; refuses to make one, as `set` does."""
+        found = self.get(key)
+        return self.set(key, default) if found is None else found
+
     def update(self, other: Any = (), /, **more: Any) -> NoReturn:
         """Refuses, as `set` does.
 

@@ -664,9 +664,9 @@ class LocalStore:
             value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
             if digest_of(value) == digest:
                 return value
-            if not self.writable and self._follow_file():
-                return self._read_again(entry.key, digest)
-            self._damaged.add(entry.key)
+            moved = self._read_where_it_lies_now(entry, digest)
+            if moved is not None:
+                return moved
         held = self.journal.held_value(entry.key, digest)
         return held if held is not None and digest_of(held) == digest else None
 
@@ -690,17 +690,31 @@ class LocalStore:
         """In a reader: goes over to the file that the journal now means; True when it is another."""
         if self.journal.get_meta("file_generation") == self.file.generation and self.file.is_current():
             return False
-        fresh = open_unlocked(self.path, self.journal)
-        self.file.close()
-        self._file = fresh
+        self._is_replacing = True
+        self._end_replacing()
         return True
 
-    def _read_again(self, key: str, digest: bytes) -> bytes | None:
-        entry = self.journal.entry(key)
-        if entry is None or entry.local_digest != digest:
+    def _read_where_it_lies_now(self, entry: Entry, digest: bytes) -> bytes | None:
+        """Reads a value again whose bytes are not at the place of an entry that may be out of date.
+
+        The value is damaged only if its place is still that one: another thread may have written the key or
+        rewritten the file since the entry was read, and so may a writer beside a reader.
+        """
+        followed = not self.writable and self._follow_file()
+        now = self.journal.entry(entry.key)
+        if now is None or now.local_digest != digest:
             return None
-        value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
-        return value if digest_of(value) == digest else None
+        if followed or _place_here(now) != _place_here(entry):
+            value = self.file.read(now.local_offset_bytes or 0, now.local_length_bytes or 0)
+            if digest_of(value) == digest:
+                return value
+        if not followed:
+            self._damaged.add(entry.key)
+        return None
+
+
+def _place_here(entry: Entry) -> tuple[object, ...]:
+    return entry.local_offset_bytes, entry.local_length_bytes
 
 
 def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:

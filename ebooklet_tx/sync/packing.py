@@ -32,6 +32,10 @@ REUSED_FOR_SECONDS = 6 * 3600.0
 first, which makes it as new as one just sent."""
 
 
+class ReplacedError(Exception):
+    """A key was written again while a commit was built, and what it held before is gone: build it anew."""
+
+
 class Place(NamedTuple):
     """Where a value lies in the remote."""
 
@@ -49,11 +53,23 @@ class PackedValue(NamedTuple):
 
 
 def read_pending(session: Session, entry: Entry) -> bytes:
-    """Returns the bytes of a pending value; the caller holds the mutex."""
+    """Returns the bytes of a pending value; the caller holds the mutex.
+
+    Raises:
+        ReplacedError: The key was written again since the entry was read, and the old value is gone.
+        LocalIntegrityError: It is damaged.
+    """
     value = session.local.read(entry)
     if value is None:
-        raise _damaged(session, entry)
+        raise _unreadable(session, entry)
     return value
+
+
+def _unreadable(session: Session, entry: Entry) -> ReplacedError | LocalIntegrityError:
+    now = session.journal.entry(entry.key)
+    if now is None or now.digest != entry.digest:
+        return ReplacedError(entry.key)
+    return _damaged(session, entry)
 
 
 def _damaged(session: Session, entry: Entry) -> LocalIntegrityError:
@@ -257,6 +273,7 @@ class _LargeValue:
         self._entry = entry
         self._prefix = prefix
         self._in_file = entry.local_digest == entry.digest
+        self._generation = session.local.file.generation
 
     @property
     def size_bytes(self) -> int:
@@ -268,11 +285,23 @@ class _LargeValue:
         start = max(0, offset_bytes - len(self._prefix))
         stop = max(0, end - len(self._prefix))
         with self._session.mutex:
+            self._follow()
             if self._in_file:
                 body = self._session.local.file.read((self._entry.local_offset_bytes or 0) + start, stop - start)
             else:
                 body = read_pending(self._session, self._entry)[start:stop]
         return head + body
+
+    def _follow(self) -> None:
+        """Looks the place up again where the file was rewritten since, so that no other bytes are sent."""
+        local = self._session.local
+        if local.file.generation == self._generation:
+            return
+        now = self._session.journal.entry(self._entry.key)
+        if now is None or now.digest != self._entry.digest or not local.is_intact(now):
+            raise _unreadable(self._session, self._entry)
+        self._entry, self._generation = now, local.file.generation
+        self._in_file = now.local_digest == now.digest
 
 
 def _send_large(session: Session, entry: Entry) -> None:
@@ -283,10 +312,10 @@ def _send_large(session: Session, entry: Entry) -> None:
     with session.mutex:
         # Read once in full: parts must not carry damage that the digest would only show afterwards.
         if not session.local.is_intact(entry):
-            raise _damaged(session, entry)
+            raise _unreadable(session, entry)
         name, resume = _begin_large(session, entry, digest)
+        source = _LargeValue(session, entry, pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
     remote: Remote = session.remote
-    source = _LargeValue(session, entry, pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
 
     def on_part(state: UploadState) -> None:
         with session.mutex, session.journal.transaction() as connection:

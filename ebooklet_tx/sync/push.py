@@ -18,7 +18,7 @@ from ebooklet_tx.sync.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.forget import start_over
 from ebooklet_tx.sync.joining import settle_replacement
 from ebooklet_tx.sync.moving import check_lock, renew_lock
-from ebooklet_tx.sync.packing import forget_uploads, settle_uploads
+from ebooklet_tx.sync.packing import ReplacedError, forget_uploads, settle_uploads
 from ebooklet_tx.sync.pull import DamagedRoot, FetchedRoot, look_at_root, pull, read_intents
 from ebooklet_tx.sync.resolve import (
     Resolution,
@@ -273,8 +273,12 @@ def _one_round(
     if replacing or not base.seq:
         # No fence was noted of a root that is replaced, or that was not there.
         note_fence(session, replaced.manifest.fence if replaced is not None else 0)
-    places = place_pending(session, entries)
-    commit = build(session, base, replaced, entries, places)
+    try:
+        places = place_pending(session, entries)
+        commit = build(session, base, replaced, entries, places)
+    except ReplacedError:
+        # Another thread writes and prunes beside this: what it wrote is pushed instead.
+        return None
     base_etag = seen.etag if seen is not None else base.etag
     if not write_intent(session, commit, base_etag, entries):
         return None
