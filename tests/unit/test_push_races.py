@@ -15,6 +15,7 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.errors import OfflineError, PreconditionFailedError, TransientStoreError
 from ebooklet_tx.remote.store import ObjectStore
 from ebooklet_tx.sync.pull import read_intents
+from ebooklet_tx.sync.push import raise_fence
 from tests.pairs import LARGE, OLD_STAMP, Bench, history, make, pending, push, root_of
 from tests.store_wrappers import Fault, GatedStore, HookedStore, PassingStore, faulty
 
@@ -173,9 +174,12 @@ def test_two_first_pushes_of_different_databases(bench: Bench) -> None:
     assert bench.fresh_contents() == {"k": b"a"}
 
 
-def test_endless_traffic_ends_in_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["push", "forced push", "replacement", "raised fence", "compaction"])
+def test_endless_traffic_ends_in_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setattr("ebooklet_tx.sync.push.MAX_ROUNDS", 3)
-    make(bench, {"k": b"0"})
+    monkeypatch.setattr("ebooklet_tx.sync.compact.MAX_ROUNDS", 3)
+    make(bench, {"k": b"0", "large": LARGE, "other": LARGE + b"1"})
+    push(bench, "a", {"other": b"1"})
     numbers = iter(range(100))
 
     class Busy(HookedStore):
@@ -184,12 +188,19 @@ def test_endless_traffic_ends_in_an_error(bench: Bench, monkeypatch: pytest.Monk
                 push(bench, "b", {f"theirs {next(numbers)}": b"1"})
             return send()
 
-    with bench.open("a", "w", _wrap_store=lambda inner: Busy(inner, "db")) as db:
+    flag = "n" if what == "replacement" else "w"
+    with bench.open("a", flag, _wrap_store=lambda inner: Busy(inner, "db")) as db:
         db["mine"] = b"1"
+        calls: dict[str, Callable[[], object]] = {
+            "forced push": lambda: db.changes().push(force_push=True),
+            "raised fence": lambda: raise_fence(db._session),
+            "compaction": lambda: db.compact(live_share=1.0),
+        }
         with pytest.raises(OfflineError, match="less traffic"):
-            db.changes().push()
+            calls.get(what, db.changes().push)()
         assert pending(db) == {"mine": "set"}
-        assert "theirs 1" in db
+        assert what == "replacement" or "theirs 1" in db
+    assert next(numbers) == 3
 
 
 # -- written again while the push is under way ---------------------------------------------------
