@@ -101,9 +101,9 @@ def _check_nothing_is_lost(session: Session) -> None:
     more = f" and {count - len(rows)} more" if count > len(rows) else ""
     raise RemoteMissingError(
         f"the database {session.remote.root_place} is gone, and of {count} of its keys this machine has no value "
-        f"to write anew: {shown}{more}; nothing was changed. Push from a machine that has them, or restore the "
-        "remote from a backup. To go on without them call delete_remote(), which has nothing left to delete and "
-        "lets go of these keys, and push() what is here"
+        f"to write anew: {shown}{more}; nothing was changed. Push from a machine that has them, fetch them with "
+        "load_items() where the database still lies, or restore it from a backup. To go on without them call "
+        "delete_remote(), which has nothing left to delete and lets go of these keys, and push() what is here"
     )
 
 
