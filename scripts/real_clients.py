@@ -46,6 +46,15 @@ SUITE_BUCKET = "achelous"
 INSTALL_TIMEOUT_SECONDS = 600
 PROGRAM_TIMEOUT_SECONDS = 600
 
+SHIM_GUARD = '''"""Loads the shim before anything else is, and says so if that failed."""
+
+import pathlib
+
+import ebooklet
+
+assert pathlib.Path(ebooklet.__file__).parent == pathlib.Path(__file__).parent, ebooklet.__file__
+'''
+
 SHIM = '''"""The name under which programs import what ebooklet_tx provides."""
 
 import sys
@@ -114,6 +123,7 @@ def main() -> int:
         shim = folder / "shim"
         shim.mkdir(exist_ok=True)
         (shim / "ebooklet.py").write_text(SHIM)
+        (shim / "shim_guard.py").write_text(SHIM_GUARD)
         for client in chosen:
             suite = None if arguments.suites is None else arguments.suites.resolve() / client.name
             _try(client, folder, shim, suite, tally)
@@ -196,7 +206,8 @@ def _run_suite(python: Path, shim: Path, suite: Path, tally: Tally) -> None:
         _make_bucket(endpoint, SUITE_BUCKET)
         told = {"endpoint_url": endpoint, "access_key_id": ACCESS_KEY_ID, "access_key": ACCESS_KEY}
         done = subprocess.run(
-            [str(python), "-m", "pytest", "-q", "-rA", "--tb=short", "-p", "no:cacheprovider", *tests],
+            # The packages' own place must not come before the shim; the plugin sees to that.
+            [str(python), "-m", "pytest", "-q", "-rA", "-p", "shim_guard", "--import-mode=append", *tests],
             env=_environment_of(shim) | told,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
