@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import threading
 import time
@@ -36,12 +34,14 @@ from ebooklet_tx.remote.folder_files import (
     etag_of,
     folder_lock,
     intact_bytes,
+    open_object,
     sync_file,
     sync_folder,
     with_part,
     write_part,
 )
 from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.remote.temporary_files import UPLOAD_ID, TemporaryFile, TemporaryFolder
 
 TEMPORARY_MAX_AGE_SECONDS = 24 * 3600.0
 
@@ -49,7 +49,6 @@ _LOCK_NAME = f"{RESERVED_NAME_PREFIX}.lock"
 _TEMPORARY_FOLDER = f"{RESERVED_NAME_PREFIX}.tmp"
 _FOLDER_ATTEMPTS = 64
 _MAX_NAME_BYTES = 255
-_UPLOAD_ID = re.compile(r"[0-9a-f]{32}\.part")
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -87,6 +86,7 @@ class DirectoryStore:
         self._beginning = threading.RLock()
         self._has_written = False
         self._durable_folders: dict[Path, int] = {}
+        self._temporaries = TemporaryFolder(self.folder / _TEMPORARY_FOLDER)
 
     place = ("file", "")
     """Endpoint and bucket, as roots name them: a folder is the same wherever it is mounted."""
@@ -179,24 +179,24 @@ class DirectoryStore:
         if part_bytes < 1:
             raise InvalidArgumentError(f"part_bytes must be at least 1, not {part_bytes}")
         self._begin_writing("put_parts", key)
-        with self._translated("put_parts", key):
-            state, offset_bytes = self._begun_upload(source, resume)
-        temporary = self._temporary_path(state.upload_id)
-        if on_part is not None:
-            on_part(state)
-        while offset_bytes < source.size_bytes:
-            part = source.read_at(offset_bytes, min(part_bytes, source.size_bytes - offset_bytes))
+        with contextlib.ExitStack() as stack:
             with self._translated("put_parts", key):
-                write_part(temporary, offset_bytes, part)
-            state = with_part(state, offset_bytes, part)
-            offset_bytes += len(part)
+                temporary, state, offset_bytes = self._begun_upload(stack, source, resume)
             if on_part is not None:
                 on_part(state)
-        with self._translated("put_parts", key):
-            with temporary.open("r+b") as file:
-                sync_file(file)
-                etag = etag_of(file)
-            self._place("put_parts", key, temporary, path)
+            while offset_bytes < source.size_bytes:
+                part = source.read_at(offset_bytes, min(part_bytes, source.size_bytes - offset_bytes))
+                with self._translated("put_parts", key):
+                    write_part(temporary, offset_bytes, part)
+                state = with_part(state, offset_bytes, part)
+                offset_bytes += len(part)
+                if on_part is not None:
+                    on_part(state)
+            with self._translated("put_parts", key):
+                with temporary.open("r+b") as file:
+                    sync_file(file)
+                    etag = etag_of(file)
+                self._place("put_parts", key, temporary, path)
         return etag
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -216,7 +216,9 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     path.unlink()
                 kept = self._remove_empty_folders(path.parent)
-            sync_folder(kept)
+            # Whoever has removed that folder meanwhile syncs the one above.
+            with contextlib.suppress(FileNotFoundError):
+                sync_folder(kept)
 
     def copy(self, source_key: str, target_key: str) -> str:
         """Copies an object and returns the copy's ETag."""
@@ -247,25 +249,21 @@ class DirectoryStore:
             )
         return self.folder / key
 
-    def _temporary_path(self, name: str) -> Path:
-        return self.folder / _TEMPORARY_FOLDER / name
-
     @contextlib.contextmanager
-    def _temporary(self) -> Iterator[Path]:
+    def _temporary(self) -> Iterator[TemporaryFile]:
         """Names a new temporary file, which is gone afterwards."""
-        path = self._temporary_path(secrets.token_hex(16))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+        with self._temporaries.new_file() as temporary:
+            try:
+                yield temporary
+            finally:
+                temporary.remove()
 
     @contextlib.contextmanager
     def _reading(self, operation: str, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
         with self._translated(operation, key, writes=False), contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(path.open("rb"))
+                file = stack.enter_context(open_object(path))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectMissingError(f"{self._shown(operation, key)}: there is no such object") from None
             yield file
@@ -279,22 +277,14 @@ class DirectoryStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 sync_folder(folder.parent)
-            self._remove_old_temporaries()
+            self._temporaries.remove_older(self._clock() - TEMPORARY_MAX_AGE_SECONDS)
             self._has_written = True
-
-    def _remove_old_temporaries(self) -> None:
-        oldest_kept = self._clock() - TEMPORARY_MAX_AGE_SECONDS
-        with contextlib.suppress(FileNotFoundError):
-            for path in (self.folder / _TEMPORARY_FOLDER).iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_mtime < oldest_kept:
-                        path.unlink()
 
     def _place(
         self,
         operation: str,
         key: str,
-        temporary: Path,
+        temporary: TemporaryFile,
         path: Path,
         *,
         if_match: str | None = None,
@@ -322,13 +312,13 @@ class DirectoryStore:
             state = "the object exists" if if_match is None else "the object has changed or is gone"
             raise PreconditionFailedError(f"{self._shown(operation, key)}: {state}; read again")
 
-    def _rename(self, operation: str, key: str, temporary: Path, path: Path) -> None:
+    def _rename(self, operation: str, key: str, temporary: TemporaryFile, path: Path) -> None:
         for _ in range(_FOLDER_ATTEMPTS):
             # Where a shared drive does not keep its locks, a delete elsewhere may remove the empty
             # folder between the two steps.
             with contextlib.suppress(FileNotFoundError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(path)
+                temporary.rename(path)
                 return
             if not temporary.exists():
                 break
@@ -360,17 +350,19 @@ class DirectoryStore:
                     self._durable_folders[folder] = inode
                 folder = folder.parent
 
-    def _begun_upload(self, source: ByteSource, resume: UploadState | None) -> tuple[UploadState, int]:
+    def _begun_upload(
+        self, stack: contextlib.ExitStack, source: ByteSource, resume: UploadState | None
+    ) -> tuple[TemporaryFile, UploadState, int]:
         """Returns the upload to go on with and the bytes it has, beginning anew where it must."""
-        if resume is not None and _UPLOAD_ID.fullmatch(resume.upload_id):
+        if resume is not None and UPLOAD_ID.fullmatch(resume.upload_id):
             with contextlib.suppress(FileNotFoundError):
-                offset_bytes = intact_bytes(self._temporary_path(resume.upload_id), resume, source.size_bytes)
+                temporary = stack.enter_context(self._temporaries.file(resume.upload_id))
+                offset_bytes = intact_bytes(temporary, resume, source.size_bytes)
                 if offset_bytes is not None:
-                    return resume, offset_bytes
-        path = self._temporary_path(f"{secrets.token_hex(16)}.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(exist_ok=False)
-        return UploadState(path.name), 0
+                    return temporary, resume, offset_bytes
+        temporary = stack.enter_context(self._temporaries.new_file(".part"))
+        temporary.open("x+b").close()
+        return temporary, UploadState(temporary.name), 0
 
     def _walk(self, folder_key: str, prefix: str) -> Iterator[str]:
         """Yields the keys below a folder that begin with `prefix`, in the order of their UTF-8 bytes."""
@@ -412,6 +404,8 @@ class DirectoryStore:
         why = error.strerror or type(error).__name__
         if error.errno in _REFUSED:
             return RemoteAccessError(f"{shown}: {why}; check the folder's permissions")
+        if error.errno == errno.ELOOP:
+            return RemoteAccessError(f"{shown}: a link lies where the store's own file should be; remove it")
         if error.errno == errno.ENAMETOOLONG:
             return InvalidArgumentError(f"{shown}: the name is too long for this file system")
         if error.errno in _ANOTHER_KIND:

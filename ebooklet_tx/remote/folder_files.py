@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,14 @@ from typing import BinaryIO
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import RemoteAccessError, TransientStoreError
 from ebooklet_tx.remote.store import UploadState
+from ebooklet_tx.remote.temporary_files import TemporaryFile
 
 _EDGE_BYTES = 64 * 1024
 _LOCK_POLL_SECONDS = 0.005
 _PART_TAG = re.compile(r"([0-9]{1,19})-([0-9]{1,19})-([0-9a-f]{32})")
 
 _LOCKED = {errno.EAGAIN, errno.EACCES}
+_NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -41,7 +44,7 @@ def folder_lock(path: Path, timeout_seconds: float, shown: str) -> Iterator[None
     """
     file = Descriptor()
     try:
-        file.open(path, os.O_RDWR | os.O_CREAT)
+        _open_lock_file(file, path, shown)
         _take_lock(file.number, timeout_seconds, shown)
         try:
             yield
@@ -50,6 +53,39 @@ def folder_lock(path: Path, timeout_seconds: float, shown: str) -> Iterator[None
             fcntl.flock(file.number, fcntl.LOCK_UN)
     finally:
         file.close()
+
+
+def _open_lock_file(file: Descriptor, path: Path, shown: str) -> None:
+    strange = f"{shown}: {path} is a link or no file, so the folder can't be locked; remove it"
+    try:
+        file.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise RemoteAccessError(strange) from error
+    if not stat.S_ISREG(os.fstat(file.number).st_mode):
+        raise RemoteAccessError(strange)
+
+
+def open_object(path: Path) -> BinaryIO:
+    """Opens an object for reading; it never waits, as opening a pipe does.
+
+    Raises:
+        FileNotFoundError: There is no file; what is none is no object.
+        OSError: The system refuses.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        fd = os.open(name, flags | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "there is no file", name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    return open(path, "rb", opener=opener)
 
 
 def _take_lock(descriptor: int, timeout_seconds: float, shown: str) -> None:
@@ -106,9 +142,9 @@ def sync_folder(folder: Path) -> None:
         opened.close()
 
 
-def write_part(path: Path, offset_bytes: int, part: bytes) -> None:
+def write_part(temporary: TemporaryFile, offset_bytes: int, part: bytes) -> None:
     """Writes one part of an upload, durably, cutting off whatever lay behind it."""
-    with path.open("r+b") as file:
+    with temporary.open("r+b") as file:
         file.truncate(offset_bytes)
         file.seek(offset_bytes)
         file.write(part)
@@ -121,10 +157,10 @@ def with_part(state: UploadState, offset_bytes: int, part: bytes) -> UploadState
     return UploadState(state.upload_id, (*state.parts, (len(state.parts) + 1, tag)))
 
 
-def intact_bytes(path: Path, state: UploadState, size_bytes: int) -> int | None:
+def intact_bytes(temporary: TemporaryFile, state: UploadState, size_bytes: int) -> int | None:
     """Returns how many bytes of the upload's parts lie in the file, or None if any is not as recorded."""
     offset_bytes = 0
-    with path.open("r+b") as file:
+    with temporary.open("r+b") as file:
         for number, (part_number, tag) in enumerate(state.parts, start=1):
             match = _PART_TAG.fullmatch(tag)
             if match is None or part_number != number or int(match[1]) != offset_bytes:

@@ -156,33 +156,34 @@ def test_old_temporary_files_go_at_the_first_write(folder: Path) -> None:
     temporary = folder / ".ebooklet_tx.tmp"
     temporary.mkdir(parents=True)
     now = 1_000_000_000.0
-    for name, age_seconds in (("old", TEMPORARY_MAX_AGE_SECONDS + 10), ("young", TEMPORARY_MAX_AGE_SECONDS - 10)):
+    old, young = "0" * 32, f"{'1' * 32}.part"
+    for name, age_seconds in ((old, TEMPORARY_MAX_AGE_SECONDS + 10), (young, TEMPORARY_MAX_AGE_SECONDS - 10)):
         (temporary / name).write_bytes(b"x")
         os.utime(temporary / name, (now - age_seconds, now - age_seconds))
     store = DirectoryStore(folder, clock=lambda: now)
     with pytest.raises(ObjectMissingError):
         store.get("db")
-    assert (temporary / "old").exists()
+    assert (temporary / old).exists()
     store.put("db", b"x")
-    assert files(temporary) == ["young"]
+    assert files(temporary) == [young]
 
 
 def test_everything_is_synced_before_a_put_returns(
     store: DirectoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    real_fsync, real_replace = os.fsync, Path.replace
+    real_fsync, real_rename = os.fsync, os.rename
 
     def fsync(descriptor: int) -> None:
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         real_fsync(descriptor)
 
-    def replace(self: Path, target: Path) -> Path:
+    def rename(name: str, target: Path, *, src_dir_fd: int) -> None:
         synced.append("rename")
-        return real_replace(self, target)
+        real_rename(name, target, src_dir_fd=src_dir_fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "rename", rename)
     store.put("db.d/pack/1", b"x")
     before, after = synced[: synced.index("rename")], synced[synced.index("rename") + 1 :]
     assert str(folder.parent) in before
@@ -235,7 +236,7 @@ def test_a_failed_sync_of_the_folder_may_have_applied(
 def test_a_refusing_folder_is_named(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     store.put("db", b"first")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", FailingCalls(number))
+        patch.setattr(os, "open", FailingCalls(number))
         for ask in (lambda: store.get("db"), lambda: store.put("db", b"x")):
             with pytest.raises(RemoteAccessError, match="permissions"):
                 ask()
@@ -330,16 +331,16 @@ def test_a_folder_that_vanishes_before_the_rename_is_made_again(
     store: DirectoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("db", b"x")
-    real_replace = Path.replace
+    real_rename = os.rename
     vanished: list[Path] = []
 
-    def replace(self: Path, target: Path) -> Path:
+    def rename(name: str, target: Path, *, src_dir_fd: int) -> None:
         if not vanished:
             vanished.append(target.parent)
             target.parent.rmdir()
-        return real_replace(self, target)
+        real_rename(name, target, src_dir_fd=src_dir_fd)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "rename", rename)
     store.put("db.d/pack/1", b"x")
     assert vanished == [folder / "db.d" / "pack"]
     assert (folder / "db.d" / "pack" / "1").read_bytes() == b"x"

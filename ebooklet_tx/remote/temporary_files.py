@@ -1,0 +1,117 @@
+"""The temporary files of a directory store: where every object begins.
+
+Owns the store's folder of temporary files. The invariants: the folder is a folder and no link to one, held
+open while it is used, so that nobody can put another in its place; a file in it is made where nothing is; and
+only files with names of ours are ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.errors import RemoteAccessError
+
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}\.part")
+
+_OWN_NAME = re.compile(r"[0-9a-f]{32}(\.part)?")
+_NO_FOLDER = {errno.ENOTDIR, errno.ELOOP}
+
+
+class TemporaryFile:
+    """A name in the folder of temporary files, while that is held open."""
+
+    def __init__(self, name: str, folder_fd: int) -> None:
+        self.name = name
+        self._folder_fd = folder_fd
+
+    def open(self, mode: Literal["x+b", "r+b"]) -> BinaryIO:
+        """Opens the file as the built-in function does: "x" makes it; never through a link.
+
+        Raises:
+            OSError: The system refuses; it is missing; or it is no file.
+        """
+
+        def opener(name: str, flags: int) -> int:
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=self._folder_fd)
+
+        return open(self.name, mode, opener=opener)
+
+    def exists(self) -> bool:
+        """True while there is a file of that name."""
+        try:
+            return stat.S_ISREG(os.lstat(self.name, dir_fd=self._folder_fd).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def rename(self, target: Path) -> None:
+        """Puts the file in a place, and over what is there."""
+        os.rename(self.name, target, src_dir_fd=self._folder_fd)
+
+    def remove(self) -> None:
+        """Removes the file, if it is still there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.name, dir_fd=self._folder_fd)
+
+
+class TemporaryFolder:
+    """The folder; it is made when it is first needed, in a store's folder that exists."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def new_file(self, suffix: str = "") -> Iterator[TemporaryFile]:
+        """Gives a name that nothing has."""
+        with self._opened() as fd:
+            yield TemporaryFile(secrets.token_hex(16) + suffix, fd)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[TemporaryFile]:
+        """Gives a file by the name that it had."""
+        with self._opened() as fd:
+            yield TemporaryFile(name, fd)
+
+    def remove_older(self, than: float) -> None:
+        """Removes our files that were last written before a time; the folder may be missing.
+
+        Raises:
+            RemoteAccessError: It is a link, or no folder; nothing was removed.
+        """
+        with contextlib.suppress(FileNotFoundError), self._opened(make=False) as fd:
+            for name in filter(_OWN_NAME.fullmatch, os.listdir(fd)):  # noqa: PTH208
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.lstat(name, dir_fd=fd)
+                    if stat.S_ISREG(found.st_mode) and found.st_mtime < than:
+                        os.unlink(name, dir_fd=fd)
+
+    @contextlib.contextmanager
+    def _opened(self, *, make: bool = True) -> Iterator[int]:
+        opened = Descriptor()
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    self.path.mkdir()
+            try:
+                opened.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except OSError as error:
+                if error.errno not in _NO_FOLDER:
+                    raise
+                raise RemoteAccessError(
+                    f"{self.path} is a link or no folder, so no temporary files are made in it, and none are "
+                    "removed; nothing was changed: remove it, or ask whoever made it"
+                ) from error
+            yield opened.number
+        finally:
+            opened.close()
+
+
+__all__ = ["UPLOAD_ID", "TemporaryFile", "TemporaryFolder"]
