@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=(
             "run the store contract on this S3 server alone (also EBOOKLET_TX_TEST_S3_ENDPOINT); credentials as "
             "boto3 finds them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE). "
-            "EBOOKLET_TX_TEST_S3_BUCKET names a bucket, in which all that begins with db is deleted; without it "
+            "EBOOKLET_TX_TEST_S3_BUCKET names an empty bucket, which is emptied after each test; without it "
             "each test makes a bucket of its own and removes it"
         ),
     )

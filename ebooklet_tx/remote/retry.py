@@ -237,7 +237,7 @@ class RetryingStore(PassingStore):
                     raise
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yields the objects whose names begin with `prefix`, each once, in order of name."""
+        """Yields the objects whose names begin with `prefix`, each once."""
         yielded: set[str] = set()
         listing: Iterator[StoredObject] | None = None
 

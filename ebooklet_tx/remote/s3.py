@@ -272,7 +272,7 @@ class S3Store:
         return etag if self.is_aws else self.head(key).etag
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yields the objects whose names begin with `prefix`, in order of name, a page at a time."""
+        """Yields the objects whose names begin with `prefix`, a page at a time, in the server's order."""
         token: str | None = None
         while True:
             options = {"ContinuationToken": token} if token is not None else {}

@@ -130,7 +130,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yields the objects whose names begin with `prefix`, in order of name."""
+        """Yields the objects whose names begin with `prefix`, each once, in any order."""
         ...
 
     def delete(self, key: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, PreconditionFailedError, TransientStoreError
@@ -134,15 +135,16 @@ def _endpoint_subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 @contextlib.contextmanager
 def named_bucket(endpoint: str) -> Iterator[S3Connection]:
-    """Gives a bucket of a server that was named: the one that the environment names, emptied, or a new one."""
+    """Gives an empty bucket of a server that was named: the one that the environment names, or a new one."""
     admin = boto3.client("s3", endpoint_url=endpoint, region_name=os.environ.get("AWS_REGION", "us-east-1"))
     given = os.environ.get(BUCKET_VARIABLE)
     bucket = given or f"ebooklet-tx-{uuid.uuid4().hex[:12]}"
     with contextlib.closing(admin):
         if given is None:
             admin.create_bucket(Bucket=bucket)
+        elif admin.list_objects_v2(Bucket=bucket, MaxKeys=1).get("Contents"):
+            pytest.exit(f"the bucket {bucket!r} of {BUCKET_VARIABLE} is not empty; nothing in it was changed")
         try:
-            _empty(admin, bucket)
             yield S3Connection(db_key=ROOT, bucket=bucket, endpoint_url=endpoint, read_timeout=30)
         finally:
             _empty(admin, bucket)
@@ -151,13 +153,12 @@ def named_bucket(endpoint: str) -> Iterator[S3Connection]:
 
 
 def _empty(admin: S3Client, bucket: str) -> None:
-    """Deletes what tests of the contract leave, and nothing else of a bucket that somebody named."""
-    for page in admin.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=ROOT):
+    for page in admin.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for found in page.get("Contents", ()):
             admin.delete_object(Bucket=bucket, Key=found["Key"])
-    for upload in admin.list_multipart_uploads(Bucket=bucket, Prefix=ROOT).get("Uploads", ()):
-        # The listing of some servers knows uploads that have ended.
-        with contextlib.suppress(admin.exceptions.NoSuchUpload):
+    # Some servers know of no uploads, or list those that have ended.
+    with contextlib.suppress(ClientError):
+        for upload in admin.list_multipart_uploads(Bucket=bucket).get("Uploads", ()):
             admin.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 

