@@ -30,7 +30,7 @@ from ebooklet_tx.local.journal import VISIBLE, is_open_here, journal_path, side_
 from ebooklet_tx.local.lost_commits import commit_count
 from ebooklet_tx.local.own_files import check_no_link, is_file
 from ebooklet_tx.local.plain_edits import missing_keys
-from ebooklet_tx.local.rebuild import rebuild_path
+from ebooklet_tx.local.rebuild import is_file_of, rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
 from ebooklet_tx.local.schema import REVISION, STALE
 from ebooklet_tx.local.sqlite_errors import sqlite_errors
@@ -194,8 +194,7 @@ def _look_at_journal(
         found.journal = "newer" if revision > REVISION else "older"
         found.journal_detail = f"the journal has revision {revision}, this ebooklet_tx works with {REVISION}"
         return
-    same_file = found.facts.get("file_generation") == file.generation
-    if found.facts.get("file_uuid") not in (None, file.header.uuid) and not same_file:
+    if not is_file_of(found.facts, file):
         found.journal = "foreign"
         found.facts = {}
         found.journal_detail = "the journal belongs to another file"

@@ -8,9 +8,10 @@ found by its generation, under its temporary name or its final one. Both steps c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ebooklet_tx.errors import UnsupportedFormatError
 from ebooklet_tx.local.block_writer import Value
@@ -105,12 +106,26 @@ def rebuild(
             )
             record_places(raw, placed, digests)
             raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")
-            put_meta(connection, file_facts(new, state, number) | {"file_uuid": new.header.uuid})
+            put_meta(connection, file_facts(new, state, number) | _identity_facts(file, new))
     except BaseException:
         new.close()
         raise
     new.stands_behind, new.recorded = file, state
     return new, report
+
+
+def _identity_facts(old: ValueFile, new: ValueFile) -> dict[str, bytes | None]:
+    """Says whose file the new one is, and by what to know the old one until it has been replaced."""
+    changes = new.header.uuid != old.header.uuid and any(old.generation)
+    return {"file_uuid": new.header.uuid, "replaced_generation": old.generation if changes else None}
+
+
+def is_file_of(facts: Mapping[str, Any], file: ValueFile) -> bool:
+    """Whether a journal's facts are of a file: of this one, or of the one that stands behind it."""
+    if facts.get("file_uuid") in (None, file.header.uuid) or facts.get("file_generation") == file.generation:
+        return True
+    # A rebuild that changes the uuid, and whose process died before it was put in place.
+    return facts.get("replaced_generation") == file.generation and is_file(rebuild_path(file.path))
 
 
 def finished_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:

@@ -21,7 +21,7 @@ from ebooklet_tx.local.journal import Journal, is_open_here, journal_path, put_m
 from ebooklet_tx.local.lost_commits import mend_wal
 from ebooklet_tx.local.own_files import copy_new
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
-from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, rebuild
+from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, is_file_of, rebuild
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -145,9 +145,7 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
 
 def _own_journal(file: ValueFile, journal: Journal, report: SettleReport) -> Journal:
     """Sets a journal aside that belongs to another file, and makes a new one."""
-    known_uuid = journal.get_meta("file_uuid")
-    same_file = journal.get_meta("file_generation") == file.generation
-    if known_uuid is not None and known_uuid != file.header.uuid and not same_file:
+    if not is_file_of(journal.all_meta(), file):
         report.note(f"{journal.path.name} belongs to another file than {file.path.name}")
         journal.close()
         set_journal_aside(file.path, report)

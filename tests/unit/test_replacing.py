@@ -11,7 +11,7 @@ import pytest
 from ebooklet_tx import ConflictError, UUIDMismatchError
 from ebooklet_tx.errors import RemoteIntegrityError, UnsupportedFormatError
 from tests.pairs import pending
-from tests.remotes import DyingStore, Shelf, dying
+from tests.remotes import DyingStore, Killed, Shelf, dying
 from tests.store_wrappers import HookedStore
 
 LARGE = b"l" * 40_000
@@ -165,6 +165,26 @@ def test_a_database_that_came_after_the_open_is_replaced_as_itself(tmp_path: Pat
         assert db.changes().push().seq == 2
         with shelf.open("db", "b", "r") as copy:
             assert (copy.uuid, dict(copy.items())) == (db.uuid, {"k": b"1", "large": LARGE * 10})
+
+
+@pytest.mark.parametrize("step", ["local.store.put_in_place", "local.rebuild.record_places", "sync.push.build"])
+def test_dying_while_it_takes_the_uuid_that_it_is_to_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def die(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    shelf = Shelf(tmp_path)
+    db = shelf.open("db", "new", "n")
+    db.update({"k": b"1", "large": LARGE * 10})
+    shelf.push("db", "b", {"other": b"2"})
+    with monkeypatch.context() as patch, dying(db):
+        patch.setattr(f"ebooklet_tx.{step}", die)
+        db.changes().push()
+    with shelf.open("db", "new", "w") as db:
+        assert pending(db) == {"k": "set", "large": "set"}
+        assert db.changes().push()
+    assert shelf.contents("db") == shelf.contents("db", "b") == {"k": b"1", "large": LARGE * 10}
 
 
 def test_the_replaced_database_moves_on_and_its_writer_hears_of_it(shelf: Shelf) -> None:

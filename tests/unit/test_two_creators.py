@@ -14,7 +14,7 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LocalStorageError, OfflineError, TransientStoreError
 from ebooklet_tx.local import store as local_store
 from tests.pairs import pending
-from tests.remotes import DyingStore, Shelf, dying
+from tests.remotes import DyingStore, Killed, Shelf, dying
 from tests.store_wrappers import Fault, faulty
 
 
@@ -178,6 +178,35 @@ def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
         db["more"] = b"m" * 300_000
     assert shelf.contents("db") == EXPECTED
     assert shelf.contents("db", "second") == EXPECTED | {"more": b"m" * 300_000}
+
+
+@pytest.mark.parametrize("flag", ["w", "c", "r"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "local.store.put_in_place",
+        "local.rebuild.record_places",
+        "local.rebuild.fsync_folder",
+        "sync.pull.take_in",
+    ],
+)
+def test_dying_between_the_steps_of_joining(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, flag: str
+) -> None:
+    def die(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    db = made_by_both(shelf, {"second": b"2", "same": b"same", "large": b"l" * 300_000})
+    with monkeypatch.context() as patch, dying(db):
+        patch.setattr(f"ebooklet_tx.{step}", die)
+        db.changes().push()
+    with shelf.open("db", "second", flag) as db:
+        assert (db["second"], db["first"], len(db)) == (b"2", b"1", 5)
+    with shelf.open("db", "second", "w") as db:
+        assert db.changes().push()
+    expected = EXPECTED | {"large": b"l" * 300_000}
+    assert shelf.contents("db") == shelf.contents("db", "second") == expected
+    assert not list(shelf.folder.glob("second.blt.*aside*")) + list(shelf.folder.glob("*.rebuild"))
 
 
 def _fail(*_: Any, **__: Any) -> Any:
