@@ -1,8 +1,8 @@
 """The blocks of ebooklet 0.5.4's page, one after the other as they stand there.
 
 Names of the page's variables are kept; only the values of those that say where and with what credentials are
-this example's own. What a block continues is the block that the page continues, so the block that shows how a
-reader with a public address opens has a name of its own for its session.
+this example's own. The block that shows how a reader with a public address opens stands between two that belong
+together, so the session of the first of these is put by for the time.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def _(place: Place) -> None:
     # For a reader with the address alone the database must exist in the remote, and it does not yet.
     refused(ebooklet.RemoteMissingError, ebooklet.open, db_url, place.file(), flag="r")
     # The local file that the first block made does: what is here is read.
-    reader = ebooklet.open(db_url, local_file_path, flag="r")
-    expect(len(reader), 0, "the number of keys before the first is set")
-    reader.close()
+    writer = db
+    db = ebooklet.open(db_url, local_file_path, flag="r")
+    expect((len(db), db.writable), (0, False), "the number of keys before the first is set, and writable")
+    db.close()
+    db = writer
 
     # Reading and writing
     db["key1"] = ["one", 2, "three", 4]
