@@ -62,7 +62,7 @@ SMALL_LIMITS = {
     "ebooklet_tx.sync.ranges.JOIN_GAP_BYTES": 40,
     "ebooklet_tx.local.store.STAGE_COMMIT_BYTES": 400,
     "ebooklet_tx.local.store.STAGED_LIMIT_BYTES": 1000,
-    "ebooklet_tx.opening.READER_WAIT_SECONDS": 0.0,
+    "ebooklet_tx.open_by_flag.READER_WAIT_SECONDS": 0.0,
     "ebooklet_tx.database.iter_pages": functools.partial(iter_pages, page_keys=7),
 }
 BUFFER_BYTES = 1500
