@@ -22,6 +22,9 @@ from tests.faults.scenarios import FILE, REMOTE_FOLDER, remote_of, small_packs, 
 BUCKETS = 101
 KEYS = 120
 
+MUTATED = {"MALLOC_ARENA_MAX": "1"}
+"""Variables for the children: arenas take address space that is never used, and it is what is limited."""
+
 PROBLEM = "PROBLEM"
 UNCHANGED = "unchanged"
 LOCAL = {"journal": f"{FILE}.journal", "wal": f"{FILE}.journal-wal", "booklet": FILE}
@@ -236,4 +239,4 @@ class Specimen:
         return ("error" if "error" in kinds else "told" if "told" in kinds else "right"), told
 
 
-__all__ = ["FRESH_FILE", "LOCAL", "PLAN", "REMOTE", "TEMPLATES", "Specimen", "Verdicts"]
+__all__ = ["FRESH_FILE", "LOCAL", "MUTATED", "PLAN", "REMOTE", "TEMPLATES", "Specimen", "Verdicts"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.killing import KillServer
-from tests.faults.mutated import PLAN, Specimen, Verdicts
+from tests.faults.mutated import MUTATED, PLAN, Specimen, Verdicts
 from tests.faults.mutating import planned
 
 KIND = "mutations"
@@ -25,8 +25,7 @@ SEED = 9
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[KillServer]:
-    # Arenas of threads take address space that is never used, and address space is what is limited.
-    server = KillServer({"MALLOC_ARENA_MAX": "1"})
+    server = KillServer(MUTATED)
     yield server
     server.close()
 
