@@ -155,7 +155,8 @@ class S3Connection(_Place):
         sse_kms_key_id: The KMS key to encrypt with; needs `sse="aws:kms"` or `"aws:kms:dsse"`.
         storage_class: The storage class of the packs, which hold the values. Readers read ranges of
             them at once, so one that archives makes values unreadable. All else keeps the bucket's default.
-        acl: The canned ACL of everything but locks, as `public-read` for a public database.
+        acl: The canned ACL of everything but locks, as `public-read` for a public database. One of
+            `bucket-owner-*` is put on locks as well.
     """
 
     access_key_id: str | None = None

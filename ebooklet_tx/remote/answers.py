@@ -52,6 +52,8 @@ _DAMAGED_ON_THE_WAY_CODES = frozenset({"BadDigest", "IncompleteBody", "XAmzConte
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 # What newer credentials may put right: the store says of a token of long ago that it knows none such.
 RENEWAL_CODES = EXPIRED_CODES | {"InvalidToken"}
+# A missing right; or, by Ceph, temporary credentials that have expired.
+DENIAL_CODES = frozenset({"AccessDenied", "Forbidden"})
 
 _WAYS_OUT = {
     "NoSuchBucket": "no such bucket: check its name and the endpoint, or create it",

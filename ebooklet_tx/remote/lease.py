@@ -20,6 +20,7 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    RemoteAccessError,
     RemoteIntegrityError,
     TransientStoreError,
 )
@@ -97,7 +98,12 @@ class Lease(HeldLock):
         watch: Watch | None = None
         failures = 0
         while True:
-            seen = self._look()
+            denied: RemoteAccessError | None = None
+            try:
+                seen = self._look()
+            except RemoteAccessError as error:
+                # Without the right to list, S3 says so of an object that is missing: then it can be created.
+                seen, denied = None, error
             now = self._clock()
             dead = force or (seen is not None and seen.record is not None and is_dead(seen.record.holder))
             step = next_step(seen, watch, now, self.holder, dead=dead)
@@ -111,6 +117,8 @@ class Lease(HeldLock):
             if self._try_to_take(step, seen):
                 self._start_renewing()
                 return
+            if denied is not None:
+                raise denied
             failures += 1
             waited = self._clock() - began
             if failures >= TAKING_TRIES and waited >= timeout_seconds:

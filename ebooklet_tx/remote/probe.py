@@ -19,6 +19,7 @@ from ebooklet_tx.errors import (
     Error,
     ObjectMissingError,
     PreconditionFailedError,
+    RemoteAccessError,
     TransientStoreError,
 )
 from ebooklet_tx.limits import MAX_LOCK_BYTES
@@ -60,6 +61,10 @@ class Conditional(enum.Enum):
         return self in (Conditional.QUOTED, Conditional.UNQUOTED)
 
 
+class CleaningDeniedError(RemoteAccessError):
+    """What a probe would write could not be removed again, so nothing was tried."""
+
+
 class Quoting(Protocol):
     """A store that can send ETags with quotes or without.
 
@@ -82,11 +87,13 @@ def probe(store: ObjectStore, key: str, quoting: Quoting | None) -> Conditional:
             store has no such choice.
 
     Raises:
+        CleaningDeniedError: Objects may be neither listed nor deleted; none was written.
         RemoteAccessError: The store refuses writes altogether.
         OfflineError: It can't be reached, or keeps failing.
     """
     prefix = f"{key}.probe-"
     names = [f"{prefix}{secrets.token_hex(8)}" for _ in range(2)]
+    _check_rights(store, names[0])
     try:
         answer = _try_one_by_one(store, names[0], quoting)
         if answer.works and not _one_creator_wins(store, names[1]):
@@ -94,6 +101,19 @@ def probe(store: ObjectStore, key: str, quoting: Quoting | None) -> Conditional:
         return answer
     finally:
         _clean_up(store, prefix, names)
+
+
+def _check_rights(store: ObjectStore, name: str) -> None:
+    """Makes sure that what is written can be removed again, before anything is.
+
+    Raises:
+        CleaningDeniedError: It can't.
+    """
+    for right, ask in (("s3:DeleteObject", store.delete), ("s3:ListBucket", lambda key: list(store.list(key)))):
+        try:
+            ask(name)
+        except RemoteAccessError as error:
+            raise CleaningDeniedError(f"the right {right} is missing: {error}") from error
 
 
 def _clean_up(store: ObjectStore, prefix: str, ours: Collection[str]) -> None:

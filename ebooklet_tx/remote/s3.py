@@ -44,6 +44,7 @@ from ebooklet_tx.errors import (
     UnreachableStoreError,
 )
 from ebooklet_tx.remote.answers import (
+    DENIAL_CODES,
     RENEWAL_CODES,
     Request,
     bytes_to_skip,
@@ -115,6 +116,7 @@ class S3Store:
         named = any(os.environ.get(name) for name in _ENDPOINT_VARIABLES)
         self._custom = connection.endpoint_url is not None or named
         self._secrets: tuple[str | None, ...] = ()
+        self._denied_key: str | None = None
         self._retired: list[S3Client] = []
         self._client, self._credentials = self._new_client()
         host = urlsplit(self._client.meta.endpoint_url).hostname or ""
@@ -349,8 +351,11 @@ class S3Store:
         given = self._connection
         names = ObjectNames(given.key)
         asked = {"ServerSideEncryption": given.sse, "SSEKMSKeyId": given.sse_kms_key_id}
-        # Locks are nobody's to read but the writers', and cheap classes charge for what is soon overwritten.
-        if key == names.root or key.startswith(names.prefix):
+        # Locks are nobody's to read but the writers', so the public gets no right to them; the bucket's owner
+        # does, who may be another account's and would be locked out. Cheap classes charge for what is soon
+        # overwritten.
+        for_all = key == names.root or key.startswith(names.prefix)
+        if for_all or (given.acl or "").startswith("bucket-owner-"):
             asked["ACL"] = given.acl
         if key.startswith(f"{names.prefix}pack/"):
             asked["StorageClass"] = given.storage_class
@@ -446,15 +451,32 @@ class S3Store:
                 return send(client)
         except _FAILURES as error:
             # Expired credentials are an answer: nothing took effect, and the request may go again.
+            denied = self._may_be_expired(error)
             expired = isinstance(error, boto_errors.ClientError) and _error_code(error) in RENEWAL_CODES
-            if not expired or not self._renew(client):
+            if not (expired or denied) or not self._renew(client):
                 raise self._translated(request, error) from _cause(error)
         self._refresh_credentials(request)
+        if denied:
+            # Whatever comes of these, a refusal of theirs is one of rights.
+            self._denied_key = self._secrets[2]
         try:
             with deadline_in(self._connection.read_timeout):
                 return send(self._client)
         except _FAILURES as error:
             raise self._translated(request, error) from _cause(error)
+
+    def _may_be_expired(self, error: Exception) -> bool:
+        """Whether a denial may mean that temporary credentials have expired, as Ceph answers then.
+
+        It is asked once for each credentials; those that were fetched because of a denial are believed to be
+        good, so that a right that is missing costs one request more, and not one each time.
+        """
+        if not isinstance(error, boto_errors.ClientError) or len(self._secrets) < 3:
+            return False
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        denied = _error_code(error) in DENIAL_CODES or (status == 403 and _error_code(error) == "403")
+        _, token, key_id = self._secrets
+        return denied and token is not None and key_id != self._denied_key
 
     def _translated(self, request: Request, error: Exception) -> Error:
         if isinstance(error, Error):

@@ -18,7 +18,14 @@ import secrets
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from ebooklet_tx.errors import Error, LockLostError, LockTimeoutError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.errors import (
+    Error,
+    LockLostError,
+    LockTimeoutError,
+    ObjectMissingError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+)
 from ebooklet_tx.limits import MAX_LOCK_BYTES
 from ebooklet_tx.remote.held_lock import HeldLock
 from ebooklet_tx.remote.lease import describe
@@ -94,9 +101,17 @@ class TicketLock(HeldLock):
         self._stop.clear()
         self._acquired_at_us = now_us()
         try:
+            # A ticket that could not be removed again would stand in everybody's way.
+            self._remove(Ticket(0, self.holder.owner))
             tickets = self._take_a_number()
             self._start_renewing()
             self._wait_for_turn(tickets, began, timeout_seconds, force=force)
+        except RemoteAccessError as error:
+            self.release()
+            raise RemoteAccessError(
+                f"writers of {self._name} wait for their turn by tickets, which need the rights to read, write, "
+                f"list and delete (s3:GetObject, s3:PutObject, s3:ListBucket, s3:DeleteObject): {error}"
+            ) from error
         except BaseException:
             self.release()
             raise

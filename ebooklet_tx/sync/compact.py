@@ -289,7 +289,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
             outcome = swap(session, commit, base.etag)
             if outcome.applied:
                 if outcome.etag is not None:
-                    finish(session, commit, outcome.etag)
+                    finish(session, outcome.commit or commit, outcome.etag)
                 return entries
             wait_a_little(session, number)
         raise crowded(session)

@@ -7,13 +7,14 @@ the lock from a holder that had not let go raises the root's fence before it doe
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from collections.abc import Callable
 
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, WeakStoreWarning
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS, Lease
-from ebooklet_tx.remote.probe import Conditional, probe
+from ebooklet_tx.remote.probe import CleaningDeniedError, Conditional, probe
 from ebooklet_tx.remote.tickets import TicketLock
 from ebooklet_tx.sync import commit_way
 from ebooklet_tx.sync.commit_way import adopt, recall, remember, said_here
@@ -26,6 +27,7 @@ LOCK_TTL_SECONDS = LEASE_TTL_SECONDS
 """How long a holder that stands still keeps others waiting."""
 
 MAX_EXCHANGES = 5
+_log = logging.getLogger("ebooklet_tx")
 _NAMES = frozenset(answer.value for answer in Conditional)
 
 
@@ -88,7 +90,13 @@ def find_out(remote: Remote, known: str | None) -> None:
         return
     answer = _known_answer(remote, known)
     if answer is None:
-        answer = probe(remote.store, remote.names.lock, remote.probing)
+        try:
+            answer = probe(remote.store, remote.names.lock, remote.probing)
+        except CleaningDeniedError as error:
+            # Then the root itself shows it, at the next commit. Tickets can't be used with these rights.
+            _log.info("conditional writes of %s are tried on the root: %s", remote.store.location, error)
+            remote.conditional, remote.in_doubt, remote.may_list = True, remote.place is not None, False
+            return
         if not answer.works:
             warnings.warn(
                 f"conditional writes are {answer.value} by {remote.store.location}: writers are kept apart by "

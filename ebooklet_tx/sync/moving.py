@@ -27,7 +27,7 @@ from ebooklet_tx.remote.probe import WRONG_ETAG
 from ebooklet_tx.remote.tickets import TicketLock
 from ebooklet_tx.sync.building import Commit
 from ebooklet_tx.sync.commit_way import TICKETS, found, remember, said_here, way_of
-from ebooklet_tx.sync.pull import FetchedRoot, look_at_root
+from ebooklet_tx.sync.pull import FetchedRoot, look_at_root, pull
 from ebooklet_tx.sync.read_back import Outcome, Sent, read_back
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 from ebooklet_tx.sync.turns import give_turn_back
@@ -240,10 +240,18 @@ def _read_back_own(session: Session, commit: Commit, base_etag: str | None) -> O
 
 
 def _noted(session: Session, outcome: Outcome, *, swaps: bool) -> Outcome:
-    if outcome.applied:
-        found(session.remote, swaps=swaps)
-        remember(session)
-    return outcome
+    """Notes what the root has shown; what was only read back is taken in as it lies there.
+
+    A put whose answer was lost may be any of those that were sent, and they differ in what they say of commits.
+    """
+    if not outcome.applied:
+        return outcome
+    found(session.remote, swaps=swaps)
+    remember(session)
+    if outcome.commit is not None:
+        return outcome
+    pull(session)
+    return Outcome(applied=True)
 
 
 def _is_heard(session: Session, commit: Commit, base_etag: str | None) -> bool:
@@ -284,7 +292,7 @@ def _swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome | 
             failure = error
             refusals += isinstance(error, PreconditionFailedError)
         else:
-            return _noted(session, Outcome(applied=True, etag=etag), swaps=True)
+            return _noted(session, Outcome(applied=True, etag=etag, commit=commit), swaps=True)
         try:
             return _noted(session, read_back(session, commit, base_etag, failure), swaps=True)
         except TransientStoreError as error:

@@ -286,7 +286,7 @@ def _one_round(
     if not outcome.applied:
         return None
     if outcome.etag is not None:
-        finish(session, commit, outcome.etag)
+        finish(session, outcome.commit or commit, outcome.etag)
     if fence is None:
         apply(session, yielding)
         forget_uploads(session)

@@ -25,10 +25,17 @@ from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a swap; no ETag when others have already committed on top of it."""
+    """What became of a swap.
+
+    Attributes:
+        applied: Whether it took place.
+        etag: The root's; None when the journal has taken the commit in already, maybe with others on top.
+        commit: What was put, where it is not what was asked for: a mover finds out what the root has to say.
+    """
 
     applied: bool
     etag: str | None = None
+    commit: Commit | None = None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from ebooklet_tx.remote.root import Root, decode_root
 from ebooklet_tx.sync.building import Commit
 from ebooklet_tx.sync.commit_way import adopt, must_move, said_here
 from ebooklet_tx.sync.moving import check_lock
-from ebooklet_tx.sync.pull import DamagedRoot, look_at_root
+from ebooklet_tx.sync.pull import DamagedRoot, FetchedRoot, look_at_root
 from ebooklet_tx.sync.remote_index import RemoteIndex
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.sync.swapping import swap
@@ -109,10 +109,16 @@ def repair_root(session: Session) -> RootRepair:
             data, root = kept_root(session)
             missing = _missing_objects(session, root)
             adopt(remote, root.manifest.commits)
-            # Without an ETag others have a sound root there by now, with this commit below it.
-            if swap(session, _as_it_was(session, data, root), seen.etag).etag is not None:
+            outcome = swap(session, _as_it_was(session, data, root), seen.etag)
+            if outcome.applied and (outcome.etag is not None or _is_there(session, root)):
                 return RootRepair(True, root.manifest.seq, root.manifest.commit_id, missing)
     raise OfflineError(f"the root {remote.root_place} was replaced by others all the time; try again")
+
+
+def _is_there(session: Session, root: Root) -> bool:
+    """False when others have a sound root there by now, with this commit below it."""
+    seen = look_at_root(session.remote)
+    return isinstance(seen, FetchedRoot) and seen.manifest.commit_id == root.manifest.commit_id
 
 
 def _as_it_was(session: Session, data: bytes, root: Root) -> Commit:

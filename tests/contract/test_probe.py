@@ -121,6 +121,24 @@ def test_whoever_says_how_it_is_is_not_asked(
 
 
 @pytest.mark.usefixtures("_unheard_of")
+@pytest.mark.parametrize("lock", [None, "exclusive"])
+def test_who_says_that_conditions_work_need_not_know_of_quotes(
+    proxy_in: ProxyIn, ministack_endpoint: str, tmp_path: Path, lock: str | None
+) -> None:
+    proxy, connection = place(proxy_in, Mode.UNQUOTED, ministack_endpoint)
+    for number in range(2):
+        with ebooklet_tx.open(
+            connection, tmp_path / "a.blt", "c", lock=lock, retry=POLICY, conditional_writes=True
+        ) as db:
+            for round_number in range(2):
+                db["a"] = b"%d %d" % (number, round_number)
+                assert db.changes().push()
+    assert proxy.count("PUT probe") == 0
+    with ebooklet_tx.open(connection, tmp_path / "b.blt", retry=POLICY) as reader:
+        assert reader["a"] == b"1 1"
+
+
+@pytest.mark.usefixtures("_unheard_of")
 def test_a_reader_does_not_probe(proxy_in: ProxyIn, ministack_endpoint: str, tmp_path: Path) -> None:
     proxy, connection = place(proxy_in, Mode.PLAIN, ministack_endpoint)
     with ebooklet_tx.open(

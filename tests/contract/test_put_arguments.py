@@ -148,6 +148,28 @@ def test_a_database_is_written_with_them_from_end_to_end(shop: Shop, tmp_path: P
         assert dict(db.items()) == values
 
 
+@pytest.mark.parametrize("acl", ["bucket-owner-full-control", "bucket-owner-read", "public-read", None])
+def test_the_bucket_s_owner_is_not_locked_out_of_locks_and_the_public_is(shop: Shop, acl: str | None) -> None:
+    store = S3Store(shop.connection(acl=acl))
+    asked: dict[str, str | None] = {}
+    store._client.meta.events.register(
+        "before-call.s3.PutObject",
+        lambda params, **_: asked.update(
+            {params["url_path"].partition("/db")[2]: params["headers"].get("x-amz-acl")}
+        ),
+    )
+    for key in ("db", "db.lock", "db.lock.000000000001.x", "db.lock.probe-1"):
+        store.put(key, b"x")
+    store.close()
+    on_locks = acl if acl is not None and acl.startswith("bucket-owner-") else None
+    assert asked == {
+        "": acl,
+        ".lock": on_locks,
+        ".lock.000000000001.x": on_locks,
+        ".lock.probe-1": on_locks,
+    }
+
+
 def test_a_bucket_without_acls_says_what_to_leave_out(shop: Shop) -> None:
     shop.admin.put_bucket_ownership_controls(
         Bucket=shop.bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}

@@ -305,6 +305,35 @@ def test_a_process_that_is_not_there_is_told_of(shop: Shop) -> None:
         S3Store(shop.connection(profile="process"))
 
 
+def test_a_denial_may_mean_that_temporary_credentials_have_expired(shop: Shop) -> None:
+    store = S3Store(shop.connection(profile=shop.process_profile("endless", "endless")))
+    shop.gate.refusal = lambda key_id, _target: "AccessDenied" if key_id == "PROCESS-1" else None
+    for number in range(3):
+        store.put(f"db.d/pack/{number}", b"x")
+    assert shop.gate.key_ids == ["PROCESS-1"] + ["PROCESS-2"] * 3
+    store.close()
+
+
+def test_a_right_that_is_missing_costs_one_renewal_and_not_one_each_time(shop: Shop) -> None:
+    store = S3Store(shop.connection(profile=shop.process_profile("endless", "endless", "endless")))
+    shop.gate.refusal = lambda _key_id, _target: "AccessDenied"
+    for number in range(3):
+        with pytest.raises(RemoteAccessError, match="AccessDenied"):
+            store.put(f"db.d/pack/{number}", b"x")
+    assert shop.gate.key_ids == ["PROCESS-1", "PROCESS-2", "PROCESS-2", "PROCESS-2"]
+    store.close()
+
+
+def test_keys_that_do_not_expire_are_not_renewed_for_a_denial(shop: Shop) -> None:
+    _shared_file(shop.home)
+    store = S3Store(shop.connection())
+    shop.gate.refusal = lambda _key_id, _target: "AccessDenied"
+    with pytest.raises(RemoteAccessError, match="AccessDenied"):
+        store.put("db", b"x")
+    assert shop.gate.key_ids == ["KEY-OF-default"]
+    store.close()
+
+
 def test_a_service_that_can_not_be_reached_may_be_there_later(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

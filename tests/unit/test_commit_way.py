@@ -43,6 +43,8 @@ def put(world: World, name: str, mind: Mind, flag: str = "c") -> None:
     with world.open(name, mind, flag) as db:
         db[name] = 1
         db.changes().push()
+        # What the journal keeps is what lies there, whatever the commit came to say.
+        assert db._session.journal.get_meta("base_root") == world.store.objects["db"].data
 
 
 @pytest.mark.parametrize(
