@@ -44,7 +44,11 @@ CHAIN_END = b"\x01\0\0\0\0\0"
 CRASHED_N_KEYS = 2**32 - 1
 GENERATION_OFFSET = 192
 GENERATION_BYTES = 8
-FIXED_HEADER_FIELDS = ((18, 21), (25, 33), (37, 42), (49, 65), (77, 200))
+APPEND_NUMBER_OFFSET = 184
+APPEND_NUMBER_BYTES = 8
+"""Where the header has the number of the last append of ours, in spare bytes as the generation."""
+
+FIXED_HEADER_FIELDS = ((18, 21), (25, 33), (37, 42), (49, 65), (77, 184), (192, 200))
 """What no session changes in the header of an existing file: sizes of fields, serializers, uuid, generation."""
 
 DEFAULT_N_BUCKETS = 12007
@@ -69,6 +73,7 @@ class Header:
     index_offset_bytes: int
     first_block_offset_bytes: int
     generation: bytes
+    append_number: bytes
     raw: bytes = field(repr=False)
 
 
@@ -95,6 +100,7 @@ def parse_header(raw: bytes) -> Header | None:
         index_offset_bytes=index_offset,
         first_block_offset_bytes=first_block,
         generation=raw[GENERATION_OFFSET : GENERATION_OFFSET + GENERATION_BYTES],
+        append_number=raw[APPEND_NUMBER_OFFSET : APPEND_NUMBER_OFFSET + APPEND_NUMBER_BYTES],
         raw=raw[:HEADER_BYTES],
     )
 

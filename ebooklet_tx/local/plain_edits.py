@@ -20,7 +20,7 @@ from typing import Any
 
 from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.block_writer import Placed
-from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, Block, Scan
+from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, Block, Scan, parse_header
 from ebooklet_tx.local.commit import record_deletes, record_gone, record_places, record_sets
 from ebooklet_tx.local.journal import (
     MISSING_KEYS,
@@ -173,6 +173,10 @@ def _is_continued(file: ValueFile, facts: dict[str, Any], known: dict[str, Entry
     if recorded_bytes is None:
         return True
     if facts.get("file_generation") != file.generation or file.state().length_bytes < recorded_bytes:
+        return False
+    recorded = parse_header(facts.get("file_header") or b"")
+    if recorded is not None and recorded.append_number != file.header.append_number:
+        # A session of ours has appended to one of the two alone.
         return False
     found = {block.position_bytes: block for block in (*scan.live.values(), *scan.dead.values())}
     for entry in known.values():

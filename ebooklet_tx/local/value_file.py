@@ -45,6 +45,8 @@ from ebooklet_tx.local.block_writer import (
     write_empty_index,
 )
 from ebooklet_tx.local.blocks import (
+    APPEND_NUMBER_BYTES,
+    APPEND_NUMBER_OFFSET,
     BLOCK_HEAD_BYTES,
     DEFAULT_N_BUCKETS,
     FIXED_LENGTH_MAGIC,
@@ -70,7 +72,6 @@ from ebooklet_tx.local.own_files import create_own, open_file
 from ebooklet_tx.local.rights import Rights, rights_of
 from ebooklet_tx.records import METADATA_KEY
 
-APPEND_NUMBER_BYTES = 8
 _STR_SERIALIZER_CODE = 2
 
 _open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
@@ -303,6 +304,8 @@ class ValueFile:
             with storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
+                # It stays when the guard goes: a journal that knows another one is of another moment.
+                write_all(self._fd, number, APPEND_NUMBER_OFFSET)
                 if seat is not None:
                     _delete(blt, seat, deletes)
                 placed = append_blocks(self._fd, self._present_header(), sets, expected_keys=expected_keys)

@@ -119,6 +119,29 @@ def test_every_older_file_under_every_newer_journal(bench: Bench) -> None:
                 assert dict(db.items()) | {"": db.get_metadata()} == remote, (older.name, newer.name)
 
 
+def test_an_older_journal_deletes_nothing_of_a_newer_file(bench: Bench) -> None:
+    """A backup that copied the journal first: what a pull took from the file was deleted by nobody."""
+    kept = Path(shutil.copy(bench.journal(), bench.folder / "kept"))
+    with bench.open("b", "w") as db:
+        db["k07"] = b"another writer's"
+        del db["k08"]
+        db["k09"] = LARGE
+        db.changes().push()
+    change(bench, set_new)
+    with bench.open("a", "w") as db:
+        db["mine"] = b"never pushed"
+    shutil.copy(kept, bench.journal())
+    with bench.open("a", "w") as db:
+        assert {key: kind for key, kind in pending(db).items() if key not in ("new", "large")} == {"mine": "set"}
+        assert db.changes().conflicts() == []
+        assert db["k07"] == b"another writer's"
+        db.changes().push()
+    expected = BASE | {"k07": b"another writer's", "k09": LARGE, "mine": b"never pushed", "": {"m": 1}}
+    expected |= {"new": b"later", "large": LARGE}
+    del expected["k08"]
+    assert bench.contents("a") == bench.fresh_contents() == expected
+
+
 def test_a_plain_delete_in_an_older_file_is_not_counted(bench: Bench) -> None:
     kept = keep_file(bench)
     change(bench, set_new)
