@@ -43,8 +43,11 @@ MAX_IMAGE_RATIO = 64
 MAX_LOCK_BYTES = 16 * 2**10
 """Of a lease or ticket."""
 
-MAX_NOTE_BYTES = 64 * 2**20
+MAX_NOTE_BYTES = 16 * 2**20
 """Of what a collection or a deletion notes of its garbage."""
+
+MAX_NOTED_NAMES = MAX_NOTE_BYTES // 128
+"""That a collection notes; a name and its time take less than 128 bytes."""
 
 METADATA_KEY_BYTES = b"adb01ebc1ba3433eb043527"
 """The key under which Booklet keeps a file's metadata; here the metadata's key is `""`."""

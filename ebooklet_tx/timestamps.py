@@ -34,7 +34,7 @@ def timestamp_us(timestamp: Timestamp) -> int:
                 f"the timestamp {timestamp!r} is not ISO 8601; give one such as '2026-01-31T12:00:00+00:00'"
             ) from error
     if isinstance(timestamp, datetime):
-        if timestamp.tzinfo is None:
+        if timestamp.utcoffset() is None:
             raise InvalidArgumentError(f"the timestamp {timestamp.isoformat()} has no zone; add one")
         # Whole microseconds: a float of seconds would lose the last of them.
         timestamp = (timestamp - _EPOCH) // timedelta(microseconds=1)

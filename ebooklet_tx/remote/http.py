@@ -356,7 +356,7 @@ def _quoted(etag: str) -> str:
 def _modified(answer: _Answer) -> datetime | None:
     try:
         return parsedate_to_datetime(answer.headers.get("Last-Modified", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

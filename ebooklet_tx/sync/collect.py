@@ -32,7 +32,7 @@ from datetime import UTC, datetime, timedelta
 
 from ebooklet_tx.check_reports import CollectReport, Tally
 from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, ObjectTooLargeError, RemoteMissingError
-from ebooklet_tx.limits import MAX_NOTE_BYTES
+from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_NOTED_NAMES
 from ebooklet_tx.remote.store import StoredObject
 from ebooklet_tx.sync.locking import new_lock
 from ebooklet_tx.sync.named import GARBAGE_NOTE, own_name
@@ -177,7 +177,9 @@ def _note(remote: Remote, dead: Iterable[str], since: dict[str, datetime]) -> da
 
 
 def _write_note(remote: Remote, since: dict[str, datetime]) -> datetime | None:
-    times = {name: (moment - _EPOCH) // timedelta(microseconds=1) for name, moment in since.items()}
+    # What finds no room is noted by a later collect, when the oldest are gone.
+    oldest = sorted(since, key=lambda name: since[name])[:MAX_NOTED_NAMES]
+    times = {name: (since[name] - _EPOCH) // timedelta(microseconds=1) for name in oldest}
     key = remote.names.object(GARBAGE_NOTE)
     remote.store.put(key, json.dumps({"format": 1, "dead_since_us": times}, sort_keys=True).encode())
     try:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,9 +32,10 @@ from ebooklet_tx.remote.pack import PackBuilder, iter_pack
 from ebooklet_tx.remote.root import Manifest, decode_root, encode_root
 from ebooklet_tx.remote.segment import build_segment, count_rows, merge_segments, read_segment
 from ebooklet_tx.remote.segment_image import beyond_limits, new_image
-from ebooklet_tx.sync import building
+from ebooklet_tx.sync import building, collect
 from ebooklet_tx.timestamps import as_datetime, now_us, timestamp_us
 from tests.pairs import Bench, root_of
+from tests.remotes import Shelf
 
 HEX = "0123456789abcdef" * 2
 PACK = ObjectRef(f"pack/{HEX}", "e", limits.MAX_COUNT)
@@ -236,6 +238,22 @@ def test_the_limits_of_a_lock() -> None:
     assert len(lock(limits.MAX_TIMESTAMP_US)) < limits.MAX_LOCK_BYTES
     with pytest.raises(RemoteIntegrityError, match="out of range"):
         decode_lease(lock(limits.MAX_TIMESTAMP_US + 1), name="l")
+
+
+def test_the_limits_of_what_a_collection_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(tmp_path)
+    remote = shelf.remote("db")
+    longest = f"snapshot/{'s' * 64}"
+    entry = json.dumps({longest: limits.MAX_TIMESTAMP_US})
+    assert len(entry) < 128
+    monkeypatch.setattr(collect, "MAX_NOTED_NAMES", 2)
+    epoch = datetime(2026, 1, 1, tzinfo=UTC)
+    since = {f"pack/{number:032x}": epoch + timedelta(days=-number) for number in range(5)}
+    collect._write_note(remote, since)
+    # The oldest, which go first.
+    assert sorted(collect._read_note(remote)) == [f"pack/{3:032x}", f"pack/{4:032x}"]
+    shelf.store.put("db.d/garbage", b" " * (limits.MAX_NOTE_BYTES + 1))
+    assert collect._read_note(remote) == {}
 
 
 # -- whole databases -------------------------------------------------------------------------------

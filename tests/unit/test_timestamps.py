@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import pytest
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.timestamps import MAX_TIMESTAMP_US, as_datetime, timestamp_us
+
+
+class Nowhere(tzinfo):
+    """A zone that can't tell its offset."""
+
+    def utcoffset(self, dt: datetime | None, /) -> timedelta | None:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,9 @@ def test_none_is_now() -> None:
         ("2026-01-01T00:00:00", "no zone"),
         (datetime(2026, 1, 1), "no zone"),
         (datetime(1969, 12, 31, tzinfo=UTC), "outside"),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "outside"),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))), "outside"),
+        (datetime(2026, 1, 1, tzinfo=Nowhere()), "no zone"),
     ],
 )
 def test_what_is_refused(given: Any, words: str) -> None:
