@@ -1,159 +1,252 @@
-"""The least rights with which a reader and a writer can work, and what is said where one is missing."""
+"""Mode, owner and attributes: a file in another's place has them, and what lies beside it is no more open."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+import os
+import sqlite3
+import stat
+import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from ebooklet_tx import RemoteAccessError, WeakStoreWarning
-from ebooklet_tx.errors import ObjectMissingError
-from ebooklet_tx.remote.probe import CleaningDeniedError, probe
-from ebooklet_tx.remote.root import decode_root
-from ebooklet_tx.remote.store import ObjectStore
-from tests.memory_store import MemoryStore
-from tests.model.minds import Mind, World
-from tests.store_wrappers import PassingStore
+import ebooklet_tx
+from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.local.blocks import GUARD_PREFIX
+from ebooklet_tx.local.own_files import copy_new
+from ebooklet_tx.local.rights import ACCESS_LIST, Rights, give, narrow, rights_of
+from tests.pairs import LARGE, Bench, make
 
-T = TypeVar("T")
-GET = frozenset({"get", "get_range", "head"})
-GET_PUT = GET | {"put", "put_parts", "part"}
-ALL = GET_PUT | {"list", "delete"}
-LARGE = "l" * 50_000
-
-
-class Rights(PassingStore):
-    """Denies every request of another kind; without the right to list, what is missing is denied as well."""
-
-    def __init__(self, inner: ObjectStore, kinds: frozenset[str], *, as_aws: bool = True) -> None:
-        super().__init__(inner)
-        self._kinds = kinds
-        self._as_aws = as_aws
-
-    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
-        if kind not in self._kinds:
-            raise RemoteAccessError(f"403 AccessDenied: {kind} of {key!r}")
-        try:
-            return send()
-        except ObjectMissingError as error:
-            if "list" in self._kinds or not self._as_aws:
-                raise
-            raise RemoteAccessError(f"403 AccessDenied: {kind} of {key!r}") from error
+VALUES = {"k": b"value", "large": LARGE}
+IS_ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", WeakStoreWarning)
-        yield World(tmp_path, MemoryStore())
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    make(bench, VALUES)
+    return bench
 
 
-def made(world: World) -> MemoryStore:
-    """Makes a database with every right."""
-    store = world.store
-    with world.open("first", Mind("auto", None), "n") as db:
-        db.update({"small": 1, "large": LARGE})
-        db.changes().push()
-    return store
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_reader_needs_the_right_to_get_alone(world: World) -> None:
-    store = made(world)
-    world.store = Rights(store, GET - {"head"})  # type: ignore[assignment]
-    with world.open("reader", Mind("auto", "exclusive"), "r") as db:
-        assert dict(db.items()) == {"small": 1, "large": LARGE}
-        db.changes().pull()
-        assert not db.load_items()
+def beside(bench: Bench) -> list[Path]:
+    """What lies beside the Booklet under names of ours."""
+    return sorted(path for path in bench.folder.glob("a.blt?*") if path.is_file())
 
 
-@pytest.mark.parametrize("told", ["auto", True])
-@pytest.mark.parametrize("lock", [None, "exclusive"])
-def test_a_writer_needs_the_rights_to_get_and_put(world: World, told: bool | str, lock: str | None) -> None:
-    store = made(world)
-    world.store = Rights(store, GET_PUT)  # type: ignore[assignment]
-    for number in range(2):
-        with world.open("writer", Mind(told, lock), "w") as db:
-            db[f"more{number}"] = LARGE
-            assert db.changes().push()
-            db[f"more{number}"] = number
-            assert db.changes().push()
-    world.store = store
-    assert set(world.contents()) == {"small", "large", "more0", "more1"}
-    assert [key for key in store.objects if ".lock." in key] == []
+def prune(bench: Bench) -> None:
+    with bench.open("a", "w") as db:
+        db.prune()
 
 
-@pytest.mark.parametrize("lock", [None, "exclusive"])
-def test_a_maker_whose_store_tells_what_is_missing_needs_no_more(world: World, lock: str | None) -> None:
-    store = world.store
-    world.store = Rights(store, GET_PUT, as_aws=False)  # type: ignore[assignment]
-    with world.open("maker", Mind("auto", lock), "c") as db:
-        db["a"] = 1
-        assert db.changes().push()
-    assert [key for key in store.objects if ".lock." in key] == []
-    way = decode_root(store.objects["db"].data, name="db").manifest.commits
-    assert way is not None
-    assert way.how == "quoted"
-    world.store = store
-    assert world.contents() == {"a": 1}
+def recover(bench: Bench) -> None:
+    with bench.path().open("r+b") as file:
+        file.write(GUARD_PREFIX + b"unknown!")
+    ebooklet_tx.recover(bench.path())
 
 
-def test_where_the_root_shows_that_conditions_are_ignored_the_commit_is_in_and_says_so(world: World) -> None:
-    store = world.store
-    store.conditions = "ignored"
-    world.store = Rights(store, GET_PUT, as_aws=False)  # type: ignore[assignment]
-    with world.open("maker", Mind("auto", None), "c") as db:
-        db["a"] = 1
-        assert db.changes().push()
-        db["b"] = 1
-        with pytest.raises(RemoteAccessError, match="s3:ListBucket, s3:DeleteObject"):
-            db.changes().push()
-    assert [key for key in store.objects if ".lock." in key] == []
-    world.store = store
-    assert world.contents() == {"a": 1}
+def start_anew(bench: Bench) -> None:
+    bench.open("a", "n").close()
 
 
-def test_where_conditions_are_refused_the_missing_right_is_named(world: World) -> None:
-    store = world.store
-    store.conditions = "refused"
-    world.store = Rights(store, GET_PUT, as_aws=False)  # type: ignore[assignment]
-    with world.open("maker", Mind("auto", None), "c") as db:
-        db["a"] = 1
-        with pytest.raises(RemoteAccessError, match="s3:ListBucket, s3:DeleteObject"):
-            db.changes().push()
-        assert [change["key"] for change in db.changes().iter_changes()] == ["a"]
-    assert store.objects == {}
+WAYS = [prune, recover, start_anew]
 
 
-@pytest.mark.parametrize("missing", ["list", "delete"])
-def test_a_probe_that_can_not_clean_up_writes_nothing(missing: str) -> None:
-    store = MemoryStore()
-    with pytest.raises(
-        CleaningDeniedError, match={"list": "s3:ListBucket", "delete": "s3:DeleteObject"}[missing]
-    ):
-        probe(Rights(store, ALL - {missing}), "db.lock", store)
-    assert store.objects == {}
+@pytest.mark.parametrize("work", WAYS)
+@pytest.mark.parametrize("bits", [0o600, 0o640, 0o664])
+def test_a_file_in_another_ones_place_has_its_mode(
+    bench: Bench, work: Callable[[Bench], None], bits: int
+) -> None:
+    bench.path().chmod(bits)
+    before = bench.path().stat().st_ino
+    work(bench)
+    assert bench.path().stat().st_ino != before
+    assert mode(bench.path()) == bits
+    assert {mode(path) & ~bits for path in beside(bench)} == {0}
 
 
-@pytest.mark.parametrize("missing", ["list", "delete"])
-def test_tickets_name_the_right_that_is_missing_and_leave_none_behind(world: World, missing: str) -> None:
-    world.store.conditions = "ignored"
-    store = made(world)
-    world.store = Rights(store, ALL - {missing}, as_aws=False)  # type: ignore[assignment]
-    with world.open("writer", Mind("auto", None), "w") as db:
-        db["a"] = 1
-        with pytest.raises(RemoteAccessError, match="tickets, which need the rights"):
-            db.changes().push()
-    assert [key for key in store.objects if ".lock." in key] == []
+@pytest.mark.parametrize("work", WAYS)
+def test_it_has_its_attributes(bench: Bench, work: Callable[[Bench], None]) -> None:
+    try:
+        os.setxattr(bench.path(), "user.origin", b"a survey")
+    except OSError:
+        pytest.skip("this file system has no attributes")
+    work(bench)
+    assert os.getxattr(bench.path(), "user.origin") == b"a survey"
 
 
-def test_a_right_to_write_that_is_missing_is_told_and_everything_stays_pending(world: World) -> None:
-    store = made(world)
-    world.store = Rights(store, GET)  # type: ignore[assignment]
-    with world.open("writer", Mind("auto", None), "w") as db:
-        db["a"] = 1
-        with pytest.raises(RemoteAccessError, match="put of 'db'"):
-            db.changes().push()
-        assert [change["key"] for change in db.changes().iter_changes()] == ["a"]
+@pytest.mark.skipif(not IS_ROOT, reason="only root may give a file away")
+@pytest.mark.parametrize("work", WAYS)
+def test_it_has_its_owner(bench: Bench, work: Callable[[Bench], None]) -> None:
+    os.chown(bench.path(), 1234, 2345)
+    bench.path().chmod(0o640)
+    work(bench)
+    found = bench.path().stat()
+    assert (found.st_uid, found.st_gid, mode(bench.path())) == (1234, 2345, 0o640)
+    for path in beside(bench):
+        assert (path.stat().st_gid, mode(path) & ~0o640) == (2345, 0), path
+
+
+def test_a_journal_is_made_with_the_rights_of_its_file(bench: Bench) -> None:
+    bench.journal().unlink()
+    bench.path().chmod(0o600)
+    with bench.open("a", "w") as db:
+        db["more"] = b"1"
+        with db.transaction():
+            db["staged"] = b"1"
+        found = {path.name: mode(path) for path in beside(bench)}
+        parts = ("", "-wal", "-shm", "-mark")
+        assert found == {f"a.blt.journal{part}": 0o600 for part in parts}
+
+
+def test_an_open_narrows_what_was_made_before(bench: Bench) -> None:
+    names = (
+        "a.blt.journal.aside-1234567890123456",
+        "a.blt.journal.aside-clean",
+        "a.blt.journal.aside-1234567890123456-wal",
+        "a.blt.journal.before-0001",
+        "a.blt.damaged-1234567890123456",
+        "a.blt.older-1234567890123456",
+        "a.blt.1-2.new",
+    )
+    for name in names:
+        (bench.folder / name).write_bytes(b"values")
+        (bench.folder / name).chmod(0o664)
+    theirs = bench.folder / "a.blt.txt"
+    theirs.write_bytes(b"not ours")
+    theirs.chmod(0o664)
+    link = bench.folder / "a.blt.damaged-1"
+    link.symlink_to(theirs)
+    bench.path().chmod(0o640)
+    with bench.open("a", "w"):
+        ours = [path for path in beside(bench) if path not in (theirs, link)]
+        assert {path.name for path in ours} >= {*names, "a.blt.journal", "a.blt.journal-wal", "a.blt.journal-shm"}
+        assert {mode(path) for path in ours} == {0o640}
+    assert mode(theirs) == 0o664
+
+
+def test_an_open_never_widens(bench: Bench) -> None:
+    bench.path().chmod(0o664)
+    bench.journal().chmod(0o600)
+    bench.open("a", "w").close()
+    assert mode(bench.journal()) == 0o600
+
+
+def test_a_copy_that_is_kept_is_open_to_nobody_else(bench: Bench) -> None:
+    bench.path().chmod(0o600)
+    with bench.path().open("r+b") as file:
+        file.truncate(bench.path().stat().st_size - 3)
+    bench.journal().unlink()
+    with bench.open("a", "w"):
+        pass
+    (kept,) = bench.folder.glob("a.blt.damaged-*")
+    assert mode(kept) == 0o600
+
+
+def test_the_backup_of_a_migration_is_open_to_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebooklet_tx.local import migrate
+
+    with sqlite3.connect(bench.journal()) as raw:
+        bench.journal().chmod(0o600)
+        migrate._back_up(raw, bench.journal(), "0000")
+    raw.close()
+    assert mode(bench.journal().with_name("a.blt.journal.before-0000")) == 0o600
+
+
+# -- what the system refuses ---------------------------------------------------------------------
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_without_the_right_to_give_it_away_the_rest_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Rights(0o664, os.geteuid() + 1, os.getegid() + 1)
+    monkeypatch.setattr("ebooklet_tx.local.value_file.rights_of", lambda _: other)
+    monkeypatch.setattr(os, "fchown", refuse)
+    prune(bench)
+    # Its group would be another one: what its members may do that nobody else may is left out.
+    assert mode(bench.path()) == 0o644
+    assert "could not be given the owner, group of the file it goes with" in caplog.text
+    assert bench.contents("a") == VALUES
+
+
+@pytest.mark.parametrize(("bits", "without"), [(0o660, 0o600), (0o664, 0o644), (0o676, 0o666), (0o604, 0o604)])
+def test_members_of_another_group_get_what_everybody_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, without: int
+) -> None:
+    monkeypatch.setattr(os, "fchown", refuse)
+    path = tmp_path / "new"
+    path.touch(0o600)
+    fd = os.open(path, os.O_RDWR)
+    assert give(fd, Rights(bits, os.geteuid(), os.getegid() + 1)) == ["group"]
+    os.close(fd)
+    assert mode(path) == without
+
+
+def test_a_journal_of_another_user_is_said_to_be_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.path().chmod(0o600)
+    bench.journal().chmod(0o644)
+    monkeypatch.setattr(os, "chmod", refuse)
+    with bench.open("a", "w") as db:
+        assert dict(db) == VALUES
+    assert "a.blt.journal may be open to more people" in caplog.text
+
+
+def test_a_failure_half_way_leaves_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fchmod", fail)
+    with bench.path().open("rb") as file, pytest.raises(LocalStorageError, match="kept"):
+        copy_new(file.fileno(), tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+# -- access lists --------------------------------------------------------------------------------
+
+
+def access_list(user: int, bits: int) -> bytes:
+    """One that lets one more user in, and the owning group not at all."""
+    nobody = 0xFFFFFFFF
+    entries = ((1, 6, nobody), (2, bits, user), (4, 0, nobody), (16, bits, nobody), (32, 0, nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@pytest.fixture
+def listed(bench: Bench) -> Bench:
+    try:
+        os.setxattr(bench.path(), ACCESS_LIST, access_list(1234, 6))
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    return bench
+
+
+@pytest.mark.parametrize("work", WAYS)
+def test_an_access_list_goes_along(listed: Bench, work: Callable[[Bench], None]) -> None:
+    before = os.getxattr(listed.path(), ACCESS_LIST)
+    work(listed)
+    for path in (listed.path(), listed.journal()):
+        assert os.getxattr(path, ACCESS_LIST) == before, path
+    with listed.open("a", "w"):
+        # The mark holds nothing but a count.
+        for path in (path for path in beside(listed) if not path.name.endswith("-mark")):
+            assert os.getxattr(path, ACCESS_LIST) == before, path
+
+
+def test_a_list_that_the_file_does_not_have_goes(listed: Bench) -> None:
+    os.setxattr(listed.journal(), ACCESS_LIST, access_list(2345, 6))
+    os.removexattr(listed.path(), ACCESS_LIST)
+    listed.path().chmod(0o600)
+    assert narrow(listed.journal(), rights_of(listed.path()))
+    assert ACCESS_LIST not in os.listxattr(listed.journal())
+    assert mode(listed.journal()) == 0o600
+    assert not narrow(listed.journal(), rights_of(listed.path()))
