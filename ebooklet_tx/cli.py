@@ -7,11 +7,13 @@ what it returned. The invariant: what was reported decides the exit code, as the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +28,13 @@ from ebooklet_tx.timestamps import as_datetime
 
 DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
+_DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
+
 _EPILOG = """\
 exit codes:
   0    done
   1    something needs a decision: conflicts, lost pending values, a lock that is held, or damage at the remote
-  2    failed: no such file, remote out of reach, wrong arguments; can be run again
+  2    failed: no such file, remote out of reach, wrong arguments; can be run again (--debug shows the trace)
   130  interrupted by Ctrl-C
 
 The remote is the one that the journal remembers, unless --remote names another. Credentials are
@@ -46,25 +50,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(options)
         sys.stdout.flush()
-    except (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError) as error:
-        _complain(error)
-        return NEEDS_DECISION
-    except ebooklet_tx.Error as error:
-        _complain(error)
+    except BrokenPipeError:
+        # Whoever read has gone: nothing more can be said.
+        _silence_stdout()
         return FAILED
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has gone: nothing more can be said, at the interpreter's end neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        _complain(error if isinstance(error, ebooklet_tx.Error) else _foreign(error))
+        _silence_stdout()
+        return NEEDS_DECISION if isinstance(error, _DECISIONS) else FAILED
     return code
+
+
+def _silence_stdout() -> None:
+    """Throws away what stdout did not take, so that the interpreter's end does not fail by it once more."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _foreign(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _complain(what: object) -> None:
     line = " ".join(str(what).split())
-    print(f"ebooklet_tx: {line}", file=sys.stderr)
+    # Where stderr takes nothing either, the exit code has to do.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"ebooklet_tx: {line}", file=sys.stderr)
 
 
 def _print_json(data: Any) -> None:
@@ -288,6 +307,7 @@ def _add(
     )
     parser.set_defaults(command=command)
     parser.add_argument("--json", action="store_true", help="report as JSON")
+    parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
     if name != "demo":
         some = "?" if name in ("verify", "collect") else None
         parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
