@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.keys import several
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.conflicts import Conflict, find_conflicts
 from ebooklet_tx.sync.discard import discard
@@ -154,10 +155,14 @@ class Change(Unshared):
 
         Returns:
             How many changes were dropped.
+
+        Raises:
+            InvalidTypeError: `keys` is a str; give a list for one key.
         """
+        wanted = None if keys is None else list(several(keys, "discard"))
         session = self._committed("discard")
         with session.mutex:
-            return discard(session.journal, None if keys is None else list(keys))
+            return discard(session.journal, wanted)
 
 
 def reader_pull(session: Session) -> PullResult:

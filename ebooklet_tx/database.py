@@ -38,7 +38,7 @@ from ebooklet_tx.errors import (
     ReadOnlyError,
     SessionClosedError,
 )
-from ebooklet_tx.keys import check_key, is_text, text_of
+from ebooklet_tx.keys import check_key, is_text, several, text_of
 from ebooklet_tx.local.commit import Overlay
 from ebooklet_tx.local.serializers import Serializer, checked_value, decode_metadata, encode_metadata
 from ebooklet_tx.local.store import iter_pages
@@ -306,7 +306,10 @@ class Database(Unshared, MutableMapping[str, Any]):
 
         Values that are not on this machine are fetched together.
         """
-        for key, value in self._read_many([text_of(key) for key in keys]):
+        return self._items_of([text_of(key) for key in several(keys, "get_items")], default)
+
+    def _items_of(self, keys: Sequence[str], default: Any) -> Iterator[tuple[str, Any]]:
+        for key, value in self._read_many(keys):
             if isinstance(value, Error):
                 raise value
             yield key, default if value is None else self._serializer.loads(key, value)
@@ -328,7 +331,8 @@ class Database(Unshared, MutableMapping[str, Any]):
             WorkerError: A process died, or could not import the function.
             Error: A value can't be had; and whatever the function raises.
         """
-        return map_items(func, self._mapped_items(keys), n_workers)
+        wanted = None if keys is None else several(keys, "map")
+        return map_items(func, self._mapped_items(wanted), n_workers)
 
     def _mapped_items(self, keys: Iterable[str] | None) -> Iterator[tuple[str, Any]]:
         if keys is None:
@@ -350,7 +354,8 @@ class Database(Unshared, MutableMapping[str, Any]):
         if keys is None:
             failures = load_all(session)
         else:
-            failures = chain.from_iterable(load_some(session, page) for page in _pages(map(text_of, keys)))
+            wanted = map(text_of, several(keys, "load_items"))
+            failures = chain.from_iterable(load_some(session, page) for page in _pages(wanted))
         found = {key: str(error) for key, error in failures}
         # What was written since then needs no copy of what it replaces.
         for key in self._uncommitted(list(found)):
@@ -641,6 +646,7 @@ class Database(Unshared, MutableMapping[str, Any]):
         Raises:
             OfflineError: The store keeps failing; what was sent is kept for the next call.
         """
+        several(packs, "compact(packs=)")
         with self._outside_transaction("compact") as session:
             session.local.commit()
         return compact(session, live_share=live_share, packs=packs)

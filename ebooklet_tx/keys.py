@@ -6,7 +6,9 @@ is none that booklet keeps for itself.
 
 from __future__ import annotations
 
-from ebooklet_tx.errors import InvalidKeyError
+from collections.abc import Iterable
+
+from ebooklet_tx.errors import InvalidKeyError, InvalidTypeError
 from ebooklet_tx.limits import MAX_KEY_BYTES, RESERVED_TEXTS
 
 
@@ -21,6 +23,19 @@ def text_of(key: object) -> str:
     if not is_text(key):
         raise InvalidKeyError(f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8")
     return key
+
+
+def several(keys: Iterable[str], what: str) -> Iterable[str]:
+    """Returns keys that are given as several, for `what` to take them.
+
+    Raises:
+        InvalidTypeError: It is one str, whose letters would be taken for keys, or nothing to iterate over.
+    """
+    if isinstance(keys, str | bytes):
+        raise InvalidTypeError(f"{what} takes several keys, and not the letters of {keys!r}; give [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise InvalidTypeError(f"{what} takes several keys, such as a list of them, not {type(keys).__name__}")
+    return keys
 
 
 def is_text(key: str) -> bool:

@@ -75,9 +75,11 @@ def open(
         flag: `r` reads an existing database, also one that is only here and was never pushed; `w` reads and
             writes it; `c` makes it if it is missing; `n` starts an empty one, and the next push replaces the
             remote by it.
-        value_serializer: For a new database: None for bytes, one of booklet's names, or a class with
-            `dumps` and `loads`. An existing database has its own: naming another one is refused before any
-            value is decoded, None takes what is stored, and only a class must be given again.
+        value_serializer: For a new database: None for bytes, one of booklet's names, or a class or instance
+            with `dumps` and `loads`. "orjson" stores NaN and infinities as null, so that they come back as
+            None, numpy arrays as lists, and datetimes as str without microseconds. An existing database has
+            its own: naming another one is refused before any value is decoded, None takes what is stored, and
+            only a class or instance must be given again.
         n_buckets: For a new database: hash buckets of the Booklet file.
         buffer_size: How many value bytes wait in memory before they are committed; an empty value, and a delete,
             count as the bytes of the key.

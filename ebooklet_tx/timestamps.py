@@ -15,6 +15,9 @@ from ebooklet_tx.limits import MAX_TIMESTAMP_US
 Timestamp = int | str | datetime | None
 """Microseconds, an ISO 8601 str with a zone, a datetime with a zone, or None for now."""
 
+LAST_UNLIKELY_US = 631_152_000_000_000
+"""Up to the beginning of 1990 a number of microseconds is rather one of seconds, milliseconds or days."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -22,10 +25,12 @@ def timestamp_us(timestamp: Timestamp) -> int:
     """Returns microseconds since 1970 UTC.
 
     Raises:
-        InvalidArgumentError: It has no zone, is before 1970, or is no timestamp at all.
+        InvalidArgumentError: It has no zone, is before 1970, is no timestamp at all, or is a number that lies
+            in 1970 to 1989, as one of seconds or milliseconds does; 0 is taken.
     """
     if timestamp is None:
         return now_us()
+    is_number = isinstance(timestamp, int) and not isinstance(timestamp, bool)
     if isinstance(timestamp, str):
         try:
             timestamp = datetime.fromisoformat(timestamp)
@@ -41,6 +46,12 @@ def timestamp_us(timestamp: Timestamp) -> int:
     if isinstance(timestamp, bool) or not isinstance(timestamp, int):
         raise InvalidArgumentError(
             f"a timestamp must be int microseconds, an ISO 8601 str or a datetime, not {type(timestamp).__name__}"
+        )
+    if is_number and 0 < timestamp <= LAST_UNLIKELY_US:
+        raise InvalidArgumentError(
+            f"the timestamp {timestamp} counts microseconds, so it lies in {as_datetime(timestamp):%Y}: was it "
+            "meant as seconds or milliseconds? Multiply seconds by 1_000_000; give a time before 1990 as a "
+            "datetime with a zone, or as ISO 8601"
         )
     if not 0 <= timestamp <= MAX_TIMESTAMP_US:
         raise InvalidArgumentError(

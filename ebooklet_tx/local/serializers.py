@@ -20,6 +20,7 @@ CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
 
 _CUSTOM_CODE = 0
+_NUMPY_INTS = "numpy_int"
 _PACKAGES = {"gpd": "geopandas", "np": "numpy", "pd": "pandas", "zstd": "zstandard"}
 """Packages that Booklet's serializers use when they are there, by the names that it gives them."""
 
@@ -104,7 +105,7 @@ def checked_value(key: str, encoded: Any) -> bytes:
 
 
 def resolve(value_serializer: Any) -> Serializer:
-    """Returns the serializer for a booklet name, None (bytes), or a class with dumps and loads.
+    """Returns the serializer for a booklet name, None (bytes), or a class or instance with dumps and loads.
 
     Raises:
         InvalidArgumentError: It is none of these.
@@ -114,7 +115,8 @@ def resolve(value_serializer: Any) -> Serializer:
         if value_serializer in names:
             code = names[value_serializer]
             kind = booklet_serializers.serial_int_dict[code]
-            return Serializer(value_serializer, code, value_serializer, kind.dumps, kind.loads)
+            dumps = _checked_dumps(kind) if str(value_serializer).startswith(_NUMPY_INTS) else kind.dumps
+            return Serializer(value_serializer, code, value_serializer, dumps, kind.loads)
         known = ", ".join(sorted(name for name in names if name))
         raise InvalidArgumentError(
             f"unknown value_serializer {value_serializer!r}; give None for bytes, a class with dumps and "
@@ -123,10 +125,12 @@ def resolve(value_serializer: Any) -> Serializer:
     dumps = getattr(value_serializer, "dumps", None)
     loads = getattr(value_serializer, "loads", None)
     if callable(dumps) and callable(loads):
-        return Serializer(CUSTOM, _CUSTOM_CODE, value_serializer, dumps, loads)
+        # Booklet takes classes alone, and notes no more of one than that there was one.
+        argument = value_serializer if isinstance(value_serializer, type) else _AnyClass
+        return Serializer(CUSTOM, _CUSTOM_CODE, argument, dumps, loads)
     raise InvalidArgumentError(
-        f"the value_serializer {value_serializer!r} has no dumps and loads; give a class that has both, "
-        "None for bytes, or the name of one of booklet's serializers"
+        f"the value_serializer {value_serializer!r} has no dumps and loads; give a class or instance that has "
+        "both, None for bytes, or the name of one of booklet's serializers"
     )
 
 
@@ -138,6 +142,33 @@ def named_serializer(value_serializer: Any) -> str | None:
 def same_serializer(first: str | None, second: str | None) -> bool:
     """True of two names of one serializer: Booklet stores bytes as they are under two of them."""
     return first == second or {first, second} <= {None, "bytes"}
+
+
+class _AnyClass:
+    """Stands in for an instance: encoding takes place before the value file."""
+
+    @staticmethod
+    def dumps(value: bytes) -> bytes:
+        return value
+
+    @staticmethod
+    def loads(value: bytes) -> bytes:
+        return value
+
+
+def _checked_dumps(kind: Any) -> Callable[[Any], Any]:
+    """Returns the dumps of an array of ints, which drops fractions and high bits, with a look at what is left."""
+
+    def dumps(value: Any) -> Any:
+        encoded = kind.dumps(value)
+        if value.dtype.kind in "fciu" and not (kind.loads(encoded) == value.ravel()).all():
+            raise ValueError(
+                f"it holds numbers of {value.dtype} that these ints can't: fractions, NaN or too large ones; "
+                "round them first, or take a wider type"
+            )
+        return encoded
+
+    return dumps
 
 
 def resolve_stored(code: int, given: Any, where: str) -> Serializer:

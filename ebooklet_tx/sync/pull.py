@@ -47,7 +47,7 @@ class Intent:
 
 @dataclass(slots=True)
 class PullResult:
-    """What a pull found.
+    """What a pull found; true when something changed.
 
     Attributes:
         changed: Whether the journal stands on another commit now.
@@ -62,6 +62,9 @@ class PullResult:
     applied: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     missing: bool = False
+
+    def __bool__(self) -> bool:
+        return self.changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ def test_missing_keys_can_not_be_deleted(filled: Database) -> None:
     with pytest.raises(KeyError):
         filled.pop("d")
     with pytest.raises(KeyError):
-        filled.set_timestamp("d", 1)
+        filled.set_timestamp("d", 0)
     del filled["a"]
     with pytest.raises(KeyError):
         del filled["a"]
@@ -440,12 +440,13 @@ def test_bad_values_change_nothing(bench: Bench, serializer: Any, bad: Any) -> N
 
 
 def test_metadata(db: Database, bench: Bench) -> None:
+    stamp = 1_600_000_000_000_000
     assert db.get_metadata() is None
     assert db.get_metadata(include_timestamp=True) is None
     for data in ({"a": [1, None]}, [], 0, "", False, None):
-        db.set_metadata(data, timestamp=77)
-        assert db.get_metadata(include_timestamp=True) == (data, 77)
-    db.set_metadata({"kept": 1}, timestamp=78)
+        db.set_metadata(data, timestamp=stamp)
+        assert db.get_metadata(include_timestamp=True) == (data, stamp)
+    db.set_metadata({"kept": 1}, timestamp=stamp + 1)
     with pytest.raises(InvalidValueError):
         db.set_metadata(object())
     assert db == {}
@@ -453,7 +454,7 @@ def test_metadata(db: Database, bench: Bench) -> None:
     assert "" not in db
     db.changes().push()
     with bench.open("other", "r") as other:
-        assert other.get_metadata(include_timestamp=True) == ({"kept": 1}, 78)
+        assert other.get_metadata(include_timestamp=True) == ({"kept": 1}, stamp + 1)
 
 
 def test_the_metadata_is_no_key(db: Database) -> None:
@@ -467,7 +468,7 @@ def test_the_metadata_is_no_key(db: Database) -> None:
             with pytest.raises(KeyError):
                 read()
         with pytest.raises(KeyError):
-            db.set_timestamp("", 5)
+            db.set_timestamp("", 0)
         db.sync()
     assert db.get_metadata() == {"m": 1}
 
@@ -543,7 +544,7 @@ WRITES = {
     "setdefault": lambda db: db.setdefault("n", 1),
     "update": lambda db: db.update(a=1),
     "clear": lambda db: db.clear(),
-    "set_timestamp": lambda db: db.set_timestamp("a", 1),
+    "set_timestamp": lambda db: db.set_timestamp("a", 0),
     "set_metadata": lambda db: db.set_metadata({}),
     "sync": lambda db: db.sync(),
     "prune": lambda db: db.prune(),

@@ -21,6 +21,7 @@ from ebooklet_tx.sync.conflicts import MISSING, ConflictError
 from tests.pairs import Bench
 from tests.store_wrappers import CountingStore, Fault, PassingStore, faulty
 
+FIRST_US = 1_600_000_000_000_000
 ALL_US = 2**55
 BIG = 6000
 
@@ -79,7 +80,7 @@ def bench(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path)
     with bench.open() as db:
         for number, (key, value) in enumerate(PUSHED.items()):
-            db.set(key, value, timestamp=1000 + number)
+            db.set(key, value, timestamp=FIRST_US + number)
         db.changes().push()
     return bench
 
@@ -106,7 +107,12 @@ def evict(db: Database) -> int:
 
 @pytest.mark.parametrize(
     ("before_us", "dropped"),
-    [(None, 0), (0, 0), (1000, 0), (1001, 1), (1005, 5), (1009, 9), (1010, 10), (ALL_US, 10)],
+    [
+        (None, 0),
+        (0, 0),
+        *((FIRST_US + dropped, dropped) for dropped in (0, 1, 5, 9, 10)),
+        (ALL_US, 10),
+    ],
 )
 def test_copies_older_than_the_time_are_dropped_and_counted(
     bench: Bench, watch: Watch, before_us: int | None, dropped: int
@@ -123,15 +129,15 @@ def test_copies_older_than_the_time_are_dropped_and_counted(
         assert {key: db[key] for key in PUSHED} == PUSHED
         assert watch.fetches() == dropped
         assert {key: db[key] for key in PUSHED} == PUSHED
-        assert [stamp for _, stamp in db.timestamps()] == list(range(1000, 1010))
+        assert [stamp for _, stamp in db.timestamps()] == list(range(FIRST_US, FIRST_US + 10))
     assert watch.fetches() == 0
     assert held(bench) == set(PUSHED)
 
 
 def test_times_are_taken_in_all_their_forms(watch: Watch) -> None:
     with watch.open() as db:
-        assert db.prune("1970-01-01T00:00:00.001005+00:00") == 5
-        assert db.prune(timestamp="1970-01-01T05:30:00.001007+05:30") == 2
+        assert db.prune("2020-09-13T12:26:40.000005+00:00") == 5
+        assert db.prune(timestamp="2020-09-13T17:56:40.000007+05:30") == 2
 
 
 def test_the_file_gets_smaller_and_grows_again(bench: Bench, watch: Watch) -> None:
@@ -210,8 +216,8 @@ CHANGED = big("changed")
 
 
 def _set(db: Database) -> None:
-    db.set("new", NEW, timestamp=5)
-    db.set("k01", CHANGED, timestamp=6)
+    db.set("new", NEW, timestamp=FIRST_US - 2)
+    db.set("k01", CHANGED, timestamp=FIRST_US - 1)
 
 
 def _staged(db: Database) -> None:
@@ -267,7 +273,7 @@ def test_a_pending_value_is_never_dropped(bench: Bench, how: str, again: bool) -
         if again:
             db.prune(ALL_US)
         assert (db["new"], db["k01"]) == (NEW, CHANGED)
-        assert db.get_timestamp("new") == 5
+        assert db.get_timestamp("new") == FIRST_US - 2
         assert db.changes().push().set_count == 2
         # Only now is it in the remote too.
         assert evict(db) >= 2
@@ -328,7 +334,7 @@ def test_an_adopted_booklet_stays(tmp_path: Path) -> None:
 
 def test_a_mere_change_of_timestamp_is_pending_too(bench: Bench, watch: Watch) -> None:
     with watch.open() as db:
-        db.set_timestamp("k04", 4)
+        db.set_timestamp("k04", FIRST_US - 4)
         assert evict(db) == len(PUSHED) - 1
         assert db["k04"] == PUSHED["k04"]
         assert watch.fetches() == 0
