@@ -15,7 +15,7 @@ import ctypes
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,15 @@ from ebooklet_tx.local.connections import OwnedConnection
 from ebooklet_tx.local.file_calls import size_of, storage_errors
 from ebooklet_tx.local.lost_commits import commit_count, look_for_missing
 from ebooklet_tx.local.own_files import JOURNAL_SUFFIX, check_no_link, make_beside
+from ebooklet_tx.local.row_checks import (
+    NO_ENTRY,
+    check_order,
+    is_absent,
+    is_no_fact,
+    is_sound,
+    misplaced,
+    moved_ends,
+)
 from ebooklet_tx.local.schema import STALE
 from ebooklet_tx.local.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
 
@@ -45,11 +54,20 @@ _ENTRY_COLUMNS = (
 )
 _VISIBLE_DIGEST = "CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END"
 _ONE_PLACE = f"""
-SELECT CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
+SELECT key, CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
   local_digest, local_offset_bytes, local_length_bytes
 FROM entry WHERE key = ?
   AND local_digest = {_VISIBLE_DIGEST}
 """
+_COUNTS = """
+SELECT (SELECT value FROM meta WHERE name = 'base_key_count'), count(*), count(DISTINCT key),
+  coalesce(sum(+pending IN (1, 2)), 0),
+  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) - (remote_digest IS NOT NULL) END), 0), {indexed}
+FROM entry WHERE pending != 0
+"""
+_INDEXED = "(SELECT sum(ncell) FROM dbstat WHERE name = 'entry_pending')"
+"""How many keys the index of what is pending has; a key whose row is not found is left out by all other SQL."""
+
 _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 _SIDE_SUFFIXES = ("-wal", "-shm", "-journal", "-mark")
 _BUSY_TIMEOUT_SECONDS = 30.0
@@ -158,6 +176,7 @@ class Journal:
         self.path = path
         self.raw = raw
         self._owned = owned
+        self._counts_cells: bool | None = None
         self._mark = MarkWriter(side_files(path).mark)
         self._named = _named(path)
         _open_journals.add(self)
@@ -260,6 +279,7 @@ class Journal:
                 try:
                     self.raw.execute("BEGIN IMMEDIATE")
                     yield Transaction(self.raw)
+                    put_meta(Transaction(self.raw), moved_ends(self.raw))
                     count = count_after(commit_count(self.raw))
                     self.raw.execute(f"PRAGMA user_version = {count}")
                     # Not commit(), which says nothing where a failing disk has ended the transaction already.
@@ -292,52 +312,87 @@ class Journal:
     def get_meta(self, name: str) -> Any:
         """Returns a fact of the meta table, or None."""
         with sqlite_errors(self.path):
-            row = self.raw.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else row[0]
+            while True:
+                row = self.raw.execute("SELECT name, value FROM meta WHERE name = ?", (name,)).fetchone()
+                if row is None and is_no_fact(self.raw, self.path, name):
+                    return None
+                if row is not None and row[0] == name:
+                    return row[1]
+                if row is not None:
+                    raise misplaced(self.path, f"a lookup of the fact {name!r} finds {row[0]!r}")
 
     def all_meta(self) -> dict[str, Any]:
         """Returns every fact of the meta table but the one that can be long."""
         query = "SELECT name, value FROM meta WHERE name != ?"
         with sqlite_errors(self.path):
-            return dict(self.raw.execute(query, (MISSING_KEYS,)).fetchall())
+            facts = self.raw.execute(f"{query} ORDER BY name", (MISSING_KEYS,)).fetchall()
+        check_order(self.path, (name for name, _ in facts), "")
+        return dict(facts)
 
     # -- entries ---------------------------------------------------------------------------
 
     def entry(self, key: str) -> Entry | None:
         """Looks one key up."""
         try:
-            row = self.raw.execute(_ONE_ENTRY, (key,)).fetchone()
+            while (row := self.raw.execute(_ONE_ENTRY, (key,)).fetchone()) is None:
+                if is_absent(self.raw, self.path, key):
+                    return None
         except SQLITE_FAULTS as error:
             raise translated(error, self.path) from error
-        return None if row is None else Entry(*row)
+        if row[0] != key or not is_sound(row):
+            raise misplaced(self.path, f"a lookup of {key!r} finds a row of {row[0]!r}")
+        return Entry(*row)
 
     def place(self, key: str) -> tuple[int | None, bytes, int, int] | None:
         """Returns (timestamp, digest, offset, length) of a key whose visible value the Booklet file holds."""
         try:
-            found: tuple[int | None, bytes, int, int] | None = self.raw.execute(_ONE_PLACE, (key,)).fetchone()
+            found = self.raw.execute(_ONE_PLACE, (key,)).fetchone()
         except SQLITE_FAULTS as error:
             raise translated(error, self.path) from error
-        return found
+        if found is None:
+            return None
+        if found[0] != key:
+            raise misplaced(self.path, f"a lookup of {key!r} finds a row of {found[0]!r}")
+        place: tuple[int | None, bytes, int, int] = found[1:]
+        return place
 
     def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """Yields the entries for which some SQL holds, in order of key, from one snapshot."""
         with sqlite_errors(self.path):
-            yield from map(
-                Entry._make,
-                self.raw.execute(f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters),
-            )
+            rows = self.raw.execute(f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters)
+            yield from self._in_order(rows)
+
+    def _in_order(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
+        """Yields rows as entries, after a look at each: whether it is one, and behind the one before it."""
+        before: str | None = None
+        for row in rows:
+            key = row[0]
+            if not isinstance(key, str) or (before is not None and key <= before) or not is_sound(row):
+                raise misplaced(self.path, f"{key!r} comes behind {before!r}")
+            before = key
+            yield Entry._make(row)
 
     def entries_of(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Looks many keys up; those that it has never heard of are left out."""
         rows = self._rows_of(keys, f"SELECT {_ENTRY_COLUMNS} FROM entry")
-        return {entry.key: entry for entry in map(Entry._make, rows)}
+        return self._all_there(keys, {row[0]: Entry._make(row) for row in rows})
 
-    def entries_between(self, first: str, last: str) -> dict[str, Entry]:
-        """Returns all entries from one key to another, both included."""
-        query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key >= ? AND key <= ?"
+    def entries_in_order(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """Likewise, for keys in order that are about all that there are from the first to the last."""
+        query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key >= ? AND key <= ? ORDER BY key"
         with sqlite_errors(self.path):
-            rows = self.raw.execute(query, (first, last)).fetchall()
-        return {entry.key: entry for entry in map(Entry._make, rows)}
+            rows = self.raw.execute(query, (keys[0], keys[-1])).fetchall()
+        return self._all_there(keys, {entry.key: entry for entry in self._in_order(rows)})
+
+    def _all_there(self, keys: Sequence[str], found: dict[str, Entry]) -> dict[str, Entry]:
+        """Adds to what was found what came meanwhile; each key that is not in it is absent indeed."""
+        for key in keys:
+            entry = found.get(key)
+            if entry is None and (entry := self.entry(key)) is not None:
+                found[key] = entry
+            elif entry is not None and not is_sound(entry):
+                raise misplaced(self.path, f"a lookup of {key!r} finds no row of the index")
+        return found
 
     def digests_of(self, keys: Sequence[str]) -> dict[str, tuple[bytes | None, bytes | None]]:
         """Returns the digests of what a reader sees and of what the Booklet file holds, for many keys."""
@@ -369,7 +424,14 @@ class Journal:
 
     def pending_entries(self) -> list[Entry]:
         """Returns the entries that have an operation still to be pushed."""
-        return list(self.entries("pending != 0"))
+        while True:
+            version = self.version()
+            found = list(self.entries("pending != 0"))
+            indexed = self.rows(f"SELECT {_INDEXED}")[0][0] if self._can_count_cells() else len(found)
+            if indexed == len(found) and all(entry.pending for entry in found):
+                return found
+            if self.version() == version:
+                raise misplaced(self.path, f"{indexed} keys are pending, and {len(found)} are found")
 
     def stale_keys(self) -> list[str]:
         """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
@@ -377,30 +439,50 @@ class Journal:
             return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
 
     def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
-        """Returns up to `limit` visible user keys behind `after`, in order."""
+        """Returns up to `limit` visible user keys behind `after`, in order; none only where there are no more."""
         upper = _prefix_end(prefix)
-        bound = "" if upper is None else "AND key < ?"
-        parameters: list[Any] = [after, prefix]
-        if upper is not None:
-            parameters.append(upper)
-        with sqlite_errors(self.path):
-            rows = self.raw.execute(
-                f"SELECT key FROM entry WHERE key > ? AND key >= ? {bound} AND key != '' AND {VISIBLE} "
-                "ORDER BY key LIMIT ?",
-                (*parameters, limit),
-            ).fetchall()
-        return [row[0] for row in rows]
+        ends = () if upper is None else (upper,)
+        while True:
+            # One bound below: of two SQLite would take the first, however far away it is.
+            begun = after >= prefix and bool(after)
+            position = after if begun else prefix
+            bounds = ("key > ?1" if begun else "key >= ?1") + ("" if upper is None else " AND key < ?3")
+            query = (
+                f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?2"
+            )
+            self.entry(position)
+            with sqlite_errors(self.path):
+                rows = self.raw.execute(query, (position, limit, *ends)).fetchall()
+            check_order(self.path, (row[0] for row in rows), after)
+            if any(row[2] for row in rows):
+                raise misplaced(self.path, f"a row behind {position!r} is none of the index")
+            if not rows:
+                # Where a page of other keys begins here, the end would come too early.
+                self.entry(position + "\0")
+                return []
+            page = [row[0] for row in rows if row[1]]
+            if page:
+                return page
+            after = rows[-1][0]
 
     def visible_count(self) -> int:
         """Returns how many user keys a reader sees; costs the pending operations, not the size."""
         with sqlite_errors(self.path):
             # One statement: between two of them a push beside could move keys from one count to the other.
-            remote_count, change = self.raw.execute(
-                "SELECT coalesce((SELECT value FROM meta WHERE name = 'base_key_count'), 0), "
-                "(SELECT coalesce(sum((pending = 1) - (remote_digest IS NOT NULL)), 0) "
-                "FROM entry WHERE pending != 0 AND key != '')"
-            ).fetchone()
+            query = _COUNTS.format(indexed=_INDEXED if self._can_count_cells() else "count(*)")
+            remote_count, *counts, change, indexed = self.raw.execute(query).fetchone()
+        if {*counts} != {indexed}:
+            raise misplaced(self.path, f"{indexed} keys are pending, and {counts[-1]} are found")
+        if remote_count is None:
+            remote_count = self.get_meta("base_key_count") or 0
         return int(remote_count) + int(change)
+
+    def _can_count_cells(self) -> bool:
+        """True where SQLite was built with the table that tells how many cells an index has."""
+        if self._counts_cells is None:
+            options = self.raw.execute("PRAGMA compile_options").fetchall()
+            self._counts_cells = ("ENABLE_DBSTAT_VTAB",) in options
+        return self._counts_cells
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""

@@ -22,6 +22,7 @@ from ebooklet_tx.local.lost_commits import mend_wal
 from ebooklet_tx.local.own_files import copy_new
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, is_file_of, rebuild
+from ebooklet_tx.local.row_checks import GREATEST_KEY, LEAST_KEY, misplaced
 from ebooklet_tx.local.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -132,6 +133,7 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
             put_in_place(file)
             report.note("a rebuilt file was put in place")
         if journal.get_meta("file_uuid") is None:
+            _check_unfilled(journal)
             _adopt(file, journal, report)
         return _settle_guard(file, journal, report), journal
     except BaseException:
@@ -141,6 +143,14 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
         if journal is not known:
             journal.close()
         raise
+
+
+def _check_unfilled(journal: Journal) -> None:
+    """Refuses to fill a journal that was filled already, and only looks empty because its facts are misplaced."""
+    # A filling that was cut short has noted the ends of its keys.
+    known = journal.all_meta().keys() - {LEAST_KEY, GREATEST_KEY}
+    if known or journal.rows("SELECT 1 FROM entry WHERE remote_seq IS NOT NULL LIMIT 1"):
+        raise misplaced(journal.path, "it does not say whose it is")
 
 
 def _own_journal(file: ValueFile, journal: Journal, report: SettleReport) -> Journal:

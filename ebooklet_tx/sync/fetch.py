@@ -80,7 +80,7 @@ def fetch_many(session: Session, keys: Sequence[str], *, in_order: bool = False)
         return
     with session.mutex:
         journal = session.journal
-        entries = journal.entries_between(keys[0], keys[-1]) if in_order else journal.entries_of(keys)
+        entries = journal.entries_in_order(keys) if in_order else journal.entries_of(keys)
     for part in _parts(keys, entries):
         values, missing = _values_here(session, part, entries)
         values.update(_values_there(session, missing))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.row_checks import check_order
 from ebooklet_tx.records import METADATA_KEY, ObjectRef
 from ebooklet_tx.sync.fetch import alone, fetch_many
 from ebooklet_tx.sync.large import bring_large
@@ -48,6 +49,7 @@ def load_all(session: Session) -> Iterator[tuple[str, Error]]:
     while after is not None:
         with session.mutex:
             page = [key for (key,) in session.journal.rows(_OTHERS, (after,))]
+            check_order(session.journal.path, page, after)
         yield from load_some(session, page)
         after = page[-1] if page else None
     with session.mutex:

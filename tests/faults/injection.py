@@ -98,14 +98,14 @@ def _install_http(counter: _Counter) -> None:
 def _install_files(counter: _Counter) -> None:
     for name in _FILE_CALLS:
         mock.patch.object(os, name, _counted(name, getattr(os, name), counter)).start()
-    genuine = journal._connect
+    genuine = journal._connected
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
         raw = genuine(*arguments, **options)
         raw.set_trace_callback(lambda statement: counter.around(f"sql {statement[:30]!r}", lambda: None))
         return raw
 
-    mock.patch.object(journal, "_connect", connect).start()
+    mock.patch.object(journal, "_connected", connect).start()
 
 
 def _counted(name: str, genuine: Callable[..., Any], counter: _Counter) -> Callable[..., Any]:

@@ -1,0 +1,125 @@
+"""Whether the rows that SQLite returns are those that were asked for.
+
+Owns no state. SQLite trusts that each page of a b-tree lies where its parent says: of two pages in each other's
+place each is sound, and lookups end in the wrong one. The invariant: a row is returned only for the key that
+it carries, a key is called absent only where its neighbours agree about that, and what comes in order is in
+order. Whatever else comes is damage.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.errors import JournalDamagedError
+
+PENDING_KINDS = frozenset({0, 1, 2})
+
+LEAST_KEY, GREATEST_KEY = "least_key", "greatest_key"
+"""Facts of the meta table: no part of a tree has both, so a part in the place of the whole is found out."""
+
+NO_ENTRY = "(pending = 0 AND remote_seq IS NULL AND local_digest IS NULL)"
+"""SQL that is true of rows that no commit leaves in `entry`: SQLite makes them of an index's row, filled up."""
+
+# In a sound tree the neighbours of what is absent are each other's. Each is looked up from the root again.
+_NEIGHBOURS = """
+WITH near(following, before) AS (
+  SELECT (SELECT {key} FROM {table} WHERE {name} > ?1 ORDER BY {name} LIMIT 1),
+         (SELECT {key} FROM {table} WHERE {name} < ?1 ORDER BY {name} DESC LIMIT 1))
+SELECT EXISTS (SELECT 1 FROM {table} WHERE {name} = ?1), following, before,
+       (SELECT {name} FROM {table} WHERE {name} < following ORDER BY {name} DESC LIMIT 1),
+       (SELECT {name} FROM {table} WHERE {name} > before ORDER BY {name} LIMIT 1),
+       (SELECT min({name}) FROM {table}), (SELECT max({name}) FROM {table}), {least}, {greatest}
+FROM near
+"""
+_NEIGHBOURS_OF_ENTRY = _NEIGHBOURS.format(
+    table="entry",
+    name="key",
+    key=f"CASE WHEN {NO_ENTRY} THEN x'' ELSE key END",
+    least=f"(SELECT value FROM meta WHERE name = '{LEAST_KEY}')",
+    greatest=f"(SELECT value FROM meta WHERE name = '{GREATEST_KEY}')",
+)
+_NEIGHBOURS_OF_FACT = _NEIGHBOURS.format(table="meta", name="name", key="name", least="NULL", greatest="NULL")
+_ENDS = f"""
+SELECT (SELECT value FROM meta WHERE name = '{LEAST_KEY}'),
+  (SELECT value FROM meta WHERE name = '{GREATEST_KEY}'),
+  (SELECT min(key) FROM entry), (SELECT max(key) FROM entry)
+"""
+
+
+def misplaced(path: Path, what: str) -> JournalDamagedError:
+    """Returns what is raised where rows are not those that were asked for."""
+    return JournalDamagedError(f"{path} is damaged ({what}); run recover, which sets it aside and rebuilds it")
+
+
+def is_absent(raw: sqlite3.Connection, path: Path, key: str) -> bool:
+    """True where a key has no entry, and False where it has one by now.
+
+    Raises:
+        JournalDamagedError: Its neighbours are not each other's: the key may lie in a page that can't be found.
+    """
+    return _is_absent(raw, path, _NEIGHBOURS_OF_ENTRY, key)
+
+
+def is_no_fact(raw: sqlite3.Connection, path: Path, name: str) -> bool:
+    """Likewise, of a fact of the meta table."""
+    return _is_absent(raw, path, _NEIGHBOURS_OF_FACT, name)
+
+
+def _is_absent(raw: sqlite3.Connection, path: Path, query: str, key: str) -> bool:
+    there, following, before, before_following, after_before, *ends = raw.execute(query, (key,)).fetchone()
+    if there:
+        return False
+    least, greatest, known_least, known_greatest = ends
+    fits_following = greatest == before if following is None else before_following == before
+    fits_before = least == following if before is None else after_before == following
+    texts = all(one is None or isinstance(one, str) for one in (following, before))
+    if (
+        texts
+        and known_least in (None, least)
+        and known_greatest in (None, greatest)
+        and fits_following
+        and fits_before
+        and (following is None or following > key)
+        and (before is None or before < key)
+    ):
+        return True
+    raise misplaced(path, f"a lookup of {key!r} ends between {before!r} and {following!r}")
+
+
+def moved_ends(raw: sqlite3.Connection) -> dict[str, str | None]:
+    """Returns the facts about the ends of the index that a transaction has changed."""
+    known_least, known_greatest, least, greatest = raw.execute(_ENDS).fetchone()
+    return {
+        name: found
+        for name, known, found in ((LEAST_KEY, known_least, least), (GREATEST_KEY, known_greatest, greatest))
+        if known != found
+    }
+
+
+def is_sound(row: Sequence[Any]) -> bool:
+    """True of a row of `entry`, as `Entry` has it, that some commit may have left.
+
+    Rows of an index have fewer columns, and SQLite fills up the rest: what they make is never left.
+    """
+    pending, seq, remote_stamp, local_digest = row[1], row[5], row[6], row[12]
+    return (
+        pending in PENDING_KINDS
+        and (pending != 0 or seq is not None or local_digest is not None)
+        and (seq is None) == (remote_stamp is None)
+    )
+
+
+def check_order(path: Path, keys: Iterable[str], after: str | None = None) -> None:
+    """Checks that keys come strictly in order, and behind one that came before them.
+
+    Raises:
+        JournalDamagedError: They do not.
+    """
+    chain: Iterator[str] = iter(keys) if after is None else iter((after, *keys))
+    for one, other in pairwise(chain):
+        if not isinstance(other, str) or not one < other:
+            raise misplaced(path, f"{other!r} comes behind {one!r}")
