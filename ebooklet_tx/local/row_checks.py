@@ -21,7 +21,7 @@ PENDING_KINDS = frozenset({0, 1, 2})
 LEAST_KEY, GREATEST_KEY = "least_key", "greatest_key"
 """Facts of the meta table: no part of a tree has both, so a part in the place of the whole is found out."""
 
-NO_ENTRY = "(pending = 0 AND remote_seq IS NULL AND local_digest IS NULL)"
+NO_ENTRY = "(pending = 0 AND pending_timestamp_us IS NULL AND remote_seq IS NULL AND local_digest IS NULL)"
 """SQL that is true of rows that no commit leaves in `entry`: SQLite makes them of an index's row, filled up."""
 
 # In a sound tree the neighbours of what is absent are each other's. Each is looked up from the root again.
@@ -105,10 +105,10 @@ def is_sound(row: Sequence[Any]) -> bool:
 
     Rows of an index have fewer columns, and SQLite fills up the rest: what they make is never left.
     """
-    pending, seq, remote_stamp, local_digest = row[1], row[5], row[6], row[12]
+    pending, stamp, seq, remote_stamp, local_digest = row[1], row[2], row[5], row[6], row[12]
     return (
         pending in PENDING_KINDS
-        and (pending != 0 or seq is not None or local_digest is not None)
+        and (pending != 0 or stamp is not None or seq is not None or local_digest is not None)
         and (seq is None) == (remote_stamp is None)
     )
 
