@@ -28,12 +28,13 @@ class Killed:
         self.commits: list[dict[str, bytes]] = [dict(BASE)]
         with self._made.open("a", "w") as db:
             for number in range(12):
-                for key in (f"k{number:03}", f"new {number}"):
-                    db[key] = random.Random(f"{number}{key}").randbytes(300)
-                if number == 8:
-                    db["large"] = random.Random(8).randbytes(20_000)
-                del db[f"k{number + 30:03}"]
-                db.sync()
+                # Not by sync(), which leaves the values in the Booklet file.
+                with db.transaction():
+                    for key in (f"k{number:03}", f"new {number}"):
+                        db[key] = random.Random(f"{number}{key}").randbytes(300)
+                    if number == 8:
+                        db["large"] = random.Random(8).randbytes(20_000)
+                    del db[f"k{number + 30:03}"]
                 self.commits.append(dict(db.items()))
             for part in PARTS:
                 self._copy(self._made.path(), folder / "killed.blt", part)
