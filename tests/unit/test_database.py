@@ -157,7 +157,7 @@ def test_every_form_of_a_place(bench: Bench) -> None:
     entry = {"type": "booklet", "timestamp": 1, "user_meta": None, "remote_conn": connection.to_dict()}
     places = [bench.url, {"url": bench.url}, connection, connection.to_dict(), entry]
     for number, place in enumerate(places):
-        with ebooklet_tx.open(place, bench.path(str(number))) as db:
+        with ebooklet_tx.open(place, bench.path(str(number)), trust_entries=True) as db:
             assert db["k"] == b"v"
 
 
