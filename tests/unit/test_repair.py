@@ -619,7 +619,7 @@ def test_a_remote_that_is_given_is_remembered_once_it_has_answered(tmp_path: Pat
 
 def offline() -> ebooklet_tx.S3Connection:
     return ebooklet_tx.S3Connection(
-        ACCESS_KEY_ID, ACCESS_KEY, "db", "bucket", f"http://127.0.0.1:{free_port()}", read_timeout=5
+        ACCESS_KEY_ID, ACCESS_KEY, "db", "bucket", f"http://127.0.0.1:{free_port()}", read_timeout=5, retries=0
     )
 
 
