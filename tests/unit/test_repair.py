@@ -174,8 +174,8 @@ def test_status_imports_neither_alembic_nor_boto3(place: Place) -> None:
 
 def test_status_beside_a_writer_sees_what_it_committed(place: Place) -> None:
     with place.open() as db:
-        db["k9"] = "staged"
-        db.sync()
+        with db.transaction():
+            db["k9"] = "staged"
         found = place.status()
         assert found.in_use
         assert (found.pending_sets, found.staged_bytes) == (1, len("staged"))
