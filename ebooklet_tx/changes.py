@@ -99,7 +99,9 @@ class Change(Unshared):
         """The keys whose deletion is still to be pushed."""
         with self._reading("pending_deletes") as session:
             return frozenset(
-                entry.key for entry in session.journal.entries("pending = 2") if entry.key != METADATA_KEY
+                entry.key
+                for entry in session.journal.entries("pending != 0 AND pending = 2")
+                if entry.key != METADATA_KEY
             )
 
     def iter_changes(self) -> Iterator[dict[str, Any]]:

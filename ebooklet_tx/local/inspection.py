@@ -237,7 +237,7 @@ def _lost_keys(file: ValueFile, raw: sqlite3.Connection) -> list[str]:
         "coalesce(s.value, i.value) FROM entry AS e "
         "LEFT JOIN staged AS s ON s.key = e.key AND s.digest = e.pending_digest "
         "LEFT JOIN inline_value AS i ON i.digest = e.pending_digest "
-        "WHERE e.pending = 1 AND e.pending_digest IS NOT e.remote_digest AND NOT EXISTS ("
+        "WHERE e.pending != 0 AND e.pending = 1 AND e.pending_digest IS NOT e.remote_digest AND NOT EXISTS ("
         "SELECT 1 FROM packed AS p JOIN upload AS u ON u.name = p.name "
         "WHERE p.digest = e.pending_digest AND u.etag IS NOT NULL) ORDER BY e.key"
     )

@@ -35,7 +35,7 @@ CONFLICTING = (
 )
 """SQL that is true of an entry in conflict."""
 
-AGREEING = "pending = 1 AND remote_digest IS NOT base_digest AND remote_digest IS pending_digest"
+AGREEING = "pending != 0 AND pending = 1 AND remote_digest IS NOT base_digest AND remote_digest IS pending_digest"
 """SQL that is true of an entry to which another writer gave the same value."""
 
 
@@ -138,7 +138,7 @@ def conflicts_in(
     raw: sqlite3.Connection, load: Callable[[str, str], Any] = _no_values, *, agreeing: bool = False
 ) -> list[Conflict]:
     """Returns the conflicts that a journal's database holds, in order of key."""
-    where = f"({CONFLICTING}) OR ({AGREEING})" if agreeing else CONFLICTING
+    where = f"pending != 0 AND (({CONFLICTING}) OR ({AGREEING}))" if agreeing else CONFLICTING
     rows = raw.execute(
         "SELECT e.key, e.base_digest, e.base_timestamp_us, "
         "CASE e.pending WHEN 1 THEN e.pending_digest END, e.pending_timestamp_us, "

@@ -119,10 +119,12 @@ def forget_remote(session: Session) -> Forgotten:
         (lost,) = raw.execute(
             "SELECT count(*) FROM entry WHERE pending = 0 AND remote_digest IS NOT NULL AND key != ''"
         ).fetchone()
-        raw.execute("UPDATE entry SET pending = 0 WHERE pending = 2")
+        raw.execute("UPDATE entry SET pending = 0 WHERE pending != 0 AND pending = 2")
         raw.execute(f"UPDATE entry SET {_NO_REMOTE}")
         raw.execute("DELETE FROM entry WHERE local_digest IS NULL AND pending = 0")
-        (pending,) = raw.execute("SELECT count(*) FROM entry WHERE pending = 1 AND key != ''").fetchone()
+        (pending,) = raw.execute(
+            "SELECT count(*) FROM entry WHERE pending != 0 AND pending = 1 AND key != ''"
+        ).fetchone()
         raw.execute("DELETE FROM meta WHERE name GLOB 'base_*'")
         # Its pushes can't take effect any more, and the numbers of commits begin anew.
         for table in ("intent", "commit_log", "remote_object"):

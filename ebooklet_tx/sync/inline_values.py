@@ -13,7 +13,7 @@ _PRUNE = """
 DELETE FROM inline_value WHERE digest NOT IN (
   SELECT remote_digest FROM entry WHERE remote_digest IS NOT NULL
   UNION ALL SELECT base_digest FROM entry WHERE base_digest IS NOT NULL
-  UNION ALL SELECT pending_digest FROM entry WHERE pending = 1 AND pending_digest IS NOT NULL)
+  UNION ALL SELECT pending_digest FROM entry WHERE pending != 0 AND pending = 1 AND pending_digest IS NOT NULL)
 """
 
 

@@ -144,7 +144,7 @@ def lost_values(local: LocalStore) -> list[str]:
         }
     return [
         entry.key
-        for entry in local.journal.entries("pending = ?", (PENDING_SET,))
+        for entry in local.journal.entries("pending != 0 AND pending = ?", (PENDING_SET,))
         if entry.digest != entry.remote_digest and entry.digest not in arrived and local.read(entry) is None
     ]
 

@@ -45,15 +45,16 @@ _REMOTE_AS_BASE = ", ".join(f"base_{name} = remote_{name}" for name in _REMOTE_C
 _FORGET_REMOTE = ", ".join(f"remote_{name} = NULL" for name in _REMOTE_COLUMNS)
 
 _DONE = f"""
-UPDATE entry SET pending = 0, {_NO_BASE} WHERE
+UPDATE entry SET pending = 0, {_NO_BASE} WHERE pending != 0 AND (
   (pending = 1 AND pending_digest IS remote_digest AND pending_timestamp_us IS remote_timestamp_us)
-  OR (pending = 2 AND remote_digest IS NULL)
+  OR (pending = 2 AND remote_digest IS NULL))
 """
 """Operations that a commit has carried out. An equal value that was set at another time stays pending:
 whether it is the same change or one more of its kind (a counter's) is for the push to say."""
 
 _EQUAL_IS_CLEAN = f"""
-UPDATE entry SET pending = 0, {_NO_BASE} WHERE pending = 1 AND pending_digest IS remote_digest
+UPDATE entry SET pending = 0, {_NO_BASE}
+WHERE pending != 0 AND pending = 1 AND pending_digest IS remote_digest
 """
 
 _NEWER_WINS = f"""
