@@ -15,7 +15,7 @@ What the columns of `entry` mean, for one key:
 - `base_*`: the remote columns as they were when the operation came; conflicts are told by it.
 
 A statement about pending operations says `pending != 0` in these words beside whatever else it says of
-`pending`: SQLite can't see that `pending = 1` implies it, and would go through the whole table instead of the index.
+`pending`: SQLite can't see that `pending = 1` implies it, and would go through the table instead of the index.
 
 So the value that a reader sees has the digest `pending_digest` where pending is 1, none where it is
 2, else `remote_digest`; its bytes are wherever something of that digest lies.
