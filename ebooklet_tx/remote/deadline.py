@@ -52,12 +52,17 @@ def deadline_at(clock: Callable[[], float], at: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deadline_in(seconds: float) -> Iterator[None]:
-    """Gives one request so many seconds, or what is left until the deadline of its retries if that is less."""
+def deadline_in(seconds: float, *, at_least: bool = False) -> Iterator[None]:
+    """Gives one request so many seconds, or what is left until the deadline of its retries if that is less.
+
+    Args:
+        seconds: How long it may take.
+        at_least: Whether it has that long even where its retries' deadline comes before.
+    """
     outer = _current.get()
     clock = time.monotonic if outer is None else outer.clock
     at = clock() + seconds
-    with deadline_at(clock, at if outer is None else min(at, outer.at)):
+    with deadline_at(clock, at if outer is None or at_least else min(at, outer.at)):
         yield
 
 

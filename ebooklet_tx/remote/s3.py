@@ -66,6 +66,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SLOW_ANSWER_SECONDS = 900.0
+_SLOWLY_ANSWERED = frozenset({"copy", "put_parts"})
+"""S3 works on large copies and on the end of an upload for minutes, and sends blanks meanwhile."""
+
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 # botocore lets some errors of the library below it through, from reading an answer's body.
@@ -442,12 +446,18 @@ class S3Store:
             ) from None
         self._secrets = (frozen.secret_key, frozen.token, frozen.access_key)
 
+    def _deadline(self, request: Request) -> contextlib.AbstractContextManager[None]:
+        """Returns the time that one request has, beside what its bytes take."""
+        if request.operation in _SLOWLY_ANSWERED:
+            return deadline_in(max(SLOW_ANSWER_SECONDS, self._connection.read_timeout), at_least=True)
+        return deadline_in(self._connection.read_timeout)
+
     def _ask(self, request: Request, send: Callable[[S3Client], T]) -> T:
         """Sends a request once, and once more after an answer that the credentials have expired."""
         self._refresh_credentials(request)
         client = self._client
         try:
-            with deadline_in(self._connection.read_timeout):
+            with self._deadline(request):
                 return send(client)
         except _FAILURES as error:
             # Expired credentials are an answer: nothing took effect, and the request may go again.
@@ -460,7 +470,7 @@ class S3Store:
             # Whatever comes of these, a refusal of theirs is one of rights.
             self._denied_key = self._secrets[2]
         try:
-            with deadline_in(self._connection.read_timeout):
+            with self._deadline(request):
                 return send(self._client)
         except _FAILURES as error:
             raise self._translated(request, error) from _cause(error)

@@ -17,10 +17,12 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.connection import HTTPConnection, S3Connection
 from ebooklet_tx.errors import OfflineError, OfflineWarning, TransientStoreError, UnreachableStoreError
+from ebooklet_tx.remote.answers import Request
 from ebooklet_tx.remote.deadline import SLOWEST_BYTES_PER_SECOND, Deadline, TimedSocket, deadline_at, deadline_in
 from ebooklet_tx.remote.lease import Lease
 from ebooklet_tx.remote.open_store import open_store
 from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy, patience
+from ebooklet_tx.remote.s3 import S3Store
 from tests.memory_store import MemoryStore
 from tests.pairs import Bench, make
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
@@ -144,6 +146,18 @@ def test_a_request_has_what_is_left_of_its_retries_time() -> None:
             with pytest.raises(TimeoutError, match="deadline"):
                 timed.begin_waiting()
     assert timed.begin_waiting() is None
+
+
+def test_what_s3_works_on_for_minutes_has_them() -> None:
+    clock = Time()
+    store = S3Store(S3_PLACE)
+    with contextlib.closing(store), deadline_at(clock.clock, clock.now + 120), socket.socket() as plain:
+        timed = TimedSocket(plain)
+        timed.settimeout(10_000)
+        for operation, seconds in (("copy", 900), ("put_parts", 900), ("get", 60), ("put", 60)):
+            with store._deadline(Request(operation, "here", "k")):
+                timed.begin_waiting()
+                assert plain.gettimeout() == seconds
 
 
 def test_what_nobody_takes_is_sent_no_longer_than_the_deadline() -> None:
