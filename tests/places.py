@@ -54,6 +54,8 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest, Path], Place]] = {
     "rclone": _rclone,
     "refusing": _behind(Mode.REFUSES, weak=True),
     "unquoted": _behind(Mode.UNQUOTED),
+    "plain": _behind(Mode.PLAIN),
+    "ignoring": _behind(Mode.IGNORES, weak=True),
     "failing": _behind(Mode.FAILS_SOME_LOSERS),
 }
 """What makes a new place of each kind."""

@@ -43,6 +43,12 @@ class Mode(enum.Enum):
     IGNORES = "ignores conditions"
     """Conditions on PUTs are stripped, as by Garage."""
 
+    VERSIONED = "versioning switched on"
+    """As Ceph then: root and lease refuse every ETag, and conditions on other objects are stripped."""
+
+    SUSPENDED = "versioning suspended"
+    """As Ceph then: root and lease refuse every ETag as before, and conditions on other objects work."""
+
 
 class Fault(enum.Enum):
     """What befalls one request."""
@@ -289,7 +295,9 @@ class _Handler(BaseHTTPRequestHandler):
         conditional = self.command == "PUT" and any(self.headers.get(name) for name in _CONDITIONS)
         if conditional and proxy.mode is Mode.REFUSES:
             return 501, [], _error_body("NotImplemented", "A header you provided is not implemented")
-        if conditional and proxy.mode is Mode.IGNORES:
+        if proxy.mode in (Mode.VERSIONED, Mode.SUSPENDED) and self.headers.get("If-Match") and self._is_stuck():
+            return 412, [], _error_body("PreconditionFailed", "the ETag does not match")
+        if conditional and proxy.mode in (Mode.IGNORES, Mode.VERSIONED):
             headers = [(n, v) for n, v in headers if n.title() not in _CONDITIONS]
         if proxy.mode is Mode.UNQUOTED:
             if conditional and any(v.startswith('"') for n, v in headers if n.title() in _CONDITIONS):
@@ -300,6 +308,10 @@ class _Handler(BaseHTTPRequestHandler):
         if lost and proxy.mode in (Mode.FAILS_SOME_LOSERS, Mode.FAILS_ALL_LOSERS) and proxy.is_failed_loser():
             return 500, [], _error_body("InternalError", "the write did not succeed")
         return status, answered, data
+
+    def _is_stuck(self) -> bool:
+        _, _, key = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).lstrip("/").partition("/")
+        return self.command == "PUT" and kind_of("PUT", key, "") in ("PUT root", "PUT lock")
 
     def _pass_on(self, status: int, headers: list[tuple[str, str]], body: bytes, *, truncated: bool) -> None:
         bodiless = self.command == "HEAD" or status in (204, 304)

@@ -19,7 +19,7 @@ from ebooklet_tx import MISSING, Conflict, Database, LockLostError
 from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.remote import this_process
 from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import locking, resolve
+from ebooklet_tx.sync import commit_way, locking, resolve
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say
@@ -63,6 +63,23 @@ def count(
         with open_at(place, path, "w", lock=lock) as db:
             _count_one(db, number, counters)
             say(pipe, db.changes().push().commit_id)
+
+
+MINDS: tuple[bool | str, ...] = ("auto", True, False)
+
+
+def count_changing_its_mind(
+    pipe: Pipe, place: Place, path: Path, number: int, pushes: int, lock: str | None
+) -> None:
+    """Counts as `count` does, and holds another thing of the store at each push."""
+    say(pipe, "ready")
+    pipe.recv()
+    for turn in range(pushes):
+        mind = MINDS[(number + turn) % len(MINDS)]
+        commit_way.answers.clear()
+        with open_at(place, path, "w", lock=lock, conditional_writes=mind) as db:
+            _count_one(db, number, 1)
+            say(pipe, db.changes().push(on_conflict=added_up).commit_id)
 
 
 def _count_one(db: Database, number: int, counters: int) -> None:
