@@ -65,6 +65,9 @@ def count(
             say(pipe, db.changes().push().commit_id)
 
 
+PATIENCE_SECONDS = 1500.0
+"""How long a writer of a crowd waits for its turn, however slow the machine is."""
+
 MINDS: tuple[bool | str, ...] = ("auto", True, False)
 
 
@@ -77,7 +80,8 @@ def count_changing_its_mind(
     for turn in range(pushes):
         mind = MINDS[(number + turn) % len(MINDS)]
         commit_way.answers.clear()
-        with open_at(place, path, "w", lock=lock, conditional_writes=mind) as db:
+        with open_at(place, path, "w", lock=lock, lock_timeout=PATIENCE_SECONDS, conditional_writes=mind) as db:
+            db._session.commit_timeout_seconds = PATIENCE_SECONDS
             _count_one(db, number, 1)
             say(pipe, db.changes().push(on_conflict=added_up).commit_id)
 
