@@ -44,11 +44,13 @@ _current: ContextVar[Deadline | None] = ContextVar("ebooklet_tx_deadline", defau
 @contextlib.contextmanager
 def deadline_at(clock: Callable[[], float], at: float) -> Iterator[None]:
     """Sets a time by which all requests in the block have to be over."""
-    token = _current.set(Deadline(clock, at))
+    outer = _current.get()
+    # Within the block that ends it: one that an interrupt left behind would end all later requests of the thread.
     try:
+        _current.set(Deadline(clock, at))
         yield
     finally:
-        _current.reset(token)
+        _current.set(outer)
 
 
 @contextlib.contextmanager

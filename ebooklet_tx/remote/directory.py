@@ -266,7 +266,10 @@ class DirectoryStore:
                 file = stack.enter_context(open_object(path))
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectMissingError(f"{self._shown(operation, key)}: there is no such object") from None
-            yield file
+            try:
+                yield file
+            finally:
+                file.close()
 
     def _begin_writing(self, operation: str, key: str) -> None:
         """Makes the folder and removes old temporary files, once per store."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import TracebackType
 from typing import NoReturn, TypeVar
 
 import tenacity
@@ -52,15 +53,39 @@ _patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_EN
 def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float = math.inf) -> Iterator[None]:
     """Lessens the patience of this thread's requests in the block."""
     outer = _patience.get()
-    token = _patience.set(
-        Patience(
-            min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
-        )
+    lessened = Patience(
+        min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
     )
+    # Within the block that ends it: one that an interrupt left behind would stay for good.
     try:
+        _patience.set(lessened)
         yield
     finally:
-        _patience.reset(token)
+        _patience.set(outer)
+
+
+class _LimitedAttempt:
+    """One attempt, with the deadline of all of them.
+
+    No generator: tenacity's attempt takes every exception, and so would end one without a `yield` where an
+    interrupt comes before that.
+    """
+
+    def __init__(
+        self, attempt: tenacity.AttemptManager, deadline: AbstractContextManager[None, bool | None]
+    ) -> None:
+        self._attempt = attempt
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._deadline.__enter__()
+        self._attempt.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._deadline.__exit__(kind, error, trace)
+        return self._attempt.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +149,10 @@ class RetryPolicy:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
         at = self.clock() + self._deadline_seconds()
-        return (self._limited(attempt, at) for attempt in self._retrying(operation, location, key))
-
-    @contextlib.contextmanager
-    def _limited(self, attempt: tenacity.AttemptManager, at: float) -> Iterator[None]:
-        with attempt, deadline_at(self.clock, at):
-            yield
+        return (
+            _LimitedAttempt(attempt, deadline_at(self.clock, at))
+            for attempt in self._retrying(operation, location, key)
+        )
 
     def _deadline_seconds(self) -> float:
         return min(self.deadline_seconds, _patience.get().deadline_seconds)

@@ -15,8 +15,10 @@ from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.local.journal import Journal, driver
+from ebooklet_tx.remote import deadline
 from ebooklet_tx.remote.lease import Lease
 from ebooklet_tx.remote.lease_rules import decode_lease
+from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote.tickets import TicketLock
 from tests.memory_store import MemoryStore
 from tests.pairs import Bench
@@ -187,3 +189,19 @@ def test_a_descriptor_is_closed_with_its_owner(tmp_path: Path) -> None:
     owned.close()
     owned.close()
     assert owned.number == -1
+
+
+def test_an_interrupt_on_the_way_into_an_attempt_comes_out_and_leaves_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = deadline._current.get()
+    with monkeypatch.context() as patch:
+        patch.setattr(deadline, "Deadline", interrupted)
+        for attempt in RetryPolicy.without_backoff().attempts_for("lock"):
+            with pytest.raises(KeyboardInterrupt), attempt:
+                raise AssertionError("it began")
+            break
+    assert deadline._current.get() is before
