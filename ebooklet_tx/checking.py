@@ -17,6 +17,7 @@ from ebooklet_tx.check_reports import CollectReport, FsckReport, VerifyReport
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
 from ebooklet_tx.local.journal import Journal, journal_path
+from ebooklet_tx.local.own_files import is_file
 from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.remote.retry import RetryPolicy
@@ -190,7 +191,7 @@ def _copy_in(path: Path, journal: Journal, key: str, digest: bytes) -> str | Non
     if held is not None and digest_of(held) == digest:
         return str(journal.path)
     entry = journal.entry(key)
-    if entry is None or entry.local_digest != digest:
+    if entry is None or entry.local_digest != digest or not is_file(path):
         return None
     try:
         with path.open("rb") as file:

@@ -72,7 +72,7 @@ def set_aside(location: Path) -> Path:
             location.replace(aside)
         fsync_folder(location.parent)
         for part in files:
-            part.unlink(missing_ok=True)
+            remove_own(part)
         fsync_folder(location.parent)
     return aside
 
