@@ -43,16 +43,16 @@ def folder_lock(path: Path, timeout_seconds: float, shown: str) -> Iterator[None
         RemoteAccessError: The file system has no locks.
     """
     file = Descriptor()
+    # Twice, as an interrupt can come in the middle of the first end as well.
     try:
-        _open_lock_file(file, path, shown)
-        _take_lock(file.number, timeout_seconds, shown)
         try:
+            _open_lock_file(file, path, shown)
+            _take_lock(file.number, timeout_seconds, shown)
             yield
         finally:
-            # Explicitly: a process forked meanwhile shares the descriptor and would keep the lock.
-            fcntl.flock(file.number, fcntl.LOCK_UN)
+            _give_lock_back(file)
     finally:
-        file.close()
+        _give_lock_back(file)
 
 
 def _open_lock_file(file: Descriptor, path: Path, shown: str) -> None:
@@ -86,6 +86,14 @@ def open_object(path: Path) -> BinaryIO:
         return fd
 
     return open(path, "rb", opener=opener)
+
+
+def _give_lock_back(file: Descriptor) -> None:
+    if file.number >= 0:
+        # Explicitly: a process forked meanwhile shares the descriptor and would keep the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file.number, fcntl.LOCK_UN)
+    file.close()
 
 
 def _take_lock(descriptor: int, timeout_seconds: float, shown: str) -> None:
