@@ -8,13 +8,17 @@ order. Whatever else comes is damage.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.errors import Error, JournalDamagedError
+from ebooklet_tx.records import DIGEST_BYTES
 
 PENDING_KINDS = frozenset({0, 1, 2})
 
@@ -53,6 +57,17 @@ SELECT (SELECT value FROM meta WHERE name = '{LEAST_KEY}'),
 def misplaced(path: Path, what: str) -> JournalDamagedError:
     """Returns what is raised where rows are not those that were asked for."""
     return JournalDamagedError(f"{path} is damaged ({what}); run recover, which sets it aside and rebuilds it")
+
+
+@contextlib.contextmanager
+def decoding(path: Path, what: str) -> Iterator[None]:
+    """Takes a fact of the journal that can't be decoded for damage."""
+    try:
+        yield
+    except Error:
+        raise
+    except (ValueError, TypeError, KeyError, zlib.error) as error:
+        raise misplaced(path, f"{what}: {error}") from error
 
 
 def is_absent(raw: sqlite3.Connection, path: Path, key: str) -> bool:
@@ -110,6 +125,30 @@ def is_sound(row: Sequence[Any]) -> bool:
         pending in PENDING_KINDS
         and (pending != 0 or stamp is not None or seq is not None or local_digest is not None)
         and (seq is None) == (remote_stamp is None)
+        and _has_sound_kinds(*map(type, row[1:15]))
+        and all(len(digest) == DIGEST_BYTES for digest in (row[3], row[7], local_digest) if digest is not None)
+        and all(0 <= number <= _MOST[at] for at in _NUMBERS if (number := row[at]) is not None)
+    )
+
+
+_NUMBERS = (2, 4, 5, 6, 8, 9, 10, 11, 13, 14)
+_STAMPS = (2, 6, 11)
+_MOST = [2**56 - 1 if at in _STAMPS else 2**63 - 1 for at in range(15)]
+"""What a column can hold; Booklet gives a timestamp 7 bytes."""
+
+
+@functools.cache
+def _has_sound_kinds(*kinds: type) -> bool:
+    """True of types that the columns of a row may have together, from `pending` on."""
+    column = dict(enumerate(kinds, start=1))
+    nothing = type(None)
+    return (
+        all(column[at] in (int, nothing) for at in _NUMBERS)
+        and all(column[at] in (bytes, nothing) for at in (3, 7, 12))
+        # A digest has a length, and what lies somewhere an offset.
+        and not (column[7] is bytes and column[10] is nothing)
+        and not (column[8] is int and column[9] is nothing)
+        and not (column[12] is bytes and nothing in (column[13], column[14]))
     )
 
 

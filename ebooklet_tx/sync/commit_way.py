@@ -34,9 +34,10 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ebooklet_tx.local.journal import put_meta
+from ebooklet_tx.local.row_checks import decoding
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.remote.probe import Conditional
 
@@ -115,9 +116,14 @@ def found(remote: Remote, *, swaps: bool) -> None:
 def recall(session: Session) -> str | None:
     """Returns what an earlier session with this file found out of the store, None when it found out nothing."""
     with session.mutex:
-        kept = json.loads(session.journal.get_meta("conditional_writes") or "{}")
+        kept = _kept_answers(session)
     answer = kept.get(session.remote.store.location)
     return answer if isinstance(answer, str) else None
+
+
+def _kept_answers(session: Session) -> dict[str, Any]:
+    with decoding(session.journal.path, "what was found out of stores"):
+        return dict(json.loads(session.journal.get_meta("conditional_writes") or "{}"))
 
 
 def remember(session: Session) -> None:
@@ -127,6 +133,6 @@ def remember(session: Session) -> None:
     if answer is None or recall(session) == answer.value:
         return
     with session.mutex:
-        kept = json.loads(session.journal.get_meta("conditional_writes") or "{}") | {place: answer.value}
+        kept = _kept_answers(session) | {place: answer.value}
         with session.journal.transaction() as connection:
             put_meta(connection, {"conditional_writes": json.dumps(kept, sort_keys=True)})

@@ -21,6 +21,7 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.local.journal import put_meta
+from ebooklet_tx.local.row_checks import decoding
 from ebooklet_tx.remote.http import HTTPStore
 from ebooklet_tx.remote.root import decode_root
 from ebooklet_tx.remote.root_object import get_root
@@ -98,7 +99,8 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
 
 def _known(session: Session) -> dict[str, str]:
     text = session.journal.get_meta(PUBLIC_SIDES)
-    return dict(json.loads(text)) if text else {}
+    with decoding(session.journal.path, "the public addresses that were checked"):
+        return dict(json.loads(text)) if text else {}
 
 
 def _remember(session: Session, address: str, uuid: str) -> None:

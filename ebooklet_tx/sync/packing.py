@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.local.journal import Entry, driver
+from ebooklet_tx.local.row_checks import decoding
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.remote.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
 from ebooklet_tx.remote.store import UploadState
@@ -340,7 +341,8 @@ def _begin_large(session: Session, entry: Entry, digest: bytes) -> tuple[str, Up
             (digest, offset),
         ).fetchone()
     if row is not None:
-        parts = tuple((number, etag) for number, etag in json.loads(row[2])) if row[2] else ()
+        with decoding(session.journal.path, "the parts of an upload"):
+            parts = tuple((number, etag) for number, etag in json.loads(row[2])) if row[2] else ()
         return row[0], UploadState(row[1], parts) if row[1] else None
     name = session.remote.names.new_pack()
     value = PackedValue(digest, offset, entry.length_bytes)

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.row_checks import decoding
 from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.records import CommitWay, ObjectRef, SegmentRef
 from ebooklet_tx.remote.names import ObjectNames
@@ -176,18 +177,25 @@ class Base:
 def read_base(journal: Journal) -> Base:
     """Returns the base commit that the journal records."""
     facts = journal.all_meta()
-    return Base(
-        seq=facts.get("base_seq", 0),
-        etag=facts.get("base_etag"),
-        commit_id=facts.get("base_commit_id"),
-        key_count=facts.get("base_key_count", 0),
-        fence=facts.get("base_fence", 0),
-        tombstone_floor=facts.get("base_tombstone_floor", 0),
-        segments=_read_segments(facts.get("base_segments")),
-        tail=tail_of(facts["base_root"]) if "base_root" in facts else facts.get("base_tail", b""),
-        commits=CommitWay(*json.loads(facts["base_commits"])) if "base_commits" in facts else None,
-        unknown=facts.get("base_unknown", "{}"),
-    )
+    with decoding(journal.path, "what it says of the base commit"):
+        return Base(
+            seq=facts.get("base_seq", 0),
+            etag=facts.get("base_etag"),
+            commit_id=facts.get("base_commit_id"),
+            key_count=facts.get("base_key_count", 0),
+            fence=facts.get("base_fence", 0),
+            tombstone_floor=facts.get("base_tombstone_floor", 0),
+            segments=_read_segments(facts.get("base_segments")),
+            tail=tail_of(facts["base_root"]) if "base_root" in facts else facts.get("base_tail", b""),
+            commits=CommitWay(*json.loads(facts["base_commits"])) if "base_commits" in facts else None,
+            unknown=_json_text(facts.get("base_unknown", "{}")),
+        )
+
+
+def _json_text(text: str) -> str:
+    """Returns a text that was found to be JSON, by whoever decodes it later."""
+    json.loads(text)
+    return text
 
 
 def base_facts(manifest: Manifest, etag: str | None, root: bytes) -> dict[str, Any]:
