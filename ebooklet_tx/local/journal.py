@@ -33,6 +33,7 @@ from ebooklet_tx.local.row_checks import (
     is_absent,
     is_no_fact,
     is_sound,
+    is_sound_place,
     misplaced,
     moved_ends,
 )
@@ -354,6 +355,8 @@ class Journal:
         if found[0] != key:
             raise misplaced(self.path, f"a lookup of {key!r} finds a row of {found[0]!r}")
         place: tuple[int | None, bytes, int, int] = found[1:]
+        if not is_sound_place(*place):
+            raise misplaced(self.path, f"the place of {key!r} is none")
         return place
 
     def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:

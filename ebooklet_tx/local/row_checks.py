@@ -131,10 +131,25 @@ def is_sound(row: Sequence[Any]) -> bool:
     )
 
 
+def is_sound_place(stamp: object, digest: object, offset_bytes: object, length_bytes: object) -> bool:
+    """True of a timestamp, a digest and a place in a file that some commit may have left."""
+    return (
+        type(offset_bytes) is int
+        and type(length_bytes) is int
+        and type(digest) is bytes
+        and (stamp is None or (type(stamp) is int and 0 <= stamp <= _MOST_STAMP))
+        and 0 <= offset_bytes <= _MOST_NUMBER
+        and 0 <= length_bytes <= _MOST_NUMBER
+    )
+
+
+_MOST_STAMP = 2**56 - 1
+"""Booklet gives a timestamp 7 bytes."""
+
+_MOST_NUMBER = 2**62
 _NUMBERS = (2, 4, 5, 6, 8, 9, 10, 11, 13, 14)
 _STAMPS = (2, 6, 11)
-_MOST = [2**56 - 1 if at in _STAMPS else 2**63 - 1 for at in range(15)]
-"""What a column can hold; Booklet gives a timestamp 7 bytes."""
+_MOST = [_MOST_STAMP if at in _STAMPS else _MOST_NUMBER for at in range(15)]
 
 
 @functools.cache

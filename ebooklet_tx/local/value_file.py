@@ -72,6 +72,7 @@ from ebooklet_tx.local.own_files import create_own, open_file
 from ebooklet_tx.local.rights import Rights, rights_of
 from ebooklet_tx.records import METADATA_KEY
 
+_UNCHECKED_READ_BYTES = 2**20
 _STR_SERIALIZER_CODE = 2
 
 _open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
@@ -226,6 +227,9 @@ class ValueFile:
 
     def read(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Returns the bytes at an offset; fewer when the file ends before."""
+        if length_bytes > _UNCHECKED_READ_BYTES:
+            # A damaged length is not to be allocated.
+            length_bytes = max(0, min(length_bytes, self.state().length_bytes - offset_bytes))
         try:
             data = os.pread(self._fd, length_bytes, offset_bytes)
             return data if len(data) == length_bytes else read_at(self._fd, length_bytes, offset_bytes)
