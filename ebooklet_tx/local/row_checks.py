@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import Error, JournalDamagedError
-from ebooklet_tx.records import DIGEST_BYTES
 
 PENDING_KINDS = frozenset({0, 1, 2})
 
@@ -126,7 +125,6 @@ def is_sound(row: Sequence[Any]) -> bool:
         and (pending != 0 or stamp is not None or seq is not None or local_digest is not None)
         and (seq is None) == (remote_stamp is None)
         and _has_sound_kinds(*map(type, row[1:15]))
-        and all(len(digest) == DIGEST_BYTES for digest in (row[3], row[7], local_digest) if digest is not None)
         and all(0 <= number <= _MOST[at] for at in _NUMBERS if (number := row[at]) is not None)
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.row_checks import check_order
+from ebooklet_tx.local.row_checks import check_order, is_sound_place, misplaced
 from ebooklet_tx.records import METADATA_KEY, ObjectRef
 from ebooklet_tx.sync.fetch import alone, fetch_many
 from ebooklet_tx.sync.large import bring_large
@@ -97,6 +97,9 @@ def _load_objects(session: Session, first: int, last: int) -> Iterator[tuple[str
         objects = journal.rows(_OBJECTS_BETWEEN, (first, last))
         refs = {number: ObjectRef(*rest) for number, *rest in objects}
         rows = journal.rows(_LACKING_BETWEEN, (first, last))
+    for key, digest, stamp, number, offset, length in rows:
+        if number not in refs or not is_sound_place(stamp, digest, offset, length):
+            raise misplaced(journal.path, f"the place of {key!r} is none")
     wanted = [
         Wanted(key, digest, stamp, refs[number], offset, length)
         for key, digest, stamp, number, offset, length in rows
