@@ -125,7 +125,7 @@ def is_sound(row: Sequence[Any]) -> bool:
         and (pending != 0 or stamp is not None or seq is not None or local_digest is not None)
         and (seq is None) == (remote_stamp is None)
         and _has_sound_kinds(*map(type, row[1:15]))
-        and all(0 <= number <= _MOST[at] for at in _NUMBERS if (number := row[at]) is not None)
+        and all(0 <= number <= _MOST_NUMBER for at in _PLACES if (number := row[at]) is not None)
     )
 
 
@@ -135,19 +135,15 @@ def is_sound_place(stamp: object, digest: object, offset_bytes: object, length_b
         type(offset_bytes) is int
         and type(length_bytes) is int
         and type(digest) is bytes
-        and (stamp is None or (type(stamp) is int and 0 <= stamp <= _MOST_STAMP))
+        and (stamp is None or type(stamp) is int)
         and 0 <= offset_bytes <= _MOST_NUMBER
         and 0 <= length_bytes <= _MOST_NUMBER
     )
 
 
-_MOST_STAMP = 2**56 - 1
-"""Booklet gives a timestamp 7 bytes."""
-
 _MOST_NUMBER = 2**62
 _NUMBERS = (2, 4, 5, 6, 8, 9, 10, 11, 13, 14)
-_STAMPS = (2, 6, 11)
-_MOST = [_MOST_STAMP if at in _STAMPS else _MOST_NUMBER for at in range(15)]
+_PLACES = (4, 9, 10, 13, 14)
 
 
 @functools.cache

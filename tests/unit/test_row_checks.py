@@ -16,7 +16,6 @@ from tests.pairs import Bench, make
     ("column", "value"),
     [
         ("remote_timestamp_us", "text"),
-        ("remote_timestamp_us", 2**62),
         ("remote_length_bytes", b"bytes"),
         ("local_offset_bytes", b"bytes"),
         ("local_length_bytes", 2**62),
