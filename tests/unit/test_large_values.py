@@ -170,6 +170,6 @@ def test_a_full_disk_leaves_the_file_as_it_was(bench: Bench, monkeypatch: pytest
 def test_a_region_that_ends_early_is_no_value(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"12345")
     with (tmp_path / "short").open("rb") as raw:
-        region = FileRegion(raw.fileno(), 2, 10)
+        region = FileRegion(raw.fileno(), 2, 10, tmp_path / "short")
         assert len(region) == 10
         assert b"".join(region.chunks()) == b"345"
