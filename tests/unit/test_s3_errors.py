@@ -244,7 +244,8 @@ def test_a_missing_object(store: S3Store, stub: Stub) -> None:
 def test_a_condition_that_does_not_hold(store: S3Store, stub: Stub, operation: str) -> None:
     stub.status, stub.body = 412, xml_error("PreconditionFailed")
     assert type(error_of(store, operation)) is PreconditionFailedError
-    assert len(stub.asked) == 1
+    # Whether the refusal is about the ETag's quotes is asked by a HEAD, as long as no write has shown it.
+    assert [method for method, _ in stub.asked if method != "HEAD"] == ["PUT"]
 
 
 def test_a_store_without_conditions(store: S3Store, stub: Stub) -> None:
