@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
+GROUP_SERIALIZER = "orjson"
+"""How the entries of every group are encoded."""
+
 
 class GroupEntry(dict[str, Any]):
     """What a group returned: a dict like any other, that knows where the group lies.

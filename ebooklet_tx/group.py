@@ -18,7 +18,6 @@ from ebooklet_tx.local.serializers import Serializer
 from ebooklet_tx.timestamps import timestamp_us
 
 ENTRY_VERSION = 1
-GROUP_SERIALIZER = "orjson"
 
 
 class RemoteConnGroup(Database):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.ending import Ending
+from ebooklet_tx.entries import GROUP_SERIALIZER
 from ebooklet_tx.errors import InvalidArgumentError
-from ebooklet_tx.group import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
 from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS
 from ebooklet_tx.local.own_files import usable_path

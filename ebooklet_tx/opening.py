@@ -16,6 +16,7 @@ from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.database import Database
+from ebooklet_tx.entries import GROUP_SERIALIZER
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     OfflineError,
@@ -23,7 +24,7 @@ from ebooklet_tx.errors import (
     ReadOnlyError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.group import GROUP_SERIALIZER, RemoteConnGroup, reading_entries
+from ebooklet_tx.group import RemoteConnGroup, reading_entries
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.serializers import Serializer, resolve
 from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
