@@ -4,10 +4,9 @@ Owns no state: the public names, and nothing else.
 """
 
 from ebooklet_tx.changes import Change
-from ebooklet_tx.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
-from ebooklet_tx.checking import collect, fsck, verify
 from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, connect
 from ebooklet_tx.database import Database
+from ebooklet_tx.ebooklet_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
 from ebooklet_tx.errors import (
     ConcurrentCompactionError,
     Error,
@@ -43,18 +42,19 @@ from ebooklet_tx.errors import (
     WorkerError,
 )
 from ebooklet_tx.group import RemoteConnGroup
+from ebooklet_tx.maintenance.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
+from ebooklet_tx.maintenance.checking import collect, fsck, verify
+from ebooklet_tx.maintenance.copy import CopyReport
+from ebooklet_tx.maintenance.erase import EraseReport
+from ebooklet_tx.maintenance.repair import recover, status
+from ebooklet_tx.maintenance.reports import RecoverReport, Status
+from ebooklet_tx.maintenance.unlock import unlock
 from ebooklet_tx.opening import open
-from ebooklet_tx.peer_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
-from ebooklet_tx.remote.retry import RetryPolicy
 from ebooklet_tx.remote_session import RemoteSession
-from ebooklet_tx.repair import recover, status
-from ebooklet_tx.reports import RecoverReport, Status
-from ebooklet_tx.sync.conflicts import MISSING, Conflict, ConflictError, Version
-from ebooklet_tx.sync.copy import CopyReport
-from ebooklet_tx.sync.erase import EraseReport
-from ebooklet_tx.sync.pull import PullResult
-from ebooklet_tx.sync.push import PushResult
-from ebooklet_tx.unlocking import unlock
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit.push import PushResult
+from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version
+from ebooklet_tx.sync.pull.pull import PullResult
 
 EVariableLengthValue = Database
 """The name under which programs written for ebooklet know a database."""

@@ -5,7 +5,7 @@ Owns no state: the commands are `cli`'s.
 
 import sys
 
-from ebooklet_tx.cli import main
+from ebooklet_tx.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

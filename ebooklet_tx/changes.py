@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.keys import several
 from ebooklet_tx.records import METADATA_KEY
-from ebooklet_tx.sync.conflicts import Conflict, find_conflicts
-from ebooklet_tx.sync.discard import discard
-from ebooklet_tx.sync.pull import PullResult, pull
-from ebooklet_tx.sync.push import PushResult, push
-from ebooklet_tx.sync.resolve import Resolver, resolve_keys
+from ebooklet_tx.sync.commit.push import PushResult, push
+from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
+from ebooklet_tx.sync.pull.discard import discard
+from ebooklet_tx.sync.pull.pull import PullResult, pull
+from ebooklet_tx.sync.pull.resolve import Resolver, resolve_keys
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
 from ebooklet_tx.unshared import Unshared

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-from ebooklet_tx.entries import is_entry, is_named_by_user, place_in
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.group_entries import is_entry, is_named_by_user, place_in
 
 if TYPE_CHECKING:
     from ebooklet_tx.remote_session import RemoteSession

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from ebooklet_tx.changes import Change
-from ebooklet_tx.check_reports import CompactReport
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import (
@@ -40,20 +39,21 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.keys import check_key, is_text, several, text_of
 from ebooklet_tx.local.commit import Overlay
-from ebooklet_tx.local.serializers import Serializer, checked_value, decode_metadata, encode_metadata
-from ebooklet_tx.local.store import iter_pages
+from ebooklet_tx.local.local_store import iter_pages
+from ebooklet_tx.maintenance.check_reports import CompactReport
+from ebooklet_tx.maintenance.compact import compact
+from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
+from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
 from ebooklet_tx.parallel import ItemFunction, map_items
 from ebooklet_tx.records import METADATA_KEY
-from ebooklet_tx.sync.compact import compact
-from ebooklet_tx.sync.copy import CopyReport, copy_remote
-from ebooklet_tx.sync.erase import EraseReport, delete_remote
-from ebooklet_tx.sync.fetch import Found, fetch_many, read_value
-from ebooklet_tx.sync.inline_values import prune_inline_values
-from ebooklet_tx.sync.load import load_all, load_some
-from ebooklet_tx.sync.place import remote_at
+from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
+from ebooklet_tx.sync.read.inline_values import prune_inline_values
+from ebooklet_tx.sync.read.load import load_all, load_some
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
 from ebooklet_tx.unshared import Unshared
+from ebooklet_tx.values.serializers import Serializer, checked_value, decode_metadata, encode_metadata
 from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
 
 _log = logging.getLogger("ebooklet_tx")

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.database import Database
-from ebooklet_tx.entries import GroupEntry
 from ebooklet_tx.errors import GroupSetError, RemoteMissingError
+from ebooklet_tx.group_entries import GroupEntry
 from ebooklet_tx.keys import check_key
-from ebooklet_tx.local.serializers import Serializer
 from ebooklet_tx.timestamps import timestamp_us
+from ebooklet_tx.values.serializers import Serializer
 
 ENTRY_VERSION = 1
 

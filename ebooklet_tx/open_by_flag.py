@@ -19,14 +19,12 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     UUIDMismatchError,
 )
+from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.local.file_calls import size_of
-from ebooklet_tx.local.serializers import same_serializer, stored_name
-from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.open_settings import Settings
-from ebooklet_tx.remote.root import Manifest
-from ebooklet_tx.sync.fencing import fence_off
-from ebooklet_tx.sync.forget import is_deletion_begun
-from ebooklet_tx.sync.joining import mark_replacing
+from ebooklet_tx.sync.commit.fencing import fence_off
+from ebooklet_tx.sync.connecting import offline_remote
 from ebooklet_tx.sync.locking import (
     agree,
     begin_locked,
@@ -36,8 +34,9 @@ from ebooklet_tx.sync.locking import (
     take_lock,
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
-from ebooklet_tx.sync.place import offline_remote
-from ebooklet_tx.sync.pull import (
+from ebooklet_tx.sync.pull.detach import is_deletion_begun
+from ebooklet_tx.sync.pull.identity import mark_replacing
+from ebooklet_tx.sync.pull.pull import (
     FetchedRoot,
     known_type,
     look_at_root,
@@ -46,6 +45,7 @@ from ebooklet_tx.sync.pull import (
     take_in_root,
 )
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
+from ebooklet_tx.values.serializers import same_serializer, stored_name
 
 _log = logging.getLogger("ebooklet_tx")
 

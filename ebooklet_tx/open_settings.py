@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.ending import Ending
-from ebooklet_tx.entries import GROUP_SERIALIZER
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.formats.root import Manifest
+from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
-from ebooklet_tx.local.blocks import DEFAULT_N_BUCKETS
+from ebooklet_tx.local.booklet_layout import DEFAULT_N_BUCKETS
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.own_files import usable_path
-from ebooklet_tx.local.serializers import CUSTOM, named_serializer, resolve, same_serializer
-from ebooklet_tx.local.store import LocalStore
 from ebooklet_tx.local.value_file import model_header
-from ebooklet_tx.pickles import check_pickle, is_pickling
-from ebooklet_tx.remote.root import Manifest
+from ebooklet_tx.values.pickle_policy import check_pickle, is_pickling
+from ebooklet_tx.values.serializers import CUSTOM, named_serializer, resolve, same_serializer
 
 
 def local_path(file_path: Any) -> Path:

@@ -16,7 +16,6 @@ from typing import Any
 
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.database import Database
-from ebooklet_tx.entries import GROUP_SERIALIZER
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     OfflineError,
@@ -25,21 +24,22 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
 )
 from ebooklet_tx.group import RemoteConnGroup, reading_entries
+from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.local.file_calls import size_of
-from ebooklet_tx.local.serializers import Serializer, resolve
 from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.open_settings import Settings, local_path
-from ebooklet_tx.pickles import pickle_allowed, warn_of_pickle
-from ebooklet_tx.remote.retry import RetryPolicy, patience
-from ebooklet_tx.sync.identity import check_public_side
+from ebooklet_tx.stores.retry import RetryPolicy, patience
+from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
-from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
-from ebooklet_tx.sync.pull import (
+from ebooklet_tx.sync.pull.public_url import check_public_side
+from ebooklet_tx.sync.pull.pull import (
     note_connection,
     note_type,
 )
-from ebooklet_tx.sync.resolve import Resolver, check_choice
+from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
 from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.values.pickle_policy import pickle_allowed, warn_of_pickle
+from ebooklet_tx.values.serializers import Serializer, resolve
 
 UNREACHABLE_SECONDS = 5.0
 """How long a store to which no connection comes about is tried before `offline="auto"` goes without it."""

@@ -1,4 +1,4 @@
-"""Frozen records that travel between the local wing, the remote wing and sync.
+"""Frozen records that travel between the rooms.
 
 Owns no state. The invariant: a record is plain data, checked where it is made from foreign bytes,
 so whoever receives one may trust its types and ranges.

@@ -19,19 +19,19 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
-from ebooklet_tx.local.serializers import decode_metadata
+from ebooklet_tx.formats.segment import iter_rows, read_segment
+from ebooklet_tx.maintenance.break_locks import break_locks
+from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
+from ebooklet_tx.maintenance.erase import EraseReport, erase
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.segment import iter_rows, read_segment
-from ebooklet_tx.sync.breaking import break_locks
-from ebooklet_tx.sync.copy import CopyReport, copy_remote
-from ebooklet_tx.sync.erase import EraseReport, erase
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
-from ebooklet_tx.sync.place import StoreWrapper, only_readable, remote_at
-from ebooklet_tx.sync.pull import FetchedRoot, fetch_segment, read_root_or_none
+from ebooklet_tx.sync.pull.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
 from ebooklet_tx.unshared import Unshared
+from ebooklet_tx.values.serializers import decode_metadata
 
 _TYPE_NAMES = {"booklet": "EVariableLengthValue", "group": "RemoteConnGroup"}
 """What programs that were written for ebooklet compare a database's type with."""

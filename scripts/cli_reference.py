@@ -35,7 +35,7 @@ _COMMAND = """
 def page() -> str:
     """Returns the page as the help of this moment makes it."""
     os.environ["COLUMNS"] = WIDTH_COLUMNS
-    from ebooklet_tx.cli import _parser as parser
+    from ebooklet_tx.cli.commands import _parser as parser
 
     root = parser()
     text = _HEAD.format(help=root.format_help().rstrip())

@@ -19,10 +19,10 @@ from typing import Any
 import ebooklet_tx
 from ebooklet_tx.connection import DirectoryConnection
 from ebooklet_tx.database import Database
-from ebooklet_tx.remote.directory import DirectoryStore
-from ebooklet_tx.remote.lease_rules import decode_lease
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.locks.lease_rules import decode_lease
+from ebooklet_tx.stores.directory import DirectoryStore
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.memory_store import MemoryStore
 
 PACKAGE = str(Path(ebooklet_tx.__file__).parent)

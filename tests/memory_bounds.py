@@ -1,4 +1,4 @@
-"""A process with little memory that opens remotes made to cost much; run by tests/unit/test_memory_bounds.py.
+"""A process with little memory that opens remotes made to cost much; run by tests/formats/test_memory_bounds.py.
 
 Reads a JSON list of cases from its standard input, does each, and prints a JSON list of what came of them.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ebooklet_tx
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.stores.retry import RetryPolicy
 
 ROOM_BYTES = 192 * 2**20
 """What a case may take beside the interpreter and the modules; no bomb fits in."""

@@ -17,7 +17,7 @@ from ebooklet_tx.errors import (
     ObjectTooLargeError,
     PreconditionFailedError,
 )
-from ebooklet_tx.remote.store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
 
 Conditions = Literal["work", "want unquoted", "refused", "ignored"]
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from typing import Any
 
 import ebooklet_tx
 from ebooklet_tx.database import Database
-from ebooklet_tx.local.store import LocalStore
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.root import Root, decode_root
+from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.stores.retry import RetryPolicy
 
 OLD_STAMP = 1_600_000_000_000_000
 N_BUCKETS = 1009

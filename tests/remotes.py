@@ -15,10 +15,10 @@ from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LockLostError
-from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import breaking
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.maintenance import break_locks as breaking
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync.session import Remote
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ebooklet_tx.remote.passing import PassingStore
-from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.wrapper import PassingStore
 
 T = TypeVar("T")
 

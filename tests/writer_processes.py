@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
 from ebooklet_tx.local.commit import stage_value
-from ebooklet_tx.remote import this_process
-from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import commit_way, locking, resolve
+from ebooklet_tx.locks import process_identity as this_process
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.sync import locking
+from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.pull import resolve
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ebooklet_tx
-from ebooklet_tx import checking
-from ebooklet_tx.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
 from ebooklet_tx.database import Database
-from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync.compact import compact
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.maintenance import checking
+from ebooklet_tx.maintenance.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
+from ebooklet_tx.maintenance.compact import compact
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
 

@@ -18,7 +18,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local.blocks import (
+from ebooklet_tx.local.booklet_layout import (
     BLOCK_HEAD_BYTES,
     CHAIN_END,
     CRASHED_N_KEYS,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.block_writer import Placed, Value
-from ebooklet_tx.local.journal import VISIBLE, Journal, driver, put_meta
+from ebooklet_tx.local.journal.journal import VISIBLE, Journal, driver, put_meta
 from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
 

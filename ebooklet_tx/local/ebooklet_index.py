@@ -17,7 +17,7 @@ import orjson
 
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.blocks import (
+from ebooklet_tx.local.booklet_layout import (
     CRASHED_N_KEYS,
     FIXED_LENGTH_MAGIC,
     HASH_BYTES,
@@ -28,7 +28,7 @@ from ebooklet_tx.local.blocks import (
     scan_file,
 )
 from ebooklet_tx.local.file_calls import storage_errors
-from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.value_file import ValueFile
 
 INDEX_SUFFIX = ".remote_index"

@@ -20,9 +20,9 @@ from typing import Any
 
 from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.block_writer import Placed
-from ebooklet_tx.local.blocks import BLOCK_HEAD_BYTES, Block, Scan, parse_header
+from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
 from ebooklet_tx.local.commit import record_deletes, record_gone, record_places, record_sets
-from ebooklet_tx.local.journal import (
+from ebooklet_tx.local.journal.journal import (
     MISSING_KEYS,
     PENDING_NONE,
     PENDING_SET,

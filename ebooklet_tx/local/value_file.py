@@ -44,7 +44,7 @@ from ebooklet_tx.local.block_writer import (
     append_blocks,
     write_empty_index,
 )
-from ebooklet_tx.local.blocks import (
+from ebooklet_tx.local.booklet_layout import (
     APPEND_NUMBER_BYTES,
     APPEND_NUMBER_OFFSET,
     BLOCK_HEAD_BYTES,

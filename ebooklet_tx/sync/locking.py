@@ -12,15 +12,15 @@ import warnings
 from collections.abc import Callable
 
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, WeakStoreWarning
+from ebooklet_tx.locks.lease import LEASE_TTL_SECONDS, Lease
+from ebooklet_tx.locks.tickets import TicketLock
 from ebooklet_tx.records import CommitWay
-from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS, Lease
-from ebooklet_tx.remote.probe import CleaningDeniedError, Conditional, probe
-from ebooklet_tx.remote.tickets import TicketLock
-from ebooklet_tx.sync import commit_way
-from ebooklet_tx.sync.commit_way import adopt, recall, remember, said_here
-from ebooklet_tx.sync.moving import fit_lock
-from ebooklet_tx.sync.pull import pull, read_root_or_none
-from ebooklet_tx.sync.push import note_fence, raise_fence
+from ebooklet_tx.stores.capabilities import CleaningDeniedError, Conditional, probe
+from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit.change_way import fit_lock
+from ebooklet_tx.sync.commit.commit_way import adopt, recall, remember, said_here
+from ebooklet_tx.sync.commit.push import note_fence, raise_fence
+from ebooklet_tx.sync.pull.pull import pull, read_root_or_none
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 
 LOCK_TTL_SECONDS = LEASE_TTL_SECONDS

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.local.ebooklet_index import Lack, index_path, lack_of
-from ebooklet_tx.local.journal import put_meta
-from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.local.journal.journal import put_meta
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.session import read_base
 
 _MADE_HERE = "made_here"

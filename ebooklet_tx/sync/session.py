@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from ebooklet_tx.errors import RemoteMissingError
-from ebooklet_tx.local.journal import Journal
-from ebooklet_tx.local.row_checks import decoding
-from ebooklet_tx.local.store import LocalStore
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.formats.root import Manifest, tail_of
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.row_checks import decoding
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import CommitWay, ObjectRef, SegmentRef
-from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.probe import Quoting
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.root import Manifest, tail_of
-from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.stores.capabilities import Quoting
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryPolicy
 
 
 def writer_name() -> str:

@@ -233,8 +233,8 @@ def many_pushes(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
 
 def read_root(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
     """Tells how long the manifest of our root is, and how many segments it names."""
-    from ebooklet_tx.remote.root import ROOT_HEADER_BYTES, decode_root
-    from ebooklet_tx.remote.s3 import S3Store
+    from ebooklet_tx.formats.root import ROOT_HEADER_BYTES, decode_root
+    from ebooklet_tx.stores.s3 import S3Store
 
     del watch
     store = S3Store(adapter.connection())

@@ -31,7 +31,7 @@ class Mapping:
     def prepare(self) -> None:
         """Imports everything that a session needs."""
         if self.is_ours:
-            importlib.import_module("ebooklet_tx.remote.s3")
+            importlib.import_module("ebooklet_tx.stores.s3")
         self._module = importlib.import_module("ebooklet_tx" if self.is_ours else "ebooklet")
 
     @property

@@ -17,12 +17,12 @@ from botocore.exceptions import ClientError
 
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, PreconditionFailedError, TransientStoreError
-from ebooklet_tx.remote.directory import DirectoryStore
-from ebooklet_tx.remote.http import HTTPStore
-from ebooklet_tx.remote.probe import Conditional, probe
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.remote.store import ObjectStore
+from ebooklet_tx.stores.capabilities import Conditional, probe
+from ebooklet_tx.stores.directory import DirectoryStore
+from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
 from scripts.bench.stub_process import StubControl, stub_server
 from tests.s3_proxy import Mode
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, folder_handler, http_server

@@ -15,8 +15,8 @@ from botocore.awsrequest import AWSResponse
 
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
 from tests.contract.conftest import new_bucket, s3_connection
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
 

@@ -16,10 +16,10 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx import WeakStoreWarning
 from ebooklet_tx.connection import S3Connection
-from ebooklet_tx.remote.probe import Conditional, probe
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.sync import commit_way
+from ebooklet_tx.stores.capabilities import Conditional, probe
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
+from ebooklet_tx.sync.commit import commit_way
 from tests.contract.conftest import new_bucket, s3_connection
 from tests.s3_proxy import Mode, S3Proxy
 

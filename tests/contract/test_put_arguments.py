@@ -14,8 +14,8 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import RemoteAccessError
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 
 if TYPE_CHECKING:

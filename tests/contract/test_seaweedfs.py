@@ -9,8 +9,8 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import PreconditionFailedError
-from ebooklet_tx.remote.probe import Conditional, probe
-from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.stores.capabilities import Conditional, probe
+from ebooklet_tx.stores.s3 import S3Store
 from tests.contract.conftest import new_bucket, s3_connection
 
 

@@ -22,10 +22,10 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     TransientStoreError,
 )
-from ebooklet_tx.remote.http import HTTPStore
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.remote.store import ObjectStore, UploadState
+from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.object_store import ObjectStore, UploadState
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
 from tests.contract.conftest import Subject, new_bucket, s3_connection
 from tests.s3_proxy import Mode, S3Proxy
 from tests.servers import free_port

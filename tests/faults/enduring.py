@@ -26,9 +26,10 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
-from ebooklet_tx.local import journal, sqlite_errors, value_file
-from ebooklet_tx.remote.directory import DirectoryStore
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.local import value_file
+from ebooklet_tx.local.journal import journal, sqlite_errors
+from ebooklet_tx.stores.directory import DirectoryStore
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.faults.crashes import end_as_by_a_crash
 from tests.faults.scenarios import (
     BUCKETS,

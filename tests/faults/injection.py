@@ -17,11 +17,11 @@ from unittest import mock
 
 import botocore.httpsession
 
-from ebooklet_tx.local import journal
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.retry import RetryingStore
-from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync import place
+from ebooklet_tx.local.journal import journal
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryingStore
+from ebooklet_tx.sync import connecting as place
 from tests.store_wrappers import PassingStore
 
 _FILE_CALLS = ("pwrite", "fsync", "ftruncate", "replace", "link", "unlink", "utime")

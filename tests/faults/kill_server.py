@@ -22,7 +22,8 @@ import alembic.command
 import alembic.config
 
 from ebooklet_tx import connection
-from ebooklet_tx.remote import open_store, s3
+from ebooklet_tx.stores import factory as open_store
+from ebooklet_tx.stores import s3
 from tests.faults import enduring, full_disk, injection, reading
 from tests.faults.scenarios import PUSHES, SCENARIOS, Child, Step, newer_code, small_packs
 from tests.quick_clients import remember

@@ -19,7 +19,7 @@ from typing import Any
 
 import ebooklet_tx
 from ebooklet_tx.errors import Error
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.faults.scenarios import FILE, remote_of
 
 MEMORY_BYTES = 256 * 2**20

@@ -20,8 +20,9 @@ from unittest import mock
 import booklet
 
 import ebooklet_tx
-from ebooklet_tx.local import migrate
-from ebooklet_tx.sync import building, packing
+from ebooklet_tx.local.journal import migrate
+from ebooklet_tx.sync.commit import builder as building
+from ebooklet_tx.sync.commit import packing
 
 FILE = "a.blt"
 READER_FILE = "reader.blt"

@@ -20,13 +20,13 @@ import ebooklet_tx
 from ebooklet_tx import Database
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import OfflineError
-from ebooklet_tx.remote.lease import Lease
-from ebooklet_tx.remote.lease_rules import Holder, LeaseRecord, decode_lease
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.probe import Conditional, probe
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
-from ebooklet_tx.sync import building
+from ebooklet_tx.locks.lease import Lease
+from ebooklet_tx.locks.lease_rules import Holder, LeaseRecord, decode_lease
+from ebooklet_tx.stores.capabilities import Conditional, probe
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
+from ebooklet_tx.sync.commit import builder as building
 from tests.places import new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy, s3_proxy
 

@@ -23,10 +23,10 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.pack import iter_pack
-from ebooklet_tx.remote.store import ByteSource, ObjectStore, UploadState
-from ebooklet_tx.sync import place
+from ebooklet_tx.formats.pack import iter_pack
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.object_store import ByteSource, ObjectStore, UploadState
+from ebooklet_tx.sync import connecting as place
 from tests.faults import checks
 from tests.faults.killing import KillServer, Outcome
 from tests.faults.scenarios import (

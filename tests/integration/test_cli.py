@@ -17,9 +17,9 @@ import boto3
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import cli
-from ebooklet_tx.remote import open_store
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.cli import commands as cli
+from ebooklet_tx.stores import factory as open_store
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
 
 BIG = "x" * 50_000
@@ -91,7 +91,7 @@ def change(remote: Any, path: Path, values: dict[str, str]) -> None:
 
 def kill_push(remote: Any, path: Path, when: str = "before-root", **environment: str) -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx.demo", json.dumps(remote.to_dict()), str(path), when],
+        [sys.executable, "-m", "ebooklet_tx.cli.demo", json.dumps(remote.to_dict()), str(path), when],
         env={**os.environ, **environment},
         capture_output=True,
         check=False,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import cli
+from ebooklet_tx.cli import commands as cli
 from tests.integration.test_cli import complaint, data, push, run
 
 BIG = "x" * 50_000

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import cli
+from ebooklet_tx.cli import commands as cli
 from tests.pairs import Bench, make
 
 

@@ -16,14 +16,16 @@ import ebooklet_tx
 from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LockLostError, RemoteMissingError, UnsupportedFormatError
-from ebooklet_tx.remote.names import ObjectNames
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.maintenance import copy
+from ebooklet_tx.maintenance.copy import copy_remote
 from ebooklet_tx.remote_session import RemoteSession
-from ebooklet_tx.sync import building, copy, packing
-from ebooklet_tx.sync.copy import copy_remote
-from ebooklet_tx.sync.place import remote_at
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
+from ebooklet_tx.sync.commit import builder as building
+from ebooklet_tx.sync.commit import packing
+from ebooklet_tx.sync.connecting import remote_at
 from tests.pairs import N_BUCKETS
 from tests.places import new_place
 from tests.remotes import Killed, values_of

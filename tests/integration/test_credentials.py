@@ -19,9 +19,9 @@ from botocore.exceptions import EndpointConnectionError
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import RemoteAccessError, TransientStoreError
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.s3 import S3Store
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.stores.s3 import S3Store
 from tests.places import new_place
 from tests.s3_proxy import s3_proxy
 

@@ -16,7 +16,8 @@ import boto3
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import cli, demo
+from ebooklet_tx.cli import commands as cli
+from ebooklet_tx.cli import demo
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 
 if TYPE_CHECKING:

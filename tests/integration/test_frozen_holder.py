@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from ebooklet_tx import ConflictError, Database, LockTimeoutError, WeakStoreWarning
-from ebooklet_tx.remote.lease import LEASE_TTL_SECONDS
-from ebooklet_tx.remote.lease_rules import MAX_POLL_SECONDS
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.locks.lease import LEASE_TTL_SECONDS
+from ebooklet_tx.locks.lease_rules import MAX_POLL_SECONDS
+from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync import locking
-from ebooklet_tx.sync.place import remote_at
+from ebooklet_tx.sync.connecting import remote_at
 from tests.places import Place, new_place
 from tests.processes import Worker, workers
 from tests.writer_processes import hold, open_at
@@ -34,7 +34,7 @@ def _quiet_about_weak_stores() -> Iterator[None]:
 @pytest.fixture
 def another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process one of another machine than every child's."""
-    monkeypatch.setattr("ebooklet_tx.remote.this_process.boot_id", lambda: "boot of the taker's")
+    monkeypatch.setattr("ebooklet_tx.locks.process_identity.boot_id", lambda: "boot of the taker's")
     monkeypatch.setattr("ebooklet_tx.sync.locking.LOCK_TTL_SECONDS", SHORT_TTL_SECONDS)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.journal.journal import Journal
 from tests.places import Place, new_place
 from tests.processes import Worker, first_to_speak, workers
 from tests.writer_processes import Event, open_at, read_history, state_digest, write_history

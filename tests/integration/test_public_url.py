@@ -18,7 +18,7 @@ import ebooklet_tx
 from ebooklet_tx import Database
 from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.errors import Error, ReadOnlyError, RemoteAccessError, RemoteMissingError
-from ebooklet_tx.remote.retry import RetryPolicy
+from ebooklet_tx.stores.retry import RetryPolicy
 from tests.places import new_place
 from tests.servers import folder_handler, http_server
 

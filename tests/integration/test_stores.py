@@ -15,9 +15,10 @@ import ebooklet_tx
 from ebooklet_tx import MISSING, ConflictError, Database, WeakStoreWarning
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
-from ebooklet_tx.remote.open_store import open_store
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.sync import building, commit_way
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit import builder as building
+from ebooklet_tx.sync.commit import commit_way
 from tests.pairs import N_BUCKETS
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy

@@ -25,8 +25,8 @@ from ebooklet_tx.errors import (
     LocalStorageError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.local import migrate, schema, tables
-from ebooklet_tx.local.journal import Journal, put_meta
+from ebooklet_tx.local.journal import migrate, schema, tables
+from ebooklet_tx.local.journal.journal import Journal, put_meta
 from tests.pairs import Bench
 
 OTHER = "9998"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebooklet_tx.remote.lease_rules import (
+from ebooklet_tx.locks.lease_rules import (
     Holder,
     LeaseRecord,
     Seen,
@@ -27,7 +27,7 @@ from ebooklet_tx.remote.lease_rules import (
     still_holds,
     watch_on,
 )
-from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, fenced_off, judge
+from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, fenced_off, judge
 
 TTL = 60.0
 OVER = ("closed", "lost", "crashed", "failed")

@@ -17,8 +17,8 @@ from typing import Any
 import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database
 from ebooklet_tx.connection import S3Connection
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.sync import commit_way
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit import commit_way
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
 

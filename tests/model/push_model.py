@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge, may_yet_take_place, took_place
+from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge, may_yet_take_place, took_place
 
 A, B, S = range(3)
 KEYS = (A, B, S)

@@ -11,12 +11,12 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LockLostError, OfflineError, TransientStoreError
-from ebooklet_tx.remote.lease import Lease
-from ebooklet_tx.remote.retry import RetryPolicy
-from ebooklet_tx.remote.store import ObjectStore
-from ebooklet_tx.sync.breaking import unlock
+from ebooklet_tx.locks.lease import Lease
+from ebooklet_tx.maintenance.break_locks import unlock
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.locking import begin_locked
-from ebooklet_tx.sync.pull import read_root, take_in_root
+from ebooklet_tx.sync.pull.pull import read_root, take_in_root
 from ebooklet_tx.sync.session import read_base
 from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore

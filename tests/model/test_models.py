@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ebooklet_tx.remote.tickets import Ticket
-from ebooklet_tx.sync.swap_rules import RootSeen, Verdict, judge
+from ebooklet_tx.locks.tickets import Ticket
+from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
 from tests.model import lease_model, push_model, ticket_model
 from tests.model.explorer import Exploration, Model, explore
 from tests.model.lease_model import LeaseModel

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from ebooklet_tx.local import commit
-from ebooklet_tx.sync import take_in
-from ebooklet_tx.sync.conflicts import AGREEING, CONFLICTING
+from ebooklet_tx.sync.pull import apply as take_in
+from ebooklet_tx.sync.pull.conflicts import AGREEING, CONFLICTING
 from tests.model.explorer import BoundExceededError, explore
 from tests.model.push_model import NEVER, Version, digest, in_conflict, is_agreeing, is_done
 

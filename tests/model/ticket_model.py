@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebooklet_tx.remote.tickets import Ticket, next_number, stands_before
+from ebooklet_tx.locks.tickets import Ticket, next_number, stands_before
 
 OVER = ("done", "crashed")
 

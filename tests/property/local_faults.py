@@ -13,7 +13,7 @@ from unittest import mock
 from sqlalchemy import Connection
 
 from ebooklet_tx.errors import LocalStorageError
-from ebooklet_tx.local.journal import Journal
+from ebooklet_tx.local.journal.journal import Journal
 
 
 @dataclass

@@ -37,13 +37,13 @@ import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.local.plain_edits import accept_deletes
-from ebooklet_tx.local.store import iter_pages
-from ebooklet_tx.remote.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.remote.root import Root, decode_root
-from ebooklet_tx.sync import place
-from ebooklet_tx.sync.conflicts import ConflictError
-from ebooklet_tx.sync.pull import read_intents
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+from ebooklet_tx.sync import connecting as place
+from ebooklet_tx.sync.pull.conflicts import ConflictError
+from ebooklet_tx.sync.pull.pull import read_intents
 from ebooklet_tx.sync.session import read_base
 from ebooklet_tx.timestamps import timestamp_us
 from tests.pairs import writer_store
@@ -52,16 +52,16 @@ from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPus
 from tests.store_wrappers import PassingStore
 
 SMALL_LIMITS = {
-    "ebooklet_tx.sync.building.INLINE_TOTAL_BYTES": 300,
-    "ebooklet_tx.sync.building.INLINE_VALUE_BYTES": 100,
-    "ebooklet_tx.sync.building.ROOT_TAIL_LIMIT_BYTES": 1200,
-    "ebooklet_tx.sync.building.TOMBSTONES_WORTH_DROPPING": 4,
-    "ebooklet_tx.sync.pull.MAX_IMAGES": 2,
-    "ebooklet_tx.sync.packing.PACK_BYTES": 500,
-    "ebooklet_tx.sync.packing.PART_BYTES": 256,
-    "ebooklet_tx.sync.ranges.JOIN_GAP_BYTES": 40,
-    "ebooklet_tx.local.store.STAGE_COMMIT_BYTES": 400,
-    "ebooklet_tx.local.store.STAGED_LIMIT_BYTES": 1000,
+    "ebooklet_tx.sync.commit.builder.INLINE_TOTAL_BYTES": 300,
+    "ebooklet_tx.sync.commit.builder.INLINE_VALUE_BYTES": 100,
+    "ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES": 1200,
+    "ebooklet_tx.sync.commit.builder.TOMBSTONES_WORTH_DROPPING": 4,
+    "ebooklet_tx.sync.pull.pull.MAX_IMAGES": 2,
+    "ebooklet_tx.sync.commit.packing.PACK_BYTES": 500,
+    "ebooklet_tx.sync.commit.packing.PART_BYTES": 256,
+    "ebooklet_tx.sync.read.ranges.JOIN_GAP_BYTES": 40,
+    "ebooklet_tx.local.local_store.STAGE_COMMIT_BYTES": 400,
+    "ebooklet_tx.local.local_store.STAGED_LIMIT_BYTES": 1000,
     "ebooklet_tx.open_by_flag.READER_WAIT_SECONDS": 0.0,
     "ebooklet_tx.database.iter_pages": functools.partial(iter_pages, page_keys=7),
 }

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ebooklet_tx.database import Database
-from ebooklet_tx.local.serializers import decode_metadata, resolve
+from ebooklet_tx.values.serializers import decode_metadata, resolve
 from tests.pairs import Bench
 from tests.property.machine import SMALL_LIMITS
 

@@ -1,0 +1,160 @@
+"""Brings a journal to the revision that this code works with.
+
+Owns the `alembic_version` table. The invariant: a journal is made, or migrated, within one BEGIN
+IMMEDIATE, an older one after it was copied beside itself, so a kill leaves the old journal or the new
+one. A new journal is made by the statements of `schema`. Alembic and SQLAlchemy are imported only to
+migrate an older one: together they cost a third of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sqlite3
+from pathlib import Path
+
+from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.errors import JournalUnusableError, UnsupportedFormatError
+from ebooklet_tx.local.checked_file import fsync_folder
+from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.journal.schema import APPLICATION_ID, CREATE, REVISION, TABLES
+from ebooklet_tx.local.own_files import create_own
+from ebooklet_tx.local.rights import rights_of
+
+_VERSION = "alembic_version"
+
+
+def current_revision(raw: sqlite3.Connection, path: Path) -> str | None:
+    """Returns a journal's revision by plain SQLite, or None when it is empty.
+
+    Raises:
+        JournalUnusableError: It is an SQLite database of somebody else's, or lacks what a journal has.
+    """
+    names = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not names:
+        return None
+    (application_id,) = raw.execute("PRAGMA application_id").fetchone()
+    if application_id != APPLICATION_ID and not names >= TABLES:
+        raise _unusable(path, "is an SQLite database, but no journal of ebooklet_tx")
+    versions = raw.execute("SELECT version_num FROM alembic_version").fetchall() if _VERSION in names else []
+    if len(versions) != 1:
+        raise _unusable(path, "has lost its revision")
+    revision = str(versions[0][0])
+    if revision == REVISION and not names >= TABLES:
+        raise _unusable(path, f"has lost its tables {', '.join(sorted(TABLES - names))}")
+    return revision
+
+
+def _unusable(path: Path, problem: str) -> JournalUnusableError:
+    return JournalUnusableError(
+        0,
+        f"{path} {problem}; nothing was changed: put the right file in its place, or run recover, which sets "
+        "this one aside and makes a new one from the Booklet file",
+    )
+
+
+def check_columns(raw: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the tables of a journal of the current revision have the columns that they should have.
+
+    Raises:
+        JournalUnusableError: Some are missing, as where a bit of the tables' definition has changed.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        make(model)
+        for table in sorted(TABLES):
+            missing = _columns(model, table) - _columns(raw, table)
+            if missing:
+                raise _unusable(path, f"has lost columns of the table {table}: {', '.join(sorted(missing))}")
+
+
+def _columns(raw: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
+
+
+def check_revision(revision: str | None, path: Path) -> bool:
+    """Tells whether a journal has to be made or migrated.
+
+    Raises:
+        UnsupportedFormatError: It was written by a newer ebooklet_tx.
+    """
+    if revision == REVISION:
+        return False
+    if revision is not None and revision > REVISION:
+        raise UnsupportedFormatError(
+            f"{path} has revision {revision}, this ebooklet_tx knows up to {REVISION}; upgrade ebooklet_tx"
+        )
+    return True
+
+
+def make(raw: sqlite3.Connection) -> None:
+    """Makes a new journal's tables, as one transaction; durable when it returns, absent when it raises."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for statement in CREATE:
+            raw.execute(statement)
+        raw.execute("INSERT INTO alembic_version(version_num) VALUES (?)", (REVISION,))
+        raw.execute("COMMIT")
+    except BaseException:
+        raw.rollback()
+        raise
+
+
+def migrate(raw: sqlite3.Connection, path: Path, revision: str | None) -> None:
+    """Runs the migrations that a journal has not seen, all of them when it is empty, as one transaction.
+
+    Durable when it returns; when it raises, the journal is as it was, and for an older one the
+    copy `<journal>.before-<revision>` lies beside it.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import StaticPool
+
+    if revision is not None:
+        _back_up(raw, path, revision)
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    # Never disposed of: that would close the journal's connection.
+    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            command.upgrade(config, "head")
+            connection.commit()
+        except CommandError as error:
+            connection.rollback()
+            raise _unusable(path, f"has a revision that is not known ({error})") from error
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def migrations_folder() -> Path:
+    """Finds the alembic environment: inside an installed package, beside it in a source tree."""
+    spec = importlib.util.find_spec("ebooklet_tx")
+    if spec is None or spec.origin is None:
+        raise UnsupportedFormatError("the package ebooklet_tx has no files on disk; install it from a wheel")
+    package = Path(spec.origin).parent
+    for folder in (package / "migrations", package.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise UnsupportedFormatError(
+        f"the migrations of ebooklet_tx are missing beside {package}; install the package again"
+    )
+
+
+def _back_up(raw: sqlite3.Connection, path: Path, revision: str) -> None:
+    copy_path = path.with_name(f"{path.name}.before-{revision}")
+    partial = copy_path.with_name(copy_path.name + ".partial")
+    with storage_errors(partial, "write"), contextlib.closing(Descriptor()) as made:
+        create_own(made, partial, rights_of(path))
+        with contextlib.closing(sqlite3.connect(partial)) as copy:
+            raw.backup(copy)
+        os.fsync(made.number)
+        partial.replace(copy_path)
+        fsync_folder(path.parent)

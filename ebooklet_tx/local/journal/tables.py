@@ -1,0 +1,130 @@
+"""The journal's tables, as SQLAlchemy Core describes them.
+
+Owns no state. Alembic compares them with what its migrations have made, and a test holds them and the
+statements of `schema` together; nothing that opens a database needs them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+from ebooklet_tx.local.journal.schema import STALE
+
+metadata = MetaData()
+
+entry = Table(
+    "entry",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("remote_seq", Integer),
+    Column("remote_timestamp_us", Integer),
+    Column("remote_digest", LargeBinary),
+    Column("remote_object", Integer, ForeignKey("remote_object.id")),
+    Column("remote_offset_bytes", Integer),
+    Column("remote_length_bytes", Integer),
+    Column("local_timestamp_us", Integer),
+    Column("local_digest", LargeBinary),
+    Column("local_offset_bytes", Integer),
+    Column("local_length_bytes", Integer),
+    Column("pending", Integer, nullable=False, server_default=text("0")),
+    Column("pending_timestamp_us", Integer),
+    Column("pending_digest", LargeBinary),
+    Column("pending_length_bytes", Integer),
+    Column("base_seq", Integer),
+    Column("base_timestamp_us", Integer),
+    Column("base_digest", LargeBinary),
+    Column("base_object", Integer, ForeignKey("remote_object.id")),
+    Column("base_offset_bytes", Integer),
+    Column("base_length_bytes", Integer),
+    sqlite_with_rowid=False,
+)
+
+Index("entry_pending", entry.c.key, sqlite_where=text("pending != 0"))
+Index("entry_stale", entry.c.key, sqlite_where=text(STALE))
+
+staged = Table(
+    "staged",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("timestamp_us", Integer, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+)
+
+inline_value = Table(
+    "inline_value",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+remote_object = Table(
+    "remote_object",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("etag", Text, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+)
+
+commit_log = Table(
+    "commit_log",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("commit_id", Text, nullable=False),
+    Column("committed_at_us", Integer, nullable=False),
+    Column("writer", Text, nullable=False),
+    Column("set_count", Integer, nullable=False),
+    Column("deleted_count", Integer, nullable=False),
+    Column("value_bytes", Integer, nullable=False),
+)
+
+upload = Table(
+    "upload",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("size_bytes", Integer, nullable=False),
+    Column("etag", Text),
+    Column("upload_id", Text),
+    Column("parts", Text),
+    Column("begun_at_us", Integer, nullable=False),
+)
+
+packed = Table(
+    "packed",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("name", Text, ForeignKey("upload.name"), nullable=False),
+    Column("offset_bytes", Integer, nullable=False),
+    Column("length_bytes", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+intent = Table(
+    "intent",
+    metadata,
+    Column("commit_id", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("base_etag", Text),
+    Column("image", LargeBinary, nullable=False),
+    Column("begun_at_us", Integer, nullable=False),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary),
+    sqlite_with_rowid=False,
+)

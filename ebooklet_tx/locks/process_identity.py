@@ -1,0 +1,71 @@
+"""Who this process is, and whether another process of this machine still lives.
+
+Owns no state. The invariant: a process is called dead only when it is certain: the same boot and namespace
+of process numbers, and no process of that number, or one that has ended and is not yet buried.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+
+from ebooklet_tx.locks.lease_rules import Holder
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_clock() -> float:
+    """Returns monotonic seconds that go on while the machine sleeps, as other machines' do."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def boot_id() -> str:
+    """Returns what tells this boot of this machine from any other, empty where nothing does."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def new_holder() -> Holder:
+    """Returns an identity for one session of this process."""
+    host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
+    return Holder(owner=secrets.token_hex(16), host=host, boot_id=f"{boot_id()}/{_namespace()}", pid=os.getpid())
+
+
+def is_dead(holder: Holder) -> bool:
+    """True when a holder is a process of this machine and boot that is no more."""
+    mine = boot_id()
+    if not mine or holder.boot_id != f"{mine}/{_namespace()}" or holder.pid <= 0:
+        return False
+    if holder.pid == os.getpid():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return _is_zombie(holder.pid)
+
+
+def _namespace() -> str:
+    """A pid means nothing in another container's namespace, although boot and host may be equal."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[:1] == ["Z"]

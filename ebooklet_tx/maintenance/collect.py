@@ -1,0 +1,252 @@
+"""Collect: deleting the objects that no root names any more, once nobody can depend on them.
+
+Owns the object `D.d/garbage`, the note of a collect. The invariant: nothing is deleted that the root or a
+snapshot names, and nothing else before it has been garbage for the whole grace period.
+
+Who may depend on an object that no root names, and why the grace protects them:
+
+- A reader whose base is an older root. An object that was written long ago may have become garbage a
+  moment ago, so its own age says nothing here. It has been garbage at least since the present root was
+  written, which a HEAD tells; where the root is young, the note of an earlier collect tells since when the
+  object was seen to be garbage. Without either it is kept, and noted.
+- A push that has sent packs and not yet committed. Its own age counts: a push does not name a pack that was
+  sent more than `packing.REUSED_FOR_SECONDS` ago, it copies it to a new name first. So between the last
+  moment in which a pack is taken for the commit and the moment in which it may be collected lie 18 hours.
+  The lock alone could not do this: writers without a lock don't wait for it.
+
+Both are told by the store's own clock: times of modification, compared with that of the note, which is
+written after the root was read. This machine's clock plays no part, but in a dry run, which writes nothing.
+The root is read once more before anything is deleted: what a root names that was put back meanwhile, or a
+commit under a grace too short for the above, is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, ObjectTooLargeError, RemoteMissingError
+from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_NOTED_NAMES
+from ebooklet_tx.maintenance.check_reports import CollectReport, Tally
+from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
+from ebooklet_tx.maintenance.remote_index import RemoteIndex
+from ebooklet_tx.maintenance.survey import Survey, names_of, survey
+from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.sync.locking import new_lock
+from ebooklet_tx.sync.pull.pull import read_root
+from ebooklet_tx.sync.session import Remote, WriterLock
+from ebooklet_tx.timestamps import now_us
+
+GRACE_SECONDS = 24 * 3600.0
+MAX_GRACE_SECONDS = 1e9
+DELETES_AT_ONCE = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = logging.getLogger("ebooklet_tx")
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep deleted and what it kept for now."""
+
+    deleted: list[StoredObject]
+    young: list[StoredObject]
+
+
+def collect(
+    remote: Remote,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    dry_run: bool = False,
+    locked: bool = True,
+    lock_timeout_seconds: float = 60.0,
+) -> CollectReport:
+    """Deletes what neither the root nor a snapshot names and has been garbage for the grace period.
+
+    Can be killed anywhere and run again, and run beside readers and writers. Parts of uploads that were
+    begun and never ended are not seen: a store's own rule for those (AbortIncompleteMultipartUpload) is.
+
+    Args:
+        remote: The remote.
+        grace_seconds: For how long garbage is kept. Under 12 hours only while nobody pushes.
+        dry_run: Only tell; neither lock nor note is written, and ages are told by this machine's clock.
+        locked: Whether the remote's lock is held meanwhile.
+        lock_timeout_seconds: How long to wait for it.
+
+    Raises:
+        RemoteMissingError: There is no root; without one everything would be garbage.
+        RemoteIntegrityError: Root, snapshot or index is damaged; nothing was deleted.
+        LockTimeoutError: Another writer kept the lock.
+        LockLostError: Another writer took the lock over; what was deleted was garbage.
+        OfflineError: The store keeps failing; run it again.
+    """
+    if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
+        raise InvalidArgumentError(
+            f"grace_seconds must be a number from 0 to {MAX_GRACE_SECONDS:g}, not {grace_seconds!r}"
+        )
+    with held_lock(remote, lock_timeout_seconds, wanted=locked and not dry_run) as lock, survey(remote) as found:
+        if found.fetched is None:
+            raise RemoteMissingError(
+                f"there is no database {remote.root_place}, so nothing there is known to be garbage; check the "
+                "place. What a deleted database left behind, delete_remote() deletes"
+            )
+        swept = sweep(remote, found, timedelta(seconds=grace_seconds), lock=lock, dry_run=dry_run)
+        return CollectReport(
+            remote=remote.root_place,
+            dry_run=dry_run,
+            seq=found.fetched.manifest.seq,
+            grace_seconds=grace_seconds,
+            live=_tally(found.live()),
+            young=_tally(swept.young),
+            deleted=_tally(swept.deleted),
+            strange=_tally(found.strange),
+            deleted_names=_keys(swept.deleted),
+            young_names=_keys(swept.young),
+            strange_names=_keys(found.strange),
+        )
+
+
+@contextmanager
+def held_lock(remote: Remote, timeout_seconds: float, *, wanted: bool) -> Iterator[WriterLock | None]:
+    """Holds the remote's lock, if it is wanted."""
+    if not wanted:
+        yield None
+        return
+    with new_lock(remote).holding(timeout_seconds) as lock:
+        yield lock
+
+
+def sweep(
+    remote: Remote, found: Survey, grace: timedelta, *, lock: WriterLock | None = None, dry_run: bool = False
+) -> Swept:
+    """Deletes what a survey has found dead and what has been so for the grace period.
+
+    Raises:
+        RemoteIntegrityError: A part of an index can't be read; nothing was deleted.
+    """
+    dead = found.dead()
+    if not dead:
+        if found.noted and not dry_run:
+            remote.store.delete(remote.names.object(GARBAGE_NOTE))
+        return Swept([], [])
+    since = _dead_since(remote, found, dead)
+    now = _EPOCH + timedelta(microseconds=now_us()) if dry_run else _note(remote, dead, since)
+    old = [name for name, there in dead.items() if _is_old(there, since.get(name), now, grace)]
+    if old and not dry_run:
+        named = _named_since(remote, found)
+        old = [name for name in old if name not in named]
+        _delete(remote, old, lock)
+    gone = set(old)
+    return Swept(
+        [there for name, there in dead.items() if name in gone],
+        [there for name, there in dead.items() if name not in gone],
+    )
+
+
+def _is_old(there: StoredObject, since: datetime | None, now: datetime | None, grace: timedelta) -> bool:
+    """Whether an object was written, and has been dead, for the grace period; not where that can't be told."""
+    if there.last_modified is None or since is None or now is None:
+        return False
+    # In whole seconds: a listing may tell parts of one where a HEAD can't.
+    return max(there.last_modified, since).replace(microsecond=0) + grace <= now
+
+
+def _dead_since(remote: Remote, found: Survey, dead: Iterable[str]) -> dict[str, datetime]:
+    """Returns moments since when objects are known to have been dead."""
+    known = _read_note(remote) if found.noted else {}
+    if found.root_modified is None:
+        return {name: known[name] for name in dead if name in known}
+    return {name: min(known.get(name, found.root_modified), found.root_modified) for name in dead}
+
+
+def _note(remote: Remote, dead: Iterable[str], since: dict[str, datetime]) -> datetime | None:
+    """Notes since when objects have been dead; returns the store's time, None where it does not tell.
+
+    What is not known to have been dead before is, by this moment's time, from now on.
+    """
+    now = _write_note(remote, since)
+    if now is not None and any(name not in since for name in dead):
+        for name in dead:
+            since.setdefault(name, now)
+        _write_note(remote, since)
+    return now
+
+
+def _write_note(remote: Remote, since: dict[str, datetime]) -> datetime | None:
+    # What finds no room is noted by a later collect, when the oldest are gone.
+    oldest = sorted(since, key=lambda name: since[name])[:MAX_NOTED_NAMES]
+    times = {name: (since[name] - _EPOCH) // timedelta(microseconds=1) for name in oldest}
+    key = remote.names.object(GARBAGE_NOTE)
+    remote.store.put(key, json.dumps({"format": 1, "dead_since_us": times}, sort_keys=True).encode())
+    try:
+        return remote.store.head(key).last_modified
+    except ObjectMissingError:
+        # Another collect found nothing dead.
+        return None
+
+
+def _read_note(remote: Remote) -> dict[str, datetime]:
+    """Returns what an earlier collect noted; nothing where its note can't be read."""
+    key = remote.names.object(GARBAGE_NOTE)
+    try:
+        blob = remote.store.get(key, max_bytes=MAX_NOTE_BYTES)
+    except ObjectMissingError:
+        return {}
+    except ObjectTooLargeError as error:
+        _log.warning("the note %s is written anew: %s", key, error)
+        return {}
+    try:
+        times = json.loads(b"" if blob is None else blob.data)["dead_since_us"]
+        return {
+            name: _EPOCH + timedelta(microseconds=int(since_us))
+            for name, since_us in times.items()
+            if own_name(remote.names, remote.names.prefix + name) is not None
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        _log.warning("the note %s can't be read and is written anew: %s", key, error)
+        return {}
+
+
+def _named_since(remote: Remote, found: Survey) -> set[str]:
+    """Returns what the root names if it is another than the one surveyed.
+
+    Raises:
+        RemoteIntegrityError: It is damaged, or there is none any more.
+    """
+    before = found.fetched
+    try:
+        fetched = read_root(remote, if_none_match=None if before is None else before.etag)
+    except ObjectMissingError as error:
+        if before is None:
+            return set()
+        raise RemoteMissingError(f"the database {remote.root_place} was deleted meanwhile") from error
+    if fetched is None:
+        return set()
+    with RemoteIndex() as index:
+        index.add_root(remote, fetched.root)
+        for problem in index.problems:
+            raise problem.error
+        return names_of(fetched.root, index.objects())
+
+
+def _delete(remote: Remote, names: list[str], lock: WriterLock | None) -> None:
+    keys = [remote.names.object(name) for name in names]
+    with ThreadPoolExecutor(max_workers=max(1, min(remote.threads, len(keys)))) as pool:
+        for start in range(0, len(keys), DELETES_AT_ONCE):
+            if lock is not None:
+                lock.check()
+            for _ in pool.map(remote.store.delete, keys[start : start + DELETES_AT_ONCE]):
+                pass
+
+
+def _tally(objects: Iterable[StoredObject]) -> Tally:
+    sizes = [found.size_bytes for found in objects]
+    return Tally(len(sizes), sum(sizes))
+
+
+def _keys(objects: Iterable[StoredObject]) -> tuple[str, ...]:
+    return tuple(found.key for found in objects)

@@ -1,0 +1,297 @@
+"""Compact: packs that are mostly dead, or many and small, are written anew; `collect` deletes the old ones.
+
+Owns nothing of its own on disk: new packs are uploads in the journal as those of a push are, and the commit
+is an ordinary one, with an intent and a compare-and-swap. The invariant: a commit of a compaction changes
+the places of values and nothing else; it names only keys that have no operation to be pushed, each with
+the digest and timestamp that the base commit gives it, and only values that were held to that digest.
+So a reader sees the same database before and after, and another writer's change in between wins.
+
+It ends: packs that are there at its beginning are taken once each. What is written from them is taken once
+more at most, where other writers made it hollow meanwhile, or where it is still small; what is written from
+that, never. And a pack that was just written is as small as its live values let it be, so that there is
+nothing to gain by writing it again: each record has the shortest of the keys that share its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.formats.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES
+from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.maintenance.check_reports import CompactReport
+from ebooklet_tx.maintenance.repacking import repacked
+from ebooklet_tx.sync.commit.builder import build
+from ebooklet_tx.sync.commit.change_way import check_lock
+from ebooklet_tx.sync.commit.packing import (
+    known_places,
+    renew_old_uploads,
+    send_packs,
+    settle_uploads,
+)
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, check_fence, crowded, stand_firm, wait_a_little
+from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
+from ebooklet_tx.sync.commit.turns import give_turn_back
+from ebooklet_tx.sync.pull.pull import pull
+from ebooklet_tx.sync.read.inline_values import prune_inline_values
+from ebooklet_tx.sync.session import Session, read_base
+
+LIVE_SHARE = 0.5
+KEYS_PER_COMMIT = 100_000
+"""How many keys' rows are moved by one commit; memory goes by this and by a few packs."""
+
+PACKS_PER_COMMIT = 500
+
+SMALL_PACK_BYTES = 4 * 2**20
+MANY_SMALL_PACKS = 16
+"""So many packs below that size are joined, live or not: reading many keys takes a request for each pack."""
+
+_PACKS = f"""
+SELECT o.id, o.name, o.size_bytes, sum(p.record_bytes) + {PACK_HEADER_BYTES}, sum(p.keys), max(p.pending)
+  FROM (SELECT remote_object AS object, count(*) AS keys, max(pending) AS pending,
+               min({RECORD_HEAD_BYTES} + length(CAST(key AS BLOB))) + max(remote_length_bytes) AS record_bytes
+          FROM entry WHERE remote_object IS NOT NULL AND remote_digest IS NOT NULL
+         GROUP BY remote_object, remote_offset_bytes) AS p
+  JOIN remote_object AS o ON o.id = p.object
+ GROUP BY p.object ORDER BY o.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """A pack as the journal knows it; `pending` is not 0 if a key in it has an operation to be pushed."""
+
+    number: int
+    name: str
+    size_bytes: int
+    live_bytes: int
+    key_count: int
+    pending: int
+
+    @property
+    def live_share(self) -> float:
+        return self.live_bytes / max(1, self.size_bytes)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What was done so far.
+
+    Attributes:
+        takeable: Names of the packs that may be written anew by this call.
+        written: Those of them that this call wrote itself.
+        kept: Names of packs that are due and stay.
+    """
+
+    commits: int = 0
+    packs: int = 0
+    moved_keys: int = 0
+    moved_bytes: int = 0
+    freed_bytes: int = 0
+    takeable: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
+
+
+def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collection[str] = ()) -> CompactReport:
+    """Writes packs of which little is live anew, and many small ones as few, and commits the new places.
+
+    Can be killed anywhere and run again; what was sent is not sent again. Values that are not on this
+    machine are read from the old packs, and are not kept here.
+
+    Args:
+        session: A session that writes; what is in its overlay is committed locally first.
+        live_share: Packs of whose bytes a smaller share is live are written anew.
+        packs: Names (`pack/<id>`) of packs to write anew whatever their share, as when one was found
+            damaged and this machine has its values.
+
+    Returns:
+        What was done. Packs in which a key has a change still to be pushed are left as they are, and packs
+        of one large value, which are never partly dead.
+
+    Raises:
+        InvalidArgumentError: A transaction is at work, or the share is none.
+        LockLostError: Another writer took the lock over; no value was lost by it.
+        OfflineError: The store keeps failing; run it again.
+    """
+    if not 0 <= live_share <= 1:
+        raise InvalidArgumentError(f"live_share must be a number from 0 to 1, not {live_share!r}")
+    with session.push_mutex:
+        _begin(session)
+        with session.mutex:
+            replacing = bool(session.journal.get_meta("replace_remote"))
+        outcome = _Outcome()
+        resumed = 0
+        if not replacing:
+            resumed = settle_uploads(session)
+            pull(session)
+            outcome.takeable = {pack.name for pack in _known_packs(session)}
+            while due := _due_packs(session, live_share, packs, outcome):
+                _rewrite(session, due, outcome)
+        with session.mutex:
+            pruned = prune_inline_values(session.journal)
+            seq = read_base(session.journal).seq
+    return CompactReport(
+        seq=seq,
+        commits=outcome.commits,
+        packs=outcome.packs,
+        moved_keys=outcome.moved_keys,
+        moved_bytes=outcome.moved_bytes,
+        freed_bytes=outcome.freed_bytes,
+        resumed_packs=resumed,
+        kept_packs=tuple(sorted(outcome.kept)),
+        unreadable_keys=tuple(sorted(outcome.unreadable)),
+        pruned_values=pruned,
+    )
+
+
+def _begin(session: Session) -> None:
+    check_lock(session)
+    with session.mutex:
+        if session.in_transaction:
+            raise InvalidArgumentError("compact() can't take place inside a transaction; call it outside")
+        session.local.commit()
+
+
+# -- what is due -------------------------------------------------------------------------------
+
+
+def _known_packs(session: Session) -> list[_Pack]:
+    with session.mutex, session.journal.reading() as raw:
+        return [_Pack(*row) for row in raw.execute(_PACKS).fetchall()]
+
+
+def _due_packs(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> list[_Pack]:
+    """Returns as many of the packs that are due as one commit takes, those first of which least is live."""
+    due: list[_Pack] = []
+    small: list[_Pack] = []
+    small_packs = 0
+    for pack in _known_packs(session):
+        takeable = pack.name in outcome.takeable and pack.name not in outcome.kept
+        is_small = pack.size_bytes < SMALL_PACK_BYTES and not pack.pending and pack.name not in outcome.kept
+        small_packs += is_small
+        if takeable and (pack.name in named or pack.live_share < live_share):
+            if pack.pending or pack.size_bytes > PACK_BYTES:
+                outcome.kept.add(pack.name)
+            else:
+                due.append(pack)
+        elif takeable and is_small:
+            small.append(pack)
+    due.sort(key=lambda pack: (pack.live_share, pack.name))
+    chosen = _as_many_as_fit(due, [])
+    if small_packs >= MANY_SMALL_PACKS:
+        small.sort(key=lambda pack: (pack.key_count, pack.name))
+        joined = _as_many_as_fit(small, chosen)
+        # One alone would be as small as before.
+        chosen = joined if len(joined) > 1 else chosen
+    return chosen
+
+
+def _as_many_as_fit(packs: Iterable[_Pack], chosen: Sequence[_Pack]) -> list[_Pack]:
+    """Returns the chosen packs and behind them as many others as one commit takes, of all at least one."""
+    fitting = list(chosen)
+    keys = sum(pack.key_count for pack in fitting)
+    for pack in packs:
+        keys += pack.key_count
+        if fitting and (keys > KEYS_PER_COMMIT or len(fitting) >= PACKS_PER_COMMIT):
+            break
+        fitting.append(pack)
+    return fitting
+
+
+def _rows_in(session: Session, packs: Iterable[_Pack], *, only_clean: bool = True) -> list[Entry]:
+    """Returns the live rows in some packs, from front to back of each; needs the mutex."""
+    numbers = ", ".join(str(pack.number) for pack in packs)
+    where = f"remote_object IN ({numbers}) AND remote_digest IS NOT NULL"
+    entries = session.journal.entries(f"{where} AND pending = 0" if only_clean else where)
+    return sorted(entries, key=lambda entry: (entry.remote_object or 0, entry.remote_offset_bytes or 0))
+
+
+# -- one commit --------------------------------------------------------------------------------
+
+
+def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
+    """Brings the live values of some packs into new ones and commits that."""
+    with session.mutex:
+        rows = _rows_in(session, packs)
+    _send_values(session, packs, rows, outcome)
+    while renew_old_uploads(session):
+        _send_values(session, packs, rows, outcome)
+    _note_taken(session, packs, outcome)
+    moved = _commit(session, packs)
+    with session.mutex:
+        left = {entry.remote_object for entry in _rows_in(session, packs, only_clean=False)}
+    if moved:
+        outcome.commits += 1
+        outcome.moved_keys += len(moved)
+        outcome.moved_bytes += sum({entry.digest: entry.length_bytes for entry in moved}.values())
+    for pack in packs:
+        if pack.number in left:
+            outcome.kept.add(pack.name)
+        else:
+            outcome.packs += 1
+            outcome.freed_bytes += pack.size_bytes
+
+
+def _send_values(session: Session, packs: Sequence[_Pack], rows: Sequence[Entry], outcome: _Outcome) -> None:
+    """Sends those values that no new pack has yet."""
+    names = {pack.number: pack.name for pack in packs}
+    arrived = known_places(session)
+    by_pack: dict[str, dict[bytes, Entry]] = {}
+    for entry in rows:
+        digest = entry.remote_digest
+        if digest is not None and digest not in arrived:
+            by_pack.setdefault(names[entry.remote_object or 0], {}).setdefault(digest, entry)
+    send_packs(session, repacked(session, by_pack, rows, outcome.unreadable))
+
+
+def _note_taken(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
+    """Notes that packs were taken; what was written from them may be taken if none of them was written here."""
+    names = {pack.name for pack in packs}
+    outcome.takeable -= names
+    if outcome.written.isdisjoint(names):
+        fresh = {place.object_name for place in known_places(session).values()}
+        outcome.written |= fresh
+        outcome.takeable |= fresh
+
+
+def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
+    """Commits the new places, on whatever base it takes; returns the entries that were moved.
+
+    In each round the journal is asked anew which rows still lie in the old packs: a key that another writer
+    has changed meanwhile does not, and one that was changed here is left to the next push.
+    """
+    try:
+        for number in range(MAX_ROUNDS):
+            if number:
+                stand_firm(session)
+            with session.mutex:
+                base = read_base(session.journal)
+                places = known_places(session)
+                # Without the old place: `build` takes the new one.
+                entries = [
+                    entry._replace(remote_object=None)
+                    for entry in _rows_in(session, packs)
+                    if entry.remote_digest in places
+                ]
+            if not entries:
+                return []
+            check_fence(session, base)
+            if base.etag is None:
+                # The commit is known, the object that holds it is not: an answer was lost. Read it.
+                pull(session)
+                continue
+            commit = build(session, base, None, entries, places)
+            # Of no pending entry: nothing here can be undone before the swap.
+            write_intent(session, commit, base.etag, [])
+            outcome = swap(session, commit, base.etag)
+            if outcome.applied:
+                if outcome.etag is not None:
+                    finish(session, outcome.commit or commit, outcome.etag)
+                return entries
+            wait_a_little(session, number)
+        raise crowded(session)
+    finally:
+        give_turn_back(session)

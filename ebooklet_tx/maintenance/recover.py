@@ -1,0 +1,180 @@
+"""Recover: what an interrupted push left behind is resumed or rolled back.
+
+Owns no state. The invariant: nothing is pushed that was not being pushed when the process died,
+nothing is pushed over a conflict or without its bytes, and whatever is not settled stays pending.
+Every step can be repeated, so dying in here and starting again ends in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.formats.segment import iter_log, read_segment
+from ebooklet_tx.local.journal.journal import PENDING_SET
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
+from ebooklet_tx.sync.commit.packing import forget_uploads
+from ebooklet_tx.sync.commit.push import PushResult, push
+from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
+from ebooklet_tx.sync.pull.pull import drop_intents, pull, read_intents, read_root
+from ebooklet_tx.sync.read.fetch import fetch_many
+from ebooklet_tx.sync.session import Remote, Session
+
+_FETCH_PAGE_KEYS = 1000
+
+
+@dataclass(slots=True)
+class RemoteOutcome:
+    """What became of the remote's part of a recovery.
+
+    Attributes:
+        interrupted: Whether a push had been interrupted.
+        applied: Ids of interrupted commits that had taken effect.
+        dropped: Ids of interrupted commits that had not.
+        missing: Whether there is no database at the remote, and never was one as far as is known.
+        pushed: What the resumed push did, None when there was none.
+        refetched: How many damaged or missing values were fetched again.
+        conflicts: Keys that were changed here and by another writer.
+        failure: Why the remote's part could not be done, None when it could.
+        damage: What is damaged at the remote, in words; None when nothing was found so.
+        repair: What the repair of the remote's root did, None when there was none.
+    """
+
+    interrupted: bool = False
+    applied: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    missing: bool = False
+    pushed: PushResult | None = None
+    refetched: int = 0
+    conflicts: list[Conflict] = field(default_factory=list)
+    failure: str | None = None
+    damage: str | None = None
+    repair: RootRepair | None = None
+
+
+def settle_remote(
+    session: Session, *, resume: bool, damaged: Sequence[str] = (), repair_remote: bool = False
+) -> RemoteOutcome:
+    """Settles interrupted pushes against the remote, then goes on with them or lets them be.
+
+    Args:
+        session: A session that writes.
+        resume: Whether an interrupted push is pushed again; otherwise its operations stay pending.
+        damaged: Keys whose local copies were found damaged or missing, to be fetched again.
+        repair_remote: Whether a damaged root is written anew first, as this machine knew it last.
+
+    Returns:
+        What was done, up to the failure if there was one.
+    """
+    outcome = RemoteOutcome()
+    try:
+        if repair_remote:
+            outcome.repair = repair_root(session)
+        _settle(session, outcome, resume=resume)
+        _refetch(session, damaged, outcome)
+    except ConflictError as error:
+        outcome.conflicts = error.conflicts
+    except RemoteIntegrityError as error:
+        outcome.damage = str(error)
+    except Error as error:
+        outcome.failure = str(error)
+    return outcome
+
+
+def interrupted_push(session: Session) -> bool:
+    """True when a push began here whose end is not known."""
+    with session.mutex, session.journal.reading() as raw:
+        return bool(raw.execute("SELECT 1 FROM intent UNION ALL SELECT 1 FROM upload LIMIT 1").fetchone())
+
+
+def _settle(session: Session, outcome: RemoteOutcome, *, resume: bool) -> None:
+    outcome.interrupted = interrupted_push(session)
+    with session.mutex:
+        intents = [intent.commit_id for intent in read_intents(session.journal)]
+    pulled = pull(session)
+    outcome.missing = pulled.missing
+    outcome.applied = [commit_id for commit_id in intents if commit_id in pulled.applied]
+    outcome.dropped = [commit_id for commit_id in intents if commit_id not in pulled.applied]
+    with session.mutex:
+        outcome.conflicts = find_conflicts(session)
+        pending = has_pending(session.local)
+        lost = bool(lost_values(session.local))
+        replacing = bool(session.journal.get_meta("replace_remote"))
+    unfinished = bool(outcome.dropped) or interrupted_push(session)
+    # A first push, and one that replaces, may publish an empty database.
+    wanted = pending or replacing or bool(outcome.dropped)
+    if resume and unfinished and wanted and not lost and not outcome.conflicts:
+        outcome.pushed = push(session) or None
+    with session.mutex:
+        # The answers are in: what did not take effect by now is pushed anew, under another id.
+        drop_intents(session.journal)
+        pending = has_pending(session.local)
+    if not pending:
+        forget_uploads(session)
+
+
+def _refetch(session: Session, keys: Sequence[str], outcome: RemoteOutcome) -> None:
+    for start in range(0, len(keys), _FETCH_PAGE_KEYS):
+        for _, value in fetch_many(session, keys[start : start + _FETCH_PAGE_KEYS]):
+            if isinstance(value, Error) and not isinstance(value, LocalIntegrityError):
+                raise value
+            # One that the remote does not have either is told of as lost.
+            outcome.refetched += isinstance(value, bytes)
+
+
+def has_pending(local: LocalStore) -> bool:
+    """True when there is an operation still to be pushed."""
+    with local.journal.reading() as raw:
+        return bool(raw.execute("SELECT 1 FROM entry WHERE pending != 0 LIMIT 1").fetchone())
+
+
+def lost_values(local: LocalStore) -> list[str]:
+    """Reads every pending value; returns the keys of those that no sound copy is left of.
+
+    What an interrupted push has brought to the remote, and what the base commit holds, is not lost.
+    """
+    with local.journal.reading() as raw:
+        arrived = {
+            row[0]
+            for row in raw.execute(
+                "SELECT p.digest FROM packed AS p JOIN upload AS u ON u.name = p.name WHERE u.etag IS NOT NULL"
+            )
+        }
+    return [
+        entry.key
+        for entry in local.journal.entries("pending != 0 AND pending = ?", (PENDING_SET,))
+        if entry.digest != entry.remote_digest and entry.digest not in arrived and local.read(entry) is None
+    ]
+
+
+def ask_whether_applied(remote: Remote, commit_ids: Sequence[str]) -> dict[str, bool | None]:
+    """Tells with one GET of the root which commits have taken effect.
+
+    Returns:
+        For each commit True or False, or None where others have committed so much since that only
+        the index would tell.
+    """
+    try:
+        fetched = read_root(remote)
+    except ObjectMissingError:
+        return dict.fromkeys(commit_ids, False)
+    if fetched is None:
+        return dict.fromkeys(commit_ids)
+    seen = {fetched.manifest.commit_id}
+    if fetched.root.tail:
+        image = read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}")
+        seen.update(record.commit_id for record in iter_log(image))
+    otherwise = None if fetched.manifest.segments else False
+    return {commit_id: True if commit_id in seen else otherwise for commit_id in commit_ids}
+
+
+__all__ = [
+    "RemoteOutcome",
+    "ask_whether_applied",
+    "has_pending",
+    "interrupted_push",
+    "lost_values",
+    "settle_remote",
+]

@@ -1,0 +1,417 @@
+"""Looking at a database from outside, and putting it right after a crash.
+
+Owns no state. The invariant: `status`, `history` and a dry run change nothing, neither on this machine
+nor at the remote; `recover` leaves a sound local pair whatever becomes of its remote part, and says
+what it did and what it could not do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import replace
+from typing import Any
+
+from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.errors import Error, PartialCopyError
+from ebooklet_tx.local import plain_edits
+from ebooklet_tx.local.ebooklet_index import Lack
+from ebooklet_tx.local.inspection import Inspection, inspect_pair
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote
+from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
+from ebooklet_tx.open_settings import local_path
+from ebooklet_tx.records import CommitRecord
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit.push import PushResult
+from ebooklet_tx.sync.connecting import StoreWrapper, remote_at
+from ebooklet_tx.sync.locking import settle_conditions
+from ebooklet_tx.sync.origin import undecided_lack
+from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
+from ebooklet_tx.sync.pull.pull import DamagedRoot, known_type, look_at_root, note_connection
+from ebooklet_tx.sync.session import Session
+from ebooklet_tx.values.serializers import stored_name
+
+LOCK_TIMEOUT_SECONDS = 10.0
+
+
+def status(file_path: str | os.PathLike[str]) -> Status:
+    """Tells how a local database stands; nothing is changed and no remote is asked.
+
+    Args:
+        file_path: The local Booklet file.
+
+    Raises:
+        LocalMissingError: There is no such file.
+        UnsupportedFormatError: It is no Booklet that can be used here.
+    """
+    return _status(inspect_pair(local_path(file_path), conflicts=conflicts_in))
+
+
+def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
+    """Returns the newest commits of the remote that this machine has heard of, the newest first."""
+    return inspect_pair(local_path(file_path), conflicts=conflicts_in, log_rows=limit).log
+
+
+def recover(
+    file_path: str | os.PathLike[str],
+    remote_conn: Any = None,
+    *,
+    dry_run: bool = False,
+    resume: bool = True,
+    accept_deletes: bool = False,
+    retry: RetryPolicy | None = None,
+    lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+    accept_partial: bool = False,
+    repair_remote: bool = False,
+    _wrap_store: StoreWrapper | None = None,
+) -> RecoverReport:
+    """Repairs a local pair, then resumes an interrupted push or rolls it back.
+
+    Changes that were pending and not being pushed stay pending. Nothing is pushed over another
+    writer's change, and nothing is given up: what needs a decision is reported.
+
+    Args:
+        file_path: The local Booklet file.
+        remote_conn: As for `open`; None for the remote that the journal remembers. Credentials come
+            from it, or from boto3's own chain (environment, shared files, role).
+        dry_run: Only tell what would be done. At most the root is read, when a push is unresolved.
+        resume: Whether an interrupted push is pushed again; otherwise it is rolled back: its
+            operations stay pending, and what it had sent is kept for the next push.
+        accept_deletes: Whether the keys are deleted that were missing from the file, now or when it was opened
+            last with any missing, although nothing tells their deletion from an older file. What was written
+            since then, by anybody, stays.
+        retry: How failing requests are tried again; None for the connection's own.
+        lock_timeout: Seconds to wait for a session that has the file open for writing.
+        accept_partial: Take a file of ebooklet's as it is although it lacks keys of ebooklet's remote, so that
+            it can be pushed.
+        repair_remote: Write the remote's root anew if it is damaged, as this machine knew it last. Commits that
+            others made since then are missing from it: run this where the newest of them was pulled or pushed.
+
+    Returns:
+        What was done. A remote that can't be reached is reported, not raised.
+
+    Raises:
+        LocalMissingError: There is no such file.
+        UnsupportedFormatError: It is no Booklet that can be used here, or is newer than this code.
+        LockTimeoutError: Another session has it open for writing.
+        LocalStorageError: The local disk refuses; run it again when there is room.
+    """
+    path = local_path(file_path)
+    given = None if remote_conn is None else parse_connection(remote_conn)
+    found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
+    if dry_run:
+        place = given or _remembered(found.facts)
+        told = _told(found, place, resume, accept_deletes, retry, _wrap_store)
+        return _told_of_root(told, place, retry, _wrap_store) if repair_remote and place is not None else told
+    local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
+    report = local.report
+    try:
+        if accept_deletes:
+            accepted = plain_edits.accept_deletes(local.journal)
+            report.deleted_keys.extend(accepted)
+            report.lost_keys = [key for key in report.lost_keys if key not in set(accepted)]
+            report.actions.append(f"the deletion of {len(accepted)} keys that were missing was accepted")
+        # A journal that had to be set aside may still have told where the remote is.
+        connection = given or _remembered(local.journal.all_meta()) or _remembered(found.facts)
+        outcome = None
+        if connection is not None:
+            outcome = _settle_remote(local, connection, resume, repair_remote, retry, _wrap_store)
+            if outcome.failure is None:
+                note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
+        lost = sorted({*report.lost_keys, *lost_values(local)})
+        with local.journal.reading() as raw:
+            missing = plain_edits.missing_keys(raw)
+        lack = _undecided_lack(local, accept_partial)
+    except BaseException:
+        local.abandon()
+        raise
+    local.close()
+    now = inspect_pair(path, conflicts=conflicts_in)
+    return RecoverReport(
+        file=str(path),
+        dry_run=False,
+        actions=(*(report.actions or ["the local pair is sound"]), *_remote_actions(outcome, resume, lost)),
+        adopted_keys=report.adopted_keys,
+        edited_keys=tuple(report.changed_keys),
+        deleted_keys=tuple(report.deleted_keys),
+        missing_keys=tuple(missing),
+        outdated_keys=tuple(report.outdated_keys),
+        damaged_keys=tuple(report.damaged_keys),
+        refetched_keys=0 if outcome is None else outcome.refetched,
+        lost_keys=tuple(lost),
+        partial_keys=0 if lack is None else lack.lacking_keys,
+        remote=None if connection is None else connection.url,
+        failure=None if outcome is None else outcome.failure,
+        remote_damage=None if outcome is None else outcome.damage,
+        repaired_seq=outcome.repair.seq if outcome is not None and outcome.repair else None,
+        missing_objects=outcome.repair.missing_objects if outcome is not None and outcome.repair else (),
+        applied=() if outcome is None else tuple(outcome.applied),
+        dropped=() if outcome is None else tuple(outcome.dropped),
+        pushed=None if outcome is None else _pushed(outcome.pushed),
+        conflicts=() if outcome is None else tuple(map(_sides, outcome.conflicts)),
+        pending_sets=now.pending_sets,
+        pending_deletes=now.pending_deletes,
+        pending_bytes=now.pending_bytes,
+        unresolved=_unresolved(now),
+        base_seq=int(now.facts.get("base_seq", 0)),
+        base_commit_id=now.facts.get("base_commit_id"),
+    )
+
+
+# -- settling ----------------------------------------------------------------------------------
+
+
+def _settle_remote(
+    local: LocalStore,
+    connection: Connection,
+    resume: bool,
+    repair_remote: bool,
+    retry: RetryPolicy | None,
+    wrap: StoreWrapper | None,
+) -> RemoteOutcome:
+    try:
+        remote = remote_at(connection, retry=retry, for_writing=True, wrap=wrap)
+    except Error as error:
+        return RemoteOutcome(failure=str(error))
+    with contextlib.closing(remote.store):
+        code = local.file.header.value_serializer_code
+        session = Session(
+            local,
+            remote,
+            type=known_type(local.journal) or "booklet",
+            serializer_name=stored_name(code, str(local.path)),
+        )
+        try:
+            settle_conditions(session)
+        except Error as error:
+            return RemoteOutcome(failure=str(error))
+        report = local.report
+        gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
+        return settle_remote(session, resume=resume, damaged=gone, repair_remote=repair_remote)
+
+
+def _undecided_lack(local: LocalStore, accept_partial: bool) -> Lack | None:
+    """Tells what a file of ebooklet's lacks, and notes it in the account."""
+    try:
+        lack = undecided_lack(local, accept_partial=accept_partial)
+    except PartialCopyError as error:
+        local.report.note(str(error))
+        return None
+    if lack is not None:
+        local.report.note(f"{lack}; nothing is pushed until it is loaded, or accepted (--accept-partial)")
+    return lack
+
+
+def _remembered(facts: dict[str, Any]) -> Connection | None:
+    text = facts.get("connection")
+    return None if text is None else parse_connection(json.loads(text))
+
+
+def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]) -> list[str]:
+    """Says in sentences what was done about the remote."""
+    if outcome is None:
+        return ["no remote is remembered and none was given: only the local pair was looked after"]
+    actions = [] if outcome.repair is None else [outcome.repair.words()]
+    actions += [f"the interrupted push {commit_id} had taken effect" for commit_id in outcome.applied]
+    actions += [f"the interrupted push {commit_id} had not taken effect" for commit_id in outcome.dropped]
+    if outcome.missing:
+        actions.append("there is no remote database yet")
+    if outcome.refetched:
+        actions.append(f"{outcome.refetched} values were fetched again from the remote")
+    if outcome.pushed is not None:
+        done = outcome.pushed
+        actions.append(
+            f"the push was resumed as commit {done.seq}: {done.set_count} sets and {done.deleted_count} deletes, "
+            f"packs that had arrived and were not sent again: {done.resumed_packs}"
+        )
+    elif outcome.failure is not None or outcome.damage is not None:
+        return actions
+    elif outcome.interrupted and not outcome.applied:
+        actions.append(_not_resumed(resume, undecided=bool(outcome.conflicts or lost)))
+    elif not outcome.interrupted:
+        actions.append("no push was interrupted")
+    return actions
+
+
+def _not_resumed(resume: bool, *, undecided: bool) -> str:
+    if not resume:
+        return "the interrupted push was rolled back: its changes are pending"
+    if undecided:
+        return "the interrupted push was not resumed, something needs a decision first: its changes are pending"
+    return "the interrupted push had nothing left to push"
+
+
+# -- telling -----------------------------------------------------------------------------------
+
+
+def _told(
+    found: Inspection,
+    connection: Connection | None,
+    resume: bool,
+    accept_deletes: bool,
+    retry: RetryPolicy | None,
+    wrap: StoreWrapper | None,
+) -> RecoverReport:
+    """Says what `recover` would do."""
+    actions = list(_repairs(found)) or ["the local pair is sound"]
+    if accept_deletes and found.missing_keys:
+        actions.append(f"the deletion of {len(found.missing_keys)} keys that were missing would be accepted")
+    failure = None
+    applied: list[str] = []
+    dropped: list[str] = []
+    ids = [commit_id for commit_id, _, _ in found.intents]
+    if connection is None:
+        actions.append("no remote is remembered and none was given: only the local pair would be looked after")
+    elif ids:
+        try:
+            remote = remote_at(connection, retry=retry, wrap=wrap)
+            with contextlib.closing(remote.store):
+                answers = ask_whether_applied(remote, ids)
+        except Error as error:
+            failure = str(error)
+        else:
+            applied = [commit_id for commit_id, answer in answers.items() if answer]
+            dropped = [commit_id for commit_id, answer in answers.items() if answer is False]
+            actions += [_answer(commit_id, answer) for commit_id, answer in answers.items()]
+    if connection is not None and _interrupted(found):
+        unresolved_work = bool(found.pending_sets or found.pending_deletes) and not applied
+        if unresolved_work:
+            actions.append(
+                "the push would be resumed"
+                if resume
+                else "the push would be rolled back: its changes stay pending"
+            )
+    elif connection is not None:
+        actions.append("no push was interrupted")
+    return RecoverReport(
+        file=str(found.path),
+        dry_run=True,
+        actions=tuple(actions),
+        missing_keys=tuple(found.missing_keys),
+        lost_keys=tuple(found.lost_keys),
+        remote=None if connection is None else connection.url,
+        failure=failure,
+        applied=tuple(applied),
+        dropped=tuple(dropped),
+        conflicts=tuple(map(_sides, found.conflicts)),
+        pending_sets=found.pending_sets,
+        pending_deletes=found.pending_deletes,
+        pending_bytes=found.pending_bytes,
+        unresolved=_unresolved(found),
+        base_seq=int(found.facts.get("base_seq", 0)),
+        base_commit_id=found.facts.get("base_commit_id"),
+    )
+
+
+def _told_of_root(
+    report: RecoverReport, connection: Connection, retry: RetryPolicy | None, wrap: StoreWrapper | None
+) -> RecoverReport:
+    """Adds what a repair of the remote's root would do."""
+    try:
+        remote = remote_at(connection, retry=retry, wrap=wrap)
+        with contextlib.closing(remote.store):
+            seen = look_at_root(remote)
+    except Error as error:
+        return replace(report, failure=str(error))
+    if not isinstance(seen, DamagedRoot):
+        return report
+    action = f"the remote's root is damaged and would be written anew as it was at commit {report.base_seq}"
+    return replace(report, actions=(*report.actions, action), remote_damage=str(seen.error))
+
+
+def _repairs(found: Inspection) -> list[str]:
+    """Says in sentences what is not as a closed session leaves it."""
+    repairs = []
+    if found.journal_detail is not None:
+        repairs.append(found.journal_detail)
+    repairs += {
+        "missing": ["there is no journal: it is made from the file, every key of which is then pending"],
+        "unusable": ["the journal is set aside under a new name and made anew from the file"],
+        "damaged": ["the journal is set aside under a new name and made anew from the file"],
+        "foreign": ["the journal is set aside under a new name and made anew from the file"],
+        "older": ["the journal is backed up and migrated"],
+        "newer": ["only a newer ebooklet_tx can use it: upgrade"],
+    }.get(found.journal, [])
+    if found.rebuild == "finished":
+        repairs.append("a finished rebuild of the file waits to be put in place")
+    elif found.rebuild == "partial":
+        repairs.append("an unfinished rebuild of the file is to be removed")
+    if found.guard == "complete":
+        repairs.append("a finished append is to be released")
+    elif found.guard == "torn":
+        repairs.append("an interrupted append is to be taken back: the file is rebuilt from the journal")
+    if found.edited:
+        repairs.append("another program has changed the file: what it set and deleted becomes pending")
+    if found.adopted:
+        repairs.append("the file was adopted and has not been compared with a remote")
+    if _interrupted(found):
+        repairs.append("a push was interrupted: it is settled against the remote")
+    return repairs
+
+
+def _interrupted(found: Inspection) -> bool:
+    return bool(found.intents or found.packs_arrived or found.packs_unfinished) and not found.in_use
+
+
+def _answer(commit_id: str, applied: bool | None) -> str:
+    if applied is None:
+        return f"whether the interrupted push {commit_id} took effect is for the index to tell"
+    return f"the interrupted push {commit_id} {'had' if applied else 'had not'} taken effect"
+
+
+def _status(found: Inspection) -> Status:
+    connection = _remembered(found.facts)
+    return Status(
+        file=str(found.path),
+        uuid=found.uuid,
+        file_bytes=found.file_bytes,
+        journal_bytes=found.journal_bytes,
+        dead_bytes=found.dead_bytes,
+        journal=found.journal,
+        in_use=found.in_use,
+        keys=found.key_count,
+        pending_sets=found.pending_sets,
+        pending_deletes=found.pending_deletes,
+        pending_bytes=found.pending_bytes,
+        staged_bytes=found.staged_bytes,
+        conflicts=len(found.conflicts),
+        unresolved=_unresolved(found),
+        packs_arrived=found.packs_arrived,
+        packs_unfinished=found.packs_unfinished,
+        base_seq=int(found.facts.get("base_seq", 0)),
+        base_commit_id=found.facts.get("base_commit_id"),
+        replaces_remote=bool(found.facts.get("replace_remote")),
+        connection=None if connection is None else dict(connection.to_dict()),
+        remote=None if connection is None else connection.url,
+        repairs=tuple(_repairs(found)),
+    )
+
+
+def _unresolved(found: Inspection) -> tuple[UnresolvedPush, ...]:
+    return tuple(UnresolvedPush(*intent) for intent in found.intents)
+
+
+def _pushed(result: PushResult | None) -> PushedCommit | None:
+    if result is None:
+        return None
+    return PushedCommit(
+        commit_id=result.commit_id,
+        seq=result.seq,
+        set_count=result.set_count,
+        deleted_count=result.deleted_count,
+        resumed_packs=result.resumed_packs,
+        value_bytes=result.value_bytes,
+    )
+
+
+def _sides(conflict: Conflict) -> ConflictSides:
+    return ConflictSides(
+        key=conflict.key,
+        our_digest=None if conflict.ours_version.digest is None else conflict.ours_version.digest.hex(),
+        our_timestamp_us=conflict.ours_version.timestamp_us,
+        their_digest=None if conflict.theirs_version.digest is None else conflict.theirs_version.digest.hex(),
+        their_timestamp_us=conflict.theirs_version.timestamp_us,
+        their_writer=conflict.theirs_version.writer,
+    )

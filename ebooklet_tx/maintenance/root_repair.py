@@ -1,0 +1,144 @@
+"""Writing a damaged root anew, from the bytes of the base root that a journal keeps.
+
+Owns no state. The invariant: only a root that is damaged is written over, and only as it was seen, by the way in
+which the database's commits are made; a sound one, a newer format or another program's object is left alone. What
+the kept root does not know, the commits that came after it, is said to be missing, not guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ebooklet_tx.errors import OfflineError, RemoteIntegrityError, RemoteMissingError
+from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.maintenance.remote_index import RemoteIndex
+from ebooklet_tx.maintenance.verify import objects_there
+from ebooklet_tx.records import CommitRecord
+from ebooklet_tx.sync.commit.builder import Commit
+from ebooklet_tx.sync.commit.change_way import check_lock
+from ebooklet_tx.sync.commit.commit_way import adopt, must_move, said_here
+from ebooklet_tx.sync.commit.root_swap import swap
+from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, look_at_root
+from ebooklet_tx.sync.session import Session
+
+MAX_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RootRepair:
+    """What the repair of a root did; true when the root was written.
+
+    Attributes:
+        written: Whether the root was damaged, and is written anew.
+        seq: The commit that it says.
+        commit_id: That commit's id.
+        missing_objects: Keys of objects that it names and that are not there, or can't be read.
+    """
+
+    written: bool
+    seq: int = 0
+    commit_id: str = ""
+    missing_objects: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.written
+
+    def words(self) -> str:
+        """Returns the same for people."""
+        if not self.written:
+            return "the remote's root is not damaged, and was left alone"
+        said = (
+            f"the remote's damaged root was written anew as this machine knew it, at commit {self.seq} "
+            f"({self.commit_id}); commits that others made after that are missing: a machine that has heard of "
+            "them can't push them by itself, verify --values tells whether all values are there"
+        )
+        if self.missing_objects:
+            shown = ", ".join(self.missing_objects[:5])
+            said += f"; {len(self.missing_objects)} objects that it names are missing or damaged: {shown}"
+        return said
+
+
+def kept_root(session: Session) -> tuple[bytes, Root]:
+    """Returns the base root that the journal keeps: its bytes, and what they say.
+
+    Raises:
+        RemoteMissingError: The journal keeps none.
+        RemoteIntegrityError: What it keeps is not the root of its base.
+    """
+    with session.mutex:
+        facts = session.journal.all_meta()
+        uuid = session.local.file.header.uuid.hex()
+    data = facts.get("base_root")
+    if data is None:
+        raise RemoteMissingError(
+            f"{session.journal.path} keeps no root of {session.remote.root_place}: run this on a machine that "
+            "has pulled or pushed it, restore the root from the bucket's versions, or replace it by a push with "
+            "flag 'n' from a machine that has all values"
+        )
+    root = decode_root(data, name=f"the root that {session.journal.path} keeps")
+    if (root.manifest.commit_id, root.manifest.uuid) != (facts.get("base_commit_id"), uuid):
+        raise RemoteIntegrityError(
+            f"the root that {session.journal.path} keeps is not that of its base; run this on another machine"
+        )
+    return data, root
+
+
+def repair_root(session: Session) -> RootRepair:
+    """Writes the remote's root anew if it is damaged; nothing is done about one that is sound.
+
+    Args:
+        session: A session that writes; what it has pending stays so.
+
+    Raises:
+        RemoteMissingError: The journal keeps no root; or there is none at the remote, not even a damaged one.
+        RemoteIntegrityError: The root that the journal keeps is damaged.
+        UnsupportedFormatError: Something else lies in the root's place; it was left alone.
+        OfflineError: The store keeps failing, or others replace the root all the time.
+    """
+    remote = session.remote
+    with session.push_mutex:
+        check_lock(session)
+        for _ in range(MAX_TRIES):
+            seen = look_at_root(remote)
+            if seen is None:
+                raise RemoteMissingError(
+                    f"the database {remote.root_place} is gone, not damaged; push(force_push=True) writes it anew"
+                )
+            if not isinstance(seen, DamagedRoot):
+                return RootRepair(written=False)
+            data, root = kept_root(session)
+            missing = _missing_objects(session, root)
+            adopt(remote, root.manifest.commits)
+            outcome = swap(session, _as_it_was(session, data, root), seen.etag)
+            if outcome.applied and (outcome.etag is not None or _is_there(session, root)):
+                return RootRepair(True, root.manifest.seq, root.manifest.commit_id, missing)
+    raise OfflineError(f"the root {remote.root_place} was replaced by others all the time; try again")
+
+
+def _is_there(session: Session, root: Root) -> bool:
+    """False when others have a sound root there by now, with this commit below it."""
+    seen = look_at_root(session.remote)
+    return isinstance(seen, FetchedRoot) and seen.manifest.commit_id == root.manifest.commit_id
+
+
+def _as_it_was(session: Session, data: bytes, root: Root) -> Commit:
+    """Returns the kept root as a commit that can be swapped in: its very bytes, where its way still holds."""
+    manifest = root.manifest
+    remote = session.remote
+    moves = must_move(remote, manifest.commits, exists=said_here(remote, manifest.commits) is not None)
+    record = CommitRecord(manifest.seq, manifest.commit_id, manifest.committed_at_us, manifest.writer, 0, 0, 0)
+    return Commit(manifest, data, root.tail, b"", record, moves, remote.conditional)
+
+
+def _missing_objects(session: Session, root: Root) -> tuple[str, ...]:
+    """Returns the keys of the objects that a root names and that are not there, or can't be read."""
+    remote = session.remote
+    with RemoteIndex() as index:
+        index.add_root(remote, root)
+        damaged = {problem.name for problem in index.problems if problem.name}
+        packs = [pack.name for pack in index.objects()]
+    there = objects_there(remote, packs)
+    return tuple(sorted(remote.names.object(name) for name in {*damaged, *packs} - there.keys() | damaged))
+
+
+__all__ = ["RootRepair", "kept_root", "repair_root"]

@@ -1,0 +1,103 @@
+"""Unlocking: taking a lock away from a writer that is surely gone.
+
+Owns no state. The invariant: nothing but the lock is touched, and the next writer that takes it fences the
+old holder off, should that one be alive after all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
+from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.journal.journal import Journal, journal_path
+from ebooklet_tx.maintenance.break_locks import unlock as remove_lock
+from ebooklet_tx.open_settings import local_path
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.locking import agree
+
+
+def unlock(
+    file_path: str | os.PathLike[str] | None = None,
+    remote_conn: Any = None,
+    *,
+    force: bool = False,
+    lock_timeout: float = 0.0,
+    conditional_writes: bool | str = "auto",
+    retry: RetryPolicy | None = None,
+    _wrap_store: StoreWrapper | None = None,
+) -> str | None:
+    """Removes the lock that a writer has left on a remote.
+
+    A process of this machine that has ended is known to be gone, and so is a holder that has not renewed its
+    lock for its whole TTL (60 seconds) while it was watched. Any other may be at work, and keeps its lock
+    unless `force` is given; it then finds out at its next push, which raises `LockLostError` with every change
+    still pending.
+
+    Args:
+        file_path: A local file of the database: its journal tells where the remote is.
+        remote_conn: The remote, as `open` takes it; needed where no local file is, or where the remote
+            wants credentials that the environment does not give.
+        force: Take the lock away whoever holds it.
+        lock_timeout: Seconds to watch a lock whose holder may live; over 60, one that stands still counts as
+            left behind.
+        conditional_writes: As in `open`.
+        retry: As in `open`.
+
+    Returns:
+        Who held the lock, for people to read; None when nobody did.
+
+    Raises:
+        InvalidArgumentError: Neither is given, or the file was never opened with a remote.
+        LocalMissingError: There is no journal beside the file.
+        ReadOnlyError: The remote can only be read.
+        LockHeldError: The holder may be at work; the message names it. Nothing was changed.
+        OfflineError: The remote can't be reached.
+    """
+    if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
+        raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {lock_timeout!r}")
+    if file_path is None and remote_conn is None:
+        raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
+    facts = _journal_facts(local_path(file_path)) if file_path is not None else {}
+    connection = _connection(facts, remote_conn, file_path)
+    if only_readable(connection):
+        raise ReadOnlyError(f"{connection.url} can only be read; unlock it through its bucket or folder")
+    remote = remote_at(
+        connection,
+        retry=retry,
+        for_writing=True,
+        wrap=_wrap_store,
+        conditional_writes=conditional_writes,
+    )
+    try:
+        known = json.loads(facts.get("conditional_writes") or "{}")
+        agree(remote, known.get(remote.store.location))
+        return remove_lock(remote, force=force, watch_seconds=lock_timeout)
+    finally:
+        remote.store.close()
+
+
+def _journal_facts(path: Path) -> dict[str, Any]:
+    """Reads what a journal knows of its remote, beside whoever works with it."""
+    journal_file = journal_path(path)
+    if size_of(journal_file) is None:
+        raise LocalMissingError(2, f"{journal_file} does not exist; give remote_conn to say where the lock is")
+    journal = Journal.open(journal_file, create=False)
+    try:
+        return journal.all_meta()
+    finally:
+        journal.close()
+
+
+def _connection(facts: dict[str, Any], remote_conn: Any, file_path: Any) -> Connection:
+    if remote_conn is not None:
+        return parse_connection(remote_conn)
+    noted = facts.get("connection")
+    if not noted:
+        raise InvalidArgumentError(f"the journal of {file_path} names no remote; give remote_conn")
+    return parse_connection(json.loads(noted))

@@ -1,0 +1,58 @@
+"""From the name of a place to a store that speaks to it.
+
+Owns no state. The invariant: every store handed out retries by one policy, and boto3 is imported only
+when a bucket is really to be spoken to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ebooklet_tx.connection import Connection, DirectoryConnection, HTTPConnection, S3Connection
+from ebooklet_tx.stores.directory import DirectoryStore
+from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
+
+_S3_BASE_SECONDS = 0.5
+
+
+def open_store(
+    connection: Connection, *, policy: RetryPolicy | None = None, for_writing: bool = False
+) -> RetryingStore:
+    """Returns the store at a place; nothing is sent yet.
+
+    An `S3Connection` is spoken to as a bucket when it names one, with one exception: when it has a
+    `db_url` as well and no credentials of its own, it is read through the `db_url`, unless
+    `for_writing` says that boto3's own credentials are to be tried.
+
+    Args:
+        connection: The place.
+        policy: How to retry; None for one made of the connection's `retries`.
+        for_writing: Whether writes are meant.
+
+    Raises:
+        RemoteAccessError: No S3 client can be made of the profile and settings.
+    """
+    return RetryingStore(_plain_store(connection, for_writing), policy or _policy_for(connection))
+
+
+def _plain_store(connection: Connection, for_writing: bool) -> ObjectStore:
+    if isinstance(connection, DirectoryConnection):
+        return DirectoryStore(connection.folder)
+    if isinstance(connection, HTTPConnection):
+        return HTTPStore(connection.db_url)
+    publicly = connection.db_url is not None and not connection.has_credentials
+    if connection.db_url is not None and (connection.bucket is None or (publicly and not for_writing)):
+        return HTTPStore(connection.db_url, key=connection.key, timeout_seconds=connection.read_timeout)
+    # Importing boto3 takes longer than opening a folder.
+    from ebooklet_tx.stores.s3 import S3Store
+
+    return S3Store(connection)
+
+
+def _policy_for(connection: Connection) -> RetryPolicy:
+    if isinstance(connection, S3Connection):
+        policy = RetryPolicy(base_seconds=_S3_BASE_SECONDS)
+        return policy if connection.retries is None else replace(policy, attempts=connection.retries + 1)
+    return RetryPolicy()

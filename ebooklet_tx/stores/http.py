@@ -1,0 +1,369 @@
+"""An object store read from a public http(s) address.
+
+Owns no state and keeps no connection open. The invariants: it never writes, no request leaves http
+and https, nor https for http, whatever a server redirects to, no answer makes it take in more bytes
+than the limit, and bytes that a server has transformed are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn, Protocol
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ebooklet_tx.connection import HTTPConnection, check_object_key, without_secrets
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    ObjectMissingError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    TransientStoreError,
+    UnreachableStoreError,
+)
+from ebooklet_tx.stores.deadline import TimedSocket, deadline_in
+from ebooklet_tx.stores.http_errors import (
+    Request,
+    bytes_to_skip,
+    check_range,
+    error_for_answer,
+    read_part,
+    read_whole,
+    retry_after_seconds,
+)
+from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
+
+DEFAULT_MAX_BODY_BYTES = 1 << 30
+
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT})
+_PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
+"""Some stores repeat how an upload travelled, although they send the bytes as they are."""
+_URL_SAFE = "/%:@!$&'()*+,;=~"
+
+
+class _Answer(Protocol):
+    status: int
+    headers: Message
+
+    def read(self, amount: int, /) -> bytes: ...
+
+
+class HTTPStore:
+    """Objects by the same suffixes on a URL's path that they have on the database's key.
+
+    With the database's key D and the address U, the object `D` is at U and `D.d/pack/x` at U with
+    `.d/pack/x` appended to its path; a query string stays at the end. ETags are the web
+    server's own: where it copies a bucket, they are not the bucket's.
+
+    A server that knows neither Range nor conditions still works: its answers are cut, and an ETag
+    that it does not send is made from the content. One that compresses unasked is told of: a range of
+    compressed bytes is none of the object.
+    """
+
+    def __init__(
+        self,
+        db_url: str,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = 60.0,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        """Names the address; nothing is sent.
+
+        Args:
+            db_url: The address of the root object.
+            key: The database's key D; the last part of the URL's path if None.
+            timeout_seconds: How long to wait for each sign of life of the server.
+            max_body_bytes: The most that is taken in for one object read as a whole.
+        """
+        connection = HTTPConnection(db_url)
+        self._url = urlsplit(db_url)
+        self._key = connection.key if key is None else check_object_key(key)
+        self._location = without_secrets(db_url)
+        self._timeout_seconds = timeout_seconds
+        self._max_body_bytes = max_body_bytes
+        self._opener = _http_only_opener()
+
+    @property
+    def location(self) -> str:
+        """Names the store for messages; never holds a credential."""
+        return self._location
+
+    @property
+    def writable(self) -> bool:
+        """False: there is no writing over plain HTTP."""
+        return False
+
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
+        """Returns the object, or None when its ETag still is `if_none_match`."""
+        request = self._request("get", key)
+        headers = {"If-None-Match": _quoted(if_none_match)} if if_none_match is not None else {}
+        with self._answer(request, headers) as answer:
+            if answer.status == 304:
+                return None
+            limit_bytes = self._max_body_bytes if max_bytes is None else min(max_bytes, self._max_body_bytes)
+            announced = _announced_bytes(answer)
+            data = read_whole(request, answer, announced, limit_bytes, _etag(answer) or "")
+            etag = _etag(answer) or f"blake2b-{hashlib.blake2b(data, digest_size=16).hexdigest()}"
+        return None if etag == if_none_match else Blob(data, etag, _metadata(answer))
+
+    def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
+        """Returns exactly `length_bytes` bytes from `offset_bytes` on; no bytes need no object."""
+        check_range(offset_bytes, length_bytes)
+        if length_bytes == 0:
+            return b""
+        request = self._request("get_range", key)
+        headers = {"Range": f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"}
+        if if_match is not None:
+            headers["If-Match"] = _quoted(if_match)
+        with self._answer(request, headers) as answer:
+            if if_match is not None and (_etag(answer) or if_match) != if_match:
+                raise PreconditionFailedError(f"{request.describe()}: the object has changed; read again")
+            content_range = answer.headers.get("Content-Range", "" if answer.status == 206 else None)
+            skip_bytes = bytes_to_skip(
+                request, content_range, _announced_bytes(answer), offset_bytes, length_bytes
+            )
+            return read_part(request, answer, skip_bytes, length_bytes)
+
+    def head(self, key: str) -> StoredObject:
+        """Returns the object's size, ETag (empty if the server sends none) and time of writing."""
+        request = self._request("head", key)
+        with self._answer(request, {}, method="HEAD") as answer:
+            size_bytes = _announced_bytes(answer)
+            if size_bytes is None:
+                raise RemoteIntegrityError(f"{request.describe()}: the server does not tell the size")
+            return StoredObject(key, size_bytes, _etag(answer) or "", _modified(answer), _metadata(answer))
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Raises ReadOnlyError."""
+        self._refuse("put", key)
+
+    def put_parts(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        part_bytes: int,
+        resume: UploadState | None = None,
+        on_part: Callable[[UploadState], None] | None = None,
+    ) -> str:
+        """Raises ReadOnlyError."""
+        self._refuse("put_parts", key)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Raises ReadOnlyError: a web server has no listing to rely on."""
+        self._refuse("list", prefix)
+
+    def delete(self, key: str) -> None:
+        """Raises ReadOnlyError."""
+        self._refuse("delete", key)
+
+    def copy(self, source_key: str, target_key: str) -> str:
+        """Raises ReadOnlyError."""
+        self._refuse("copy", source_key)
+
+    def close(self) -> None:
+        """Does nothing: no connection is kept."""
+
+    def _refuse(self, operation: str, key: str) -> NoReturn:
+        raise ReadOnlyError(
+            f"{operation} of {key!r}: {self.location} is for reading only; write through its bucket"
+        )
+
+    def _request(self, operation: str, key: str) -> Request:
+        return Request(operation, self.location, key)
+
+    def _address(self, key: str) -> str:
+        check_object_key(key)
+        suffix = key.removeprefix(self._key)
+        if not key.startswith(self._key) or (suffix and not suffix.startswith(".")):
+            raise InvalidArgumentError(f"object key {key!r} is none of the database {self._key!r}")
+        path = quote(self._url.path, safe=_URL_SAFE) + quote(suffix)
+        return urlunsplit(self._url._replace(path=path))
+
+    @contextlib.contextmanager
+    def _answer(self, request: Request, headers: dict[str, str], *, method: str = "GET") -> Iterator[_Answer]:
+        asked = urllib.request.Request(self._address(request.key), headers=headers, method=method)  # noqa: S310
+        try:
+            with (
+                deadline_in(self._timeout_seconds),
+                self._opener.open(asked, timeout=self._timeout_seconds) as answer,
+            ):
+                _check_encoding(request, answer)
+                yield answer
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 304:
+                    yield _NotModified(error.headers)
+                    return
+                raise _answer_error(request, error) from error
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, Error):
+                raise
+            raise _connection_error(request, error) from error
+
+
+class _NotModified:
+    """The answer that the object is as it was."""
+
+    status = 304
+
+    def __init__(self, headers: Message) -> None:
+        self.headers = headers
+
+    def read(self, _amount: int, /) -> bytes:
+        return b""
+
+
+def _http_only_opener() -> urllib.request.OpenerDirector:
+    """Returns an opener that knows no scheme but http and https, so that no redirect leaves them."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        _TimedHTTPHandler(),
+        _TimedHTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        _SafeRedirects(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    opener.addheaders = [("User-Agent", "ebooklet_tx"), ("Accept", "*/*")]
+    return opener
+
+
+class _TimedHTTPConnection(http.client.HTTPConnection):
+    """A connection whose requests keep their deadline."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = TimedSocket(self.sock)
+
+
+class _TimedHTTPSConnection(http.client.HTTPSConnection):
+    """As above, encrypted."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = TimedSocket(self.sock)
+
+
+class _TimedHTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TimedHTTPConnection, req)
+
+
+class _TimedHTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TimedHTTPSConnection, req)
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none that gives encryption up."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        # Without a next request, the redirect itself is the answer, which then counts as a refusal.
+        if req.type == "https" and urlsplit(newurl).scheme.lower() != "https":
+            return None
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_encoding(request: Request, answer: _Answer) -> None:
+    encoding = (answer.headers.get("Content-Encoding") or "").strip().lower()
+    if encoding not in _PLAIN_ENCODINGS:
+        raise RemoteAccessError(
+            f"{request.describe()}: the server sent it {encoding!r}-encoded although that was not asked for; "
+            "have it serve these objects as they are, without compression"
+        )
+
+
+def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
+    if error.code == 403:
+        return ObjectMissingError(
+            f"{request.describe()}: missing or not public (403; S3 says the same of both where the bucket "
+            "may not be listed)"
+        )
+    if error.code in (404, 410):
+        return ObjectMissingError(f"{request.describe()}: there is no such object ({error.code})")
+    if error.code in (301, 302, 303, 307, 308):
+        return RemoteAccessError(
+            f"{request.describe()}: the server redirects ({error.code}) to where it is not followed: out of "
+            "http and https, from https to http, or round and round; give the address that it leads to"
+        )
+    wait_seconds = retry_after_seconds(error.headers.get("Retry-After"))
+    return error_for_answer(request, error.code, "", retry_after_seconds=wait_seconds)
+
+
+def _connection_error(request: Request, error: OSError | http.client.HTTPException) -> Error:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return RemoteAccessError(f"{request.describe()}: the server's certificate is not valid")
+    if isinstance(reason, str):
+        return RemoteAccessError(f"{request.describe()}: the address can't be opened ({reason})")
+    kind = UnreachableStoreError if _is_unreachable(error, reason) else TransientStoreError
+    return kind(f"{request.describe()} failed: {type(reason).__name__}: {reason}", may_have_applied=False)
+
+
+def _is_unreachable(error: Exception, reason: object) -> bool:
+    """True when no connection came about; urllib wraps what goes wrong until the request is sent."""
+    if not isinstance(error, urllib.error.URLError):
+        return False
+    if isinstance(reason, socket.gaierror | ConnectionRefusedError | TimeoutError):
+        return True
+    return isinstance(reason, OSError) and reason.errno in _NO_ROUTE
+
+
+def _announced_bytes(answer: _Answer) -> int | None:
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _etag(answer: _Answer) -> str | None:
+    text: str | None = answer.headers.get("ETag")
+    if text is None:
+        return None
+    # A weak ETag keeps its mark: without it, it would compare equal to a strong one.
+    return text if text.startswith("W/") else text.strip('"')
+
+
+def _quoted(etag: str) -> str:
+    return etag if etag.startswith("W/") else f'"{etag}"'
+
+
+def _modified(answer: _Answer) -> datetime | None:
+    try:
+        return parsedate_to_datetime(answer.headers.get("Last-Modified", ""))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _metadata(answer: _Answer) -> dict[str, str]:
+    prefix = "x-amz-meta-"
+    return {
+        name.lower().removeprefix(prefix): str(value)
+        for name, value in answer.headers.items()
+        if name.lower().startswith(prefix)
+    }

@@ -1,0 +1,193 @@
+"""One multipart upload to S3, begun or gone on with.
+
+Owns nothing beyond a single `send`. The invariants: only parts that the caller recorded and that the
+store still has, in sequence from the first, are gone on from; the completion is never conditional;
+an upload that the store has forgotten is recognised as completed, or begun anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    ObjectMissingError,
+    RemoteAccessError,
+    TransientStoreError,
+)
+from ebooklet_tx.stores.http_errors import Request
+from ebooklet_tx.stores.object_store import ByteSource, UploadState
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from mypy_boto3_s3 import S3Client
+
+    T = TypeVar("T")
+
+    class Ask(Protocol):
+        """Sends one request and raises errors of ours."""
+
+        def __call__(self, request: Request, send: Callable[[S3Client], T], /) -> T: ...
+
+
+MIN_PART_BYTES = 5 << 20
+MAX_PARTS = 10_000
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+class MultipartUpload:
+    """Sends one object in parts."""
+
+    def __init__(
+        self,
+        bucket: str,
+        request: Request,
+        ask: Ask,
+        put_options: Mapping[str, Any],
+        checksum: Callable[[bytes], Mapping[str, str]],
+    ) -> None:
+        """Sends nothing.
+
+        Args:
+            bucket: The bucket.
+            request: The write that the requests belong to; names the object.
+            ask: Sends one request and raises errors of ours.
+            put_options: What is asked of the store for the object, as boto3 names it.
+            checksum: Gives what is sent along with a part, so that it is refused unless it arrived whole.
+        """
+        self._checksum = checksum
+        self._put_options = put_options
+        self._bucket = bucket
+        self._key = request.key
+        self._request = request
+        self._ask = ask
+
+    def send(
+        self,
+        source: ByteSource,
+        *,
+        part_bytes: int,
+        resume: UploadState | None,
+        on_part: Callable[[UploadState], None] | None,
+    ) -> str:
+        """Returns the object's ETag once all parts are there and joined."""
+        part_bytes = max(part_bytes, MIN_PART_BYTES, -(-source.size_bytes // MAX_PARTS))
+        begun = self._found_again(source.size_bytes, resume)
+        if isinstance(begun, str):
+            return begun
+        state, offset_bytes = begun if begun is not None else (self._begin(), 0)
+        if on_part is not None:
+            on_part(state)
+        while offset_bytes < source.size_bytes:
+            part = source.read_at(offset_bytes, min(part_bytes, source.size_bytes - offset_bytes))
+            number = len(state.parts) + 1
+            etag = self._send_part(state.upload_id, number, part)
+            state = UploadState(state.upload_id, (*state.parts, (number, etag)))
+            offset_bytes += len(part)
+            if on_part is not None:
+                on_part(state)
+        return self._complete(state)
+
+    def _begin(self) -> UploadState:
+        answer = self._ask(
+            self._request,
+            lambda client: client.create_multipart_upload(
+                Bucket=self._bucket, Key=self._key, **self._put_options
+            ),
+        )
+        return UploadState(answer["UploadId"])
+
+    def _found_again(self, size_bytes: int, resume: UploadState | None) -> tuple[UploadState, int] | str | None:
+        """Returns what there is to go on from and its length; the ETag if all is done; None for anew."""
+        if resume is None or not resume.upload_id:
+            return None
+        try:
+            sizes = self._stored_parts(resume.upload_id)
+        except ObjectMissingError:
+            return self._completed_etag(size_bytes, resume)
+        except (RemoteAccessError, InvalidArgumentError):
+            # Not every store can list parts; what is there can't be known, so none of it is used.
+            return None
+        kept: list[tuple[int, str]] = []
+        offset_bytes = 0
+        for number, etag in resume.parts:
+            part_bytes = sizes.get((number, etag), 0)
+            if number != len(kept) + 1 or part_bytes == 0 or offset_bytes + part_bytes > size_bytes:
+                break
+            kept.append((number, etag))
+            offset_bytes += part_bytes
+        if 0 < offset_bytes < size_bytes and any(sizes[part] < MIN_PART_BYTES for part in kept):
+            return None
+        return UploadState(resume.upload_id, tuple(kept)), offset_bytes
+
+    def _stored_parts(self, upload_id: str) -> dict[tuple[int, str], int]:
+        """Returns the sizes of the parts that the store has, by number and ETag."""
+        sizes: dict[tuple[int, str], int] = {}
+        marker = 0
+        while True:
+            page = self._ask(
+                self._request,
+                lambda client, marker=marker: client.list_parts(  # type: ignore[misc]
+                    Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumberMarker=marker
+                ),
+            )
+            for part in page.get("Parts", ()):
+                sizes[part["PartNumber"], part["ETag"].strip('"')] = part["Size"]
+            marker = page.get("NextPartNumberMarker", 0)
+            if not page.get("IsTruncated") or not marker:
+                return sizes
+
+    def _completed_etag(self, size_bytes: int, state: UploadState) -> str | None:
+        """Returns the ETag of an upload whose completion arrived but whose answer did not."""
+        expected = _joined_etag(state)
+        if expected is None:
+            return None
+        try:
+            answer = self._ask(
+                self._request, lambda client: client.head_object(Bucket=self._bucket, Key=self._key)
+            )
+        except ObjectMissingError:
+            return None
+        etag = answer["ETag"].strip('"')
+        return etag if etag == expected and answer["ContentLength"] == size_bytes else None
+
+    def _send_part(self, upload_id: str, number: int, part: bytes) -> str:
+        options: dict[str, Any] = {**self._checksum(part)}
+        answer = self._asked_of_known_upload(
+            lambda client: client.upload_part(
+                Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumber=number, Body=part, **options
+            )
+        )
+        return str(answer["ETag"]).strip('"')
+
+    def _complete(self, state: UploadState) -> str:
+        parts: Any = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in state.parts]
+        answer = self._asked_of_known_upload(
+            lambda client: client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=state.upload_id,
+                MultipartUpload={"Parts": parts},
+            )
+        )
+        return str(answer["ETag"]).strip('"')
+
+    def _asked_of_known_upload(self, send: Callable[[S3Client], Any]) -> Any:
+        try:
+            return self._ask(self._request, send)
+        except ObjectMissingError as error:
+            # Forgotten while under way: the next try finds that out and begins anew.
+            raise TransientStoreError(f"{self._request.describe()}: the store dropped the upload") from error
+
+
+def _joined_etag(state: UploadState) -> str | None:
+    """Returns the ETag that S3 gives to parts whose ETags are MD5, None if they are something else."""
+    if not state.parts or not all(_MD5.fullmatch(etag) for _, etag in state.parts):
+        return None
+    joined = b"".join(bytes.fromhex(etag) for _, etag in state.parts)
+    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(state.parts)}"

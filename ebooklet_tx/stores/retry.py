@@ -1,0 +1,298 @@
+"""Sending failed requests again, with patience and an end.
+
+Owns the patience of the block at work, in a context variable; the only module that knows tenacity. The
+invariants: only `TransientStoreError` is retried, a conditional put is sent once, an ended retry raises
+`OfflineError` naming what was tried, every wait goes through the policy's own clock, and an attempt that is
+under way at the deadline is broken off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random as random_module
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+import tenacity
+
+from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
+from ebooklet_tx.stores.deadline import deadline_at
+from ebooklet_tx.stores.object_store import ByteSource, ObjectStore, StoredObject, UploadState
+from ebooklet_tx.stores.wrapper import PassingStore
+
+T = TypeVar("T")
+
+_LIST_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long requests are tried at most, whatever their policy says.
+
+    Attributes:
+        deadline_seconds: Each, with all its attempts and waits.
+        unreachable_seconds: Each of which there is nobody to ask.
+    """
+
+    deadline_seconds: float = math.inf
+    unreachable_seconds: float = math.inf
+
+
+_ENDLESS = Patience()
+_patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_ENDLESS)
+
+
+@contextlib.contextmanager
+def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float = math.inf) -> Iterator[None]:
+    """Lessens the patience of this thread's requests in the block."""
+    outer = _patience.get()
+    lessened = Patience(
+        min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
+    )
+    # Within the block that ends it: one that an interrupt left behind would stay for good.
+    try:
+        _patience.set(lessened)
+        yield
+    finally:
+        _patience.set(outer)
+
+
+class _LimitedAttempt:
+    """One attempt, with the deadline of all of them.
+
+    No generator: tenacity's attempt takes every exception, and so would end one without a `yield` where an
+    interrupt comes before that.
+    """
+
+    def __init__(
+        self, attempt: tenacity.AttemptManager, deadline: AbstractContextManager[None, bool | None]
+    ) -> None:
+        self._attempt = attempt
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._deadline.__enter__()
+        self._attempt.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._deadline.__exit__(kind, error, trace)
+        return self._attempt.__exit__(kind, error, trace)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, how long and how patiently a failed request is sent again.
+
+    Waits grow exponentially and are drawn evenly between nothing and their bound (full jitter); a
+    store's Retry-After is the least that is waited. No wait is begun that would end past the
+    deadline.
+
+    By default the deadline alone ends it: a store that is restarted is waited for.
+
+    Attributes:
+        attempts: How often a request is sent at most; more often than the usual waits ever come to.
+        deadline_seconds: How long all attempts and waits may take together.
+        base_seconds: The bound of the first wait.
+        cap_seconds: The bound of any wait.
+        clock: Tells seconds that never go back.
+        sleep: Waits for seconds.
+        random: Draws from 0 (included) to 1.
+    """
+
+    attempts: int = 100
+    deadline_seconds: float = 120.0
+    base_seconds: float = 0.1
+    cap_seconds: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random_module.random
+
+    @classmethod
+    def without_backoff(cls, attempts: int = 6) -> RetryPolicy:
+        """Returns a policy that never waits, whatever the store asks for; meant for tests."""
+        return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep)
+
+    def call(self, operation: str, func: Callable[[], T], *, location: str = "", key: str = "") -> T:
+        """Returns what `func` returns, calling it again while it raises `TransientStoreError`.
+
+        Raises:
+            OfflineError: The attempts or the time ran out; the last failure is its cause.
+        """
+        at = self.clock() + self._deadline_seconds()
+
+        def attempt() -> T:
+            with deadline_at(self.clock, at):
+                return func()
+
+        return self._retrying(operation, location, key)(attempt)
+
+    def attempts_for(
+        self, operation: str, *, location: str = "", key: str = ""
+    ) -> Iterator[AbstractContextManager[None, bool | None]]:
+        """Yields context managers, one per attempt, until one ends without `TransientStoreError`.
+
+        Example:
+            for attempt in policy.attempts_for("commit"):
+                with attempt:
+                    answer = store.head(root)
+
+        Raises:
+            OfflineError: The attempts or the time ran out; the last failure is its cause.
+        """
+        at = self.clock() + self._deadline_seconds()
+        return (
+            _LimitedAttempt(attempt, deadline_at(self.clock, at))
+            for attempt in self._retrying(operation, location, key)
+        )
+
+    def _deadline_seconds(self) -> float:
+        return min(self.deadline_seconds, _patience.get().deadline_seconds)
+
+    def _retrying(self, operation: str, location: str, key: str) -> tenacity.Retrying:
+        started = self.clock()
+        deadline_seconds = self._deadline_seconds()
+        unreachable_seconds = _patience.get().unreachable_seconds
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            until = self.clock() - started + state.upcoming_sleep
+            late = until > deadline_seconds
+            if isinstance(_failure(state), UnreachableStoreError):
+                late = late or until > unreachable_seconds
+            return late or state.attempt_number >= self.attempts
+
+        def give_up(state: tenacity.RetryCallState) -> NoReturn:
+            subject = " ".join(
+                word
+                for word in (operation, f"of {key!r}" if key else "", f"at {location}" if location else "")
+                if word
+            )
+            cause = _failure(state)
+            raise OfflineError(
+                f"{subject} was given up after {state.attempt_number} attempts in "
+                f"{self.clock() - started:.1f} s; local work is kept, try again later. Last failure: {cause}"
+            ) from cause
+
+        return tenacity.Retrying(
+            sleep=self.sleep,
+            stop=stop,
+            wait=self._wait_seconds,
+            retry=tenacity.retry_if_exception_type(TransientStoreError),
+            retry_error_callback=give_up,
+        )
+
+    def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
+        # The exponent is bounded: past it every cap is reached, and a float would overflow.
+        bound_seconds = min(self.cap_seconds, self.base_seconds * 2.0 ** min(state.attempt_number - 1, 60))
+        failure = _failure(state)
+        asked_seconds = failure.retry_after_seconds if isinstance(failure, TransientStoreError) else None
+        return max(self.random() * bound_seconds, asked_seconds or 0.0)
+
+
+def _no_sleep(_seconds: float) -> None:
+    return None
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+class RetryingStore(PassingStore):
+    """An object store that sends failed requests of another one again.
+
+    A conditional put is sent once: only the caller can tell, by reading back, whether a failed one
+    took effect, and a blind second one would report the first one's success as a conflict.
+    """
+
+    def __init__(self, inner: ObjectStore, policy: RetryPolicy | None = None) -> None:
+        super().__init__(inner)
+        self.policy = policy if policy is not None else RetryPolicy()
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Writes the whole object; with a condition it is sent once and a failure is the caller's."""
+        if if_match is not None or if_absent:
+            return self.inner.put(key, data, if_match=if_match, if_absent=if_absent, metadata=metadata)
+        return super().put(key, data, metadata=metadata)
+
+    def put_parts(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        part_bytes: int,
+        resume: UploadState | None = None,
+        on_part: Callable[[UploadState], None] | None = None,
+    ) -> str:
+        """Writes an object in parts, going on from the last part that arrived.
+
+        The policy's deadline is for standing still, not for the whole upload: while new parts keep
+        arriving between failures, the attempts are counted anew.
+        """
+        upload = _Upload(resume, on_part)
+
+        def attempt() -> str:
+            return self.inner.put_parts(
+                key, source, part_bytes=part_bytes, resume=upload.state, on_part=upload.advance
+            )
+
+        while True:
+            arrived_before = upload.most_parts
+            try:
+                return self._pass("put_parts", key, attempt)
+            except OfflineError:
+                if upload.most_parts <= arrived_before:
+                    raise
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yields the objects whose names begin with `prefix`, each once."""
+        yielded: set[str] = set()
+        listing: Iterator[StoredObject] | None = None
+
+        def next_batch() -> tuple[StoredObject, ...]:
+            nonlocal listing
+            # A failed listing can't be gone on with: it is begun anew and what was seen is skipped.
+            current, listing = listing, None
+            if current is None:
+                current = (found for found in self.inner.list(prefix) if found.key not in yielded)
+            batch = tuple(itertools.islice(current, _LIST_BATCH))
+            listing = current
+            return batch
+
+        while batch := self._pass("list", prefix, next_batch):
+            yielded.update(found.key for found in batch)
+            yield from batch
+
+    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+        return self.policy.call(kind, send, location=self.location, key=key)
+
+
+class _Upload:
+    """How far an upload has come over all its attempts."""
+
+    def __init__(self, state: UploadState | None, on_part: Callable[[UploadState], None] | None) -> None:
+        self.state = state
+        self.most_parts = len(state.parts) if state is not None else 0
+        self._on_part = on_part
+
+    def advance(self, state: UploadState) -> None:
+        self.state = state
+        # The most ever, so that an upload which the store keeps forgetting does not count as progress.
+        self.most_parts = max(self.most_parts, len(state.parts))
+        if self._on_part is not None:
+            self._on_part(state)

@@ -1,0 +1,173 @@
+"""Swapping a commit in: the compare-and-swap of the root, and finding out what became of it.
+
+Owns the journal's `intent` table. The invariant: the intent, written before the swap, holds the
+commit's rows, so that whoever learns that the swap took place can make them the base, whatever has
+happened to the process or the answer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from ebooklet_tx.errors import (
+    ConditionUnsupportedError,
+    Error,
+    OfflineError,
+    PreconditionFailedError,
+    TransientStoreError,
+)
+from ebooklet_tx.formats.segment import read_segment
+from ebooklet_tx.local.journal.journal import Entry, driver
+from ebooklet_tx.sync.commit.builder import Commit
+from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_heard, ticket_of
+from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
+from ebooklet_tx.sync.commit.turns import give_turn_back, take_turn
+from ebooklet_tx.sync.pull.apply import take_in
+from ebooklet_tx.sync.pull.identity import REPLACED
+from ebooklet_tx.sync.pull.pull import look_at_root
+from ebooklet_tx.sync.session import Session, base_facts, read_base
+from ebooklet_tx.timestamps import now_us
+
+STALE_REFUSALS = 2
+"""How often a swap is refused, with the very ETag there before and after, until conditions are doubted."""
+
+
+def write_intent(session: Session, commit: Commit, base_etag: str | None, entries: Sequence[Entry]) -> bool:
+    """Notes what is about to be swapped in; False when the commit says what is not wanted any more.
+
+    Until the intent stands, an operation that is undone leaves nothing behind, and the commit would
+    bring it back. What is undone later stays pending, on top of the commit.
+    """
+    with session.mutex, session.journal.transaction() as connection:
+        raw = driver(connection)
+        if not _all_wanted(raw, [entry.key for entry in entries]):
+            return False
+        raw.execute(
+            "INSERT INTO intent(commit_id, seq, base_etag, image, begun_at_us) VALUES (?, ?, ?, ?, ?)",
+            (commit.manifest.commit_id, commit.manifest.seq, base_etag, commit.image_blob, now_us()),
+        )
+    return True
+
+
+def _all_wanted(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
+    """True when each of the keys still has a pending operation."""
+    pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
+    return pending.issuperset(keys)
+
+
+def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
+    """Puts the root if the old one is still there.
+
+    Whatever is not a plain success is read back before it means anything: an answer may be lost,
+    and a store may report a loser's or a winner's write in any way it likes.
+    """
+    sent = Sent()
+    swap_once = move if commit.moves else _swap_if_unchanged if commit.swaps else _swap_in_turn
+    try:
+        return swap_once(session, commit, base_etag, sent)
+    except Error:
+        if not sent.perhaps:
+            _forget_intent(session, commit)
+        raise
+
+
+def _forget_intent(session: Session, commit: Commit) -> None:
+    """Forgets a push of which nothing can have arrived: there is nothing to find out about it."""
+    with session.mutex, session.journal.transaction() as connection:
+        driver(connection).execute("DELETE FROM intent WHERE commit_id = ?", (commit.manifest.commit_id,))
+
+
+def _swap_if_unchanged(session: Session, commit: Commit, base_etag: str | None, sent: Sent) -> Outcome:
+    remote = session.remote
+    outcome = Outcome(applied=False)
+    refusals = 0
+    for attempt in remote.policy.attempts_for("push", location=remote.store.location, key=remote.names.root):
+        with attempt:
+            before = sent.perhaps
+            try:
+                sent.perhaps = True
+                outcome = Outcome(
+                    applied=True,
+                    etag=remote.store.put(
+                        remote.names.root,
+                        commit.root,
+                        if_match=base_etag,
+                        if_absent=base_etag is None,
+                        metadata=commit.object_metadata,
+                    ),
+                )
+            except ConditionUnsupportedError:
+                remote.in_doubt = remote.place is not None
+                if not remote.in_doubt:
+                    raise
+                return Outcome(applied=False)
+            except (PreconditionFailedError, TransientStoreError) as error:
+                if isinstance(error, TransientStoreError) and not error.may_have_applied:
+                    sent.perhaps = before
+                try:
+                    outcome = read_back(session, commit, base_etag, error)
+                except TransientStoreError:
+                    refusals += isinstance(error, PreconditionFailedError)
+                    if refusals < STALE_REFUSALS or remote.place is None:
+                        raise
+                    # Refused, and the very ETag is there: that conditions work here has gone stale.
+                    remote.in_doubt = True
+                    return Outcome(applied=False)
+    return outcome
+
+
+def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent: Sent) -> Outcome:
+    """Puts the root where conditions don't work: in one's turn, reading it before and after.
+
+    Weaker than a compare-and-swap: a holder that stands still between reading and writing for
+    longer than its ticket lasts can overwrite another's commit. Reading afterwards tells it so.
+    """
+    remote = session.remote
+    fit_lock(session)
+    held = ticket_of(session)
+    try:
+        lock = held or take_turn(session)
+        if lock is not None:
+            lock.check()
+        there = look_at_root(remote)
+        if (there.etag if there is not None else None) != base_etag:
+            return read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
+        sent.perhaps = True
+        try:
+            if base_etag is None:
+                put_heard(remote, commit, None)
+            else:
+                remote.store.put(remote.names.root, commit.root, metadata=commit.object_metadata)
+        except (OfflineError, PreconditionFailedError) as error:
+            return read_back(session, commit, base_etag, error)
+        return read_back(session, commit, base_etag, PreconditionFailedError("the root was overwritten"))
+    except TransientStoreError as error:
+        raise OfflineError(
+            f"the commit did not arrive at {remote.root_place}, or does not show yet; every operation is "
+            f"pending, push again. Last failure: {error}"
+        ) from error
+    finally:
+        if held is None:
+            give_turn_back(session)
+
+
+def finish(session: Session, commit: Commit, etag: str) -> None:
+    """Makes a commit that took place the base; what was written since stays pending on top of it."""
+    image = read_segment(commit.image_blob, name="the commit just pushed")
+    facts: dict[str, Any] = base_facts(commit.manifest, etag, commit.root)
+    with session.mutex:
+        if read_base(session.journal).seq >= commit.manifest.seq:
+            # A pull in another thread has come across the commit, and maybe others on top.
+            return
+        take_in(
+            session.journal,
+            [image],
+            base_seq=commit.manifest.seq - 1,
+            facts=facts | REPLACED,
+            own_seq=commit.manifest.seq,
+        )
+
+
+__all__ = ["Outcome", "finish", "swap", "write_intent"]

@@ -1,0 +1,75 @@
+"""From a connection to the remote that sync works with.
+
+Owns no state. The invariant: nothing is sent by making a remote, and whatever store a caller puts in
+between lies below the retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+from ebooklet_tx.connection import Connection, HTTPConnection, S3Connection
+from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.stores.capabilities import Quoting
+from ebooklet_tx.stores.factory import open_store
+from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.offline import OfflineStore
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.session import Remote
+
+StoreWrapper: TypeAlias = Callable[[ObjectStore], ObjectStore]
+
+
+def remote_at(
+    connection: Connection,
+    *,
+    retry: RetryPolicy | None = None,
+    for_writing: bool = False,
+    wrap: StoreWrapper | None = None,
+    conditional_writes: bool | str = "auto",
+) -> Remote:
+    """Returns the remote at a place; nothing is sent yet.
+
+    Args:
+        connection: The place.
+        retry: How failing requests are tried again; None for the connection's own.
+        for_writing: Whether writes are meant.
+        wrap: Puts a store of the caller's below the retries, to count requests or to fail them.
+        conditional_writes: "auto", or whether they work.
+    """
+    if conditional_writes not in ("auto", True, False):
+        raise InvalidArgumentError(
+            f"conditional_writes must be 'auto', True or False, not {conditional_writes!r}"
+        )
+    store = open_store(connection, policy=retry, for_writing=for_writing)
+    inner = store.inner
+    unknown = conditional_writes == "auto" and not getattr(inner, "is_aws", True)
+    quoting = inner if hasattr(inner, "quote_etags") else None
+    place = getattr(inner, "place", None)
+    if wrap is not None:
+        store.inner = wrap(store.inner)
+    return Remote(
+        store,
+        ObjectNames(connection.key),
+        store.policy,
+        threads=getattr(connection, "threads", 8),
+        conditional=conditional_writes is not False,
+        probing=cast("Quoting | None", inner if unknown else None),
+        quoting=cast("Quoting | None", quoting),
+        place=place,
+        opinion=None if unknown else conditional_writes is not False,
+    )
+
+
+def offline_remote(connection: Connection) -> Remote:
+    """Returns the remote of a session that is opened offline: its place, and nobody there."""
+    return Remote(OfflineStore(connection.url), ObjectNames(connection.key), offline=True)
+
+
+def only_readable(connection: Connection) -> bool:
+    """True of a place that is known by a public address alone."""
+    return isinstance(connection, HTTPConnection) or (
+        isinstance(connection, S3Connection) and connection.bucket is None
+    )

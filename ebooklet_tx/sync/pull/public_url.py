@@ -1,0 +1,114 @@
+"""That the public address of a database shows the database that is in its bucket.
+
+Owns one fact of the journal: which addresses were seen to show which database. The invariant: a writer
+is told before it writes that readers are sent to another database, and what was found right once is
+not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from ebooklet_tx.connection import Connection, S3Connection, without_secrets
+from ebooklet_tx.errors import (
+    Error,
+    ObjectMissingError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    TransientStoreError,
+    UnsupportedFormatError,
+    UUIDMismatchError,
+)
+from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.local.journal.journal import put_meta
+from ebooklet_tx.local.journal.row_checks import decoding
+from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.sync.root_object import get_root
+from ebooklet_tx.sync.session import Session
+
+PUBLIC_SIDES = "public_sides"
+"""The name of the fact: JSON of the address, without credentials, to the uuid seen there."""
+
+MAX_WAIT_SECONDS = 10.0
+MAX_ADDRESSES = 16
+
+_CAN_NOT_TELL: tuple[type[Error], ...] = (
+    ObjectMissingError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    TransientStoreError,
+)
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+def check_public_side(session: Session, connection: Connection) -> None:
+    """Makes sure that a connection's `db_url` shows the same database as its bucket.
+
+    One GET of the root at the `db_url`, sent once and not again, and none when the journal remembers
+    that it was right. Nothing there, no access, no network or a damaged answer is no error: the database
+    need not be public yet. Connections without a bucket or without a `db_url` have no second side, and
+    a session that is about to replace its remote (`flag="n"`) has nothing to show yet.
+
+    Args:
+        session: The session, after its first pull.
+        connection: What it was opened with.
+
+    Raises:
+        UUIDMismatchError: The `db_url` shows another database. Nothing was changed.
+        UnsupportedFormatError: It shows something that is no database of this version.
+    """
+    if not isinstance(connection, S3Connection) or connection.bucket is None or connection.db_url is None:
+        return
+    address = without_secrets(connection.db_url)
+    with session.mutex:
+        uuid = session.local.file.header.uuid.hex()
+        if session.journal.get_meta("replace_remote") or _known(session).get(address) == uuid:
+            return
+    shown = _shown_uuid(connection, connection.db_url)
+    if shown is None:
+        return
+    if shown != uuid:
+        raise UUIDMismatchError(
+            f"db_url {address} shows the database {shown}, but {session.remote.root_place} holds {uuid}: "
+            "readers would see another database. Correct db_url, or leave it out; if the database was just "
+            "replaced, wait until a cache in between has let go of the old one"
+        )
+    _remember(session, address, uuid)
+
+
+def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
+    """Returns the uuid of the database that the address shows, None if that can't be told."""
+    store = HTTPStore(db_url, key=connection.key, timeout_seconds=min(connection.read_timeout, MAX_WAIT_SECONDS))
+    try:
+        place = f"{connection.key!r} at {store.location}"
+        blob = get_root(store, connection.key, name=place)
+        if blob is None:
+            return None
+        return decode_root(blob.data, name=place).manifest.uuid
+    except _CAN_NOT_TELL as error:
+        _log.info("whether db_url shows the same database can't be told: %s", error)
+        return None
+    except UnsupportedFormatError as error:
+        raise UnsupportedFormatError(
+            f"db_url {store.location} does not show the database that it should; correct db_url, or leave it "
+            f"out. There: {error}"
+        ) from error
+
+
+def _known(session: Session) -> dict[str, str]:
+    text = session.journal.get_meta(PUBLIC_SIDES)
+    with decoding(session.journal.path, "the public addresses that were checked"):
+        return dict(json.loads(text)) if text else {}
+
+
+def _remember(session: Session, address: str, uuid: str) -> None:
+    """Notes it where the session may write; what was seen of another database is forgotten."""
+    with session.mutex:
+        if not session.local.writable:
+            return
+        same = {known: seen for known, seen in _known(session).items() if seen == uuid and known != address}
+        kept = dict(list(same.items())[1 - MAX_ADDRESSES :]) | {address: uuid}
+        with session.journal.transaction() as connection:
+            put_meta(connection, {PUBLIC_SIDES: json.dumps(kept)})

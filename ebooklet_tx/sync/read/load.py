@@ -1,0 +1,122 @@
+"""Loading: bringing values to this machine, many or all of them, without handing them out.
+
+Owns no state. The invariant: what is kept has the digest that the index has for it, and memory goes by the
+ranges in flight, never by the size of the database or of a value.
+
+A database is loaded in the order in which its values lie in the packs, so that each pack is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ebooklet_tx.errors import Error, OfflineError
+from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal.row_checks import check_order, is_sound_place, misplaced
+from ebooklet_tx.records import METADATA_KEY, ObjectRef
+from ebooklet_tx.sync.read.fetch import alone, fetch_many
+from ebooklet_tx.sync.read.large_values import bring_large
+from ebooklet_tx.sync.read.ranges import Wanted, fetch_ranges, sound_values
+from ebooklet_tx.sync.session import Session
+
+PAGE_KEYS = 4000
+BATCH_KEYS = 64_000
+"""About as many places are in memory at a time; a pack's own are never divided."""
+
+LARGE_VALUE_BYTES = 64 * 2**20
+"""A value above this is loaded without being held in memory."""
+
+_LACKING = (
+    "pending = 0 AND remote_object IS NOT NULL AND local_digest IS NOT remote_digest "
+    "AND key NOT IN (SELECT key FROM staged)"
+)
+"""SQL that is true of an entry whose value lies in a pack and nowhere on this machine."""
+
+_LACKING_BY_OBJECT = f"SELECT remote_object, count(*) FROM entry WHERE {_LACKING} GROUP BY 1 ORDER BY 1"
+_LACKING_BETWEEN = f"""
+SELECT key, remote_digest, remote_timestamp_us, remote_object, remote_offset_bytes, remote_length_bytes
+FROM entry WHERE remote_object BETWEEN ? AND ? AND {_LACKING}
+ORDER BY remote_object, remote_offset_bytes
+"""
+_OBJECTS_BETWEEN = "SELECT id, name, etag, size_bytes FROM remote_object WHERE id BETWEEN ? AND ?"
+_OTHERS = f"SELECT key FROM entry WHERE key > ? AND NOT coalesce({_LACKING}, 0) ORDER BY key LIMIT {PAGE_KEYS}"
+
+
+def load_all(session: Session) -> Iterator[tuple[str, Error]]:
+    """Brings every value here, and holds those that are here to their digests; yields what can't be had."""
+    after: str | None = ""
+    yield from load_some(session, [METADATA_KEY])
+    while after is not None:
+        with session.mutex:
+            page = [key for (key,) in session.journal.rows(_OTHERS, (after,))]
+            check_order(session.journal.path, page, after)
+        yield from load_some(session, page)
+        after = page[-1] if page else None
+    with session.mutex:
+        counts = session.journal.rows(_LACKING_BY_OBJECT)
+    for first, last in _batches(counts):
+        yield from _load_objects(session, first, last)
+
+
+def load_some(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, Error]]:
+    """Brings the values of some keys here; yields those that can't be had, with the reason."""
+    with session.mutex:
+        entries = session.journal.entries_of(keys)
+    large = {key for key, entry in entries.items() if entry.length_bytes > LARGE_VALUE_BYTES}
+    for key, value in fetch_many(session, [key for key in keys if key not in large]):
+        if isinstance(value, Error):
+            yield key, value
+    yield from _load_large(session, sorted(large))
+
+
+def _load_large(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, Error]]:
+    for key in keys:
+        try:
+            bring_large(session, key)
+        except Error as error:
+            yield key, error
+
+
+def _batches(counts: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yields (first, last) of the objects whose values are looked up together."""
+    first, size = None, 0
+    for number, count in counts:
+        first = number if first is None else first
+        size += count
+        if size >= BATCH_KEYS:
+            yield first, number
+            first, size = None, 0
+    if first is not None:
+        yield first, counts[-1][0]
+
+
+def _load_objects(session: Session, first: int, last: int) -> Iterator[tuple[str, Error]]:
+    with session.mutex:
+        journal = session.journal
+        epoch = session.local.index_epoch()
+        objects = journal.rows(_OBJECTS_BETWEEN, (first, last))
+        refs = {number: ObjectRef(*rest) for number, *rest in objects}
+        rows = journal.rows(_LACKING_BETWEEN, (first, last))
+    for key, digest, stamp, number, offset, length in rows:
+        if number not in refs or not is_sound_place(stamp, digest, offset, length):
+            raise misplaced(journal.path, f"the place of {key!r} is none")
+    wanted = [
+        Wanted(key, digest, stamp, refs[number], offset, length)
+        for key, digest, stamp, number, offset, length in rows
+        if length <= LARGE_VALUE_BYTES
+    ]
+    for group, data in fetch_ranges(session, wanted):
+        failed = []
+        sound = []
+        for item, value in sound_values(group, data):
+            if value is None:
+                failed.append(item.key)
+            else:
+                sound.append(Fetched(item.key, item.timestamp_us, item.digest, value))
+        with session.mutex:
+            session.local.keep_now(sound, epoch)
+        for key in failed:
+            outcome = alone(session, key) if not isinstance(data, OfflineError) else data
+            if isinstance(outcome, Error):
+                yield key, outcome
+    yield from _load_large(session, [row[0] for row in rows if row[5] > LARGE_VALUE_BYTES])

@@ -1,0 +1,42 @@
+"""What is said of a value that can't be had, one at a time or many.
+
+Owns no state. The invariant: each message names the key, the place and the way out.
+"""
+
+from __future__ import annotations
+
+from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError
+from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.sync.session import Session
+
+
+def damaged_there(session: Session, key: str, ref: ObjectRef) -> RemoteIntegrityError:
+    """Returns the error for a value whose bytes in the remote do not have its digest."""
+    remote = session.remote
+    return RemoteIntegrityError(
+        f"the value of key {key!r} in {remote.names.object(ref.name)!r} at {remote.store.location} is damaged: "
+        f"its digest differs from the index's; compact(packs=[{ref.name!r}]) writes it anew on a machine that "
+        "has the value, or restore the object from a backup"
+    )
+
+
+def vanished_there(key: str, error: Exception) -> RemoteIntegrityError:
+    """Returns the error for a value whose object is gone although the root names it."""
+    return RemoteIntegrityError(
+        f"the value of key {key!r} can't be fetched although the root still names its object: {error}; "
+        "compact(packs=[...]) writes it anew on a machine that has the value, or restore the object from a backup"
+    )
+
+
+def check_remote_has(session: Session, entry: Entry) -> None:
+    """Makes sure that the value which a reader of an entry sees lies in an object of the remote.
+
+    Raises:
+        LocalIntegrityError: It does not, so that what was damaged here is nowhere else.
+    """
+    if entry.digest != entry.remote_digest or entry.remote_object is None:
+        raise LocalIntegrityError(
+            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
+            "it; delete the key, or discard() its change"
+        )

@@ -1,0 +1,116 @@
+"""Value serializers: booklet's by name, a user's class, and failures that name the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from booklet import serializers as booklet_serializers
+
+from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
+from ebooklet_tx.values import serializers
+from ebooklet_tx.values.serializers import (
+    CUSTOM,
+    checked_value,
+    decode_metadata,
+    encode_metadata,
+    resolve,
+    resolve_stored,
+)
+
+
+class Reversed:
+    """A user's own."""
+
+    @staticmethod
+    def dumps(value: bytes) -> bytes:
+        return value[::-1]
+
+    loads = dumps
+
+
+class Broken(Reversed):
+    @staticmethod
+    def dumps(value: Any) -> Any:
+        return "no bytes"
+
+    @staticmethod
+    def loads(value: bytes) -> Any:
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("str", "text"), ("pickle", {1, 2}), ("json", [1]), ("orjson", {"a": 1})]
+)
+def test_booklets_own_by_name(name: str, value: Any) -> None:
+    serializer = resolve(name)
+    assert serializer.name == name
+    assert serializer.loads("k", serializer.dumps("k", value)) == value
+    assert resolve_stored(serializer.code, None, "the file").name == name
+
+
+def test_every_code_of_booklet_resolves() -> None:
+    for name, code in booklet_serializers.serial_name_dict.items():
+        assert resolve(name).code == code
+        if code:
+            assert resolve_stored(code, None, "the file").code == code
+
+
+def test_none_is_bytes() -> None:
+    serializer = resolve(None)
+    assert serializer.dumps("k", b"1") == b"1"
+    with pytest.raises(InvalidValueError, match="'k'"):
+        serializer.dumps("k", "text")
+
+
+def test_a_users_class() -> None:
+    serializer = resolve(Reversed)
+    assert serializer.name == CUSTOM
+    assert serializer.loads("k", serializer.dumps("k", b"123")) == b"123"
+    assert resolve_stored(0, Reversed, "the file").name == CUSTOM
+    for given in (None, "str"):
+        with pytest.raises(InvalidArgumentError, match="pass that class"):
+            resolve_stored(0, given, "the file")
+
+
+@pytest.mark.parametrize("given", ["no such", 5, object(), type("Half", (), {"dumps": len})])
+def test_what_is_no_serializer(given: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="value_serializer"):
+        resolve(given)
+
+
+def test_a_code_that_booklet_does_not_know() -> None:
+    with pytest.raises(InvalidArgumentError, match="number 999"):
+        resolve_stored(999, None, "the file")
+
+
+def test_failures_name_the_key() -> None:
+    with pytest.raises(InvalidValueError, match="'the key'"):
+        resolve("orjson").dumps("the key", object())
+    with pytest.raises(InvalidValueError, match="'the key' must be bytes, not str"):
+        resolve(Broken).dumps("the key", b"1")
+    with pytest.raises(LocalIntegrityError, match="'the key' is intact"):
+        resolve(Broken).loads("the key", b"1")
+
+
+def test_bytes_and_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checked_value("k", bytearray(b"1")) == checked_value("k", memoryview(b"1")) == b"1"
+    monkeypatch.setattr(serializers, "MAX_VALUE_BYTES", 3)
+    assert checked_value("k", b"123") == b"123"
+    with pytest.raises(InvalidValueError, match="limit is 3"):
+        checked_value("k", b"1234")
+
+
+def test_metadata_is_json() -> None:
+    assert decode_metadata(encode_metadata({"a": [1, None, "ü"]})) == {"a": [1, None, "ü"]}
+    with pytest.raises(InvalidValueError, match="give JSON types"):
+        encode_metadata(object())
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = resolve("pickle_zstd").dumps("key", 1)
+    monkeypatch.delattr(booklet_serializers, "zstd")
+    with pytest.raises(MissingPackageError, match=r"'pickle_zstd'.*'key'.*pip install zstandard"):
+        resolve("pickle_zstd").dumps("key", 1)
+    with pytest.raises(MissingPackageError, match="pip install zstandard"):
+        resolve("pickle_zstd").loads("key", packed)
