@@ -1,4 +1,4 @@
-"""Endings: what has to be done once something ends, each step of it, whatever raises meanwhile.
+"""Clean-up steps that all run once, whatever raises meanwhile.
 
 Owns the steps that are still to be done. The invariant: a step is on the list before what it ends has begun, and
 leaves it only after it has run. So an interrupt in the middle loses none of them: another `finish` goes on.

@@ -1,4 +1,4 @@
-"""What lies at the far end: stores, their locks, and the formats of what is kept there.
+"""`S3Connection` under the name by which programs written for ebooklet import it.
 
 Owns no state. `S3Connection` is named here as well, because programs written for ebooklet import it from here.
 """

@@ -1,4 +1,4 @@
-"""The files that this package makes beside a Booklet, and the one way to make and to remove them.
+"""The files that this package makes beside a Booklet file, and the one way to make and remove them.
 
 Owns their names. The invariants: a file comes into being where nothing is (`O_EXCL`), never through a link,
 and with no more rights than the Booklet has; what is opened is a file, and no link, pipe or device; and only

@@ -1,4 +1,4 @@
-"""The probe: finding out by trying how a store treats conditional writes.
+"""The probe: a trial of how a store treats conditional writes.
 
 Owns two objects `D.lock.probe-*` for the moment. The invariant: a probe removes what it wrote, and what one
 that was killed some time ago left, before it answers; it leaves alone what another one may be at work

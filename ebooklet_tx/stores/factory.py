@@ -1,4 +1,4 @@
-"""From the name of a place to a store that speaks to it.
+"""From a connection to the object store behind it.
 
 Owns no state. The invariant: every store handed out retries by one policy, and boto3 is imported only
 when a bucket is really to be spoken to.

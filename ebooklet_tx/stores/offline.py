@@ -1,4 +1,4 @@
-"""A store that is not there: what a session that was opened offline has in place of a remote.
+"""A store that answers nothing: what an offline session has in place of a remote.
 
 Owns no state. The invariant: nothing is ever sent, and every request says so.
 """

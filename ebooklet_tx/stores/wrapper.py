@@ -1,4 +1,4 @@
-"""An object store that passes everything on to another, to be stood on by those that watch requests.
+"""An object store that passes every request on to another: the base of those that count or retry.
 
 Owns no state but the store within. The invariant: every request reaches the inner store unchanged,
 once, through `_pass`; what a subclass adds stands around that one call.

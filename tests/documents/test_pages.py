@@ -89,6 +89,12 @@ def test_a_block_that_fails_fails_its_page(tmp_path: Path) -> None:
     assert "page.md, line 7" in done.stderr
 
 
+def test_the_tree_of_modules_is_the_one_in_the_page() -> None:
+    script = REPOSITORY / "scripts" / "module_tree.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, "run python scripts/module_tree.py" + done.stderr
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of 3.13 words its help otherwise")
 def test_the_page_of_the_command_line_is_what_help_says() -> None:
     script = REPOSITORY / "scripts" / "cli_reference.py"

@@ -1,4 +1,4 @@
-"""Raising a root's fence without a local copy: for who takes a lock and does not build on what lies there.
+"""Raising a root's fence without a local copy, for a writer that takes a lock and replaces what lies there.
 
 Owns no state. The invariant: a fence only rises, and by a commit, so that every other writer's next
 compare-and-swap fails and makes it look.

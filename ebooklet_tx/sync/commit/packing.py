@@ -1,4 +1,4 @@
-"""Getting pending values into packs in the store, resumably.
+"""Sending pending values in packs, so that an interrupted push resumes.
 
 Owns the journal's `upload` and `packed` tables. The invariant: a row of `packed` whose upload has an
 ETag says that those bytes lie in that object; the ETag is written only after the object has arrived.

@@ -1,4 +1,4 @@
-"""Taking index segments into the journal: one transaction from one base commit to the next.
+"""Applying index segments to the journal: one transaction from one base commit to the next.
 
 Owns no state. The invariant: after a take-in every remote column says what the new base commit
 says; a key with a pending operation keeps its local value, its operation and its base, unless the
