@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,22 +90,33 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, sort_keys=True))
 
 
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keeps warnings out of the log while a report is made that says all of them."""
+    log = logging.getLogger("ebooklet_tx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 # -- commands ----------------------------------------------------------------------------------
 
 
 def _recover(options: argparse.Namespace) -> int:
-    # The report says all that would be logged.
-    logging.getLogger("ebooklet_tx").setLevel(logging.ERROR)
-    report = ebooklet_tx.recover(
-        options.path,
-        _remote(options),
-        dry_run=options.dry_run,
-        resume=not options.no_resume,
-        accept_deletes=options.accept_deletes,
-        lock_timeout=options.lock_timeout,
-        accept_partial=options.accept_partial,
-        repair_remote=options.repair_remote,
-    )
+    with _quiet_log():
+        report = ebooklet_tx.recover(
+            options.path,
+            _remote(options),
+            dry_run=options.dry_run,
+            resume=not options.no_resume,
+            accept_deletes=options.accept_deletes,
+            lock_timeout=options.lock_timeout,
+            accept_partial=options.accept_partial,
+            repair_remote=options.repair_remote,
+        )
     if options.json:
         _print_json(report.to_dict())
     else:

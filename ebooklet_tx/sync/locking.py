@@ -29,6 +29,8 @@ LOCK_TTL_SECONDS = LEASE_TTL_SECONDS
 MAX_EXCHANGES = 5
 _log = logging.getLogger("ebooklet_tx")
 _NAMES = frozenset(answer.value for answer in Conditional)
+_warned: set[str] = set()
+"""Stores of which this process has warned, by endpoint and bucket."""
 
 
 def new_lock(remote: Remote) -> WriterLock:
@@ -98,16 +100,23 @@ def find_out(remote: Remote, known: str | None) -> None:
             remote.conditional, remote.in_doubt, remote.may_list = True, remote.place is not None, False
             return
         if not answer.works:
-            warnings.warn(
-                f"conditional writes are {answer.value} by {remote.store.location}: writers are kept apart by "
-                "tickets, which is weaker (a writer that stands still for a minute in the middle of its commit "
-                "can overwrite another's); see docs/reference/stores.md",
-                WeakStoreWarning,
-                stacklevel=2,
-            )
+            _warn_of_tickets(remote, f"are {answer.value} by {remote.store.location}")
     commit_way.answers[remote.store.location] = answer
     _hold(remote, answer)
     remote.conditional = answer.works
+
+
+def _warn_of_tickets(remote: Remote, found: str) -> None:
+    """Warns once in a process of a store on which writers are kept apart by weaker means."""
+    if remote.store.location in _warned:
+        return
+    _warned.add(remote.store.location)
+    warnings.warn(
+        f"conditional writes {found}: writers are kept apart by tickets, which is weaker (a writer that stands "
+        "still for a minute in the middle of its commit can overwrite another's); see docs/reference/stores.md",
+        WeakStoreWarning,
+        stacklevel=3,
+    )
 
 
 def _known_answer(remote: Remote, known: str | None) -> Conditional | None:
@@ -134,6 +143,7 @@ def settle_conditions(session: Session, commits: CommitWay | None = None) -> Non
     with session.mutex:
         base = read_base(session.journal)
     known = recall(session)
+    news = remote.probing is not None and _known_answer(remote, known) is None
     if said_here(remote, commits or base.commits) is None:
         if _known_answer(remote, known) is None and remote.probing is not None and commits is None:
             # Asking the root is cheaper than a probe, and its word counts more.
@@ -145,6 +155,9 @@ def settle_conditions(session: Session, commits: CommitWay | None = None) -> Non
         if answer is not None:
             _hold(remote, answer)
         adopt(remote, commits or base.commits)
+    told_before = said_here(remote, base.commits)
+    if news and not remote.conditional and (told_before is None or told_before.swaps):
+        _warn_of_tickets(remote, f"can't be relied on, as {remote.root_place} says")
     remember(session)
 
 

