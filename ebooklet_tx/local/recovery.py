@@ -19,7 +19,7 @@ from ebooklet_tx.local.commit import file_facts
 from ebooklet_tx.local.file_calls import size_of
 from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_path, put_meta, side_files
 from ebooklet_tx.local.journal.lost_commits import mend_wal
-from ebooklet_tx.local.journal.row_checks import GREATEST_KEY, LEAST_KEY, misplaced
+from ebooklet_tx.local.journal.row_checks import ENDS, misplaced
 from ebooklet_tx.local.journal.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.own_files import copy_new
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
@@ -148,7 +148,7 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
 def _check_unfilled(journal: Journal) -> None:
     """Refuses to fill a journal that was filled already, and only looks empty because its facts are misplaced."""
     # A filling that was cut short has noted the ends of its keys.
-    known = journal.all_meta().keys() - {LEAST_KEY, GREATEST_KEY}
+    known = journal.all_meta().keys() - ENDS
     if known or journal.rows("SELECT 1 FROM entry WHERE remote_seq IS NOT NULL LIMIT 1"):
         raise misplaced(journal.path, "it does not say whose it is")
 

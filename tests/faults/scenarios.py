@@ -21,6 +21,7 @@ import booklet
 
 import ebooklet_tx
 from ebooklet_tx.local.journal import migrate
+from ebooklet_tx.local.journal.schema import REVISION
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
 
@@ -310,17 +311,18 @@ def _make_older_journal(folder: Path) -> Template:
     made = make_base(folder)
     versions = folder / "migrations"
     shutil.copytree(migrate.migrations_folder(), versions, ignore=shutil.ignore_patterns("__pycache__"))
-    (versions / "versions" / "0002_for_the_test.py").write_text(_SECOND_MIGRATION)
+    (versions / "versions" / f"{_NEXT_REVISION}_for_the_test.py").write_text(_NEXT_MIGRATION)
     _remove_pair(folder, READER_FILE)
     made.readable = False
-    made.may_leave = (f"{FILE}.journal.before-0001*",)
+    made.may_leave = (f"{FILE}.journal.before-{REVISION}*",)
     return made
 
 
-_SECOND_MIGRATION = """
+_NEXT_REVISION = f"{int(REVISION) + 1:04}"
+_NEXT_MIGRATION = f"""
 from alembic import op
 import sqlalchemy as sa
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "{_NEXT_REVISION}", "{REVISION}", None, None
 def upgrade():
     op.create_table("later", sa.Column("name", sa.Text, primary_key=True))
     op.add_column("staged", sa.Column("note", sa.Text))
@@ -330,13 +332,13 @@ def upgrade():
 
 @contextlib.contextmanager
 def newer_code(folder: Path) -> Iterator[None]:
-    """Makes this process one whose code knows a second revision, for a folder that has it."""
+    """Makes this process one whose code knows one more revision, for a folder that has it."""
     versions = folder / "migrations"
     if not versions.exists():
         yield
         return
     with (
-        mock.patch.object(migrate, "REVISION", "0002"),
+        mock.patch.object(migrate, "REVISION", _NEXT_REVISION),
         mock.patch.object(migrate, "migrations_folder", return_value=versions),
     ):
         yield

@@ -61,14 +61,23 @@ def unknown_revision(journal: Path) -> None:
 
 def test_a_definition_with_a_flipped_bit_is_for_recover(bench: Bench) -> None:
     content = bench.journal().read_bytes()
-    bench.journal().write_bytes(content.replace(b"local_timestamp_us INTEGER", b"local_timestaop_us INTEGER"))
+    bench.journal().write_bytes(content.replace(b"\ntimestamp_us INTEGER", b"\ntimestaop_us INTEGER"))
     with writer_store(bench.path()) as store, pytest.raises(LocalStorageError, match="run recover"):
-        store.entry("k001")
+        store.journal.rows("SELECT timestamp_us FROM staged")
     assert asides(bench) == []
     ebooklet_tx.recover(bench.path(), bench.url)
     assert len(asides(bench)) == 1
     with bench.open("a", "w") as db:
         assert dict(db.items()) == BASE
+
+
+def test_a_definition_that_sqlite_calls_malformed_is_damage(bench: Bench) -> None:
+    content = bench.journal().read_bytes()
+    bench.journal().write_bytes(content.replace(b"local_timestamp_us INTEGER", b"local_timestaop_us INTEGER"))
+    with bench.open("a", "w") as db:
+        assert dict(db.items()) == BASE
+        assert "malformed" in " ".join(db._session.local.report.actions)
+    assert len(asides(bench)) == 1
 
 
 def asides(bench: Bench) -> list[str]:

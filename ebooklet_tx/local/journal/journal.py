@@ -28,15 +28,17 @@ from ebooklet_tx.local.journal.connections import OwnedConnection
 from ebooklet_tx.local.journal.lost_commits import commit_count, look_for_missing
 from ebooklet_tx.local.journal.row_checks import (
     NO_ENTRY,
+    PENDING_ENDS_FIT,
     check_order,
     is_absent,
     is_no_fact,
     is_sound,
     is_sound_place,
+    location_of,
     misplaced,
     moved_ends,
 )
-from ebooklet_tx.local.journal.schema import STALE
+from ebooklet_tx.local.journal.schema import SOUND_ROW, STALE
 from ebooklet_tx.local.journal.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
 from ebooklet_tx.local.own_files import JOURNAL_SUFFIX, check_no_link, make_beside
 
@@ -49,21 +51,24 @@ VISIBLE = "(pending = 1 OR (pending = 0 AND remote_digest IS NOT NULL))"
 """SQL that is true of an entry that a reader sees."""
 
 _ENTRY_COLUMNS = (
-    "key, pending, pending_timestamp_us, pending_digest, pending_length_bytes, "
+    f"key, CASE WHEN {SOUND_ROW} THEN pending END, pending_timestamp_us, pending_digest, pending_length_bytes, "
     "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
     "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
 )
+"""Of a row that is not as it was written `pending` is NULL, which `is_sound` finds."""
+
 _VISIBLE_DIGEST = "CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END"
 _ONE_PLACE = f"""
-SELECT key, CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
+SELECT CASE WHEN {SOUND_ROW} THEN key END,
+  CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
   local_digest, local_offset_bytes, local_length_bytes
 FROM entry WHERE key = ?
   AND local_digest = {_VISIBLE_DIGEST}
 """
 _COUNTS = """
 SELECT (SELECT value FROM meta WHERE name = 'base_key_count'), count(*), count(DISTINCT key),
-  coalesce(sum(+pending IN (1, 2)), 0),
-  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) - (remote_digest IS NOT NULL) END), 0), {indexed}
+  coalesce(sum(+pending IN (1, 2) AND {sound}), 0),
+  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) - (remote_digest IS NOT NULL) END), 0), {indexed}, {fit}
 FROM entry WHERE pending != 0
 """
 _INDEXED = "(SELECT sum(ncell) FROM dbstat WHERE name = 'entry_pending')"
@@ -279,6 +284,9 @@ class Journal:
             try:
                 try:
                     self.raw.execute("BEGIN IMMEDIATE")
+                    # What the last commit noted of a lost index would be gone with the next one.
+                    if not self.raw.execute(f"SELECT {PENDING_ENDS_FIT}").fetchone()[0]:
+                        raise misplaced(self.path, "what is pending is not what was")
                     yield Transaction(self.raw)
                     put_meta(Transaction(self.raw), moved_ends(self.raw))
                     count = count_after(commit_count(self.raw))
@@ -430,8 +438,9 @@ class Journal:
         while True:
             version = self.version()
             found = list(self.entries("pending != 0"))
-            indexed = self.rows(f"SELECT {_INDEXED}")[0][0] if self._can_count_cells() else len(found)
-            if indexed == len(found) and all(entry.pending for entry in found):
+            count = _INDEXED if self._can_count_cells() else str(len(found))
+            indexed, fits = self.rows(f"SELECT {count}, {PENDING_ENDS_FIT}")[0]
+            if indexed == len(found) and fits and all(entry.pending for entry in found):
                 return found
             if self.version() == version:
                 raise misplaced(self.path, f"{indexed} keys are pending, and {len(found)} are found")
@@ -472,9 +481,10 @@ class Journal:
         """Returns how many user keys a reader sees; costs the pending operations, not the size."""
         with sqlite_errors(self.path):
             # One statement: between two of them a push beside could move keys from one count to the other.
-            query = _COUNTS.format(indexed=_INDEXED if self._can_count_cells() else "count(*)")
-            remote_count, *counts, change, indexed = self.raw.execute(query).fetchone()
-        if {*counts} != {indexed}:
+            indexed = _INDEXED if self._can_count_cells() else "count(*)"
+            query = _COUNTS.format(indexed=indexed, sound=SOUND_ROW, fit=PENDING_ENDS_FIT)
+            remote_count, *counts, change, indexed, fits = self.raw.execute(query).fetchone()
+        if {*counts} != {indexed} or not fits:
             raise misplaced(self.path, f"{indexed} keys are pending, and {counts[-1]} are found")
         if remote_count is None:
             remote_count = self.get_meta("base_key_count") or 0
@@ -517,7 +527,11 @@ def entries_of(raw: sqlite3.Connection, keys: Sequence[str]) -> list[Entry]:
     """Looks up a few hundred keys at most; those that the journal has never heard of are left out."""
     marks = ",".join("?" * len(keys))
     query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key IN ({marks}) ORDER BY key"
-    return [Entry._make(row) for row in raw.execute(query, keys)]
+    found = [Entry._make(row) for row in raw.execute(query, keys)]
+    for entry in found:
+        if not is_sound(entry):
+            raise misplaced(location_of(raw), f"the row of {entry.key!r} is not as it was written")
+    return found
 
 
 def driver(transaction: Transaction) -> sqlite3.Connection:

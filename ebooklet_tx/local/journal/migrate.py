@@ -69,7 +69,7 @@ def check_columns(raw: sqlite3.Connection, path: Path) -> None:
 
 
 def _columns(raw: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in raw.execute(f"PRAGMA table_info({table})")}
+    return {row[1] for row in raw.execute(f"PRAGMA table_xinfo({table})")}
 
 
 def check_revision(revision: str | None, path: Path) -> bool:

@@ -18,14 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import Error, JournalDamagedError
+from ebooklet_tx.local.journal.schema import SOUND_ROW
 
 PENDING_KINDS = frozenset({0, 1, 2})
 
 LEAST_KEY, GREATEST_KEY = "least_key", "greatest_key"
 """Facts of the meta table: no part of a tree has both, so a part in the place of the whole is found out."""
 
-NO_ENTRY = "(pending = 0 AND pending_timestamp_us IS NULL AND remote_seq IS NULL AND local_digest IS NULL)"
-"""SQL that is true of rows that no commit leaves in `entry`: SQLite makes them of an index's row, filled up."""
+LEAST_PENDING, GREATEST_PENDING = "least_pending_key", "greatest_pending_key"
+"""Likewise, of the index of what is pending."""
+
+ENDS = (LEAST_KEY, GREATEST_KEY, LEAST_PENDING, GREATEST_PENDING)
+
+NO_ENTRY = (
+    "((pending = 0 AND pending_timestamp_us IS NULL AND remote_seq IS NULL AND local_digest IS NULL) "
+    f"OR NOT {SOUND_ROW})"
+)
+"""SQL that is true of rows that no commit leaves in `entry`: what SQLite makes of an index's row, filled up, and
+what is not as it was written."""
 
 # In a sound tree the neighbours of what is absent are each other's. Each is looked up from the root again.
 _NEIGHBOURS = """
@@ -46,16 +56,34 @@ _NEIGHBOURS_OF_ENTRY = _NEIGHBOURS.format(
     greatest=f"(SELECT value FROM meta WHERE name = '{GREATEST_KEY}')",
 )
 _NEIGHBOURS_OF_FACT = _NEIGHBOURS.format(table="meta", name="name", key="name", least="NULL", greatest="NULL")
+_LEAST_PENDING = "(SELECT key FROM entry WHERE pending != 0 ORDER BY key LIMIT 1)"
+_GREATEST_PENDING = "(SELECT key FROM entry WHERE pending != 0 ORDER BY key DESC LIMIT 1)"
+
+
+def _fact(name: str) -> str:
+    return f"(SELECT value FROM meta WHERE name = '{name}')"
+
+
 _ENDS = f"""
-SELECT (SELECT value FROM meta WHERE name = '{LEAST_KEY}'),
-  (SELECT value FROM meta WHERE name = '{GREATEST_KEY}'),
-  (SELECT min(key) FROM entry), (SELECT max(key) FROM entry)
+SELECT {_fact(LEAST_KEY)}, {_fact(GREATEST_KEY)}, {_fact(LEAST_PENDING)}, {_fact(GREATEST_PENDING)},
+  (SELECT min(key) FROM entry), (SELECT max(key) FROM entry), {_LEAST_PENDING}, {_GREATEST_PENDING}
 """
+
+PENDING_ENDS_FIT = (
+    f"({_fact(LEAST_PENDING)} IS NULL OR {_fact(LEAST_PENDING)} = {_LEAST_PENDING}) IS 1 "
+    f"AND ({_fact(GREATEST_PENDING)} IS NULL OR {_fact(GREATEST_PENDING)} = {_GREATEST_PENDING}) IS 1"
+)
+"""SQL that is true where the index of what is pending begins and ends as the last commit left it."""
 
 
 def misplaced(path: Path, what: str) -> JournalDamagedError:
     """Returns what is raised where rows are not those that were asked for."""
     return JournalDamagedError(f"{path} is damaged ({what}); run recover, which sets it aside and rebuilds it")
+
+
+def location_of(raw: sqlite3.Connection) -> Path:
+    """Returns the path of the journal that a connection is to."""
+    return Path(raw.execute("PRAGMA database_list").fetchone()[2])
 
 
 @contextlib.contextmanager
@@ -106,12 +134,8 @@ def _is_absent(raw: sqlite3.Connection, path: Path, query: str, key: str) -> boo
 
 def moved_ends(raw: sqlite3.Connection) -> dict[str, str | None]:
     """Returns the facts about the ends of the index that a transaction has changed."""
-    known_least, known_greatest, least, greatest = raw.execute(_ENDS).fetchone()
-    return {
-        name: found
-        for name, known, found in ((LEAST_KEY, known_least, least), (GREATEST_KEY, known_greatest, greatest))
-        if known != found
-    }
+    row = raw.execute(_ENDS).fetchone()
+    return {name: found for name, known, found in zip(ENDS, row[:4], row[4:], strict=True) if known != found}
 
 
 def is_sound(row: Sequence[Any]) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.journal.connections import connected
+from ebooklet_tx.local.journal.schema import SOUND_ROW
 
 SQLITE_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 """What the driver raises about a database: with text that is no UTF-8 it can't even form its message."""
@@ -78,7 +79,7 @@ def seeming_damage(path: Path, error: Exception) -> LocalStorageError:
 
 
 def fails_its_check(path: Path) -> bool:
-    """Reads a whole journal through a connection of its own; True where SQLite finds it damaged.
+    """Reads a whole journal through a connection of its own; True where it is damaged.
 
     Raises:
         LocalStorageError: It could not be read.
@@ -88,12 +89,20 @@ def fails_its_check(path: Path) -> bool:
         address = f"{path.absolute().as_uri()}?mode=ro"
         with connected(address, uri=True, timeout=_BUSY_TIMEOUT_SECONDS) as raw:
             raw.execute("PRAGMA trusted_schema = OFF")
-            return raw.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]
+            return raw.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)] or _has_changed_rows(raw)
     except SQLITE_FAULTS as error:
         said = _as_said(error, path)
         if isinstance(said, JournalDamagedError):
             return True
         raise said from error
+
+
+def _has_changed_rows(raw: sqlite3.Connection) -> bool:
+    """True where a row of the index is not as it was written; older revisions have no check sums."""
+    summed = raw.execute("SELECT 1 FROM pragma_table_xinfo('entry') WHERE name = 'row_check'").fetchone()
+    return summed is not None and bool(
+        raw.execute(f"SELECT 1 FROM entry WHERE NOT {SOUND_ROW} LIMIT 1").fetchone()
+    )
 
 
 def _as_said(error: Exception, path: Path) -> JournalDamagedError | LocalStorageError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     Column,
+    Computed,
     ForeignKey,
     Index,
     Integer,
@@ -18,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-from ebooklet_tx.local.journal.schema import STALE
+from ebooklet_tx.local.journal.schema import ROW_CHECK, STALE
 
 metadata = MetaData()
 
@@ -46,6 +47,7 @@ entry = Table(
     Column("base_object", Integer, ForeignKey("remote_object.id")),
     Column("base_offset_bytes", Integer),
     Column("base_length_bytes", Integer),
+    Column("row_check", Integer, Computed(ROW_CHECK, persisted=True)),
     sqlite_with_rowid=False,
 )
 

@@ -21,6 +21,8 @@ from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_roo
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.limits import MAX_BUCKETS
 from ebooklet_tx.local.journal.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
+from ebooklet_tx.local.journal.row_checks import misplaced
+from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.sync.commit.commit_way import must_move, way_of
 from ebooklet_tx.sync.commit.packing import Place, place_values, read_pending, upload_refs
@@ -291,12 +293,14 @@ def _older_rows(
         cursor = raw.execute(
             "SELECT e.key, e.remote_seq, e.remote_timestamp_us, e.remote_digest, e.remote_object, "
             "e.remote_offset_bytes, e.remote_length_bytes, "
-            "CASE WHEN e.remote_object IS NULL THEN i.value END "
+            f"CASE WHEN e.remote_object IS NULL THEN i.value END, {SOUND_ROW} "
             "FROM entry AS e LEFT JOIN inline_value AS i ON i.digest = e.remote_digest "
             "WHERE e.remote_seq >= ? ORDER BY e.key",
             (first_seq,),
         )
-        for key, seq, stamp, digest, number, offset, length, value in cursor:
+        for key, seq, stamp, digest, number, offset, length, value, sound in cursor:
+            if not sound:
+                raise misplaced(session.journal.path, f"the row of {key!r} is not as it was written")
             if key in replaced or (drop and digest is None):
                 continue
             if digest is None:

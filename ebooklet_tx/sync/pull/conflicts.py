@@ -22,6 +22,8 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
 )
 from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.row_checks import location_of, misplaced
+from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
 from ebooklet_tx.sync.pull.pull import pull
@@ -137,15 +139,22 @@ def _no_values(key: str, _side: str) -> Any:
 def conflicts_in(
     raw: sqlite3.Connection, load: Callable[[str, str], Any] = _no_values, *, agreeing: bool = False
 ) -> list[Conflict]:
-    """Returns the conflicts that a journal's database holds, in order of key."""
+    """Returns the conflicts that a journal's database holds, in order of key.
+
+    Raises:
+        JournalDamagedError: A row of them is not as it was written.
+    """
     where = f"pending != 0 AND (({CONFLICTING}) OR ({AGREEING}))" if agreeing else CONFLICTING
     rows = raw.execute(
         "SELECT e.key, e.base_digest, e.base_timestamp_us, "
         "CASE e.pending WHEN 1 THEN e.pending_digest END, e.pending_timestamp_us, "
-        "e.remote_digest, e.remote_timestamp_us, c.writer "
+        f"e.remote_digest, e.remote_timestamp_us, c.writer, {SOUND_ROW} "
         "FROM entry AS e LEFT JOIN commit_log AS c ON c.seq = e.remote_seq "
         f"WHERE {where} ORDER BY e.key"
     ).fetchall()
+    for row in rows:
+        if not row[8]:
+            raise misplaced(location_of(raw), f"the row of {row[0]!r} is not as it was written")
     return [
         Conflict(
             key=row[0],

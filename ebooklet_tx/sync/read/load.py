@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal.row_checks import check_order, is_sound_place, misplaced
+from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import METADATA_KEY, ObjectRef
 from ebooklet_tx.sync.read.fetch import alone, fetch_many
 from ebooklet_tx.sync.read.large_values import bring_large
@@ -34,7 +35,8 @@ _LACKING = (
 
 _LACKING_BY_OBJECT = f"SELECT remote_object, count(*) FROM entry WHERE {_LACKING} GROUP BY 1 ORDER BY 1"
 _LACKING_BETWEEN = f"""
-SELECT key, remote_digest, remote_timestamp_us, remote_object, remote_offset_bytes, remote_length_bytes
+SELECT key, CASE WHEN {SOUND_ROW} THEN remote_digest END, remote_timestamp_us,
+  remote_object, remote_offset_bytes, remote_length_bytes
 FROM entry WHERE remote_object BETWEEN ? AND ? AND {_LACKING}
 ORDER BY remote_object, remote_offset_bytes
 """
