@@ -680,7 +680,7 @@ def test_a_database_with_a_serializer_class_is_recovered_without_it(tmp_path: Pa
     place_json = json.dumps(place.connection.to_dict())
     script = (
         "import sys, json, ebooklet_tx\n"
-        "from ebooklet_tx import demo\n"
+        "from ebooklet_tx.cli import demo\n"
         "class Upper:\n"
         "    dumps = staticmethod(lambda value: value.encode())\n"
         "    loads = staticmethod(lambda value: value.decode())\n"

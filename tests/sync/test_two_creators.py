@@ -184,10 +184,10 @@ def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "step",
     [
-        "local.store.put_in_place",
+        "local.local_store.put_in_place",
         "local.rebuild.record_places",
         "local.rebuild.fsync_folder",
-        "sync.pull.take_in",
+        "sync.pull.pull.take_in",
     ],
 )
 def test_dying_between_the_steps_of_joining(
