@@ -25,7 +25,6 @@ from collections.abc import (
     ValuesView,
 )
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from ebooklet_tx.changes import Change
@@ -780,8 +779,3 @@ def _lost(overlay: Overlay) -> str:
     """Says how many writes are lost with what was not committed."""
     cleared = " and a clear()" if overlay.cleared else ""
     return f"{len(overlay.operations)} writes{cleared} that were not committed are lost"
-
-
-def database_path(database: Database) -> Path:
-    """Returns where the local file of a database lies."""
-    return database._session.local.path

@@ -1,6 +1,6 @@
 """`S3Connection` under the name by which programs written for ebooklet import it.
 
-Owns no state. `S3Connection` is named here as well, because programs written for ebooklet import it from here.
+Such programs say `from ebooklet import remote` and then `remote.S3Connection`.
 """
 
 from ebooklet_tx.connection import S3Connection
