@@ -18,6 +18,7 @@ from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import Lack
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
+from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
@@ -25,7 +26,7 @@ from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
-from ebooklet_tx.sync.connecting import StoreWrapper, remote_at
+from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, remote_at
 from ebooklet_tx.sync.locking import settle_conditions
 from ebooklet_tx.sync.origin import undecided_lack
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
@@ -102,7 +103,7 @@ def recover(
     given = None if remote_conn is None else parse_connection(remote_conn)
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:
-        place = given or _remembered(found.facts)
+        place = given or noted_connection(found.facts, journal_path(path))
         told = _told(found, place, resume, accept_deletes, retry, _wrap_store)
         return _told_of_root(told, place, retry, _wrap_store) if repair_remote and place is not None else told
     local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
@@ -114,7 +115,11 @@ def recover(
             report.lost_keys = [key for key in report.lost_keys if key not in set(accepted)]
             report.actions.append(f"the deletion of {len(accepted)} keys that were missing was accepted")
         # A journal that had to be set aside may still have told where the remote is.
-        connection = given or _remembered(local.journal.all_meta()) or _remembered(found.facts)
+        connection = (
+            given
+            or noted_connection(local.journal.all_meta(), journal_path(path))
+            or noted_connection(found.facts, journal_path(path))
+        )
         outcome = None
         if connection is not None:
             outcome = _settle_remote(local, connection, resume, repair_remote, retry, _wrap_store)
@@ -202,11 +207,6 @@ def _undecided_lack(local: LocalStore, accept_partial: bool) -> Lack | None:
     if lack is not None:
         local.report.note(f"{lack}; nothing is pushed until it is loaded, or accepted (--accept-partial)")
     return lack
-
-
-def _remembered(facts: dict[str, Any]) -> Connection | None:
-    text = facts.get("connection")
-    return None if text is None else parse_connection(json.loads(text))
 
 
 def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]) -> list[str]:
@@ -362,7 +362,7 @@ def _answer(commit_id: str, applied: bool | None) -> str:
 
 
 def _status(found: Inspection) -> Status:
-    connection = _remembered(found.facts)
+    connection = noted_connection(found.facts, journal_path(found.path))
     return Status(
         file=str(found.path),
         uuid=found.uuid,

@@ -6,7 +6,6 @@ old holder off, should that one be alive after all.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.maintenance.break_locks import unlock as remove_lock
 from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.commit.commit_way import kept_answers
+from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
 
 
@@ -63,8 +63,15 @@ def unlock(
         raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {lock_timeout!r}")
     if file_path is None and remote_conn is None:
         raise InvalidArgumentError("unlock() needs a file_path or a remote_conn: which database?")
-    facts = _journal_facts(local_path(file_path)) if file_path is not None else {}
-    connection = _connection(facts, remote_conn, file_path)
+    journal_file = journal_path(local_path(file_path)) if file_path is not None else None
+    facts = _journal_facts(journal_file) if journal_file is not None else {}
+    connection: Connection | None = None
+    if remote_conn is not None:
+        connection = parse_connection(remote_conn)
+    elif journal_file is not None:
+        connection = noted_connection(facts, journal_file)
+    if connection is None:
+        raise InvalidArgumentError(f"the journal of {file_path} names no remote; give remote_conn")
     if only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read; unlock it through its bucket or folder")
     remote = remote_at(
@@ -75,16 +82,15 @@ def unlock(
         conditional_writes=conditional_writes,
     )
     try:
-        known = json.loads(facts.get("conditional_writes") or "{}")
+        known = {} if journal_file is None else kept_answers(facts.get("conditional_writes"), journal_file)
         agree(remote, known.get(remote.store.location))
         return remove_lock(remote, force=force, watch_seconds=lock_timeout)
     finally:
         remote.store.close()
 
 
-def _journal_facts(path: Path) -> dict[str, Any]:
+def _journal_facts(journal_file: Path) -> dict[str, Any]:
     """Reads what a journal knows of its remote, beside whoever works with it."""
-    journal_file = journal_path(path)
     if size_of(journal_file) is None:
         raise LocalMissingError(2, f"{journal_file} does not exist; give remote_conn to say where the lock is")
     journal = Journal.open(journal_file, create=False)
@@ -92,12 +98,3 @@ def _journal_facts(path: Path) -> dict[str, Any]:
         return journal.all_meta()
     finally:
         journal.close()
-
-
-def _connection(facts: dict[str, Any], remote_conn: Any, file_path: Any) -> Connection:
-    if remote_conn is not None:
-        return parse_connection(remote_conn)
-    noted = facts.get("connection")
-    if not noted:
-        raise InvalidArgumentError(f"the journal of {file_path} names no remote; give remote_conn")
-    return parse_connection(json.loads(noted))

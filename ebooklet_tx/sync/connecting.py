@@ -6,12 +6,15 @@ between lies below the retries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias, cast
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
-from ebooklet_tx.connection import Connection, HTTPConnection, S3Connection
+from ebooklet_tx.connection import Connection, HTTPConnection, S3Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.local.journal.row_checks import decoding
 from ebooklet_tx.stores.capabilities import Quoting
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.object_store import ObjectStore
@@ -66,6 +69,19 @@ def remote_at(
 def offline_remote(connection: Connection) -> Remote:
     """Returns the remote of a session that is opened offline: its place, and nobody there."""
     return Remote(OfflineStore(connection.url), ObjectNames(connection.key), offline=True)
+
+
+def noted_connection(facts: Mapping[str, Any], journal_file: Path) -> Connection | None:
+    """Returns the remote that a journal's facts name; None where they name none.
+
+    Raises:
+        JournalDamagedError: What they say can't be decoded.
+    """
+    text = facts.get("connection")
+    if not text:
+        return None
+    with decoding(journal_file, "where the remote is"):
+        return parse_connection(json.loads(text))
 
 
 def only_readable(connection: Connection) -> bool:

@@ -18,7 +18,7 @@ from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.capabilities import CleaningDeniedError, Conditional, probe
 from ebooklet_tx.sync.commit import commit_way
 from ebooklet_tx.sync.commit.change_way import fit_lock
-from ebooklet_tx.sync.commit.commit_way import adopt, recall, remember, said_here
+from ebooklet_tx.sync.commit.commit_way import KEPT_APART_BY_TICKETS, adopt, recall, remember, said_here
 from ebooklet_tx.sync.commit.push import note_fence, raise_fence
 from ebooklet_tx.sync.pull.pull import pull, read_root_or_none
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
@@ -112,8 +112,7 @@ def _warn_of_tickets(remote: Remote, found: str) -> None:
         return
     _warned.add(remote.store.location)
     warnings.warn(
-        f"conditional writes {found}: writers are kept apart by tickets, which is weaker (a writer that stands "
-        "still for a minute in the middle of its commit can overwrite another's); see docs/reference/stores.md",
+        f"conditional writes {found}: writers are {KEPT_APART_BY_TICKETS}",
         WeakStoreWarning,
         stacklevel=3,
     )

@@ -26,7 +26,7 @@ from ebooklet_tx.locks.tickets import TicketLock
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.capabilities import WRONG_ETAG
 from ebooklet_tx.sync.commit.builder import Commit
-from ebooklet_tx.sync.commit.commit_way import TICKETS, found, remember, said_here, way_of
+from ebooklet_tx.sync.commit.commit_way import KEPT_APART_BY_TICKETS, TICKETS, found, remember, said_here, way_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
 from ebooklet_tx.sync.commit.turns import give_turn_back
 from ebooklet_tx.sync.pull.pull import FetchedRoot, look_at_root, pull
@@ -149,9 +149,8 @@ def _tell(remote: Remote, *, moved: bool) -> None:
         _log.info("commits of %s are made by compare-and-swap from here on", remote.root_place)
     elif moved:
         warnings.warn(
-            f"conditional writes don't work any more on {remote.root_place}: from here on all writers are kept "
-            "apart by tickets, which is weaker (a writer that stands still for a minute in the middle of its "
-            "commit can overwrite another's); see docs/reference/stores.md",
+            f"conditional writes don't work any more on {remote.root_place}: from here on all writers are "
+            f"{KEPT_APART_BY_TICKETS}",
             WeakStoreWarning,
             stacklevel=2,
         )

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebooklet_tx.local.journal.journal import put_meta
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     from ebooklet_tx.sync.session import Remote, Session
 
 TICKETS = "tickets"
+KEPT_APART_BY_TICKETS = (
+    "kept apart by tickets, which is weaker (a writer that stands still for a minute in the middle of its commit "
+    "can overwrite another's); see docs/reference/stores.md"
+)
+"""What every warning about tickets says of writers."""
+
 _log = logging.getLogger("ebooklet_tx")
 
 answers: dict[str, Conditional] = {}
@@ -122,8 +129,17 @@ def recall(session: Session) -> str | None:
 
 
 def _kept_answers(session: Session) -> dict[str, Any]:
-    with decoding(session.journal.path, "what was found out of stores"):
-        return dict(json.loads(session.journal.get_meta("conditional_writes") or "{}"))
+    return kept_answers(session.journal.get_meta("conditional_writes"), session.journal.path)
+
+
+def kept_answers(noted: Any, journal_file: Path) -> dict[str, Any]:
+    """Returns what a journal's fact `conditional_writes` says of stores, by endpoint and bucket.
+
+    Raises:
+        JournalDamagedError: It can't be decoded.
+    """
+    with decoding(journal_file, "what was found out of stores"):
+        return dict(json.loads(noted or "{}"))
 
 
 def remember(session: Session) -> None:
