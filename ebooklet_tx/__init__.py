@@ -9,6 +9,7 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.ebooklet_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
 from ebooklet_tx.errors import (
     ConcurrentCompactionError,
+    ContentionError,
     Error,
     GroupSetError,
     GroupTooLargeError,
@@ -101,6 +102,7 @@ __all__ = [
     "GroupTooLargeError",
     "PushInProgressError",
     "ConcurrentCompactionError",
+    "ContentionError",
     "InvalidArgumentError",
     "InvalidTypeError",
     "InvalidKeyError",

@@ -108,6 +108,10 @@ class OfflineError(RemoteError, ConnectionError):
     """The remote can't be reached or keeps failing. Local work is kept."""
 
 
+class ContentionError(OfflineError):
+    """Other writers' commits came first again and again. Every operation is pending; push again."""
+
+
 class LockTimeoutError(Error, TimeoutError):
     """Another process holds the lock, and did not let go in the time allowed."""
 

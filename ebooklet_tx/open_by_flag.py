@@ -30,7 +30,7 @@ from ebooklet_tx.sync.locking import (
     begin_locked,
     fit_lock_to_root,
     lock_session,
-    settle_conditions,
+    reconcile_conditions,
     take_lock,
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
@@ -38,11 +38,11 @@ from ebooklet_tx.sync.pull.detach import is_deletion_begun
 from ebooklet_tx.sync.pull.identity import mark_replacing
 from ebooklet_tx.sync.pull.pull import (
     FetchedRoot,
+    apply_root,
+    inspect_root,
     known_type,
-    look_at_root,
     pull,
     read_root,
-    take_in_root,
 )
 from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
 from ebooklet_tx.values.serializers import same_serializer, stored_name
@@ -111,7 +111,7 @@ def _pull_if_changed(session: Session) -> None:
             return
         raise _missing(session.remote, error) from error
     if fetched is not None:
-        session.local.try_maintain(lambda: take_in_root(session, fetched, since=base), READER_WAIT_SECONDS)
+        session.local.try_maintain(lambda: apply_root(session, fetched, since=base), READER_WAIT_SECONDS)
 
 
 def open_writing(remote: Remote, path: Path, settings: Settings) -> Session:
@@ -143,7 +143,7 @@ def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     session = _session(local, remote, settings, lock)
 
     def begin(session: Session) -> None:
-        settle_conditions(session, kept.commits if kept is not None else None)
+        reconcile_conditions(session, kept.commits if kept is not None else None)
         mark_replacing(session, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(session.local)
 
@@ -155,7 +155,7 @@ def _database_to_keep(remote: Remote, settings: Settings) -> Manifest | None:
 
     Raises where something lies that no push replaces: the old pair must not give way to a dead end.
     """
-    seen = look_at_root(remote)
+    seen = inspect_root(remote)
     if isinstance(seen, FetchedRoot) and settings.makes_one_like(seen.manifest):
         return seen.manifest
     return None
@@ -219,7 +219,7 @@ def _become_copy(session: Session, fetched: FetchedRoot, settings: Settings) -> 
         )
     session.local.become(settings.header_for(fetched.manifest))
     session.serializer_name = stored
-    take_in_root(session, fetched)
+    apply_root(session, fetched)
 
 
 def _begin_writing(
@@ -227,11 +227,11 @@ def _begin_writing(
 ) -> None:
     """Takes the lock, then brings the journal to the newest commit, fencing a lost holder off."""
     if not settings.reading:
-        settle_conditions(session, known.manifest.commits if known is not None else None)
+        reconcile_conditions(session, known.manifest.commits if known is not None else None)
     if settings.lock is not None:
         lock_session(session, settings.lock_timeout_seconds, force=settings.force_lock)
     if known is not None:
-        take_in_root(session, known)
+        apply_root(session, known)
     if known is None or session.lock is not None:
         _pull_or_become(session, settings, must_exist=must_exist)
     fit_lock_to_root(session, settings.lock_timeout_seconds)

@@ -42,21 +42,21 @@ _HEAD_BYTES = HASH_BYTES + POINTER_BYTES + 2
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class PartialCopy:
     """How much of ebooklet's remote a local file does not hold, or holds in an older version."""
 
     path: Path
-    lacking_keys: int
+    missing_keys: int
     listed_keys: int
 
     def __str__(self) -> str:
         return (
-            f"{self.path} is a partial copy: {self.lacking_keys} of the {self.listed_keys} keys that ebooklet's "
+            f"{self.path} is a partial copy: {self.missing_keys} of the {self.listed_keys} keys that ebooklet's "
             f"remote has ({index_path(self.path).name} lists them) are not in it, or are older there"
         )
 
 
-def lack_of(file: ValueFile, journal: Journal) -> Lack | None:
+def find_partial_copy(file: ValueFile, journal: Journal) -> PartialCopy | None:
     """Tells what a Booklet lacks of the remote with which ebooklet used it.
 
     Args:
@@ -76,7 +76,7 @@ def lack_of(file: ValueFile, journal: Journal) -> Lack | None:
     lacking = {key for key, stamp in listed.items() if here.get(key, -1) < stamp}
     if lacking:
         lacking -= _deleted_keys(file, lacking)
-    return Lack(file.path, len(lacking), len(listed)) if lacking else None
+    return PartialCopy(file.path, len(lacking), len(listed)) if lacking else None
 
 
 def index_path(path: Path) -> Path:

@@ -116,13 +116,13 @@ def inspect_pair(
                 mark = read_mark(side_files(location).mark)
                 with sqlite_errors(location), _reading(location, in_use=found.in_use) as raw:
                     missing = missing_commits(mark, commit_count(raw))
-                    _look_at_journal(found, file, raw, conflicts, check_values, log_rows)
+                    _inspect_journal(found, file, raw, conflicts, check_values, log_rows)
                 if missing:
                     found.journal_detail = f"the journal lacks {missing} acknowledged commits: its WAL is damaged"
         except (JournalDamagedError, JournalUnusableError) as error:
             found.journal = "damaged" if isinstance(error, JournalDamagedError) else "unusable"
             found.journal_detail = str(error)
-        _look_at_file(found, file)
+        _inspect_file(found, file)
     return found
 
 
@@ -175,7 +175,7 @@ def _copied(location: Path, folder: Path) -> Path:
     return copy
 
 
-def _look_at_journal(
+def _inspect_journal(
     found: Inspection,
     file: ValueFile,
     raw: sqlite3.Connection,
@@ -260,7 +260,7 @@ def _log(raw: sqlite3.Connection, log_rows: int) -> list[CommitRecord]:
     return [CommitRecord(*row) for row in rows.fetchall()]
 
 
-def _look_at_file(found: Inspection, file: ValueFile) -> None:
+def _inspect_file(found: Inspection, file: ValueFile) -> None:
     known = found.journal == "current"
     waiting = rebuild_path(found.path)
     if is_file(waiting):

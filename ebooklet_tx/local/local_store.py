@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,13 +43,13 @@ from ebooklet_tx.local.pair_files import (
 )
 from ebooklet_tx.local.rebuild import finished_rebuild, rebuild
 from ebooklet_tx.local.recovery import (
-    SettleReport,
+    RecoveryReport,
     as_recorded,
     open_journal,
+    reconcile,
     replace_damaged,
     report_rebuild,
     set_journal_aside,
-    settle,
 )
 from ebooklet_tx.local.value_file import (
     FileState,
@@ -79,10 +80,11 @@ class LocalStore:
         self.path = path
         self.writable = writable
         self.overlay = Overlay()
-        self.report = SettleReport()
+        self.report = RecoveryReport()
         self.created = False
         self._buffer_bytes = max(buffer_bytes, 1)
         self._file: ValueFile | None = None
+        self.mutex = threading.RLock()
         self._journal: Journal | None = None
         self._in_flux = False
         self._is_replacing = False
@@ -110,7 +112,7 @@ class LocalStore:
         timeout_seconds: float = 300.0,
         header: bytes | None = None,
         replace_journal: bool = False,
-        report: SettleReport | None = None,
+        report: RecoveryReport | None = None,
         ending: Ending | None = None,
     ) -> LocalStore:
         """Locks, repairs and opens a pair for writing.
@@ -157,9 +159,9 @@ class LocalStore:
             # A second name, or the need to make the file, may mean that somebody died making it.
             if store.created or file.has_second_name():
                 remove_leftovers(file)
-            store._journal = open_journal(path, store.report, replace=replace_journal)
+            store._use(open_journal(path, store.report, replace=replace_journal))
             narrow_beside(path, file.rights(), side_files(journal_path(path)))
-            if store._settle(file):
+            if store._reconcile(file):
                 return store
         except BaseException:
             store._release()
@@ -177,10 +179,11 @@ class LocalStore:
         again.created = store.created
         return again
 
-    def _settle(self, file: ValueFile) -> bool:
+    def _reconcile(self, file: ValueFile) -> bool:
         """Settles the pair; False where that met damage in the journal, which is then set aside."""
         try:
-            self._file, self._journal = settle(file, self.journal, self.report)
+            self._file, journal = reconcile(file, self.journal, self.report)
+            self._use(journal)
             self._count_staged()
         except JournalDamagedError as error:
             self.journal.close()
@@ -207,12 +210,12 @@ class LocalStore:
             if size_of(path) is None or size_of(journal_path(path)) is None:
                 raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
             check_wal_at_rest(path)
-            store._journal = Journal.open(journal_path(path), create=False)
-            if store._journal.get_meta("file_uuid") is None:
+            store._use(Journal.open(journal_path(path), create=False))
+            if store.journal.get_meta("file_uuid") is None:
                 raise LocalMissingError(2, f"the journal of {path} is not filled yet; open it with flag 'w'")
-            store._file = open_unlocked(path, store._journal)
-            if not as_recorded(store._file, store._journal.all_meta()):
-                store._settle_in_reader()
+            store._file = open_unlocked(path, store.journal)
+            if not as_recorded(store._file, store.journal.all_meta()):
+                store._reconcile_in_reader()
         except LostCommitsError:
             store._release()
             raise
@@ -225,7 +228,7 @@ class LocalStore:
             raise
         return store
 
-    def _settle_in_reader(self) -> None:
+    def _reconcile_in_reader(self) -> None:
         """Takes in what was done to the file, unless a writer is at work, who has done that already."""
         try:
             self.try_maintain(lambda: None)
@@ -331,6 +334,10 @@ class LocalStore:
         if self._journal is None:
             raise LocalStorageError(0, f"{self.path} is not open; open the database again")
         return self._journal
+
+    def _use(self, journal: Journal) -> None:
+        journal.mutex = self.mutex
+        self._journal = journal
 
     def serializer(self, given: Any) -> Serializer:
         """Returns the serializer that the file names; `given` is needed for a class of the user's."""
@@ -559,7 +566,8 @@ class LocalStore:
         try:
             self.file.close()
             self._file = writer
-            self._file, self._journal = settle(writer, self.journal, self.report)
+            self._file, journal = reconcile(writer, self.journal, self.report)
+            self._use(journal)
             self._in_flux = False
             self._count_staged()
             work()
@@ -631,7 +639,7 @@ class LocalStore:
         value = self.file.read(offset_bytes, length_bytes)
         return (timestamp_us or 0, value) if digest_of(value) == digest else None
 
-    def look(self, key: str) -> tuple[Entry | None, bytes | None]:
+    def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here.
 
         Beside a writer the bytes can move between the look at the entry and the look for them: then

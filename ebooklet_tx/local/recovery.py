@@ -36,7 +36,7 @@ _log = logging.getLogger("ebooklet_tx")
 
 
 @dataclass(slots=True)
-class SettleReport:
+class RecoveryReport:
     """What opening a local pair found and did, for `recover` to tell."""
 
     actions: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class SettleReport:
         _log.log(level, "%s", action)
 
 
-def open_journal(path: Path, report: SettleReport, *, replace: bool = False) -> Journal:
+def open_journal(path: Path, report: RecoveryReport, *, replace: bool = False) -> Journal:
     """Opens or makes the journal of a locked file; one that is proven damaged is set aside first.
 
     Args:
@@ -89,7 +89,7 @@ def open_journal(path: Path, report: SettleReport, *, replace: bool = False) -> 
     return Journal.open(location, create=True)
 
 
-def _mend(location: Path, report: SettleReport) -> int | None:
+def _mend(location: Path, report: RecoveryReport) -> int | None:
     """Looks whether a journal has all that was acknowledged; returns its mark where some of it is lost."""
     if is_open_here(location):
         # Its WAL is not read anew then, and so not cut short.
@@ -101,7 +101,7 @@ def _mend(location: Path, report: SettleReport) -> int | None:
     return mending.lost
 
 
-def replace_damaged(path: Path, report: SettleReport, error: JournalDamagedError) -> None:
+def replace_damaged(path: Path, report: RecoveryReport, error: JournalDamagedError) -> None:
     """Sets a journal aside if it is damaged indeed.
 
     Raises:
@@ -112,13 +112,13 @@ def replace_damaged(path: Path, report: SettleReport, error: JournalDamagedError
     set_journal_aside(path, report)
 
 
-def set_journal_aside(path: Path, report: SettleReport) -> None:
+def set_journal_aside(path: Path, report: RecoveryReport) -> None:
     """Renames a journal and its WAL so that a new one can be made in its place."""
     aside = set_aside(journal_path(path))
     report.note(f"the old journal is kept as {aside.name}; it was rebuilt from the file")
 
 
-def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[ValueFile, Journal]:
+def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tuple[ValueFile, Journal]:
     """Brings a locked file and its journal to one sound state.
 
     Returns:
@@ -135,7 +135,7 @@ def settle(file: ValueFile, journal: Journal, report: SettleReport) -> tuple[Val
         if journal.get_meta("file_uuid") is None:
             _check_unfilled(journal)
             _adopt(file, journal, report)
-        return _settle_guard(file, journal, report), journal
+        return _reconcile_guard(file, journal, report), journal
     except BaseException:
         # The caller lets go of what it gave; of what took its place it does not know.
         if file is not found:
@@ -153,7 +153,7 @@ def _check_unfilled(journal: Journal) -> None:
         raise misplaced(journal.path, "it does not say whose it is")
 
 
-def _own_journal(file: ValueFile, journal: Journal, report: SettleReport) -> Journal:
+def _own_journal(file: ValueFile, journal: Journal, report: RecoveryReport) -> Journal:
     """Sets a journal aside that belongs to another file, and makes a new one."""
     if not is_file_of(journal.all_meta(), file):
         report.note(f"{journal.path.name} belongs to another file than {file.path.name}")
@@ -163,7 +163,7 @@ def _own_journal(file: ValueFile, journal: Journal, report: SettleReport) -> Jou
     return journal
 
 
-def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
+def _reconcile_guard(file: ValueFile, journal: Journal, report: RecoveryReport) -> ValueFile:
     facts = journal.all_meta()
     guard = file.guard_number()
     if guard is not None and guard == facts.get("applied_append"):
@@ -194,14 +194,14 @@ def _settle_guard(file: ValueFile, journal: Journal, report: SettleReport) -> Va
     return file
 
 
-def _keep_original(file: ValueFile, kind: str, report: SettleReport) -> None:
+def _keep_original(file: ValueFile, kind: str, report: RecoveryReport) -> None:
     """Copies a file that holds what can't be told from worthless, and is in no other place."""
     kept = file.path.with_name(f"{file.path.name}.{kind}-{now_us()}")
     copy_new(file.fd, kept)
     report.note(f"the {kind} file is kept as {kept.name}")
 
 
-def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFile:
+def _rebuild(file: ValueFile, journal: Journal, report: RecoveryReport) -> ValueFile:
     new, outcome = rebuild(file, journal)
     try:
         put_in_place(new)
@@ -212,13 +212,13 @@ def _rebuild(file: ValueFile, journal: Journal, report: SettleReport) -> ValueFi
     return new
 
 
-def report_rebuild(outcome: RebuildReport, report: SettleReport) -> None:
+def report_rebuild(outcome: RebuildReport, report: RecoveryReport) -> None:
     """Adds what a rebuild found damaged to an account."""
     report.damaged_keys.extend(outcome.refetchable)
     _report_lost(outcome.lost, "damaged beyond repair", report)
 
 
-def _report_lost(keys: list[str], how: str, report: SettleReport) -> None:
+def _report_lost(keys: list[str], how: str, report: RecoveryReport) -> None:
     report.lost_keys.extend(keys)
     if keys:
         report.note(
@@ -266,7 +266,7 @@ def _record_file(file: ValueFile, journal: Journal) -> None:
     file.release(state)
 
 
-def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
+def _adopt(file: ValueFile, journal: Journal, report: RecoveryReport) -> None:
     """Makes a journal out of a Booklet that has none: every key is an operation to be pushed.
 
     Until the remote has been heard, `adopted` says that nothing is known about a common base.
@@ -274,7 +274,7 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
     file.make_durable()
     scan = file.scan()
     report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
-    _take_in_edits(file, journal, scan, SettleReport())
+    _take_in_edits(file, journal, scan, RecoveryReport())
     with journal.transaction() as connection:
         facts: dict[str, object] = {"file_uuid": file.header.uuid}
         if scan.live:
@@ -290,7 +290,7 @@ def _adopt(file: ValueFile, journal: Journal, report: SettleReport) -> None:
         report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys", logging.INFO)
 
 
-def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: SettleReport) -> Edits:
+def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: RecoveryReport) -> Edits:
     """Turns the difference between a file and its journal into pending operations, as far as it is known."""
     edits = find_edits(file, journal, scan)
     if edits.outdated:

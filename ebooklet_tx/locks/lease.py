@@ -100,7 +100,7 @@ class Lease(HeldLock):
         while True:
             denied: RemoteAccessError | None = None
             try:
-                seen = self._look()
+                seen = self._lookup()
             except RemoteAccessError as error:
                 # Without the right to list, S3 says so of an object that is missing: then it can be created.
                 seen, denied = None, error
@@ -149,11 +149,11 @@ class Lease(HeldLock):
         self._start_renewing()
         return True
 
-    def look(self) -> Seen | None:
+    def lookup(self) -> Seen | None:
         """Reads the lease as it is; None when there is none."""
-        return self._look()
+        return self._lookup()
 
-    def _look(self) -> Seen | None:
+    def _lookup(self) -> Seen | None:
         try:
             blob = self._store.get(self._key, max_bytes=MAX_LOCK_BYTES)
         except ObjectMissingError:
@@ -198,7 +198,7 @@ class Lease(HeldLock):
         return outcome
 
     def _read_back(self, record: LeaseRecord, if_match: str | None, failure: Error, refusals: int) -> str | None:
-        seen = self._look()
+        seen = self._lookup()
         written = judge_write(seen, token=record.token, if_match=if_match)
         if written is Written.OURS and seen is not None:
             return seen.etag
@@ -232,7 +232,7 @@ class Lease(HeldLock):
         if self._etag is not None and self._write(self._record(held=held), self._etag) is not None:
             return True
         for _ in range(TAKING_TRIES):
-            seen = self._look()
+            seen = self._lookup()
             if seen is None or not still_holds(seen, self.holder):
                 return False
             if self._write(self._record(held=held), seen.etag) is not None:

@@ -115,7 +115,7 @@ class HeldLock(ABC):
 
     # -- losing and letting go -------------------------------------------------------------
 
-    def lose(self, why: str) -> None:
+    def mark_lost(self, why: str) -> None:
         """Notes that the lock is gone, as a push found out by the root's fence."""
         self._lost = why
         self._stop.set()

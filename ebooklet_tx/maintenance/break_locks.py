@@ -63,7 +63,7 @@ def held_locks(remote: Remote) -> list[LockThere]:
     """Returns the lease, if it is held, and all tickets."""
     held = []
     if remote.conditional:
-        seen = Lease(remote.store, remote.names.lock, policy=remote.policy).look()
+        seen = Lease(remote.store, remote.names.lock, policy=remote.policy).lookup()
         if seen is not None and (seen.record is None or seen.record.held):
             held.append(LockThere(remote.names.lock, seen.etag, seen.record, is_lease=True))
     for found, record in read_tickets(remote.store, remote.names.lock):

@@ -26,13 +26,13 @@ from ebooklet_tx.sync.commit.builder import build
 from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.packing import (
     known_places,
+    reconcile_uploads,
     renew_old_uploads,
     send_packs,
-    settle_uploads,
 )
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, check_fence, crowded, stand_firm, wait_a_little
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, contention, recheck_lock
 from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
-from ebooklet_tx.sync.commit.turns import give_turn_back
+from ebooklet_tx.sync.commit.turns import release_turn
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.inline_values import prune_inline_values
 from ebooklet_tx.sync.session import Session, read_base
@@ -125,7 +125,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         outcome = _Outcome()
         resumed = 0
         if not replacing:
-            resumed = settle_uploads(session)
+            resumed = reconcile_uploads(session)
             pull(session)
             outcome.takeable = {pack.name for pack in _known_packs(session)}
             while due := _due_packs(session, live_share, packs, outcome):
@@ -266,7 +266,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
     try:
         for number in range(MAX_ROUNDS):
             if number:
-                stand_firm(session)
+                recheck_lock(session)
             with session.mutex:
                 base = read_base(session.journal)
                 places = known_places(session)
@@ -291,7 +291,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 if outcome.etag is not None:
                     finish(session, outcome.commit or commit, outcome.etag)
                 return entries
-            wait_a_little(session, number)
-        raise crowded(session)
+            backoff(session, number)
+        raise contention(session)
     finally:
-        give_turn_back(session)
+        release_turn(session)

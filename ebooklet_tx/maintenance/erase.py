@@ -169,7 +169,7 @@ def _remove_lock(remote: Remote, lock: WriterLock) -> None:
     try:
         # Nobody takes over a lease that was renewed just now.
         lock.renew()
-        lock.lose("the database was deleted, and the lock with it")
+        lock.mark_lost("the database was deleted, and the lock with it")
         lock.release()
         remote.store.delete(remote.names.lock)
     except LockLostError:

@@ -54,7 +54,7 @@ class RemoteOutcome:
     repair: RootRepair | None = None
 
 
-def settle_remote(
+def reconcile_remote(
     session: Session, *, resume: bool, damaged: Sequence[str] = (), repair_remote: bool = False
 ) -> RemoteOutcome:
     """Settles interrupted pushes against the remote, then goes on with them or lets them be.
@@ -72,7 +72,7 @@ def settle_remote(
     try:
         if repair_remote:
             outcome.repair = repair_root(session)
-        _settle(session, outcome, resume=resume)
+        _reconcile(session, outcome, resume=resume)
         _refetch(session, damaged, outcome)
     except ConflictError as error:
         outcome.conflicts = error.conflicts
@@ -89,7 +89,7 @@ def interrupted_push(session: Session) -> bool:
         return bool(raw.execute("SELECT 1 FROM intent UNION ALL SELECT 1 FROM upload LIMIT 1").fetchone())
 
 
-def _settle(session: Session, outcome: RemoteOutcome, *, resume: bool) -> None:
+def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> None:
     outcome.interrupted = interrupted_push(session)
     with session.mutex:
         intents = [intent.commit_id for intent in read_intents(session.journal)]
@@ -176,5 +176,5 @@ __all__ = [
     "has_pending",
     "interrupted_push",
     "lost_values",
-    "settle_remote",
+    "reconcile_remote",
 ]

@@ -16,21 +16,21 @@ from typing import Any
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
-from ebooklet_tx.local.ebooklet_index import Lack
+from ebooklet_tx.local.ebooklet_index import PartialCopy
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, settle_remote
+from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
 from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
 from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, remote_at
-from ebooklet_tx.sync.locking import settle_conditions
-from ebooklet_tx.sync.origin import undecided_lack
+from ebooklet_tx.sync.locking import reconcile_conditions
+from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
-from ebooklet_tx.sync.pull.pull import DamagedRoot, known_type, look_at_root, note_connection
+from ebooklet_tx.sync.pull.pull import DamagedRoot, inspect_root, known_type, note_connection
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.values.serializers import stored_name
 
@@ -122,7 +122,7 @@ def recover(
         )
         outcome = None
         if connection is not None:
-            outcome = _settle_remote(local, connection, resume, repair_remote, retry, _wrap_store)
+            outcome = _reconcile_remote(local, connection, resume, repair_remote, retry, _wrap_store)
             if outcome.failure is None:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
         lost = sorted({*report.lost_keys, *lost_values(local)})
@@ -146,7 +146,7 @@ def recover(
         damaged_keys=tuple(report.damaged_keys),
         refetched_keys=0 if outcome is None else outcome.refetched,
         lost_keys=tuple(lost),
-        partial_keys=0 if lack is None else lack.lacking_keys,
+        partial_keys=0 if lack is None else lack.missing_keys,
         remote=None if connection is None else connection.url,
         failure=None if outcome is None else outcome.failure,
         remote_damage=None if outcome is None else outcome.damage,
@@ -168,7 +168,7 @@ def recover(
 # -- settling ----------------------------------------------------------------------------------
 
 
-def _settle_remote(
+def _reconcile_remote(
     local: LocalStore,
     connection: Connection,
     resume: bool,
@@ -189,18 +189,18 @@ def _settle_remote(
             serializer_name=stored_name(code, str(local.path)),
         )
         try:
-            settle_conditions(session)
+            reconcile_conditions(session)
         except Error as error:
             return RemoteOutcome(failure=str(error))
         report = local.report
         gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
-        return settle_remote(session, resume=resume, damaged=gone, repair_remote=repair_remote)
+        return reconcile_remote(session, resume=resume, damaged=gone, repair_remote=repair_remote)
 
 
-def _undecided_lack(local: LocalStore, accept_partial: bool) -> Lack | None:
+def _undecided_lack(local: LocalStore, accept_partial: bool) -> PartialCopy | None:
     """Tells what a file of ebooklet's lacks, and notes it in the account."""
     try:
-        lack = undecided_lack(local, accept_partial=accept_partial)
+        lack = undecided_partial_copy(local, accept_partial=accept_partial)
     except PartialCopyError as error:
         local.report.note(str(error))
         return None
@@ -312,7 +312,7 @@ def _told_of_root(
     try:
         remote = remote_at(connection, retry=retry, wrap=wrap)
         with contextlib.closing(remote.store):
-            seen = look_at_root(remote)
+            seen = inspect_root(remote)
     except Error as error:
         return replace(report, failure=str(error))
     if not isinstance(seen, DamagedRoot):

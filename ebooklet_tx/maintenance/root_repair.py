@@ -18,7 +18,7 @@ from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.commit_way import adopt, must_move, said_here
 from ebooklet_tx.sync.commit.root_swap import swap
-from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, look_at_root
+from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 5
@@ -99,7 +99,7 @@ def repair_root(session: Session) -> RootRepair:
     with session.push_mutex:
         check_lock(session)
         for _ in range(MAX_TRIES):
-            seen = look_at_root(remote)
+            seen = inspect_root(remote)
             if seen is None:
                 raise RemoteMissingError(
                     f"the database {remote.root_place} is gone, not damaged; push(force_push=True) writes it anew"
@@ -117,7 +117,7 @@ def repair_root(session: Session) -> RootRepair:
 
 def _is_there(session: Session, root: Root) -> bool:
     """False when others have a sound root there by now, with this commit below it."""
-    seen = look_at_root(session.remote)
+    seen = inspect_root(session.remote)
     return isinstance(seen, FetchedRoot) and seen.manifest.commit_id == root.manifest.commit_id
 
 

@@ -74,14 +74,14 @@ def agree(remote: Remote, known: str | None = None) -> None:
         there = None
     commits = there.manifest.commits if there is not None else None
     if said_here(remote, commits) is None:
-        find_out(remote, known)
+        probe_conditions(remote, known)
     else:
         adopt(remote, commits)
         # Nothing is committed by who asks so: there is no doubt to settle.
         remote.in_doubt = False
 
 
-def find_out(remote: Remote, known: str | None) -> None:
+def probe_conditions(remote: Remote, known: str | None) -> None:
     """Settles whether a store's conditional writes can be relied on, trying them if nobody knows.
 
     Args:
@@ -129,7 +129,7 @@ def _hold(remote: Remote, answer: Conditional) -> None:
         remote.probing.quote_etags = False
 
 
-def settle_conditions(session: Session, commits: CommitWay | None = None) -> None:
+def reconcile_conditions(session: Session, commits: CommitWay | None = None) -> None:
     """Makes sure, before anything is written, how commits are made; each commit takes the locks that it needs.
 
     Args:
@@ -148,7 +148,7 @@ def settle_conditions(session: Session, commits: CommitWay | None = None) -> Non
             # Asking the root is cheaper than a probe, and its word counts more.
             agree(remote)
         else:
-            find_out(remote, known)
+            probe_conditions(remote, known)
     else:
         answer = _known_answer(remote, known) if remote.probing is not None else None
         if answer is not None:

@@ -8,7 +8,7 @@ another uuid, and so does not count as made here; a partial copy is not pushed a
 from __future__ import annotations
 
 from ebooklet_tx.errors import PartialCopyError
-from ebooklet_tx.local.ebooklet_index import Lack, index_path, lack_of
+from ebooklet_tx.local.ebooklet_index import PartialCopy, find_partial_copy, index_path
 from ebooklet_tx.local.journal.journal import put_meta
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.session import read_base
@@ -34,7 +34,7 @@ def check_complete(local: LocalStore, *, accept_partial: bool) -> None:
     Raises:
         PartialCopyError: It does not, and was not accepted so; it is as it was.
     """
-    lack = undecided_lack(local, accept_partial=accept_partial)
+    lack = undecided_partial_copy(local, accept_partial=accept_partial)
     if lack is not None:
         raise PartialCopyError(
             f"{lack}; the first push would make a remote without them. Load everything with ebooklet first "
@@ -43,7 +43,7 @@ def check_complete(local: LocalStore, *, accept_partial: bool) -> None:
         )
 
 
-def undecided_lack(local: LocalStore, *, accept_partial: bool = False) -> Lack | None:
+def undecided_partial_copy(local: LocalStore, *, accept_partial: bool = False) -> PartialCopy | None:
     """Tells what a file lacks that ebooklet used, until it was found complete or is accepted as it is.
 
     Once a remote holds the database, ebooklet's old index says nothing more of it.
@@ -56,7 +56,7 @@ def undecided_lack(local: LocalStore, *, accept_partial: bool = False) -> Lack |
         return None
     if not index_path(local.path).is_file():
         return None
-    lack = None if accept_partial else lack_of(local.file, journal)
+    lack = None if accept_partial else find_partial_copy(local.file, journal)
     if lack is None:
         with journal.transaction() as connection:
             put_meta(connection, {_TAKEN_AS_IT_IS: 1})

@@ -97,7 +97,7 @@ class WriterLock(Protocol):
 
     def fence_raised(self) -> None: ...
 
-    def lose(self, why: str) -> None: ...
+    def mark_lost(self, why: str) -> None: ...
 
     def release(self) -> None: ...
 
@@ -140,8 +140,12 @@ class Session:
     spare: list[WriterLock] = field(default_factory=list)
     in_transaction: bool = False
     on_conflict: Any = "raise"
-    mutex: threading.RLock = field(default_factory=threading.RLock)
     push_mutex: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def mutex(self) -> threading.RLock:
+        """Held where several uses of the local store belong together; each of them holds it for itself."""
+        return self.local.mutex
 
     @property
     def journal(self) -> Journal:

@@ -317,7 +317,7 @@ def test_a_value_that_moves_under_a_reader_is_found_again(path: Path, monkeypatc
         return found
 
     monkeypatch.setattr(Journal, "entry", entry)
-    found, value = reader.look("k00")
+    found, value = reader.lookup("k00")
     assert found is not None
     assert value == b"staged, in the journal alone"
     assert len(looks) > 1

@@ -232,7 +232,7 @@ def test_unlocking_frees_it_and_tells_of_whom(store: ObjectStore, clock: Clock) 
     assert unlock(remote, force=True) is None
     first = lease(store, clock, "first")
     first.acquire(0)
-    seen = first.look()
+    seen = first.lookup()
     assert seen is not None
     first.renew()
     # It is taken away only as it was seen.
@@ -418,7 +418,7 @@ def test_a_foreign_write_is_a_lost_lease(store: ObjectStore, clock: Clock) -> No
 def test_a_lease_that_a_push_found_lost_is_not_released(store: ObjectStore, clock: Clock) -> None:
     first = lease(store, clock, "first")
     first.acquire(0)
-    first.lose("the root carries a higher fence")
+    first.mark_lost("the root carries a higher fence")
     with pytest.raises(LockLostError, match="higher fence"):
         first.check()
     first.release()

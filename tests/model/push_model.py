@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge, may_yet_take_place, took_place
+from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge, may_still_apply, was_applied
 
 A, B, S = range(3)
 KEYS = (A, B, S)
@@ -135,8 +135,8 @@ class Rules:
     """What is decided, as it should be; a mutation replaces one of them."""
 
     judge: Callable[..., Verdict] = judge
-    took_place: Callable[..., bool] = took_place
-    may_yet_take_place: Callable[..., bool] = may_yet_take_place
+    was_applied: Callable[..., bool] = was_applied
+    may_still_apply: Callable[..., bool] = may_still_apply
     store_compares: bool = True
     reads_back: bool = True
     keeps_intent_of_untouched: bool = True
@@ -194,7 +194,7 @@ def is_agreeing(pending: int | None, base: Version, remote: Version) -> bool:
 
 
 def is_done(pending: int | None, remote: Version) -> bool:
-    """What `take_in._DONE` says: the operation was carried out."""
+    """What `apply_images._DONE` says: the operation was carried out."""
     if pending is None:
         return False
     if not digest(pending):
@@ -420,7 +420,7 @@ class PushModel:
         journal = writer.journal
         done = writer._replace(at=writer.then, then="")
         if state.root is None:
-            keeps = self.rules.may_yet_take_place
+            keeps = self.rules.may_still_apply
             intents = tuple(intent for intent in journal.intents if keeps(intent.base_etag, None))
             done = done._replace(journal=journal._replace(intents=intents))
             return f"{number} finds no root", _with(state, number, done)
@@ -450,7 +450,7 @@ class PushModel:
         yield f"{number} takes the root in", after
 
     def _taken_in(self, writer: Writer, root: Root) -> tuple[Writer, Writer | None]:
-        """`take_in_root`: the writer after both transactions, and after the first where there are two."""
+        """`apply_root`: the writer after both transactions, and after the first where there are two."""
         if self.rules.overlay_before_take_in:
             writer = self._committed(writer)
         journal = writer.journal
@@ -458,7 +458,7 @@ class PushModel:
         known_seq = 0 if full else journal.base_seq
         between = None
         for intent in journal.intents:
-            if self.rules.took_place(intent.commit, root.commit, root.log):
+            if self.rules.was_applied(intent.commit, root.commit, root.log):
                 journal = self._own(journal, intent.rows, intent.seq, intent.commit, None)
                 between = writer._replace(journal=journal)
         journal = _taken(journal, root.index, known_seq, full=full, own_seq=None)
@@ -630,7 +630,7 @@ def _rewound(journal: Journal, root: Root) -> bool:
 def _taken(
     journal: Journal, index: tuple[Version, ...], base_seq: int, *, full: bool, own_seq: int | None
 ) -> Journal:
-    """`take_in`: rows of an index into the journal's remote columns."""
+    """`apply_images`: rows of an index into the journal's remote columns."""
     remote = [NEVER] * len(KEYS) if full else list(journal.remote)
     pending, base = list(journal.pending), list(journal.base)
     for key in KEYS:

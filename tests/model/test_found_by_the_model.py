@@ -16,7 +16,7 @@ from ebooklet_tx.maintenance.break_locks import unlock
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.locking import begin_locked
-from ebooklet_tx.sync.pull.pull import read_root, take_in_root
+from ebooklet_tx.sync.pull.pull import apply_root, read_root
 from ebooklet_tx.sync.session import read_base
 from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
@@ -132,7 +132,7 @@ def test_an_uncommitted_write_stays_based_on_what_its_writer_saw(open_at: Callab
             one.changes().push()
             two["k"] = "ours"
             session = two._usable()
-            assert take_in_root(session, root_of(two)) is not None
+            assert apply_root(session, root_of(two)) is not None
             with pytest.raises(ebooklet_tx.ConflictError):
                 two.changes().push()
 
@@ -145,7 +145,7 @@ def test_no_commit_is_taken_in_inside_a_transaction(open_at: Callable[..., Datab
             one["k"] = "theirs"
             one.changes().push()
             with pytest.raises(InvalidArgumentError, match="inside a transaction"), two.transaction():
-                take_in_root(two._usable(), root_of(two))
+                apply_root(two._usable(), root_of(two))
             assert two["k"] == "base"
 
 
@@ -157,7 +157,7 @@ def test_a_root_older_than_the_base_is_not_taken_in(open_at: Callable[..., Datab
         old, since = root_of(db), read_base(session.journal)
         db["k"] = "second"
         db.changes().push()
-        assert take_in_root(session, old, since=since) is None
+        assert apply_root(session, old, since=since) is None
         assert db["k"] == "second"
         assert read_base(session.journal).seq == 2
 

@@ -120,11 +120,11 @@ BROKEN: dict[str, tuple[Model[Any], str]] = {
         "promise",
     ),
     "the intent is dropped when there is no root": (
-        _push(ONE, P(may_yet_take_place=lambda base, root: False), begun=False),
+        _push(ONE, P(may_still_apply=lambda base, root: False), begun=False),
         "promise",
     ),
     "the log below another's root is not looked at": (
-        _push(TWO, P(took_place=lambda commit, root, log: commit == root)),
+        _push(TWO, P(was_applied=lambda commit, root, log: commit == root)),
         "twice",
     ),
     "the root is put without If-Match": (_push(TWO, P(store_compares=False)), "overwritten"),

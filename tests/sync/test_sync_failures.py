@@ -146,7 +146,7 @@ def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
         db["mine"] = b"1"
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
-        real = pull_module.take_in
+        real = pull_module.apply_images
 
         def stops_after_ours(*arguments: Any, **options: Any) -> None:
             if options["own_seq"] is None:
@@ -154,7 +154,7 @@ def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
             real(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(pull_module, "take_in", stops_after_ours)
+            patch.setattr(pull_module, "apply_images", stops_after_ours)
             with pytest.raises(KeyboardInterrupt):
                 db.changes().pull()
         base = read_base(db._session.journal)

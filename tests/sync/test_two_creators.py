@@ -187,7 +187,7 @@ def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
         "local.local_store.put_in_place",
         "local.rebuild.record_places",
         "local.rebuild.fsync_folder",
-        "sync.pull.pull.take_in",
+        "sync.pull.pull.apply_images",
     ],
 )
 def test_dying_between_the_steps_of_joining(

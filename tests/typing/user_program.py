@@ -114,6 +114,7 @@ def errors(folder: Path) -> None:
         ebooklet_tx.LockLostError,
         ebooklet_tx.LockTimeoutError,
         ebooklet_tx.ConcurrentCompactionError,
+        ebooklet_tx.ContentionError,
         ebooklet_tx.GroupSetError,
         ebooklet_tx.GroupTooLargeError,
         ebooklet_tx.LockHeldError,

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,11 +177,17 @@ def is_open_here(path: Path) -> bool:
 
 
 class Journal:
-    """An open journal: one connection, used by one session under its mutex."""
+    """An open journal: one connection, used by one session.
+
+    Attributes:
+        mutex: Held by every method while it uses the connection, and by `transaction` and `reading` for the
+            whole block. A session holds it itself where several of them belong together.
+    """
 
     def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
         self.path = path
         self.raw = raw
+        self.mutex = threading.RLock()
         self._owned = owned
         self._counts_cells: bool | None = None
         self._mark = MarkWriter(side_files(path).mark)
@@ -278,7 +285,7 @@ class Journal:
 
         `driver(transaction)` gives the sqlite3 connection to execute statements on.
         """
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             # What an interrupt left open, in the handlers below, was never acknowledged.
             self._roll_back()
             try:
@@ -313,14 +320,14 @@ class Journal:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The driver connection, with SQLite's errors translated."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             yield self.raw
 
     # -- single facts ----------------------------------------------------------------------
 
     def get_meta(self, name: str) -> Any:
         """Returns a fact of the meta table, or None."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             while True:
                 row = self.raw.execute("SELECT name, value FROM meta WHERE name = ?", (name,)).fetchone()
                 if row is None and is_no_fact(self.raw, self.path, name):
@@ -333,7 +340,7 @@ class Journal:
     def all_meta(self) -> dict[str, Any]:
         """Returns every fact of the meta table but the one that can be long."""
         query = "SELECT name, value FROM meta WHERE name != ?"
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             facts = self.raw.execute(f"{query} ORDER BY name", (MISSING_KEYS,)).fetchall()
         check_order(self.path, (name for name, _ in facts), "")
         return dict(facts)
@@ -391,7 +398,7 @@ class Journal:
     def entries_in_order(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Likewise, for keys in order that are about all that there are from the first to the last."""
         query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key >= ? AND key <= ? ORDER BY key"
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             rows = self.raw.execute(query, (keys[0], keys[-1])).fetchall()
         return self._all_there(keys, {entry.key: entry for entry in self._in_order(rows)})
 
@@ -418,7 +425,7 @@ class Journal:
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Returns all rows of a query that only reads."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             return self.raw.execute(query, parameters).fetchall()
 
     def version(self) -> tuple[int, int]:
@@ -429,7 +436,7 @@ class Journal:
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = keys[start : start + _KEYS_AT_ONCE]
             marks = ",".join("?" * len(some))
-            with sqlite_errors(self.path):
+            with self.mutex, sqlite_errors(self.path):
                 rows = self.raw.execute(f"{select} WHERE key IN ({marks})", some).fetchall()
             yield from rows
 
@@ -447,7 +454,7 @@ class Journal:
 
     def stale_keys(self) -> list[str]:
         """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
 
     def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
@@ -463,7 +470,7 @@ class Journal:
                 f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?2"
             )
             self.entry(position)
-            with sqlite_errors(self.path):
+            with self.mutex, sqlite_errors(self.path):
                 rows = self.raw.execute(query, (position, limit, *ends)).fetchall()
             check_order(self.path, (row[0] for row in rows), after)
             if any(row[2] for row in rows):
@@ -479,7 +486,7 @@ class Journal:
 
     def visible_count(self) -> int:
         """Returns how many user keys a reader sees; costs the pending operations, not the size."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             # One statement: between two of them a push beside could move keys from one count to the other.
             indexed = _INDEXED if self._can_count_cells() else "count(*)"
             query = _COUNTS.format(indexed=indexed, sound=SOUND_ROW, fit=PENDING_ENDS_FIT)
@@ -499,22 +506,22 @@ class Journal:
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             return int(self.raw.execute("PRAGMA data_version").fetchone()[0])
 
     def staged_bytes(self) -> int:
         """Returns how many value bytes wait in the journal for the Booklet file."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             return int(self.raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()[0])
 
     def has_staged(self) -> bool:
         """True when values wait in the journal for the Booklet file."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             return self.raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None
 
     def held_value(self, key: str, digest: bytes) -> bytes | None:
         """Returns a value of that digest that lies in the journal itself, staged or inline."""
-        with sqlite_errors(self.path):
+        with self.mutex, sqlite_errors(self.path):
             row = self.raw.execute(
                 "SELECT value FROM staged WHERE key = ?1 AND digest = ?2 "
                 "UNION ALL SELECT value FROM inline_value WHERE digest = ?2 LIMIT 1",

@@ -28,8 +28,8 @@ from ebooklet_tx.stores.capabilities import WRONG_ETAG
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.commit_way import KEPT_APART_BY_TICKETS, TICKETS, found, remember, said_here, way_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
-from ebooklet_tx.sync.commit.turns import give_turn_back
-from ebooklet_tx.sync.pull.pull import FetchedRoot, look_at_root, pull
+from ebooklet_tx.sync.commit.turns import release_turn
+from ebooklet_tx.sync.pull.pull import FetchedRoot, inspect_root, pull
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
 TRIES = 3
@@ -123,7 +123,7 @@ def move(session: Session, commit: Commit, base_etag: str | None, sent: Sent) ->
     remote = session.remote
     try:
         with _both_locks(session) as alone:
-            there = look_at_root(remote)
+            there = inspect_root(remote)
             if (there.etag if there is not None else None) != base_etag:
                 return read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
             said = said_here(remote, there.manifest.commits) if isinstance(there, FetchedRoot) else None
@@ -167,7 +167,7 @@ def _both_locks(session: Session) -> Iterator[bool]:
     Yields:
         Whether no other writer has the lease.
     """
-    give_turn_back(session)
+    release_turn(session)
     with ExitStack() as stack:
         ticket: WriterLock | None = session.lock if isinstance(session.lock, TicketLock) else None
         lease = session.lock if ticket is None else None
@@ -216,11 +216,11 @@ def _put(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     if remote.racy or (remote.opinion is False and not remote.in_doubt):
         # Nothing says that conditions work here, and a probe, or the user, that they don't.
         try:
-            put_heard(remote, in_turn, base_etag)
+            put_conditionally(remote, in_turn, base_etag)
         except (PreconditionFailedError, OfflineError) as error:
             return _noted(session, read_back(session, in_turn, base_etag, error), swaps=False)
         return _read_back_own(session, in_turn, base_etag)
-    if _is_heard(session, in_turn, base_etag):
+    if _conditions_hold(session, in_turn, base_etag):
         outcome = _swap(session, commit, base_etag)
         if outcome is not None:
             return outcome
@@ -253,7 +253,7 @@ def _noted(session: Session, outcome: Outcome, *, swaps: bool) -> Outcome:
     return Outcome(applied=True)
 
 
-def _is_heard(session: Session, commit: Commit, base_etag: str | None) -> bool:
+def _conditions_hold(session: Session, commit: Commit, base_etag: str | None) -> bool:
     """Puts a commit under a condition that can't hold; False when it took place all the same.
 
     Where conditions are refused altogether it is put without one, and that is no hearing either.
@@ -312,7 +312,7 @@ def _put_if_same(remote: Remote, commit: Commit, base_etag: str | None) -> str:
     )
 
 
-def put_heard(remote: Remote, commit: Commit, base_etag: str | None) -> None:
+def put_conditionally(remote: Remote, commit: Commit, base_etag: str | None) -> None:
     """Puts a root whose turn it is under its condition, and without where that is refused though it holds.
 
     Those who don't wait for their turn, because they hold that conditions work, are kept off so.
@@ -325,7 +325,7 @@ def put_heard(remote: Remote, commit: Commit, base_etag: str | None) -> None:
     except ConditionUnsupportedError:
         pass
     except PreconditionFailedError:
-        there = look_at_root(remote)
+        there = inspect_root(remote)
         if (there.etag if there is not None else None) != base_etag:
             raise
     else:
@@ -342,4 +342,4 @@ def _raise_without_rights(remote: Remote) -> None:
         )
 
 
-__all__ = ["check_lock", "fit_lock", "move", "put_heard", "renew_lock", "ticket_of"]
+__all__ = ["check_lock", "fit_lock", "move", "put_conditionally", "renew_lock", "ticket_of"]

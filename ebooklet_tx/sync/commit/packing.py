@@ -83,7 +83,7 @@ def _damaged(session: Session, entry: Entry) -> LocalIntegrityError:
 def place_values(session: Session, entries: Sequence[Entry]) -> dict[bytes, Place]:
     """Brings the values of pending entries into the store; returns their places by digest.
 
-    What an earlier push of this journal brought there, as `settle_uploads` has found, is used and not
+    What an earlier push of this journal brought there, as `reconcile_uploads` has found, is used and not
     sent again. When this raises, what has arrived is recorded.
     """
     _send_missing(session, entries)
@@ -195,7 +195,7 @@ def known_places(session: Session) -> dict[bytes, Place]:
     return {digest: Place(name, offset, length) for digest, name, offset, length in rows}
 
 
-def settle_uploads(session: Session) -> int:
+def reconcile_uploads(session: Session) -> int:
     """Asks the store once for each pack of an earlier, unfinished push; returns how many are there.
 
     A pack's name is random and its put atomic, so an object of that name and size is the pack.

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ebooklet_tx.errors import OfflineError, RemoteMissingError
+from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
 from ebooklet_tx.local.journal.journal import Entry
 from ebooklet_tx.sync.commit.builder import build, place_pending
 from ebooklet_tx.sync.commit.change_way import check_lock, renew_lock
 from ebooklet_tx.sync.commit.commit_way import adopt
-from ebooklet_tx.sync.commit.packing import ReplacedError, forget_uploads, settle_uploads
+from ebooklet_tx.sync.commit.packing import ReplacedError, forget_uploads, reconcile_uploads
 from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
 from ebooklet_tx.sync.commit.swap_rules import fenced_off
-from ebooklet_tx.sync.commit.turns import give_turn_back, take_turn
+from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.detach import start_over
-from ebooklet_tx.sync.pull.identity import settle_replacement
-from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, look_at_root, pull, read_intents
+from ebooklet_tx.sync.pull.identity import reconcile_identity
+from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root, pull, read_intents
 from ebooklet_tx.sync.pull.resolve import (
     Resolution,
     Resolver,
@@ -92,7 +92,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         with session.mutex:
             session.local.commit()
             unresolved = bool(read_intents(session.journal))
-        resumed = settle_uploads(session)
+        resumed = reconcile_uploads(session)
         settled: list[str] = []
         if force:
             settled = _start_over_if_gone(session)
@@ -125,8 +125,8 @@ def raise_fence(session: Session) -> None:
                 if session.lock is not None:
                     session.lock.fence_raised()
                 return
-            wait_a_little(session, number)
-    raise crowded(session)
+            backoff(session, number)
+    raise contention(session)
 
 
 def note_fence(session: Session, fence: int) -> None:
@@ -148,7 +148,7 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
     try:
         for number in range(MAX_ROUNDS):
             if number:
-                stand_firm(session)
+                recheck_lock(session)
             complete = _hear_of_conflicts(session, on_conflict)
             yielding = [] if on_conflict == "raise" else resolve_all(session, on_conflict)
             if not callable(on_conflict):
@@ -162,10 +162,10 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
                 continue
             if result is not None:
                 return result
-            wait_a_little(session, number)
-        raise crowded(session)
+            backoff(session, number)
+        raise contention(session)
     finally:
-        give_turn_back(session)
+        release_turn(session)
 
 
 def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
@@ -189,7 +189,7 @@ def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
     return True
 
 
-def stand_firm(session: Session) -> None:
+def recheck_lock(session: Session) -> None:
     """Before another round: a lock has to be held still, and where commits take turns ours is kept.
 
     A turn that began with a base of before the queue is spent on finding that out. With as many writers as
@@ -200,20 +200,20 @@ def stand_firm(session: Session) -> None:
         # Somebody else commits although we hold the lock: do we still?
         check_lock(session)
     elif session.commit_lock is not None and session.turn is None and not session.remote.conditional:
-        take_turn(session)
+        acquire_turn(session)
         pull(session)
 
 
-def wait_a_little(session: Session, number: int) -> None:
+def backoff(session: Session, number: int) -> None:
     """Lets the writers that collided go apart: up to a growing bound, at random."""
     policy = session.remote.policy
     bound_seconds = min(policy.cap_seconds, CROWD_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
     policy.sleep(policy.random() * bound_seconds)
 
 
-def crowded(session: Session) -> OfflineError:
-    """Returns the error of a commit before which others came all the time."""
-    return OfflineError(
+def contention(session: Session) -> ContentionError:
+    """Returns the error of a commit that lost every round to other writers."""
+    return ContentionError(
         f"{MAX_ROUNDS} commits of other writers came first at {session.remote.root_place}; every operation "
         "is pending, push again when there is less traffic"
     )
@@ -240,7 +240,7 @@ def _one_round(
     """
     with session.mutex:
         replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
-    seen = _look_at_replaced(session) if replacing else None
+    seen = _inspect_replaced(session) if replacing else None
     replaced = seen if isinstance(seen, FetchedRoot) else None
     with session.mutex:
         if replacing and not session.journal.get_meta("replace_remote"):
@@ -301,13 +301,13 @@ def _one_round(
     )
 
 
-def _look_at_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
+def _inspect_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
     """Reads the root that the push is to replace, and gives ours the uuid that it is to have in its place."""
     if session.remote.offline:
         return None
-    seen = look_at_root(session.remote)
+    seen = inspect_root(session.remote)
     if seen is not None:
-        settle_replacement(session, seen.manifest if isinstance(seen, FetchedRoot) else None)
+        reconcile_identity(session, seen.manifest if isinstance(seen, FetchedRoot) else None)
     return seen
 
 
@@ -333,7 +333,7 @@ def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[E
 def check_fence(session: Session, base: Base) -> None:
     """Raises when the root shows that somebody else took the lock over."""
     if session.lock is not None and fenced_off(base.fence, session.fence):
-        session.lock.lose("the root carries a higher fence")
+        session.lock.mark_lost("the root carries a higher fence")
         session.lock.check()
 
 
@@ -355,10 +355,10 @@ __all__ = [
     "MAX_ROUNDS",
     "PushResult",
     "check_fence",
-    "crowded",
+    "contention",
     "note_fence",
     "push",
     "raise_fence",
-    "stand_firm",
-    "wait_a_little",
+    "recheck_lock",
+    "backoff",
 ]

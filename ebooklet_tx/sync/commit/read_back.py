@@ -14,11 +14,11 @@ from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.pull.pull import (
     DamagedRoot,
     FetchedRoot,
+    apply_root,
+    inspect_root,
     is_logged,
-    look_at_root,
     pull,
     replacement_applied,
-    take_in_root,
 )
 from ebooklet_tx.sync.session import Session, read_base
 
@@ -54,7 +54,7 @@ def read_back(session: Session, commit: Commit, base_etag: str | None, failure: 
     remote = session.remote
     with session.mutex:
         base = read_base(session.journal)
-    fetched = look_at_root(remote)
+    fetched = inspect_root(remote)
     if isinstance(fetched, DamagedRoot):
         if fetched.etag != base_etag:
             raise fetched.error from failure
@@ -76,7 +76,7 @@ def read_back(session: Session, commit: Commit, base_etag: str | None, failure: 
     if replacing and not replacement_applied(session, fetched):
         return Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
-    if take_in_root(session, fetched, since=base) is None:
+    if apply_root(session, fetched, since=base) is None:
         pull(session)
     # Not what this pull settled: another thread's may have come first.
     with session.mutex:

@@ -21,12 +21,12 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.segment import read_segment
 from ebooklet_tx.local.journal.journal import Entry, driver
 from ebooklet_tx.sync.commit.builder import Commit
-from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_heard, ticket_of
+from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_conditionally, ticket_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
-from ebooklet_tx.sync.commit.turns import give_turn_back, take_turn
-from ebooklet_tx.sync.pull.apply import take_in
+from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
+from ebooklet_tx.sync.pull.apply import apply_images
 from ebooklet_tx.sync.pull.identity import REPLACED
-from ebooklet_tx.sync.pull.pull import look_at_root
+from ebooklet_tx.sync.pull.pull import inspect_root
 from ebooklet_tx.sync.session import Session, base_facts, read_base
 from ebooklet_tx.timestamps import now_us
 
@@ -128,16 +128,16 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
     fit_lock(session)
     held = ticket_of(session)
     try:
-        lock = held or take_turn(session)
+        lock = held or acquire_turn(session)
         if lock is not None:
             lock.check()
-        there = look_at_root(remote)
+        there = inspect_root(remote)
         if (there.etag if there is not None else None) != base_etag:
             return read_back(session, commit, base_etag, PreconditionFailedError("the root has changed"))
         sent.perhaps = True
         try:
             if base_etag is None:
-                put_heard(remote, commit, None)
+                put_conditionally(remote, commit, None)
             else:
                 remote.store.put(remote.names.root, commit.root, metadata=commit.object_metadata)
         except (OfflineError, PreconditionFailedError) as error:
@@ -150,7 +150,7 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
         ) from error
     finally:
         if held is None:
-            give_turn_back(session)
+            release_turn(session)
 
 
 def finish(session: Session, commit: Commit, etag: str) -> None:
@@ -161,7 +161,7 @@ def finish(session: Session, commit: Commit, etag: str) -> None:
         if read_base(session.journal).seq >= commit.manifest.seq:
             # A pull in another thread has come across the commit, and maybe others on top.
             return
-        take_in(
+        apply_images(
             session.journal,
             [image],
             base_seq=commit.manifest.seq - 1,

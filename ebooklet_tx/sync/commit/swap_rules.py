@@ -43,12 +43,12 @@ def judge(seen: RootSeen | None, *, commit_id: str, base_etag: str | None) -> Ve
     return Verdict.OTHERS
 
 
-def took_place(commit_id: str, root_commit_id: str, logged: Collection[str]) -> bool:
+def was_applied(commit_id: str, root_commit_id: str, logged: Collection[str]) -> bool:
     """Whether a commit is the root's, or lies below it."""
     return commit_id == root_commit_id or commit_id in logged
 
 
-def may_yet_take_place(base_etag: str | None, root_etag: str | None) -> bool:
+def may_still_apply(base_etag: str | None, root_etag: str | None) -> bool:
     """Whether a swap that is still on its way can succeed: only on the very root that it was made for.
 
     None stands for no root. A root that was replaced never comes back, because each has an id of its own.

@@ -9,13 +9,13 @@ from __future__ import annotations
 from ebooklet_tx.sync.session import Session, WriterLock
 
 
-def take_turn(session: Session) -> WriterLock | None:
+def acquire_turn(session: Session) -> WriterLock | None:
     """Waits for a turn to commit; None where commits take none.
 
     Raises:
         LockTimeoutError: Another writer kept his.
     """
-    give_turn_back(session)
+    release_turn(session)
     if session.commit_lock is None:
         return None
     turn = session.turn = session.commit_lock()
@@ -23,11 +23,11 @@ def take_turn(session: Session) -> WriterLock | None:
     return turn
 
 
-def give_turn_back(session: Session) -> None:
+def release_turn(session: Session) -> None:
     """Gives back the turn that a session has; one that was not had, or only in part, is no error."""
     if session.turn is not None:
         session.turn.release()
         session.turn = None
 
 
-__all__ = ["give_turn_back", "take_turn"]
+__all__ = ["release_turn", "acquire_turn"]

@@ -63,7 +63,7 @@ WHERE pending != 0 AND remote_seq IS NOT NULL AND remote_timestamp_us >= pending
 """
 
 
-def take_in(
+def apply_images(
     journal: Journal,
     images: Sequence[bytes],
     *,

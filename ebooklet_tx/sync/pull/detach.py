@@ -61,7 +61,7 @@ def is_deletion_begun(journal: Journal) -> bool:
     return noted is not None and bool(noted == read_base(journal).commit_id)
 
 
-def finish_forgetting(session: Session) -> bool:
+def finish_detaching(session: Session) -> bool:
     """Forgets a remote whose deletion was begun here and cut short; False when there was none."""
     with session.mutex:
         if not is_deletion_begun(session.journal):

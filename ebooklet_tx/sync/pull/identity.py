@@ -115,7 +115,7 @@ def mark_replacing(session: Session, *, kept_uuid: str | None) -> None:
         put_meta(connection, {"replace_remote": 1, KEPT_UUID: kept_uuid})
 
 
-def settle_replacement(session: Session, manifest: Manifest | None) -> None:
+def reconcile_identity(session: Session, manifest: Manifest | None) -> None:
     """Gives a database that is about to replace a remote the identity that it is to have there.
 
     It keeps that of a database of its own kind, so that copies elsewhere follow. Where another kind lies, or
@@ -146,5 +146,5 @@ __all__ = [
     "join",
     "mark_replacing",
     "may_join",
-    "settle_replacement",
+    "reconcile_identity",
 ]

@@ -25,9 +25,9 @@ from ebooklet_tx.formats.segment import count_rows, iter_log, merge_segments, re
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.sync.commit.commit_way import adopt
-from ebooklet_tx.sync.commit.swap_rules import may_yet_take_place, took_place
-from ebooklet_tx.sync.pull.apply import MAX_IMAGES, take_in
-from ebooklet_tx.sync.pull.detach import finish_forgetting
+from ebooklet_tx.sync.commit.swap_rules import may_still_apply, was_applied
+from ebooklet_tx.sync.pull.apply import MAX_IMAGES, apply_images
+from ebooklet_tx.sync.pull.detach import finish_detaching
 from ebooklet_tx.sync.pull.identity import REPLACED, check_identity, join, may_join
 from ebooklet_tx.sync.root_object import get_root
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
@@ -110,7 +110,7 @@ def read_root_or_none(remote: Remote) -> FetchedRoot | None:
         return None
 
 
-def look_at_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
+def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
     """Reads the root, to be replaced whether it is damaged or not; None when there is none."""
     try:
         blob = get_root(remote.store, remote.names.root, name=remote.root_place)
@@ -170,7 +170,7 @@ def _pull_once(session: Session) -> PullResult | None:
         # It is replaced whether it can be read or not.
         return PullResult(seq=base.seq)
     except ObjectMissingError as error:
-        if base.seq and not finish_forgetting(session):
+        if base.seq and not finish_detaching(session):
             way_out = (
                 "push(force_push=True) writes it anew"
                 if session.remote.store.writable
@@ -184,7 +184,7 @@ def _pull_once(session: Session) -> PullResult | None:
         return PullResult(missing=True)
     if fetched is None or (replacing and not replacement_applied(session, fetched)):
         return PullResult(seq=base.seq)
-    return take_in_root(session, fetched, since=base)
+    return apply_root(session, fetched, since=base)
 
 
 def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
@@ -201,7 +201,7 @@ def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
     return any(intent.commit_id in committed for intent in intents)
 
 
-def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
+def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
     """Moves the journal on to a root that was read, fetching what it names; settles intents.
 
     Args:
@@ -243,12 +243,12 @@ def take_in_root(session: Session, fetched: FetchedRoot, *, since: Base | None =
             return None
         _commit_overlay(session)
         for intent in intents:
-            if took_place(intent.commit_id, manifest.commit_id, committed):
+            if was_applied(intent.commit_id, manifest.commit_id, committed):
                 result.applied.append(intent.commit_id)
                 _record_own_commit(session.journal, intent)
             else:
                 result.dropped.append(intent.commit_id)
-        take_in(
+        apply_images(
             session.journal,
             images,
             base_seq=known_seq,
@@ -281,7 +281,7 @@ def _refuse_in_transaction(session: Session) -> None:
 
 def _drop_dead_intents(journal: Journal, *, root_etag: str | None) -> None:
     """Forgets pushes that can't take effect any more; one that is only late still can."""
-    dead = [i.commit_id for i in read_intents(journal) if not may_yet_take_place(i.base_etag, root_etag)]
+    dead = [i.commit_id for i in read_intents(journal) if not may_still_apply(i.base_etag, root_etag)]
     if dead:
         with journal.transaction() as connection:
             driver(connection).executemany("DELETE FROM intent WHERE commit_id = ?", [(i,) for i in dead])
@@ -296,7 +296,7 @@ def drop_intents(journal: Journal) -> None:
 def _record_own_commit(journal: Journal, intent: Intent) -> None:
     """Makes the operations of a push that succeeded unseen the base of what came after."""
     image = read_segment(intent.image, name=f"the intent {intent.commit_id} in {journal.path}")
-    take_in(
+    apply_images(
         journal,
         [image],
         base_seq=intent.seq - 1,

@@ -40,7 +40,7 @@ def read_value(session: Session, key: str) -> tuple[Entry, bytes] | None:
         OfflineError: It is not on this machine, and the remote can't be reached.
     """
     with session.mutex:
-        entry, value = session.local.look(key)
+        entry, value = session.local.lookup(key)
         if entry is not None and value is not None:
             _keep_if_lacking(session, entry, value)
     if entry is None:
@@ -55,7 +55,7 @@ def fetch_value(session: Session, entry: Entry) -> tuple[Entry, bytes] | None:
     except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
         pull(session)
         with session.mutex:
-            again, value = session.local.look(entry.key)
+            again, value = session.local.lookup(entry.key)
         if again is None:
             return None
         if value is not None:

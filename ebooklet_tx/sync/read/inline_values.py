@@ -1,6 +1,6 @@
 """Values that ride in the index, as the journal keeps them.
 
-Owns no state; the rows of the journal's `inline_value` come from `take_in`. The invariant: a value stays as
+Owns no state; the rows of the journal's `inline_value` come from `apply_images`. The invariant: a value stays as
 long as an entry names its digest, as the remote's, as that of an operation still to be pushed, or as the
 base of one.
 """

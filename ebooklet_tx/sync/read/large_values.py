@@ -37,7 +37,7 @@ def bring_large(session: Session, key: str) -> None:
         RemoteIntegrityError: The remote's copy is damaged or gone.
         OfflineError: The remote can't be reached.
     """
-    entry = _lacking(session, key)
+    entry = _missing_entry(session, key)
     if entry is None:
         return
     try:
@@ -45,7 +45,7 @@ def bring_large(session: Session, key: str) -> None:
     except (ObjectMissingError, NotFoundInRangeError) as error:
         # Another machine may have written the pack anew.
         pull(session)
-        again = _lacking(session, key)
+        again = _missing_entry(session, key)
         if again is None:
             return
         if again.remote_object == entry.remote_object:
@@ -53,7 +53,7 @@ def bring_large(session: Session, key: str) -> None:
         _bring(session, again)
 
 
-def _lacking(session: Session, key: str) -> Entry | None:
+def _missing_entry(session: Session, key: str) -> Entry | None:
     """Returns the entry of a key whose value is not here; None where it is, or where there is none."""
     with session.mutex:
         entry = session.local.entry(key)

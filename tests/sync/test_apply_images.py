@@ -12,7 +12,7 @@ from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
-from ebooklet_tx.sync.pull.apply import take_in
+from ebooklet_tx.sync.pull.apply import apply_images
 
 OBJECTS = {
     name: ObjectRef(name, f"etag-{letter}", 10_000) for letter in "abcd" for name in [f"pack/{letter * 32}"]
@@ -52,15 +52,15 @@ TOGETHER = {"a": (1, A, 1), "b": (2, C, 4), "c": (2, None, None), "d": (2, B, 5)
 
 
 def test_objects_that_images_number_differently(journal: Journal) -> None:
-    take_in(journal, [image_of(FIRST), image_of(SECOND)], base_seq=0, facts={"base_seq": 2})
+    apply_images(journal, [image_of(FIRST), image_of(SECOND)], base_seq=0, facts={"base_seq": 2})
     assert places(journal) == TOGETHER
-    take_in(journal, [image_of([row("a", 3, D, 7), row("f", 3, C, 8)])], base_seq=2, facts={"base_seq": 3})
+    apply_images(journal, [image_of([row("a", 3, D, 7), row("f", 3, C, 8)])], base_seq=2, facts={"base_seq": 3})
     assert places(journal) == TOGETHER | {"a": (3, D, 7), "f": (3, C, 8)}
 
 
 def test_one_after_the_other_is_as_both_together(journal: Journal) -> None:
-    take_in(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1})
-    take_in(journal, [image_of(SECOND)], base_seq=1, facts={"base_seq": 2})
+    apply_images(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1})
+    apply_images(journal, [image_of(SECOND)], base_seq=1, facts={"base_seq": 2})
     assert places(journal) == TOGETHER
 
 
@@ -69,14 +69,14 @@ def test_an_image_whose_numbers_have_gaps(journal: Journal) -> None:
         [image_of([row("x", 1, D), *FIRST]), image_of([row("x", 2, None), *SECOND])], drop_tombstones=True
     )
     image = read_segment(merged, name="a merge")
-    take_in(journal, [image, image_of([row("g", 3, B, 9)])], base_seq=0, facts={"base_seq": 3})
+    apply_images(journal, [image, image_of([row("g", 3, B, 9)])], base_seq=0, facts={"base_seq": 3})
     expected = {key: place for key, place in TOGETHER.items() if place[1] is not None}
     assert places(journal) == expected | {"g": (3, B, 9)}
 
 
 def test_all_anew_over_what_is_known(journal: Journal) -> None:
-    take_in(journal, [image_of(SECOND)], base_seq=0, facts={"base_seq": 2})
-    take_in(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1}, full=True)
+    apply_images(journal, [image_of(SECOND)], base_seq=0, facts={"base_seq": 2})
+    apply_images(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1}, full=True)
     assert places(journal) == {"a": (1, A, 1), "b": (1, B, 2), "c": (1, B, 3)}
 
 
@@ -86,13 +86,14 @@ def test_the_wal_is_copied_after_the_first_take_in_and_not_in_it(journal: Journa
     journal.raw.execute("PRAGMA wal_autocheckpoint = 10")
     journal.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = journal.path.stat().st_size
-    take_in(journal, [image_of([row(name, 1, A) for name in sorted(names)])], base_seq=0, facts={"base_seq": 1})
+    rows = [row(name, 1, A) for name in sorted(names)]
+    apply_images(journal, [image_of(rows)], base_seq=0, facts={"base_seq": 1})
     assert journal.path.stat().st_size == before
     assert wal.stat().st_size > 60 * 4096
     assert journal.raw.execute("PRAGMA wal_autocheckpoint").fetchone() == (10,)
     journal.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for seq in range(2, 60):
-        take_in(journal, [image_of([row(names[seq], seq, B)])], base_seq=seq - 1, facts={"base_seq": seq})
+        apply_images(journal, [image_of([row(names[seq], seq, B)])], base_seq=seq - 1, facts={"base_seq": seq})
     assert wal.stat().st_size < 40 * 4096
     assert len(places(journal)) == 3000
 
@@ -103,7 +104,7 @@ def test_a_take_in_that_fails_leaves_the_journal_and_its_settings(journal: Journ
             "CREATE TRIGGER refuse BEFORE INSERT ON entry BEGIN SELECT RAISE(ABORT, 'refused'); END"
         )
     with pytest.raises(LocalStorageError, match="refused"):
-        take_in(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1})
+        apply_images(journal, [image_of(FIRST)], base_seq=0, facts={"base_seq": 1})
     assert places(journal) == {}
     assert journal.raw.execute("SELECT count(*) FROM remote_object").fetchone() == (0,)
     assert journal.raw.execute("PRAGMA wal_autocheckpoint").fetchone() == (1000,)
