@@ -20,7 +20,7 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.formats.root import Manifest
-from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.open_settings import Settings
 from ebooklet_tx.sync.commit.fencing import fence_off

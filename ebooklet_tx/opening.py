@@ -25,7 +25,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.group import RemoteConnGroup, reading_entries
 from ebooklet_tx.group_entries import GROUP_SERIALIZER
-from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.stores.retry import RetryPolicy, patience

@@ -31,8 +31,8 @@ from ebooklet_tx.local.booklet_layout import (
     POINTER_BYTES,
     Header,
 )
-from ebooklet_tx.local.checked_file import FileRegion, write_all
-from ebooklet_tx.local.file_calls import read_at
+from ebooklet_tx.local.files.checked_file import FileRegion, write_all
+from ebooklet_tx.local.files.file_calls import read_at
 from ebooklet_tx.records import METADATA_KEY
 
 PAGE_POINTERS = 1024

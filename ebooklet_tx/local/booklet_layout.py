@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2s
 
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.file_calls import read_at
+from ebooklet_tx.local.files.file_calls import read_at
 
 HEADER_BYTES = 200
 MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"

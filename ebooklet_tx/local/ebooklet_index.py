@@ -27,7 +27,7 @@ from ebooklet_tx.local.booklet_layout import (
     parse_header,
     scan_file,
 )
-from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.value_file import ValueFile
 

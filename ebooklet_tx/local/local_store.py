@@ -27,10 +27,10 @@ from ebooklet_tx.errors import (
     ReadOnlyError,
 )
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
-from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.files.own_files import check_no_link, narrow_beside
+from ebooklet_tx.local.journal.integrity.set_aside import check_damage
 from ebooklet_tx.local.journal.journal import Entry, Journal, journal_path, side_files
-from ebooklet_tx.local.journal.set_aside import check_damage
-from ebooklet_tx.local.own_files import check_no_link, narrow_beside
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
     check_wal_at_rest,

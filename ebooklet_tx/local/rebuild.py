@@ -16,11 +16,11 @@ from typing import Any
 from ebooklet_tx.errors import UnsupportedFormatError
 from ebooklet_tx.local.block_writer import Value
 from ebooklet_tx.local.booklet_layout import DEFAULT_N_BUCKETS, POINTER_BYTES
-from ebooklet_tx.local.checked_file import fsync_folder
 from ebooklet_tx.local.commit import file_facts, record_places
-from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.files.checked_file import fsync_folder
+from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.files.own_files import is_file
 from ebooklet_tx.local.journal.journal import PENDING_SET, Entry, Journal, driver, put_meta
-from ebooklet_tx.local.own_files import is_file
 from ebooklet_tx.local.value_file import (
     FileState,
     ValueFile,

@@ -16,12 +16,12 @@ from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
 from ebooklet_tx.limits import RESERVED_KEYS
 from ebooklet_tx.local.booklet_layout import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
 from ebooklet_tx.local.commit import file_facts
-from ebooklet_tx.local.file_calls import size_of
+from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.files.own_files import copy_new
+from ebooklet_tx.local.journal.integrity.lost_commits import mend_wal
+from ebooklet_tx.local.journal.integrity.row_checks import ENDS, misplaced
+from ebooklet_tx.local.journal.integrity.set_aside import check_damage, is_damaged, set_aside
 from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_path, put_meta, side_files
-from ebooklet_tx.local.journal.lost_commits import mend_wal
-from ebooklet_tx.local.journal.row_checks import ENDS, misplaced
-from ebooklet_tx.local.journal.set_aside import check_damage, is_damaged, set_aside
-from ebooklet_tx.local.own_files import copy_new
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, is_file_of, rebuild
 from ebooklet_tx.local.value_file import (

@@ -66,10 +66,16 @@ from ebooklet_tx.local.booklet_layout import (
     parse_header,
     scan_file,
 )
-from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, FileRegion, fsync_folder, write_all
-from ebooklet_tx.local.file_calls import read_at, storage_error, storage_errors
-from ebooklet_tx.local.own_files import create_own, open_file
-from ebooklet_tx.local.rights import Rights, rights_of
+from ebooklet_tx.local.files.checked_file import (
+    CheckedFile,
+    EndlessChainError,
+    FileRegion,
+    fsync_folder,
+    write_all,
+)
+from ebooklet_tx.local.files.file_calls import read_at, storage_error, storage_errors
+from ebooklet_tx.local.files.own_files import create_own, open_file
+from ebooklet_tx.local.files.rights import Rights, rights_of
 from ebooklet_tx.records import METADATA_KEY
 
 _UNCHECKED_READ_BYTES = 2**20

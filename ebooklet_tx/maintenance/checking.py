@@ -15,8 +15,8 @@ from typing import Any
 
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
+from ebooklet_tx.local.files.own_files import is_file
 from ebooklet_tx.local.journal.journal import Journal, journal_path
-from ebooklet_tx.local.own_files import is_file
 from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.maintenance import verify as verifying
 from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, VerifyReport

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 from ebooklet_tx.connection import Connection, HTTPConnection, S3Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.object_names import ObjectNames
-from ebooklet_tx.local.journal.row_checks import decoding
+from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.stores.capabilities import Quoting
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.object_store import ObjectStore

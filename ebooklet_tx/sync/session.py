@@ -19,8 +19,8 @@ from typing import Any, Protocol, Self
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.root import Manifest, tail_of
+from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.row_checks import decoding
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import CommitWay, ObjectRef, SegmentRef
 from ebooklet_tx.stores.capabilities import Quoting

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx.local.journal.wal import read_wal
+from ebooklet_tx.local.journal.integrity.wal import read_wal
 from tests.pairs import Bench, flip, push
 
 BASE = {f"k{number:03}": b"value %d" % number for number in range(60)}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ebooklet_tx.local import block_writer
 from ebooklet_tx.local.block_writer import ChainDamageError, append_blocks
 from ebooklet_tx.local.booklet_layout import HASH_BYTES, N_KEYS_OFFSET, POINTER_BYTES, parse_header, scan_file
-from ebooklet_tx.local.checked_file import write_all
+from ebooklet_tx.local.files.checked_file import write_all
 from ebooklet_tx.local.value_file import ValueFile, create_file
 
 

@@ -15,7 +15,7 @@ import booklet
 import pytest
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
-from ebooklet_tx.local.file_calls import read_at, size_of
+from ebooklet_tx.local.files.file_calls import read_at, size_of
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.value_file import ValueFile

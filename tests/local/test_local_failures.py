@@ -23,8 +23,8 @@ from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local import block_writer, value_file
 from ebooklet_tx.local import local_store as store_module
 from ebooklet_tx.local.booklet_layout import GUARD_PREFIX, N_KEYS_OFFSET
-from ebooklet_tx.local.checked_file import write_all
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.files.checked_file import write_all
 from ebooklet_tx.local.inspection import inspect_pair
 from ebooklet_tx.local.journal.journal import Journal, is_open_here
 from ebooklet_tx.local.local_store import LocalStore

@@ -14,8 +14,8 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
-from ebooklet_tx.local.own_files import copy_new
-from ebooklet_tx.local.rights import ACCESS_LIST, Rights, give, narrow, rights_of
+from ebooklet_tx.local.files.own_files import copy_new
+from ebooklet_tx.local.files.rights import ACCESS_LIST, Rights, give, narrow, rights_of
 from tests.pairs import LARGE, Bench, make
 
 VALUES = {"k": b"value", "large": LARGE}

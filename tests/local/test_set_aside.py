@@ -13,8 +13,8 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.journal.integrity.set_aside import set_aside
 from ebooklet_tx.local.journal.journal import Journal, journal_path, side_files
-from ebooklet_tx.local.journal.set_aside import set_aside
 from ebooklet_tx.local.local_store import LocalStore
 from tests.pairs import Bench, push, writer_store
 

@@ -14,7 +14,7 @@ import pytest
 
 from ebooklet_tx.errors import LocalStorageError, UnsupportedFormatError
 from ebooklet_tx.local.booklet_layout import MAGIC, scan_file
-from ebooklet_tx.local.checked_file import CheckedFile, EndlessChainError, write_all
+from ebooklet_tx.local.files.checked_file import CheckedFile, EndlessChainError, write_all
 from ebooklet_tx.local.value_file import (
     IndexDamagedError,
     ValueFile,

@@ -13,8 +13,9 @@ import pytest
 
 from ebooklet_tx.errors import LocalIntegrityError
 from ebooklet_tx.formats import pack
-from ebooklet_tx.local import checked_file, rebuild
-from ebooklet_tx.local.checked_file import FileRegion
+from ebooklet_tx.local import rebuild
+from ebooklet_tx.local.files import checked_file
+from ebooklet_tx.local.files.checked_file import FileRegion
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.read import large_values as large
 from ebooklet_tx.sync.read import load

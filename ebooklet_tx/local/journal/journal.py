@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError, LostCommitsError
-from ebooklet_tx.local.file_calls import size_of, storage_errors
+from ebooklet_tx.local.files.file_calls import size_of, storage_errors
+from ebooklet_tx.local.files.own_files import JOURNAL_SUFFIX, check_no_link, make_beside
 from ebooklet_tx.local.journal import migrate
-from ebooklet_tx.local.journal.commit_mark import MarkWriter, count_after, read_mark
 from ebooklet_tx.local.journal.connections import OwnedConnection
-from ebooklet_tx.local.journal.lost_commits import commit_count, look_for_missing
-from ebooklet_tx.local.journal.row_checks import (
+from ebooklet_tx.local.journal.integrity.commit_mark import MarkWriter, count_after, read_mark
+from ebooklet_tx.local.journal.integrity.lost_commits import commit_count, look_for_missing
+from ebooklet_tx.local.journal.integrity.row_checks import (
     NO_ENTRY,
     PENDING_ENDS_FIT,
     check_order,
@@ -41,7 +42,6 @@ from ebooklet_tx.local.journal.row_checks import (
 )
 from ebooklet_tx.local.journal.schema import SOUND_ROW, STALE
 from ebooklet_tx.local.journal.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
-from ebooklet_tx.local.own_files import JOURNAL_SUFFIX, check_no_link, make_beside
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 

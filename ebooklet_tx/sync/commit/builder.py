@@ -20,8 +20,8 @@ from ebooklet_tx.errors import RemoteIntegrityError
 from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.limits import MAX_BUCKETS
+from ebooklet_tx.local.journal.integrity.row_checks import misplaced
 from ebooklet_tx.local.journal.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
-from ebooklet_tx.local.journal.row_checks import misplaced
 from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.sync.commit.commit_way import must_move, way_of

@@ -37,8 +37,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import put_meta
-from ebooklet_tx.local.journal.row_checks import decoding
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.capabilities import Conditional
 

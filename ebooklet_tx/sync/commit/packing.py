@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
+from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Entry, driver
-from ebooklet_tx.local.journal.row_checks import decoding
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import UploadState
 from ebooklet_tx.sync.session import Remote, Session

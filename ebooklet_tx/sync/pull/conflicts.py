@@ -21,8 +21,8 @@ from ebooklet_tx.errors import (
     PreconditionFailedError,
     RemoteIntegrityError,
 )
+from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
 from ebooklet_tx.local.journal.journal import Entry, Journal
-from ebooklet_tx.local.journal.row_checks import location_of, misplaced
 from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.commit.packing import read_pending

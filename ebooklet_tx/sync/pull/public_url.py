@@ -21,8 +21,8 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import put_meta
-from ebooklet_tx.local.journal.row_checks import decoding
 from ebooklet_tx.stores.http import HTTPStore
 from ebooklet_tx.sync.root_object import get_root
 from ebooklet_tx.sync.session import Session

@@ -15,9 +15,9 @@ from ebooklet_tx.errors import (
     NotFoundInRangeError,
     ObjectMissingError,
 )
-from ebooklet_tx.local.checked_file import FileRegion
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.file_calls import storage_errors
+from ebooklet_tx.local.files.checked_file import FileRegion
+from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.journal.journal import Entry
 from ebooklet_tx.records import DIGEST_BYTES
 from ebooklet_tx.sync.pull.pull import pull

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.journal.row_checks import check_order, is_sound_place, misplaced
+from ebooklet_tx.local.journal.integrity.row_checks import check_order, is_sound_place, misplaced
 from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import METADATA_KEY, ObjectRef
 from ebooklet_tx.sync.read.fetch import alone, fetch_many

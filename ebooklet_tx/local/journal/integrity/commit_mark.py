@@ -18,8 +18,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.local.checked_file import write_all
-from ebooklet_tx.local.file_calls import read_at, storage_errors
+from ebooklet_tx.local.files.checked_file import write_all
+from ebooklet_tx.local.files.file_calls import read_at, storage_errors
 
 _log = logging.getLogger("ebooklet_tx")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.local.file_calls import read_at, storage_errors
+from ebooklet_tx.local.files.file_calls import read_at, storage_errors
 
 CHUNK_BYTES = 4 * 2**20
 """A region is read in pieces of this size."""

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import JournalDamagedError, LostCommitsError
-from ebooklet_tx.local.checked_file import write_all
-from ebooklet_tx.local.file_calls import size_of, storage_errors
-from ebooklet_tx.local.journal.commit_mark import missing_commits, read_mark
+from ebooklet_tx.local.files.checked_file import write_all
+from ebooklet_tx.local.files.file_calls import size_of, storage_errors
+from ebooklet_tx.local.files.own_files import copy_new, open_file
 from ebooklet_tx.local.journal.connections import connected
+from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
+from ebooklet_tx.local.journal.integrity.wal import Fix, WalReading, read_wal
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
-from ebooklet_tx.local.journal.wal import Fix, WalReading, read_wal
-from ebooklet_tx.local.own_files import copy_new, open_file
 from ebooklet_tx.timestamps import now_us
 
 _BUSY_TIMEOUT_SECONDS = 30.0

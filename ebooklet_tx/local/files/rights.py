@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ebooklet_tx.local.file_calls import REFUSED
+from ebooklet_tx.local.files.file_calls import REFUSED
 
 ACCESS_LIST = "system.posix_acl_access"
 
