@@ -141,14 +141,20 @@ class Database(Unshared, MutableMapping[str, Any]):
         if self._in_child:
             raise SessionClosedError(
                 f"{self._session.local.path} was opened by the process {self._pid} that this one was forked "
-                "from; open it again here"
+                "from; open it again here",
+                path=self._session.local.path,
             )
-        raise SessionClosedError(f"{self._session.local.path} is closed; open it again")
+        raise SessionClosedError(
+            f"{self._session.local.path} is closed; open it again", path=self._session.local.path
+        )
 
     def _writing(self) -> Session:
         session = self._usable()
         if not session.local.writable:
-            raise ReadOnlyError(f"{session.local.path} is open for reading; open it with flag 'w' to change it")
+            raise ReadOnlyError(
+                f"{session.local.path} is open for reading; open it with flag 'w' to change it",
+                path=session.local.path,
+            )
         return session
 
     @contextlib.contextmanager
@@ -158,7 +164,9 @@ class Database(Unshared, MutableMapping[str, Any]):
         with session.mutex:
             self._usable()
             if self._in_transaction:
-                raise InvalidArgumentError(f"{what} can't take place inside a transaction; end the block first")
+                raise InvalidArgumentError(
+                    f"{what} can't take place inside a transaction; end the block first", operation=what
+                )
             yield session
 
     # -- reading ---------------------------------------------------------------------------

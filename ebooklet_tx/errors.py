@@ -1,151 +1,267 @@
-"""What can go wrong, as one family of exceptions.
+"""The exceptions and warnings of this package, as one family.
 
-Owns no state. The invariant: every error that leaves this package on purpose derives from
-`Error`, names the key, file or object it is about, says the way out, and never contains a
-credential. Where a builtin already means the same to Python programs (`ValueError`,
-`PermissionError`, `TimeoutError`), the error derives from that as well. What a remote raises derives from
-urllib3's `HTTPError` too, which programs written for ebooklet catch around remote calls.
+The invariant: every error that is raised on purpose derives from `Error`, has a stable `kind`, names the key,
+file or object that it is about, says the way out, and never contains a credential. Where a builtin already
+means the same to Python programs (`ValueError`, `PermissionError`, `TimeoutError`), the error derives from it
+as well. What a remote raises derives from urllib3's `HTTPError` too, which programs written for ebooklet catch
+around remote calls.
 """
 
 from __future__ import annotations
+
+import os
+from typing import ClassVar
 
 from urllib3.exceptions import HTTPError
 
 
 class Error(Exception):
-    """The root of everything that ebooklet_tx raises on purpose."""
+    """The base of every exception that ebooklet_tx raises on purpose.
+
+    The fields are for programs; the message says the same in words. A field is None where it does not apply.
+
+    Attributes:
+        kind: A code for the class, the same in every release.
+        key: The key of the database that the error is about; `""` is the metadata.
+        path: The local file or folder.
+        object_name: The object in the remote.
+        operation: What was being done, such as `"push"`.
+
+    Example:
+        >>> import ebooklet_tx
+        >>> try:
+        ...     ebooklet_tx.open("file:///remote/stations", "stations.blt", flag="x")
+        ... except ebooklet_tx.Error as error:
+        ...     print(error.kind)
+        invalid_argument
+    """
+
+    kind: ClassVar[str] = "error"
+
+    key: str | None = None
+    path: str | None = None
+    object_name: str | None = None
+    operation: str | None = None
+
+    def __init__(
+        self,
+        *args: object,
+        key: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        object_name: str | None = None,
+        operation: str | None = None,
+    ) -> None:
+        """Takes what the builtin base takes (a message; `errno` and a message for an `OSError`), and fields."""
+        super().__init__(*args)
+        # Fields that are not given stay the class's, so that an error without any has an empty `__dict__`.
+        if key is not None:
+            self.key = key
+        if path is not None:
+            self.path = os.fspath(path)
+        if object_name is not None:
+            self.object_name = object_name
+        if operation is not None:
+            self.operation = operation
 
 
 class RemoteError(Error, HTTPError):
-    """A remote could not be asked, refused, or holds what it should not: the root of those that say so."""
+    """The base of errors of a remote: it can't be reached, it refuses, or it holds something unexpected."""
+
+    kind = "remote"
 
 
 class ReadOnlyError(Error, ValueError):
-    """A write was asked of a session, file or remote that is open for reading only."""
+    """A write to a session, file or remote that is open for reading only."""
+
+    kind = "read_only"
 
 
 class UUIDMismatchError(Error, ValueError):
     """The local file and the remote hold two different databases."""
 
+    kind = "uuid_mismatch"
+
 
 class RemoteMissingError(RemoteError, ValueError):
-    """There is no database at the remote place."""
+    """The remote holds no database at that place."""
+
+    kind = "remote_missing"
 
 
 class UnsupportedFormatError(Error, ValueError):
     """A file or object is of another kind, or was written by a newer version."""
 
+    kind = "unsupported_format"
+
 
 class PartialCopyError(Error, ValueError):
-    """A file that ebooklet used lacks keys of ebooklet's remote, and nobody said that it is wanted so."""
+    """A file that ebooklet used lacks keys of its remote, and `accept_partial` was not given."""
+
+    kind = "partial_copy"
 
 
 class InvalidKeyError(Error, ValueError, TypeError):
     """A key is not a non-empty str of at most 65,535 UTF-8 bytes."""
 
+    kind = "invalid_key"
+
 
 class InvalidValueError(Error, ValueError, TypeError):
-    """A value can't be encoded by the serializer, or is over 4 GiB - 1 when encoded."""
+    """The serializer can't encode a value, or the encoded value is larger than 4 GiB - 1."""
+
+    kind = "invalid_value"
 
 
 class MissingPackageError(Error, ImportError):
     """A serializer uses a package that is not installed."""
 
+    kind = "missing_package"
+
+
+class UnsupportedPlatformError(Error, ImportError):
+    """The system is not POSIX, so it lacks the file locks that a database needs."""
+
+    kind = "unsupported_platform"
+
 
 class InvalidArgumentError(Error, ValueError, TypeError):
-    """A flag, serializer, connection or option is not one that is known, or of another type."""
+    """A flag, serializer, connection or option is unknown, out of range or of the wrong type."""
+
+    kind = "invalid_argument"
 
 
 class InvalidTypeError(InvalidArgumentError, TypeError):
-    """An argument is of a type that is not taken there."""
+    """An argument is of the wrong type."""
+
+    kind = "invalid_type"
 
 
 class WorkerError(Error, RuntimeError):
-    """A worker process of `map` died, or could not load its function or send back what that raised."""
+    """A worker process of `map` died, could not load its function, or could not send its error back."""
+
+    kind = "worker"
 
 
 class GroupSetError(Error, NotImplementedError):
-    """An entry of a group was to be set; entries are made by `add`, from databases that exist."""
+    """An entry of a group was assigned; only `add` makes entries, from databases that exist."""
+
+    kind = "group_set"
 
 
 class SessionClosedError(Error, ValueError):
-    """The session was closed, or belongs to the process that this one was forked from."""
+    """The session is closed, or belongs to the parent of this forked process."""
+
+    kind = "session_closed"
 
 
 class LocalMissingError(Error, FileNotFoundError):
-    """The local file does not exist and the flag does not allow making it."""
+    """The local file does not exist, and the flag does not allow making it."""
+
+    kind = "local_missing"
 
 
 class LocalIntegrityError(Error):
-    """A local value is damaged, and no sound copy could be found in its place."""
+    """A local value is damaged, and there is no sound copy to replace it."""
+
+    kind = "local_damaged"
 
 
 class LocalStorageError(Error, OSError):
-    """The local disk refused: full, read-only, no permission. The last commit is intact."""
+    """The local disk refuses: it is full or read-only, or permission is missing. The last commit is intact."""
+
+    kind = "local_storage"
 
 
 class JournalUnusableError(LocalStorageError):
-    """The journal is a sound SQLite database that this version can't go on with. It was left as it is."""
+    """The journal is a sound SQLite database that this version can't use. It was left as it is."""
+
+    kind = "journal_unusable"
 
 
 class JournalDamagedError(LocalIntegrityError):
-    """The SQLite journal is not a sound SQLite database of ours."""
+    """The journal is not a sound SQLite database of this package."""
+
+    kind = "journal_damaged"
 
 
 class LostCommitsError(JournalDamagedError):
-    """The journal is sound, but lacks commits that were acknowledged: its WAL is damaged or missing."""
+    """The journal is sound but lacks acknowledged commits: its write-ahead log is damaged or missing."""
+
+    kind = "lost_commits"
 
 
 class RemoteIntegrityError(RemoteError):
-    """An object in the remote is truncated, altered, or not what the root says it is."""
+    """An object in the remote is truncated, altered, or not the one that the root names."""
+
+    kind = "remote_damaged"
 
 
 class RemoteAccessError(RemoteError, PermissionError):
-    """The store refuses: no permission, no such bucket or folder, wrong credentials."""
+    """The store refuses: no permission, wrong credentials, or no such bucket or folder."""
+
+    kind = "access_refused"
 
 
 class OfflineError(RemoteError, ConnectionError):
-    """The remote can't be reached or keeps failing. Local work is kept."""
+    """The remote can't be reached, or keeps failing. Local work is kept."""
+
+    kind = "offline"
 
 
 class ContentionError(OfflineError):
-    """Other writers' commits came first again and again. Every operation is pending; push again."""
+    """Commits of other writers came first at every attempt. Every operation is still pending; push again."""
+
+    kind = "contention"
 
 
 class LockTimeoutError(Error, TimeoutError):
-    """Another process holds the lock, and did not let go in the time allowed."""
+    """Another process held the lock for longer than `lock_timeout`."""
+
+    kind = "lock_timeout"
 
 
 class LockHeldError(LockTimeoutError):
-    """A lock was to be taken away, and its holder is not known to be gone."""
+    """A lock can't be broken, because its holder may still be running."""
+
+    kind = "lock_held"
 
 
 class LockLostError(Error):
-    """Another writer took the lock over. Every change is still pending."""
+    """Another writer took over the lock. Every change is still pending."""
+
+    kind = "lock_lost"
 
 
 class GroupTooLargeError(Error, ValueError):
-    """Never raised: ebooklet's, kept for programs that catch it. Here no pack is too large to be written."""
+    """Never raised; kept for programs written for ebooklet. Here no pack is too large to be written."""
+
+    kind = "group_too_large"
 
 
 class PushInProgressError(Error):
-    """Never raised: ebooklet's, kept for programs that catch it. Here pushes of a session wait for each other."""
+    """Never raised; kept for programs written for ebooklet. Here pushes of one session wait for each other."""
+
+    kind = "push_in_progress"
 
 
 class ConcurrentCompactionError(Error):
-    """Never raised: ebooklet's, kept for programs that catch it. Here a compaction is a commit like any other."""
+    """Never raised; kept for programs written for ebooklet. Here a compaction is a commit like any other."""
+
+    kind = "concurrent_compaction"
 
 
 class WeakStoreWarning(UserWarning):
-    """The store's conditional writes don't work, so writers are kept apart by weaker means."""
+    """The store's conditional writes don't work, so weaker means keep writers apart."""
 
 
 class PickleRefusedError(Error, ValueError):
-    """A database's values are pickled, and pickle was refused. Nothing was unpickled."""
+    """The values of a database are pickled, and pickle is not allowed. Nothing was unpickled."""
+
+    kind = "pickle_refused"
 
 
 class PickleWarning(UserWarning):
-    """Values that were pickled by somebody else are about to be unpickled, which runs their code."""
+    """Values that another user may have pickled are about to be unpickled, which runs code in them."""
 
 
 class OfflineWarning(UserWarning):
@@ -153,50 +269,69 @@ class OfflineWarning(UserWarning):
 
 
 class ObjectMissingError(RemoteError):
-    """The store has no object of that name. An answer of the store, never retried."""
+    """The store has no object of that name. This is an answer, so it is never retried."""
+
+    kind = "object_missing"
 
 
 class PreconditionFailedError(RemoteError):
-    """The object is not in the state that the condition named. An answer, never retried."""
+    """The object is not in the state that the condition named. This is an answer, so it is never retried."""
+
+    kind = "precondition_failed"
 
 
 class ConditionUnsupportedError(RemoteError):
-    """The store refuses conditional writes altogether (501)."""
+    """The store has no conditional writes (501)."""
+
+    kind = "condition_unsupported"
 
 
 class TransientStoreError(RemoteError):
-    """A request failed in a way that a later one may not: time-out, 429, 5xx, cut connection.
+    """A request failed in a way that a later one may not: time-out, 429, 5xx, broken connection.
 
     Attributes:
-        may_have_applied: True when a write may have taken effect although no answer came.
-        retry_after_seconds: What the store asked for, or None.
+        may_have_applied: True when a write may have taken effect although no answer arrived.
+        retry_after_seconds: How long the store asked to wait, or None.
     """
 
+    kind = "transient"
+
     def __init__(
-        self, message: str, *, may_have_applied: bool = True, retry_after_seconds: float | None = None
+        self,
+        *args: object,
+        may_have_applied: bool = True,
+        retry_after_seconds: float | None = None,
+        object_name: str | None = None,
+        operation: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(*args, object_name=object_name, operation=operation)
         self.may_have_applied = may_have_applied
         self.retry_after_seconds = retry_after_seconds
 
 
 class UnreachableStoreError(TransientStoreError):
-    """There was nobody to speak to: connection refused, no route, no such name, no answer to a connect."""
+    """No connection to the store: refused, no route, unknown host name, or no answer to a connect."""
+
+    kind = "unreachable"
 
 
 class ObjectTooLargeError(RemoteIntegrityError):
-    """An object is longer than anything of ours in its place can be; it was not read.
+    """An object is longer than this package ever writes under its name; it was not read.
 
     Attributes:
         etag: The object's ETag.
         start: Its first bytes.
     """
 
-    def __init__(self, message: str, *, etag: str = "", start: bytes = b"") -> None:
-        super().__init__(message)
+    kind = "object_too_large"
+
+    def __init__(self, *args: object, etag: str = "", start: bytes = b"", object_name: str | None = None) -> None:
+        super().__init__(*args, object_name=object_name)
         self.etag = etag
         self.start = start
 
 
 class NotFoundInRangeError(RemoteIntegrityError):
     """A ranged read asked for bytes that the object does not have."""
+
+    kind = "range_missing"

@@ -65,7 +65,9 @@ class RemoteConnGroup(Database):
         """
         raise GroupSetError(
             f"the entry {key!r} of a group can't be set: add(remote_conn, key=..., user_meta=...) makes it from "
-            "a database that exists; nothing was changed"
+            "a database that exists; nothing was changed",
+            key=key,
+            operation="set",
         )
 
     def setdefault(self, key: str, default: Any = None) -> Any:
@@ -81,7 +83,8 @@ class RemoteConnGroup(Database):
         """
         raise GroupSetError(
             "the entries of a group can't be set: add(remote_conn, key=..., user_meta=...) makes them one by "
-            "one; nothing was changed"
+            "one; nothing was changed",
+            operation="update",
         )
 
 

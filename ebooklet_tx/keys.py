@@ -21,7 +21,9 @@ def text_of(key: object) -> str:
     if not isinstance(key, str):
         raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
     if not is_text(key):
-        raise InvalidKeyError(f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8")
+        raise InvalidKeyError(
+            f"the key {key!r} has a lone surrogate in it, so it can't be written as UTF-8", key=key
+        )
     return key
 
 
@@ -32,9 +34,13 @@ def several(keys: Iterable[str], what: str) -> Iterable[str]:
         InvalidTypeError: It is one str, whose letters would be taken for keys, or nothing to iterate over.
     """
     if isinstance(keys, str | bytes):
-        raise InvalidTypeError(f"{what} takes several keys, and not the letters of {keys!r}; give [{keys!r}]")
+        raise InvalidTypeError(
+            f"{what} takes several keys, and not the letters of {keys!r}; give [{keys!r}]", operation=what
+        )
     if not isinstance(keys, Iterable):
-        raise InvalidTypeError(f"{what} takes several keys, such as a list of them, not {type(keys).__name__}")
+        raise InvalidTypeError(
+            f"{what} takes several keys, such as a list of them, not {type(keys).__name__}", operation=what
+        )
     return keys
 
 
@@ -56,11 +62,11 @@ def check_key(key: object) -> None:
         return
     text = text_of(key)
     if not text:
-        raise InvalidKeyError("a key must not be empty; give at least one character")
+        raise InvalidKeyError("a key must not be empty; give at least one character", key=text)
     encoded = text.encode()
     if len(encoded) > MAX_KEY_BYTES:
         raise InvalidKeyError(
-            f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}"
+            f"the key {text[:40]!r}... is {len(encoded)} bytes in UTF-8; the limit is {MAX_KEY_BYTES}", key=text
         )
     if text in RESERVED_TEXTS:
-        raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another")
+        raise InvalidKeyError(f"the key {text!r} is one that booklet keeps for itself; choose another", key=text)

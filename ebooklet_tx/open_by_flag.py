@@ -56,7 +56,9 @@ def open_offline(connection: Connection, path: Path, settings: Settings) -> Sess
     """Opens a local pair as it was left; nothing is asked of the remote."""
     if size_of(path) is None:
         raise OfflineError(
-            f"{path} does not exist, and a database can't be fetched offline; open it once without offline"
+            f"{path} does not exist, and a database can't be fetched offline; open it once without offline",
+            path=path,
+            operation="open",
         )
     remote = offline_remote(connection)
     if settings.flag != "r":
@@ -197,7 +199,9 @@ def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -
         if must_exist:
             raise RemoteMissingError(
                 f"the database {session.remote.root_place} is gone; everything that is local is kept; open it "
-                "with flag 'c', and push(force_push=True) writes it anew"
+                "with flag 'c', and push(force_push=True) writes it anew",
+                path=session.local.path,
+                operation="pull",
             ) from error
         # Who may make a remote may make this one again; a push that is not forced still refuses.
         _log.warning("%s", error)
@@ -215,7 +219,9 @@ def _become_copy(session: Session, fetched: FetchedRoot, settings: Settings) -> 
         raise UUIDMismatchError(
             f"{session.local.path} was made for values of the serializer {session.serializer_name!r}, but the "
             f"values of {session.remote.root_place} are of {stored!r}; nothing was ever written to the file: "
-            "remove it, or give another file_path, to open the remote"
+            "remove it, or give another file_path, to open the remote",
+            path=session.local.path,
+            operation="open",
         )
     session.local.become(settings.header_for(fetched.manifest))
     session.serializer_name = stored

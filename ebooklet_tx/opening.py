@@ -137,7 +137,7 @@ def open(
         accept_partial=accept_partial,
     )
     if flag != "r" and only_readable(connection):
-        raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r")
+        raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r", operation="open")
     # Twice, as an interrupt can come in the middle of the first exit as well.
     with settings.ending, settings.ending:
         remote = remote_at(
@@ -162,7 +162,8 @@ def _check_process() -> None:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise InvalidArgumentError(
             "a database was about to be opened in a worker process that imports the main program; put what the "
-            "program does under if __name__ == '__main__'"
+            "program does under if __name__ == '__main__'",
+            operation="open",
         )
 
 
@@ -195,7 +196,9 @@ def _begin_serving(session: Session, connection: Connection, settings: Settings)
     if session.type == "group" and serializer.name != GROUP_SERIALIZER:
         raise UnsupportedFormatError(
             f"{session.local.path} holds values of the serializer {serializer.name!r}, so it is no connection "
-            "group; open it without remote_conn_group"
+            "group; open it without remote_conn_group",
+            path=session.local.path,
+            operation="open",
         )
     if session.type == "group":
         serializer = reading_entries(serializer, connection)

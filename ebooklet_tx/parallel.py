@@ -63,7 +63,8 @@ def _pickled_function(function: object) -> bytes:
         raise InvalidTypeError(
             f"the function {function!r} can't be sent to other processes: {error}; give one that is defined with "
             "def at the top level of a module (functools.partial of such a one takes further arguments), not a "
-            "lambda or one that is defined inside another function; or loop over items() in this process"
+            "lambda or one that is defined inside another function; or loop over items() in this process",
+            operation="map",
         ) from error
 
 
@@ -85,7 +86,8 @@ def _run(function: bytes, items: Iterator[tuple[str, Any]], n_workers: int) -> I
         raise WorkerError(
             "a worker process of map ended in the middle of its work: it was killed, ran out of memory, or could "
             "not start, as where the main program opens databases without being under "
-            "if __name__ == '__main__': its stderr may say which. What came before is right; nothing was changed"
+            "if __name__ == '__main__': its stderr may say which. What came before is right; nothing was changed",
+            operation="map",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -97,7 +99,9 @@ def _pickled_item(key: str, value: object) -> bytes:
     except Exception as error:
         raise InvalidValueError(
             f"the value of key {key!r} (a {type(value).__name__}) can't be sent to another process: {error}; use "
-            "a serializer whose values pickle takes, or loop over items() in this process"
+            "a serializer whose values pickle takes, or loop over items() in this process",
+            key=key,
+            operation="map",
         ) from error
 
 
@@ -118,12 +122,16 @@ def _work(function: bytes, item: bytes) -> bytes:
     except BaseException as error:
         if isinstance(error, Exception) and _survives(error):
             raise
-        raise WorkerError(f"the function raised {type(error).__name__} for the key {key!r}: {error}") from None
+        raise WorkerError(
+            f"the function raised {type(error).__name__} for the key {key!r}: {error}", key=key, operation="map"
+        ) from None
     try:
         return pickle.dumps(result)
     except Exception as error:
         raise InvalidValueError(
-            f"what the function made of the key {key!r} can't be sent back: {error}; return what pickle takes"
+            f"what the function made of the key {key!r} can't be sent back: {error}; return what pickle takes",
+            key=key,
+            operation="map",
         ) from None
 
 
@@ -134,7 +142,8 @@ def _loaded(function: bytes) -> ItemFunction:
     except Exception as error:
         raise WorkerError(
             f"the function can't be loaded in a worker process: {error}; define it in a module that can be "
-            "imported there, not in a notebook or at a prompt"
+            "imported there, not in a notebook or at a prompt",
+            operation="map",
         ) from None
     return loaded
 

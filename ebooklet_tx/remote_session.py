@@ -191,7 +191,9 @@ class RemoteSession(Unshared):
         source = self._usable()
         connection = parse_connection(remote_conn)
         if only_readable(connection):
-            raise ReadOnlyError(f"{connection.url} can only be read; copy to a bucket or a folder")
+            raise ReadOnlyError(
+                f"{connection.url} can only be read; copy to a bucket or a folder", operation="copy_remote"
+            )
         target = remote_at(
             connection, retry=self._retry, for_writing=True, conditional_writes=self._conditional_writes
         )
@@ -276,12 +278,16 @@ def _metadata_value(remote: Remote, root: FetchedRoot) -> bytes | None:
         value = remote.store.get_range(key, row.offset_bytes or 0, row.length_bytes or 0)
     except (ObjectMissingError, NotFoundInRangeError) as error:
         raise RemoteIntegrityError(
-            f"the metadata of {remote.root_place} can't be read although the root names its object: {error}"
+            f"the metadata of {remote.root_place} can't be read although the root names its object: {error}",
+            key=METADATA_KEY,
+            object_name=key,
         ) from error
     if digest_of(value) != row.digest:
         raise RemoteIntegrityError(
             f"the metadata of {remote.root_place} in {key!r} is damaged: its digest differs from the index's; "
-            "set the metadata again and push, or restore the object from a backup"
+            "set the metadata again and push, or restore the object from a backup",
+            key=METADATA_KEY,
+            object_name=key,
         )
     return value
 

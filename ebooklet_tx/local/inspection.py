@@ -103,7 +103,7 @@ def inspect_pair(
         LocalStorageError: The disk refuses, or another process keeps the journal locked.
     """
     if size_of(path) is None:
-        raise LocalMissingError(2, f"{path} does not exist; check the path")
+        raise LocalMissingError(2, f"{path} does not exist; check the path", path=path)
     with contextlib.closing(ValueFile.open(path, writable=False)) as file:
         found = Inspection(path, uuid=file.header.uuid.hex())
         found.file_bytes = file.state().length_bytes

@@ -87,6 +87,8 @@ _open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
 class IndexDamagedError(LocalIntegrityError):
     """Booklet's index leads astray: the file has to be rebuilt from the journal before an append."""
 
+    kind = "index_damaged"
+
 
 class _RawBytes:
     """Stands in for a user's serializer class: encoding takes place before the value file."""

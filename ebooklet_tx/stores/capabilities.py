@@ -64,6 +64,8 @@ class Conditional(enum.Enum):
 class CleaningDeniedError(RemoteAccessError):
     """What a probe would write could not be removed again, so nothing was tried."""
 
+    kind = "cleaning_denied"
+
 
 class Quoting(Protocol):
     """A store that can send ETags with quotes or without.

@@ -47,7 +47,8 @@ class Serializer:
             self._check_packages(key, error)
             raise InvalidValueError(
                 f"the value of key {key!r} (a {type(value).__name__}) can't be encoded by the serializer "
-                f"{self.name!r}: {error}; give a value that it takes, or open with another value_serializer"
+                f"{self.name!r}: {error}; give a value that it takes, or open with another value_serializer",
+                key=key,
             ) from error
         return checked_value(key, encoded)
 
@@ -60,7 +61,8 @@ class Serializer:
             raise LocalIntegrityError(
                 f"the value of key {key!r} is intact, but the serializer {self.name!r} can't decode it: "
                 f"{error}; it was written with another serializer; read it with get(key) after opening "
-                "with the serializer it was written with"
+                "with the serializer it was written with",
+                key=key,
             ) from error
 
     def _check_packages(self, key: str, error: Exception) -> None:
@@ -69,7 +71,8 @@ class Serializer:
             package = _PACKAGES.get(str(error.name), str(error.name))
             raise MissingPackageError(
                 f"the serializer {self.name!r}, needed for the value of key {key!r}, uses the package {package}, "
-                f"which is not installed; install it (pip install {package}) and try again"
+                f"which is not installed; install it (pip install {package}) and try again",
+                key=key,
             ) from error
 
     def dumps_any(self, key: str, value: Any) -> bytes:
@@ -94,12 +97,14 @@ def checked_value(key: str, encoded: Any) -> bytes:
     if not isinstance(encoded, bytes):
         raise InvalidValueError(
             f"the value of key {key!r} must be bytes, not {type(encoded).__name__}; "
-            "open with a value_serializer to store other types"
+            "open with a value_serializer to store other types",
+            key=key,
         )
     if len(encoded) > MAX_VALUE_BYTES:
         raise InvalidValueError(
             f"the value of key {key!r} is {len(encoded)} bytes when encoded; Booklet's limit is "
-            f"{MAX_VALUE_BYTES}; split it over several keys"
+            f"{MAX_VALUE_BYTES}; split it over several keys",
+            key=key,
         )
     return encoded
 
@@ -202,7 +207,9 @@ def encode_metadata(data: Any) -> bytes:
     try:
         return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
     except (TypeError, ValueError) as error:
-        raise InvalidValueError(f"the metadata can't be encoded as JSON: {error}; give JSON types") from error
+        raise InvalidValueError(
+            f"the metadata can't be encoded as JSON: {error}; give JSON types", key=METADATA_KEY
+        ) from error
 
 
 def decode_metadata(encoded: bytes) -> Any:

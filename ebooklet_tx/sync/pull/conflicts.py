@@ -8,6 +8,7 @@ A delete against a change is one. Equal content is none, and yet it may be one c
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,9 +108,12 @@ class ConflictError(Error):
             and other writers may have changed more of the keys since the last pull.
     """
 
-    def __init__(self, conflicts: list[Conflict], place: str, *, complete: bool = True) -> None:
+    kind = "conflict"
+
+    def __init__(self, conflicts: list[Conflict], place: str, complete: bool = True) -> None:
         self.conflicts = conflicts
         self.complete = complete
+        self._root_place = place
         shown = ", ".join(repr(conflict.key) if conflict.key else "the metadata" for conflict in conflicts[:5])
         more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
         count = f"{len(conflicts)} keys" if complete else f"at least {len(conflicts)} keys"
@@ -118,8 +122,15 @@ class ConflictError(Error):
         super().__init__(
             f"{count} were changed here and by another writer of {place}: {shown}{more}; "
             "nothing was pushed. Look at changes().conflicts(), settle them with changes().resolve(), or push "
-            "with on_conflict='ours', 'theirs', 'newest' or a function"
+            "with on_conflict='ours', 'theirs', 'newest' or a function",
+            key=conflicts[0].key if len(conflicts) == 1 else None,
+            operation="push",
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Values are read through the session, which does not travel: keys and versions do.
+        conflicts = [dataclasses.replace(conflict, _load=_no_values) for conflict in self.conflicts]
+        return type(self), (conflicts, self._root_place, self.complete)
 
 
 def find_conflicts(session: Session, *, agreeing: bool = False) -> list[Conflict]:
