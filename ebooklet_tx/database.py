@@ -38,6 +38,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.keys import check_key, is_text, several, text_of
 from ebooklet_tx.local.commit import Overlay
+from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.compact import compact
@@ -47,7 +48,6 @@ from ebooklet_tx.parallel import ItemFunction, map_items
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
-from ebooklet_tx.sync.read.inline_values import prune_inline_values
 from ebooklet_tx.sync.read.load import load_all, load_some
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us

@@ -230,7 +230,7 @@ def _named_since(remote: Remote, found: Survey) -> set[str]:
         index.add_root(remote, fetched.root)
         for problem in index.problems:
             raise problem.error
-        return names_of(fetched.root, index.objects())
+        return names_of(fetched.root, index.packs())
 
 
 def _delete(remote: Remote, names: list[str], lock: WriterLock | None) -> None:

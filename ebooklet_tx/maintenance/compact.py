@@ -18,9 +18,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
-from ebooklet_tx.formats.pack import PACK_BYTES, PACK_HEADER_BYTES, RECORD_HEAD_BYTES
-from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.formats.pack import PACK_BYTES
+from ebooklet_tx.local.journal.inline_values import prune_inline_values
+from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
 from ebooklet_tx.maintenance.check_reports import CompactReport
+from ebooklet_tx.maintenance.remote_index import live_bytes
 from ebooklet_tx.maintenance.repacking import repacked
 from ebooklet_tx.sync.commit.builder import build
 from ebooklet_tx.sync.commit.change_way import check_lock
@@ -34,7 +37,6 @@ from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, conte
 from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
 from ebooklet_tx.sync.commit.turns import release_turn
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.read.inline_values import prune_inline_values
 from ebooklet_tx.sync.session import Session, read_base
 
 LIVE_SHARE = 0.5
@@ -47,27 +49,17 @@ SMALL_PACK_BYTES = 4 * 2**20
 MANY_SMALL_PACKS = 16
 """So many packs below that size are joined, live or not: reading many keys takes a request for each pack."""
 
-_PACKS = f"""
-SELECT o.id, o.name, o.size_bytes, sum(p.record_bytes) + {PACK_HEADER_BYTES}, sum(p.keys), max(p.pending)
-  FROM (SELECT remote_object AS object, count(*) AS keys, max(pending) AS pending,
-               min({RECORD_HEAD_BYTES} + length(CAST(key AS BLOB))) + max(remote_length_bytes) AS record_bytes
-          FROM entry WHERE remote_object IS NOT NULL AND remote_digest IS NOT NULL
-         GROUP BY remote_object, remote_offset_bytes) AS p
-  JOIN remote_object AS o ON o.id = p.object
- GROUP BY p.object ORDER BY o.name
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """A pack as the journal knows it; `pending` is not 0 if a key in it has an operation to be pushed."""
+    """A pack as the journal knows it; `pending` if a key in it has an operation to be pushed."""
 
     number: int
     name: str
     size_bytes: int
     live_bytes: int
     key_count: int
-    pending: int
+    pending: bool
 
     @property
     def live_share(self) -> float:
@@ -120,19 +112,17 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         raise InvalidArgumentError(f"live_share must be a number from 0 to 1, not {live_share!r}")
     with session.push_mutex:
         _begin(session)
-        with session.mutex:
-            replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = bool(session.journal.get_meta("replace_remote"))
         outcome = _Outcome()
         resumed = 0
         if not replacing:
             resumed = reconcile_uploads(session)
             pull(session)
-            outcome.takeable = {pack.name for pack in _known_packs(session)}
-            while due := _due_packs(session, live_share, packs, outcome):
+            outcome.takeable = {pack.name for pack in _known_packs(session.journal)}
+            while due := _due_packs(_known_packs(session.journal), live_share, packs, outcome):
                 _rewrite(session, due, outcome)
-        with session.mutex:
-            pruned = prune_inline_values(session.journal)
-            seq = read_base(session.journal).seq
+        pruned = prune_inline_values(session.journal)
+        seq = read_base(session.journal).seq
     return CompactReport(
         seq=seq,
         commits=outcome.commits,
@@ -158,17 +148,28 @@ def _begin(session: Session) -> None:
 # -- what is due -------------------------------------------------------------------------------
 
 
-def _known_packs(session: Session) -> list[_Pack]:
-    with session.mutex, session.journal.reading() as raw:
-        return [_Pack(*row) for row in raw.execute(_PACKS).fetchall()]
+def _known_packs(journal: Journal) -> list[_Pack]:
+    return [
+        _Pack(
+            number=rows.number,
+            name=rows.name,
+            size_bytes=rows.size_bytes,
+            live_bytes=live_bytes(rows.record_count, rows.record_bytes),
+            key_count=rows.key_count,
+            pending=bool(rows.pending),
+        )
+        for rows in live_packs(journal)
+    ]
 
 
-def _due_packs(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> list[_Pack]:
+def _due_packs(
+    known: Iterable[_Pack], live_share: float, named: Collection[str], outcome: _Outcome
+) -> list[_Pack]:
     """Returns as many of the packs that are due as one commit takes, those first of which least is live."""
     due: list[_Pack] = []
     small: list[_Pack] = []
     small_packs = 0
-    for pack in _known_packs(session):
+    for pack in known:
         takeable = pack.name in outcome.takeable and pack.name not in outcome.kept
         is_small = pack.size_bytes < SMALL_PACK_BYTES and not pack.pending and pack.name not in outcome.kept
         small_packs += is_small
@@ -201,28 +202,19 @@ def _as_many_as_fit(packs: Iterable[_Pack], chosen: Sequence[_Pack]) -> list[_Pa
     return fitting
 
 
-def _rows_in(session: Session, packs: Iterable[_Pack], *, only_clean: bool = True) -> list[Entry]:
-    """Returns the live rows in some packs, from front to back of each; needs the mutex."""
-    numbers = ", ".join(str(pack.number) for pack in packs)
-    where = f"remote_object IN ({numbers}) AND remote_digest IS NOT NULL"
-    entries = session.journal.entries(f"{where} AND pending = 0" if only_clean else where)
-    return sorted(entries, key=lambda entry: (entry.remote_object or 0, entry.remote_offset_bytes or 0))
-
-
 # -- one commit --------------------------------------------------------------------------------
 
 
 def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
     """Brings the live values of some packs into new ones and commits that."""
-    with session.mutex:
-        rows = _rows_in(session, packs)
+    numbers = [pack.number for pack in packs]
+    rows = live_rows_in(session.journal, numbers, only_clean=True)
     _send_values(session, packs, rows, outcome)
     while renew_old_uploads(session):
         _send_values(session, packs, rows, outcome)
     _note_taken(session, packs, outcome)
     moved = _commit(session, packs)
-    with session.mutex:
-        left = {entry.remote_object for entry in _rows_in(session, packs, only_clean=False)}
+    left = {entry.remote_object for entry in live_rows_in(session.journal, numbers, only_clean=False)}
     if moved:
         outcome.commits += 1
         outcome.moved_keys += len(moved)
@@ -263,6 +255,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
     In each round the journal is asked anew which rows still lie in the old packs: a key that another writer
     has changed meanwhile does not, and one that was changed here is left to the next push.
     """
+    numbers = [pack.number for pack in packs]
     try:
         for number in range(MAX_ROUNDS):
             if number:
@@ -273,7 +266,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 # Without the old place: `build` takes the new one.
                 entries = [
                     entry._replace(remote_object=None)
-                    for entry in _rows_in(session, packs)
+                    for entry in live_rows_in(session.journal, numbers, only_clean=True)
                     if entry.remote_digest in places
                 ]
             if not entries:

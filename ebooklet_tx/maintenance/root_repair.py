@@ -136,7 +136,7 @@ def _missing_objects(session: Session, root: Root) -> tuple[str, ...]:
     with RemoteIndex() as index:
         index.add_root(remote, root)
         damaged = {problem.name for problem in index.problems if problem.name}
-        packs = [pack.name for pack in index.objects()]
+        packs = [pack.ref.name for pack in index.packs()]
     there = objects_there(remote, packs)
     return tuple(sorted(remote.names.object(name) for name in {*damaged, *packs} - there.keys() | damaged))
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
-from ebooklet_tx.maintenance.remote_index import LiveObject, RemoteIndex
+from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.root_object import get_root
@@ -51,7 +51,7 @@ class Survey:
     listed: dict[str, StoredObject]
     strange: list[StoredObject]
     noted: bool
-    packs: list[LiveObject] = field(default_factory=list)
+    packs: list[LivePack] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
     obstacles: list[Error] = field(default_factory=list)
@@ -93,7 +93,7 @@ def survey(remote: Remote) -> Iterator[Survey]:
         found = Survey(fetched, root_modified, index, listed, strange, noted)
         if fetched is not None:
             index.add_root(remote, fetched.root)
-            found.packs = list(index.objects())
+            found.packs = list(index.packs())
             found.claimed = names_of(fetched.root, found.packs)
             found.obstacles = [problem.error for problem in index.problems]
         found.named = set(found.claimed)
@@ -104,9 +104,9 @@ def survey(remote: Remote) -> Iterator[Survey]:
         yield found
 
 
-def names_of(root: Root, packs: Iterable[LiveObject]) -> set[str]:
+def names_of(root: Root, packs: Iterable[LivePack]) -> set[str]:
     """Returns the names of the objects that a root names, given the packs of its live rows."""
-    return {segment.name for segment in root.manifest.segments} | {pack.name for pack in packs}
+    return {segment.name for segment in root.manifest.segments} | {pack.ref.name for pack in packs}
 
 
 def _list(remote: Remote) -> tuple[dict[str, StoredObject], list[StoredObject], bool]:
@@ -142,7 +142,7 @@ def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set
         with RemoteIndex() as index:
             index.add_root(remote, root)
             obstacles += [problem.error for problem in index.problems]
-            return names_of(root, index.objects())
+            return names_of(root, index.packs())
     except ObjectMissingError:
         # Deleted since it was listed.
         return set()

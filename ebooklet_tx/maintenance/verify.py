@@ -21,9 +21,10 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION
+from ebooklet_tx.local.merged_index import LivePlace
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
-from ebooklet_tx.maintenance.remote_index import LiveObject, LivePlace, RemoteIndex
+from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.maintenance.survey import Survey, survey
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
@@ -91,7 +92,7 @@ def fsck(
             expected_objects=len(found.claimed),
             orphans=sorted(there.key for there in orphans.values()),
             claimed_but_missing=sorted(_not_as_claimed(remote, found, check_objects=check_objects)),
-            dead_fraction={pack.name: 1 - pack.live_share for pack in found.packs if pack.live_share < 1},
+            dead_fraction={pack.ref.name: 1 - pack.live_share for pack in found.packs if pack.live_share < 1},
         )
         if not delete_orphans:
             return report
@@ -115,12 +116,12 @@ def _not_as_claimed(remote: Remote, found: Survey, *, check_objects: bool) -> It
             yield remote.names.object(ref.name)
 
 
-def _claims(fetched: FetchedRoot | None, packs: Iterable[LiveObject]) -> Iterator[ObjectRef]:
+def _claims(fetched: FetchedRoot | None, packs: Iterable[LivePack]) -> Iterator[ObjectRef]:
     """Yields the objects that a root names as it describes them."""
     for segment in () if fetched is None else fetched.manifest.segments:
         yield ObjectRef(segment.name, segment.etag, segment.size_bytes)
     for pack in packs:
-        yield ObjectRef(pack.name, pack.etag, pack.size_bytes)
+        yield pack.ref
 
 
 # -- verify ------------------------------------------------------------------------------------
@@ -215,18 +216,20 @@ def _look(remote: Remote, fetched: FetchedRoot, *, read_values: bool, find_copy:
         if index.complete and findings.key_count != manifest.key_count:
             problem_text = f"it says {manifest.key_count} keys, and its index has {findings.key_count}"
             findings.damage.append(Damage(remote.names.root, problem_text, sound_copy=_INDEX_ELSEWHERE))
-        packs = list(index.objects())
+        packs = list(index.packs())
         findings.packs = len(packs)
         gone = _check_objects(remote, fetched, packs, index, findings, find_copy)
         if read_values:
-            _read_packs(remote, [pack for pack in packs if pack.name not in gone], index, findings, find_copy)
+            _read_packs(
+                remote, [pack.ref.name for pack in packs if pack.ref.name not in gone], index, findings, find_copy
+            )
     return findings
 
 
 def _check_objects(
     remote: Remote,
     fetched: FetchedRoot,
-    packs: list[LiveObject],
+    packs: list[LivePack],
     index: RemoteIndex,
     findings: _Findings,
     find_copy: CopyFinder,
@@ -292,7 +295,7 @@ def _sound_copy(copies: list[str | None]) -> str:
 
 def _read_packs(
     remote: Remote,
-    packs: list[LiveObject],
+    names: list[str],
     index: RemoteIndex,
     findings: _Findings,
     find_copy: CopyFinder,
@@ -313,9 +316,9 @@ def _read_packs(
             findings.damage.append(damage)
 
     with ThreadPoolExecutor(max_workers=readers) as pool:
-        for pack in packs:
-            for group in _ranges(index.places(pack.name)):
-                running.append((pack.name, pool.submit(_check_range, remote, pack.name, group)))
+        for name in names:
+            for group in _ranges(index.places(name)):
+                running.append((name, pool.submit(_check_range, remote, name, group)))
                 if len(running) >= 2 * readers:
                     finish_one()
         while running:

@@ -12,12 +12,12 @@ import pytest
 
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, ReadOnlyError
+from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.maintenance import compact as compacting
 from ebooklet_tx.maintenance import repacking
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.sync.pull.conflicts import ConflictError
-from ebooklet_tx.sync.read.inline_values import prune_inline_values
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
 

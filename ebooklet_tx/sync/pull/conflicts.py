@@ -24,12 +24,12 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
 from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.schema import SOUND_ROW
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_place
-from ebooklet_tx.sync.read.ranges import Wanted
 from ebooklet_tx.sync.session import Session, object_ref
 
 CONFLICTING = (
@@ -208,7 +208,7 @@ def load_side(session: Session, key: str, side: str, *, looked_again: bool = Fal
         )
     if value is None and place is not None:
         try:
-            value = fetch_place(session, Wanted(key, digest, 0, *place))
+            value = fetch_place(session, RemoteValue(key, digest, 0, *place))
         except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
             if looked_again or side == "base":
                 raise RemoteIntegrityError(

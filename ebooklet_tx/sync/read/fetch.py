@@ -18,9 +18,10 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal.journal import PENDING_NONE, Entry
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.read.ranges import Wanted, fetch_ranges, sound_values
+from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
 from ebooklet_tx.sync.session import Session, object_ref
 
@@ -133,7 +134,7 @@ def _values_here(
 def _values_there(session: Session, missing: Sequence[Entry]) -> dict[str, Found]:
     """Fetches many values; what can't be had together is tried alone, with the second look of a single read."""
     values: dict[str, Found] = {}
-    wanted: list[Wanted] = []
+    wanted: list[RemoteValue] = []
     refs: dict[int, ObjectRef] = {}
     for entry in missing:
         place = entry.remote_object
@@ -172,9 +173,9 @@ def alone(session: Session, key: str) -> Found:
     return None if found is None else found[1]
 
 
-def _want(entry: Entry, ref: ObjectRef) -> Wanted:
+def _want(entry: Entry, ref: ObjectRef) -> RemoteValue:
     place = entry.remote_offset_bytes or 0, entry.remote_length_bytes or 0
-    return Wanted(entry.key, entry.digest or b"", entry.timestamp_us, ref, *place)
+    return RemoteValue(entry.key, entry.digest or b"", entry.timestamp_us, ref, *place)
 
 
 def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -> bytes:
@@ -188,7 +189,7 @@ def _fetch_and_keep(session: Session, entry: Entry, *, any_etag: bool = False) -
     return value
 
 
-def fetch_place(session: Session, wanted: Wanted, *, any_etag: bool = False) -> bytes:
+def fetch_place(session: Session, wanted: RemoteValue, *, any_etag: bool = False) -> bytes:
     """Fetches the bytes at one place of the remote and holds them to their digest.
 
     Raises:

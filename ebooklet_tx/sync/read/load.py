@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.journal.integrity.row_checks import check_order, is_sound_place, misplaced
-from ebooklet_tx.local.journal.schema import SOUND_ROW
-from ebooklet_tx.records import METADATA_KEY, ObjectRef
+from ebooklet_tx.local.journal.remote_values import other_keys_page, values_in_objects, values_to_fetch
+from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.read.fetch import alone, fetch_many
 from ebooklet_tx.sync.read.large_values import bring_large
-from ebooklet_tx.sync.read.ranges import Wanted, fetch_ranges, sound_values
+from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
 from ebooklet_tx.sync.session import Session
 
 PAGE_KEYS = 4000
@@ -27,36 +26,16 @@ BATCH_KEYS = 64_000
 LARGE_VALUE_BYTES = 64 * 2**20
 """A value above this is loaded without being held in memory."""
 
-_LACKING = (
-    "pending = 0 AND remote_object IS NOT NULL AND local_digest IS NOT remote_digest "
-    "AND key NOT IN (SELECT key FROM staged)"
-)
-"""SQL that is true of an entry whose value lies in a pack and nowhere on this machine."""
-
-_LACKING_BY_OBJECT = f"SELECT remote_object, count(*) FROM entry WHERE {_LACKING} GROUP BY 1 ORDER BY 1"
-_LACKING_BETWEEN = f"""
-SELECT key, CASE WHEN {SOUND_ROW} THEN remote_digest END, remote_timestamp_us,
-  remote_object, remote_offset_bytes, remote_length_bytes
-FROM entry WHERE remote_object BETWEEN ? AND ? AND {_LACKING}
-ORDER BY remote_object, remote_offset_bytes
-"""
-_OBJECTS_BETWEEN = "SELECT id, name, etag, size_bytes FROM remote_object WHERE id BETWEEN ? AND ?"
-_OTHERS = f"SELECT key FROM entry WHERE key > ? AND NOT coalesce({_LACKING}, 0) ORDER BY key LIMIT {PAGE_KEYS}"
-
 
 def load_all(session: Session) -> Iterator[tuple[str, Error]]:
     """Brings every value here, and holds those that are here to their digests; yields what can't be had."""
     after: str | None = ""
     yield from load_some(session, [METADATA_KEY])
     while after is not None:
-        with session.mutex:
-            page = [key for (key,) in session.journal.rows(_OTHERS, (after,))]
-            check_order(session.journal.path, page, after)
+        page = other_keys_page(session.journal, after, PAGE_KEYS)
         yield from load_some(session, page)
         after = page[-1] if page else None
-    with session.mutex:
-        counts = session.journal.rows(_LACKING_BY_OBJECT)
-    for first, last in _batches(counts):
+    for first, last in _batches(values_to_fetch(session.journal)):
         yield from _load_objects(session, first, last)
 
 
@@ -94,19 +73,9 @@ def _batches(counts: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _load_objects(session: Session, first: int, last: int) -> Iterator[tuple[str, Error]]:
     with session.mutex:
-        journal = session.journal
         epoch = session.local.index_epoch()
-        objects = journal.rows(_OBJECTS_BETWEEN, (first, last))
-        refs = {number: ObjectRef(*rest) for number, *rest in objects}
-        rows = journal.rows(_LACKING_BETWEEN, (first, last))
-    for key, digest, stamp, number, offset, length in rows:
-        if number not in refs or not is_sound_place(stamp, digest, offset, length):
-            raise misplaced(journal.path, f"the place of {key!r} is none")
-    wanted = [
-        Wanted(key, digest, stamp, refs[number], offset, length)
-        for key, digest, stamp, number, offset, length in rows
-        if length <= LARGE_VALUE_BYTES
-    ]
+        values = values_in_objects(session.journal, first, last)
+    wanted = [value for value in values if value.length_bytes <= LARGE_VALUE_BYTES]
     for group, data in fetch_ranges(session, wanted):
         failed = []
         sound = []
@@ -121,4 +90,4 @@ def _load_objects(session: Session, first: int, last: int) -> Iterator[tuple[str
             outcome = alone(session, key) if not isinstance(data, OfflineError) else data
             if isinstance(outcome, Error):
                 yield key, outcome
-    yield from _load_large(session, [row[0] for row in rows if row[5] > LARGE_VALUE_BYTES])
+    yield from _load_large(session, [value.key for value in values if value.length_bytes > LARGE_VALUE_BYTES])

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import NamedTuple
 
 from ebooklet_tx.errors import Error, OfflineError, PreconditionFailedError
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.session import Session
 
@@ -23,18 +23,9 @@ MAX_RANGE_BYTES = 16 * 2**20
 """Joined ranges are no longer than this: so much of each request is in memory."""
 
 
-class Wanted(NamedTuple):
-    """A value in the remote: whose it is, its digest and time, and where it lies."""
-
-    key: str
-    digest: bytes
-    timestamp_us: int
-    ref: ObjectRef
-    offset_bytes: int
-    length_bytes: int
-
-
-def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[list[Wanted], bytes | Error]]:
+def fetch_ranges(
+    session: Session, wanted: Sequence[RemoteValue]
+) -> Iterator[tuple[list[RemoteValue], bytes | Error]]:
     """Yields groups of places that lie near each other, with all bytes from the first to the last.
 
     Some groups are fetched at once, and no more of them wait in memory. One that can't be had comes with the
@@ -44,7 +35,7 @@ def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[l
     threads = max(1, min(session.remote.threads, len(groups)))
     unreachable: OfflineError | None = None
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        running: deque[tuple[list[Wanted], Future[bytes | Error]]] = deque()
+        running: deque[tuple[list[RemoteValue], Future[bytes | Error]]] = deque()
         try:
             while groups or running:
                 while groups and len(running) < threads and unreachable is None:
@@ -62,7 +53,7 @@ def fetch_ranges(session: Session, wanted: Sequence[Wanted]) -> Iterator[tuple[l
                 future.cancel()
 
 
-def sound_values(group: Sequence[Wanted], data: bytes | Error) -> Iterator[tuple[Wanted, bytes | None]]:
+def sound_values(group: Sequence[RemoteValue], data: bytes | Error) -> Iterator[tuple[RemoteValue, bytes | None]]:
     """Cuts the values of a group out of what was fetched; None for one that does not have its digest."""
     if isinstance(data, Error):
         yield from ((item, None) for item in group)
@@ -74,7 +65,7 @@ def sound_values(group: Sequence[Wanted], data: bytes | Error) -> Iterator[tuple
         yield item, value if digest_of(value) == item.digest else None
 
 
-def joined(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+def joined(wanted: Sequence[RemoteValue]) -> list[list[RemoteValue]]:
     """Groups places that are near each other in the same object."""
     if not wanted:
         return []
@@ -107,7 +98,7 @@ def read_range(session: Session, ref: ObjectRef, offset_bytes: int, length_bytes
         return data
 
 
-def _fetch(session: Session, group: Sequence[Wanted]) -> bytes | Error:
+def _fetch(session: Session, group: Sequence[RemoteValue]) -> bytes | Error:
     start = group[0].offset_bytes
     try:
         return read_range(session, group[0].ref, start, group[-1].offset_bytes + group[-1].length_bytes - start)

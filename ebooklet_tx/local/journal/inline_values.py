@@ -1,8 +1,7 @@
-"""Values that ride in the index, as the journal keeps them.
+"""Values that ride in the index, as the journal keeps them in `inline_value`.
 
-Owns no state; the rows of the journal's `inline_value` come from `apply_images`. The invariant: a value stays as
-long as an entry names its digest, as the remote's, as that of an operation still to be pushed, or as the
-base of one.
+The invariant: a value stays as long as an entry names its digest, as the remote's, as that of an operation
+still to be pushed, or as the base of one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ DELETE FROM inline_value WHERE digest NOT IN (
 
 
 def prune_inline_values(journal: Journal) -> int:
-    """Drops the values that no entry refers to; costs one pass over all entries. Needs the mutex.
+    """Drops the values that no entry refers to; costs one pass over all entries.
 
     Returns:
         How many were dropped.
