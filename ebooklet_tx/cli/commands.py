@@ -255,9 +255,14 @@ def _remote(options: argparse.Namespace) -> Any:
 # -- arguments ---------------------------------------------------------------------------------
 
 
+def _program() -> str:
+    """Returns what the user typed: the installed command, or the module."""
+    return "ebooklet-tx" if Path(sys.argv[0]).name == "ebooklet-tx" else "python -m ebooklet_tx"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ebooklet_tx",
+        prog=_program(),
         description="Looks after databases of ebooklet_tx.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
