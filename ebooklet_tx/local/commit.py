@@ -58,7 +58,7 @@ DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending 
 _SET_AND_PLACE = f"""
 INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes,
   local_digest, local_timestamp_us, local_length_bytes, local_offset_bytes)
-VALUES (?1, 1, ?2, ?3, ?4, ?2, ?3, ?4, ?5)
+VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)
 {_UPDATE},
   local_digest = excluded.local_digest,
   local_timestamp_us = excluded.local_timestamp_us,
@@ -220,8 +220,9 @@ def append(
         expected_keys=len(written) + len(kept),
     )
     state = file.state_to_record()
+    # What is pending is what lies in the file.
     written_rows = sorted(
-        (place.key, digest_of(value), place.timestamp_us, place.length_bytes, place.offset_bytes)
+        (place.key, *(digest_of(value), place.timestamp_us, place.length_bytes) * 2, place.offset_bytes)
         for place, (_, _, value) in zip(placed, written, strict=False)
     )
     with journal.transaction() as connection:

@@ -217,7 +217,7 @@ def _count(found: Inspection, file: ValueFile, raw: sqlite3.Connection) -> None:
         "coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0), "
         "coalesce(sum(CASE pending WHEN 1 THEN pending_length_bytes END), 0), "
         f"coalesce(sum(CASE WHEN local_digest IS NOT NULL AND NOT ({STALE}) THEN "
-        "local_length_bytes + ?1 + CASE key WHEN '' THEN ?2 ELSE length(CAST(key AS BLOB)) END END), 0) "
+        "local_length_bytes + ? + CASE key WHEN '' THEN ? ELSE length(CAST(key AS BLOB)) END END), 0) "
         "FROM entry",
         (BLOCK_HEAD_BYTES, len(METADATA_KEY_BYTES)),
     ).fetchone()

@@ -48,8 +48,8 @@ SELECT offset_bytes, length_bytes, digest, min(key) FROM live
  GROUP BY offset_bytes, length_bytes, digest ORDER BY offset_bytes
 """
 _KEYS = """
-SELECT key FROM live WHERE object = (SELECT id FROM object WHERE name = ?1)
-   AND (?2 IS NULL OR (offset_bytes = ?2 AND digest = ?3)) ORDER BY key LIMIT ?4
+SELECT key FROM live WHERE object = (SELECT id FROM object WHERE name = :name)
+   AND (:offset_bytes IS NULL OR (offset_bytes = :offset_bytes AND digest = :digest)) ORDER BY key LIMIT :limit
 """
 _STRAYED = "SELECT count(*) FROM segment.entry WHERE seq NOT BETWEEN ? AND ?"
 
@@ -127,7 +127,8 @@ class MergedIndex:
     def keys_in(self, name: str, limit: int, place: LivePlace | None = None) -> list[str]:
         """Returns the first of the keys whose values lie in a pack, or at one place of it."""
         offset, digest = (None, None) if place is None else (place.offset_bytes, place.digest)
-        return [key for (key,) in self._connection.execute(_KEYS, (name, offset, digest, limit))]
+        asked = {"name": name, "offset_bytes": offset, "digest": digest, "limit": limit}
+        return [key for (key,) in self._connection.execute(_KEYS, asked)]
 
     def key_count(self) -> int:
         """Returns how many keys have a value, the metadata not among them."""

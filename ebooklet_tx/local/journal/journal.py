@@ -465,13 +465,13 @@ class Journal:
             # One bound below: of two SQLite would take the first, however far away it is.
             begun = after >= prefix and bool(after)
             position = after if begun else prefix
-            bounds = ("key > ?1" if begun else "key >= ?1") + ("" if upper is None else " AND key < ?3")
+            bounds = ("key > ?" if begun else "key >= ?") + ("" if upper is None else " AND key < ?")
             query = (
-                f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?2"
+                f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?"
             )
             self.entry(position)
             with self.mutex, sqlite_errors(self.path):
-                rows = self.raw.execute(query, (position, limit, *ends)).fetchall()
+                rows = self.raw.execute(query, (position, *ends, limit)).fetchall()
             check_order(self.path, (row[0] for row in rows), after)
             if any(row[2] for row in rows):
                 raise misplaced(self.path, f"a row behind {position!r} is none of the index")
@@ -523,9 +523,9 @@ class Journal:
         """Returns a value of that digest that lies in the journal itself, staged or inline."""
         with self.mutex, sqlite_errors(self.path):
             row = self.raw.execute(
-                "SELECT value FROM staged WHERE key = ?1 AND digest = ?2 "
-                "UNION ALL SELECT value FROM inline_value WHERE digest = ?2 LIMIT 1",
-                (key, digest),
+                "SELECT value FROM staged WHERE key = ? AND digest = ? "
+                "UNION ALL SELECT value FROM inline_value WHERE digest = ? LIMIT 1",
+                (key, digest, digest),
             ).fetchone()
         return None if row is None else bytes(row[0])
 

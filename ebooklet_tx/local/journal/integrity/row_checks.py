@@ -40,9 +40,9 @@ what is not as it was written."""
 # In a sound tree the neighbours of what is absent are each other's. Each is looked up from the root again.
 _NEIGHBOURS = """
 WITH near(following, before) AS (
-  SELECT (SELECT {key} FROM {table} WHERE {name} > ?1 ORDER BY {name} LIMIT 1),
-         (SELECT {key} FROM {table} WHERE {name} < ?1 ORDER BY {name} DESC LIMIT 1))
-SELECT EXISTS (SELECT 1 FROM {table} WHERE {name} = ?1), following, before,
+  SELECT (SELECT {key} FROM {table} WHERE {name} > :sought ORDER BY {name} LIMIT 1),
+         (SELECT {key} FROM {table} WHERE {name} < :sought ORDER BY {name} DESC LIMIT 1))
+SELECT EXISTS (SELECT 1 FROM {table} WHERE {name} = :sought), following, before,
        (SELECT {name} FROM {table} WHERE {name} < following ORDER BY {name} DESC LIMIT 1),
        (SELECT {name} FROM {table} WHERE {name} > before ORDER BY {name} LIMIT 1),
        (SELECT min({name}) FROM {table}), (SELECT max({name}) FROM {table}), {least}, {greatest}
@@ -112,7 +112,9 @@ def is_no_fact(raw: sqlite3.Connection, path: Path, name: str) -> bool:
 
 
 def _is_absent(raw: sqlite3.Connection, path: Path, query: str, key: str) -> bool:
-    there, following, before, before_following, after_before, *ends = raw.execute(query, (key,)).fetchone()
+    there, following, before, before_following, after_before, *ends = raw.execute(
+        query, {"sought": key}
+    ).fetchone()
     if there:
         return False
     least, greatest, known_least, known_greatest = ends
