@@ -22,19 +22,19 @@ from ebooklet_tx.formats.pack import PACK_BYTES
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Entry, Journal
 from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
+from ebooklet_tx.local.journal.uploads import arrived_places
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.remote_index import live_bytes
 from ebooklet_tx.maintenance.repacking import repacked
 from ebooklet_tx.sync.commit.builder import build
 from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.packing import (
-    known_places,
     reconcile_uploads,
     renew_old_uploads,
     send_packs,
 )
 from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, contention, recheck_lock
-from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
+from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
 from ebooklet_tx.sync.commit.turns import release_turn
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.session import Session, read_base
@@ -116,7 +116,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         outcome = _Outcome()
         resumed = 0
         if not replacing:
-            resumed = reconcile_uploads(session)
+            resumed = reconcile_uploads(session.journal, session.remote)
             pull(session)
             outcome.takeable = {pack.name for pack in _known_packs(session.journal)}
             while due := _due_packs(_known_packs(session.journal), live_share, packs, outcome):
@@ -210,7 +210,7 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
     numbers = [pack.number for pack in packs]
     rows = live_rows_in(session.journal, numbers, only_clean=True)
     _send_values(session, packs, rows, outcome)
-    while renew_old_uploads(session):
+    while renew_old_uploads(session.journal, session.remote):
         _send_values(session, packs, rows, outcome)
     _note_taken(session, packs, outcome)
     moved = _commit(session, packs)
@@ -230,13 +230,13 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
 def _send_values(session: Session, packs: Sequence[_Pack], rows: Sequence[Entry], outcome: _Outcome) -> None:
     """Sends those values that no new pack has yet."""
     names = {pack.number: pack.name for pack in packs}
-    arrived = known_places(session)
+    arrived = arrived_places(session.journal)
     by_pack: dict[str, dict[bytes, Entry]] = {}
     for entry in rows:
         digest = entry.remote_digest
         if digest is not None and digest not in arrived:
             by_pack.setdefault(names[entry.remote_object or 0], {}).setdefault(digest, entry)
-    send_packs(session, repacked(session, by_pack, rows, outcome.unreadable))
+    send_packs(session.journal, session.remote, repacked(session, by_pack, rows, outcome.unreadable))
 
 
 def _note_taken(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
@@ -244,7 +244,7 @@ def _note_taken(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> 
     names = {pack.name for pack in packs}
     outcome.takeable -= names
     if outcome.written.isdisjoint(names):
-        fresh = {place.object_name for place in known_places(session).values()}
+        fresh = {place.object_name for place in arrived_places(session.journal).values()}
         outcome.written |= fresh
         outcome.takeable |= fresh
 
@@ -262,7 +262,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 recheck_lock(session)
             with session.mutex:
                 base = read_base(session.journal)
-                places = known_places(session)
+                places = arrived_places(session.journal)
                 # Without the old place: `build` takes the new one.
                 entries = [
                     entry._replace(remote_object=None)
@@ -278,7 +278,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 continue
             commit = build(session, base, None, entries, places)
             # Of no pending entry: nothing here can be undone before the swap.
-            write_intent(session, commit, base.etag, [])
+            note_intent(session.journal, commit, base.etag, [])
             outcome = swap(session, commit, base.etag)
             if outcome.applied:
                 if outcome.etag is not None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.formats.segment import iter_log, read_segment
+from ebooklet_tx.local.journal.intents import drop_intents, read_intents
 from ebooklet_tx.local.journal.journal import PENDING_SET
+from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
-from ebooklet_tx.sync.commit.packing import forget_uploads
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
-from ebooklet_tx.sync.pull.pull import drop_intents, pull, read_intents, read_root
+from ebooklet_tx.sync.pull.pull import pull, read_root
 from ebooklet_tx.sync.read.fetch import fetch_many
 from ebooklet_tx.sync.session import Remote, Session
 
@@ -112,7 +113,7 @@ def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> Non
         drop_intents(session.journal)
         pending = has_pending(session.local)
     if not pending:
-        forget_uploads(session)
+        forget_uploads(session.journal)
 
 
 def _refetch(session: Session, keys: Sequence[str], outcome: RemoteOutcome) -> None:

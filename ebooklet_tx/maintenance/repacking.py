@@ -18,8 +18,9 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, record_bytes
 from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.local.journal.uploads import PackedValue
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT, PackedValue
+from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT
 from ebooklet_tx.sync.read.ranges import JOIN_GAP_BYTES
 from ebooklet_tx.sync.session import Session
 

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.root import Manifest, tail_of
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
@@ -222,21 +221,6 @@ def base_facts(manifest: Manifest, etag: str | None, root: bytes) -> dict[str, A
         "base_unknown": json.dumps(manifest.unknown) if manifest.unknown else None,
         "type": manifest.type,
     }
-
-
-def object_ref(journal: Journal, object_id: int) -> ObjectRef:
-    """Returns the remote object that an entry's place names.
-
-    Raises:
-        RemoteMissingError: The journal does not know it.
-    """
-    with journal.reading() as raw:
-        row = raw.execute(
-            "SELECT name, etag, size_bytes FROM remote_object WHERE id = ?", (object_id,)
-        ).fetchone()
-    if row is None:
-        raise RemoteMissingError(f"{journal.path} names no object {object_id}; run recover on the file")
-    return ObjectRef(*row)
 
 
 def _write_segments(segments: tuple[SegmentRef, ...]) -> str:

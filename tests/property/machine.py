@@ -38,12 +38,12 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync import connecting as place
 from ebooklet_tx.sync.pull.conflicts import ConflictError
-from ebooklet_tx.sync.pull.pull import read_intents
 from ebooklet_tx.sync.session import read_base
 from ebooklet_tx.timestamps import timestamp_us
 from tests.pairs import writer_store

@@ -13,9 +13,9 @@ import pytest
 from ebooklet_tx import ConflictError
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import OfflineError, PreconditionFailedError, TransientStoreError
+from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit.push import raise_fence
-from ebooklet_tx.sync.pull.pull import read_intents
 from tests.pairs import LARGE, OLD_STAMP, Bench, history, make, pending, push, root_of
 from tests.store_wrappers import Fault, GatedStore, HookedStore, PassingStore, faulty
 

@@ -10,7 +10,7 @@ import pytest
 
 from ebooklet_tx import ConflictError, InvalidArgumentError, OfflineError
 from ebooklet_tx.errors import TransientStoreError
-from ebooklet_tx.sync.pull.pull import read_intents
+from ebooklet_tx.local.journal.intents import read_intents
 from tests.pairs import pending
 from tests.remotes import Shelf
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, HookedStore, PassingStore

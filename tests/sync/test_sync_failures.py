@@ -13,14 +13,15 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx import MISSING, ConflictError
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
+from ebooklet_tx.local.journal.index_rows import object_ref
+from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.pull import pull as pull_module
-from ebooklet_tx.sync.pull.pull import read_intents
 from ebooklet_tx.sync.read import ranges
-from ebooklet_tx.sync.session import object_ref, read_base
+from ebooklet_tx.sync.session import read_base
 from tests.pairs import LARGE, Bench, history, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 

@@ -20,14 +20,15 @@ from ebooklet_tx.errors import RemoteIntegrityError
 from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.limits import MAX_BUCKETS
-from ebooklet_tx.local.journal.integrity.row_checks import misplaced
+from ebooklet_tx.local.journal.commit_log import newest_commits
+from ebooklet_tx.local.journal.index_rows import count_tombstones, object_ref, remote_objects, remote_rows
 from ebooklet_tx.local.journal.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
-from ebooklet_tx.local.journal.schema import SOUND_ROW
+from ebooklet_tx.local.journal.uploads import Place, arrived_packs
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.sync.commit.commit_way import must_move, way_of
-from ebooklet_tx.sync.commit.packing import Place, place_values, read_pending, upload_refs
+from ebooklet_tx.sync.commit.packing import place_values, read_pending
 from ebooklet_tx.sync.pull.pull import FetchedRoot
-from ebooklet_tx.sync.session import Base, Session, object_ref, writer_name
+from ebooklet_tx.sync.session import Base, Session, writer_name
 from ebooklet_tx.timestamps import now_us
 
 _log = logging.getLogger("ebooklet_tx")
@@ -85,7 +86,7 @@ def place_pending(session: Session, entries: Sequence[Entry]) -> dict[bytes, Pla
     inline = total <= INLINE_TOTAL_BYTES and all(e.length_bytes <= INLINE_VALUE_BYTES for e in values)
     # Whoever opens a database asks for its metadata first: it rides in the index if it is small.
     packed = [] if inline else [entry for entry in values if not _is_small_metadata(entry)]
-    return place_values(session, packed) if packed else {}
+    return place_values(session.local, session.remote, packed) if packed else {}
 
 
 def _is_small_metadata(entry: Entry) -> bool:
@@ -129,7 +130,7 @@ def _rows(
                 None,
             )
         else:
-            value = read_pending(session, entry)
+            value = read_pending(session.local, entry)
             yield IndexRow(entry.key, seq, stamp, digest, None, None, len(value), value), None
 
 
@@ -141,7 +142,7 @@ def build(
     places: dict[bytes, Place],
 ) -> Commit:
     """Makes the root of a commit on top of a base, uploading an index segment if the tail is full."""
-    refs = upload_refs(session)
+    refs = arrived_packs(session.journal)
     seq = (replaced.manifest.seq if replaced is not None else base.seq) + 1
     record = _record(entries, seq)
     with session.mutex:
@@ -255,8 +256,14 @@ def _write_segment(
         return (_put_segment(session, whole, first_seq, record.seq),), base.tombstone_floor
     with session.mutex:
         tombstones = _tombstones_to_drop(session, first_seq) if not kept else 0
-        older = _older_rows(session, first_seq, {row.key for row in rows}, refs, drop=tombstones > 0)
-        log = _older_log(session, first_seq)
+        refs |= {ref.name: ref for ref in remote_objects(session.journal).values()}
+        replaced = {row.key for row in rows}
+        older = (
+            row
+            for row in remote_rows(session.journal, first_seq)
+            if row.key not in replaced and not (tombstones and row.digest is None)
+        )
+        log = newest_commits(session.journal, first_seq, KEPT_LOG_ROWS - 1)
         blob = build_segment(_in_key_order(older, rows), refs, [*log, record])
     # A root that names what no reader takes could be read by nobody: by this one's own limits, before that.
     read_segment(blob, name="a merge of index segments")
@@ -273,42 +280,8 @@ def _put_segment(session: Session, blob: bytes, first_seq: int, last_seq: int) -
 
 def _tombstones_to_drop(session: Session, first_seq: int) -> int:
     """Counts tombstones, and says 0 where they are too few to make others read everything anew."""
-    with session.journal.reading() as raw:
-        gone, alive = raw.execute(
-            "SELECT coalesce(sum(remote_digest IS NULL), 0), coalesce(sum(remote_digest IS NOT NULL), 0) "
-            "FROM entry WHERE remote_seq >= ?",
-            (first_seq,),
-        ).fetchone()
-    return int(gone) if gone > max(TOMBSTONES_WORTH_DROPPING, alive // 4) else 0
-
-
-def _older_rows(
-    session: Session, first_seq: int, replaced: set[str], refs: dict[str, ObjectRef], *, drop: bool
-) -> Iterator[IndexRow]:
-    with session.journal.reading() as raw:
-        known: dict[int, str] = {}
-        for number, name, etag, size in raw.execute("SELECT id, name, etag, size_bytes FROM remote_object"):
-            known[number] = name
-            refs[name] = ObjectRef(name, etag, size)
-        cursor = raw.execute(
-            "SELECT e.key, e.remote_seq, e.remote_timestamp_us, e.remote_digest, e.remote_object, "
-            "e.remote_offset_bytes, e.remote_length_bytes, "
-            f"CASE WHEN e.remote_object IS NULL THEN i.value END, {SOUND_ROW} "
-            "FROM entry AS e LEFT JOIN inline_value AS i ON i.digest = e.remote_digest "
-            "WHERE e.remote_seq >= ? ORDER BY e.key",
-            (first_seq,),
-        )
-        for key, seq, stamp, digest, number, offset, length, value, sound in cursor:
-            if not sound:
-                raise misplaced(session.journal.path, f"the row of {key!r} is not as it was written")
-            if key in replaced or (drop and digest is None):
-                continue
-            if digest is None:
-                yield IndexRow(key, seq, stamp, None)
-            elif number is None:
-                yield IndexRow(key, seq, stamp, digest, None, None, len(value), value)
-            else:
-                yield IndexRow(key, seq, stamp, digest, known[number], offset, length)
+    gone, alive = count_tombstones(session.journal, first_seq)
+    return gone if gone > max(TOMBSTONES_WORTH_DROPPING, alive // 4) else 0
 
 
 def _in_key_order(older: Iterable[IndexRow], rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
@@ -317,16 +290,6 @@ def _in_key_order(older: Iterable[IndexRow], rows: Sequence[IndexRow]) -> Iterat
 
 def _key_of(row: IndexRow) -> str:
     return row.key
-
-
-def _older_log(session: Session, first_seq: int) -> list[CommitRecord]:
-    with session.journal.reading() as raw:
-        rows = raw.execute(
-            "SELECT seq, commit_id, committed_at_us, writer, set_count, deleted_count, value_bytes "
-            "FROM commit_log WHERE seq >= ? ORDER BY seq DESC LIMIT ?",
-            (first_seq, KEPT_LOG_ROWS - 1),
-        ).fetchall()
-    return [CommitRecord(*row) for row in reversed(rows)]
 
 
 __all__ = ["Commit", "build", "place_pending"]

@@ -11,18 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
+from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.sync.commit.builder import build, place_pending
 from ebooklet_tx.sync.commit.change_way import check_lock, renew_lock
 from ebooklet_tx.sync.commit.commit_way import adopt
-from ebooklet_tx.sync.commit.packing import ReplacedError, forget_uploads, reconcile_uploads
-from ebooklet_tx.sync.commit.root_swap import finish, swap, write_intent
+from ebooklet_tx.sync.commit.packing import ReplacedError, reconcile_uploads
+from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
 from ebooklet_tx.sync.commit.swap_rules import fenced_off
 from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.detach import start_over
 from ebooklet_tx.sync.pull.identity import reconcile_identity
-from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root, pull, read_intents
+from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root, pull
 from ebooklet_tx.sync.pull.resolve import (
     Resolution,
     Resolver,
@@ -92,7 +94,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         with session.mutex:
             session.local.commit()
             unresolved = bool(read_intents(session.journal))
-        resumed = reconcile_uploads(session)
+        resumed = reconcile_uploads(session.journal, session.remote)
         settled: list[str] = []
         if force:
             settled = _start_over_if_gone(session)
@@ -280,7 +282,7 @@ def _one_round(
         # Another thread writes and prunes beside this: what it wrote is pushed instead.
         return None
     base_etag = seen.etag if seen is not None else base.etag
-    if not write_intent(session, commit, base_etag, entries):
+    if not note_intent(session.journal, commit, base_etag, entries):
         return None
     outcome = swap(session, commit, base_etag)
     if not outcome.applied:
@@ -289,7 +291,7 @@ def _one_round(
         finish(session, outcome.commit or commit, outcome.etag)
     if fence is None:
         apply(session, yielding)
-        forget_uploads(session)
+        forget_uploads(session.journal)
     return PushResult(
         True,
         commit_id=commit.manifest.commit_id,

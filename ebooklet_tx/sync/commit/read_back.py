@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
+from ebooklet_tx.local.journal.commit_log import is_logged
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.pull.pull import (
@@ -16,7 +17,6 @@ from ebooklet_tx.sync.pull.pull import (
     FetchedRoot,
     apply_root,
     inspect_root,
-    is_logged,
     pull,
     replacement_applied,
 )

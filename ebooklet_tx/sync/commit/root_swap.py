@@ -7,7 +7,6 @@ happened to the process or the answer.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,8 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.formats.segment import read_segment
-from ebooklet_tx.local.journal.journal import Entry, driver
+from ebooklet_tx.local.journal.intents import Intent, drop_intents, write_intent
+from ebooklet_tx.local.journal.journal import Entry, Journal
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_conditionally, ticket_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
@@ -34,27 +34,10 @@ STALE_REFUSALS = 2
 """How often a swap is refused, with the very ETag there before and after, until conditions are doubted."""
 
 
-def write_intent(session: Session, commit: Commit, base_etag: str | None, entries: Sequence[Entry]) -> bool:
-    """Notes what is about to be swapped in; False when the commit says what is not wanted any more.
-
-    Until the intent stands, an operation that is undone leaves nothing behind, and the commit would
-    bring it back. What is undone later stays pending, on top of the commit.
-    """
-    with session.mutex, session.journal.transaction() as connection:
-        raw = driver(connection)
-        if not _all_wanted(raw, [entry.key for entry in entries]):
-            return False
-        raw.execute(
-            "INSERT INTO intent(commit_id, seq, base_etag, image, begun_at_us) VALUES (?, ?, ?, ?, ?)",
-            (commit.manifest.commit_id, commit.manifest.seq, base_etag, commit.image_blob, now_us()),
-        )
-    return True
-
-
-def _all_wanted(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
-    """True when each of the keys still has a pending operation."""
-    pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
-    return pending.issuperset(keys)
+def note_intent(journal: Journal, commit: Commit, base_etag: str | None, entries: Sequence[Entry]) -> bool:
+    """Notes what is about to be swapped in; False when one of the operations was undone meanwhile."""
+    intent = Intent(commit.manifest.commit_id, commit.manifest.seq, base_etag, commit.image_blob)
+    return write_intent(journal, intent, (entry.key for entry in entries), begun_at_us=now_us())
 
 
 def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
@@ -69,14 +52,9 @@ def swap(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
         return swap_once(session, commit, base_etag, sent)
     except Error:
         if not sent.perhaps:
-            _forget_intent(session, commit)
+            # Nothing can have arrived: there is nothing to find out about it.
+            drop_intents(session.journal, [commit.manifest.commit_id])
         raise
-
-
-def _forget_intent(session: Session, commit: Commit) -> None:
-    """Forgets a push of which nothing can have arrived: there is nothing to find out about it."""
-    with session.mutex, session.journal.transaction() as connection:
-        driver(connection).execute("DELETE FROM intent WHERE commit_id = ?", (commit.manifest.commit_id,))
 
 
 def _swap_if_unchanged(session: Session, commit: Commit, base_etag: str | None, sent: Sent) -> Outcome:
@@ -170,4 +148,4 @@ def finish(session: Session, commit: Commit, etag: str) -> None:
         )
 
 
-__all__ = ["Outcome", "finish", "swap", "write_intent"]
+__all__ = ["Outcome", "finish", "swap", "note_intent"]

@@ -22,6 +22,7 @@ from ebooklet_tx.errors import (
     PreconditionFailedError,
     RemoteIntegrityError,
 )
+from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
 from ebooklet_tx.local.journal.journal import Entry, Journal
 from ebooklet_tx.local.journal.remote_values import RemoteValue
@@ -30,7 +31,7 @@ from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_place
-from ebooklet_tx.sync.session import Session, object_ref
+from ebooklet_tx.sync.session import Session
 
 CONFLICTING = (
     "pending != 0 AND remote_digest IS NOT base_digest "
@@ -196,7 +197,7 @@ def load_side(session: Session, key: str, side: str, *, looked_again: bool = Fal
         if entry is None or (side == "pending" and entry.digest is None):
             return MISSING
         if side == "pending":
-            return session.decode(key, read_pending(session, entry))
+            return session.decode(key, read_pending(session.local, entry))
         digest, place = _place(session.journal, key, side)
         if digest is None:
             return MISSING

@@ -22,7 +22,8 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.root import Manifest, Root, decode_root
 from ebooklet_tx.formats.segment import count_rows, iter_log, merge_segments, read_segment
-from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
+from ebooklet_tx.local.journal.intents import Intent, drop_intents, read_intents
+from ebooklet_tx.local.journal.journal import Journal, put_meta
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.sync.commit.commit_way import adopt
 from ebooklet_tx.sync.commit.swap_rules import may_still_apply, was_applied
@@ -33,16 +34,6 @@ from ebooklet_tx.sync.root_object import get_root
 from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
 
 _log = logging.getLogger("ebooklet_tx")
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A push whose answer never came: it may have taken effect or not."""
-
-    commit_id: str
-    seq: int
-    base_etag: str | None
-    image: bytes
 
 
 @dataclass(slots=True)
@@ -122,19 +113,6 @@ def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
         return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag, blob.data)
     except RemoteIntegrityError as error:
         return DamagedRoot(blob.etag, error)
-
-
-def read_intents(journal: Journal) -> list[Intent]:
-    """Returns the pushes whose outcome is not known."""
-    with journal.reading() as raw:
-        rows = raw.execute("SELECT commit_id, seq, base_etag, image FROM intent ORDER BY begun_at_us")
-        return [Intent(*row) for row in rows.fetchall()]
-
-
-def is_logged(journal: Journal, commit_id: str) -> bool:
-    """True when a commit is one of those that the journal has taken in."""
-    with journal.reading() as raw:
-        return raw.execute("SELECT 1 FROM commit_log WHERE commit_id = ?", (commit_id,)).fetchone() is not None
 
 
 def pull(session: Session) -> PullResult:
@@ -283,14 +261,7 @@ def _drop_dead_intents(journal: Journal, *, root_etag: str | None) -> None:
     """Forgets pushes that can't take effect any more; one that is only late still can."""
     dead = [i.commit_id for i in read_intents(journal) if not may_still_apply(i.base_etag, root_etag)]
     if dead:
-        with journal.transaction() as connection:
-            driver(connection).executemany("DELETE FROM intent WHERE commit_id = ?", [(i,) for i in dead])
-
-
-def drop_intents(journal: Journal) -> None:
-    """Forgets every unresolved push, for when their processes are known to have ended long since."""
-    with journal.transaction() as connection:
-        driver(connection).execute("DELETE FROM intent")
+        drop_intents(journal, dead)
 
 
 def _record_own_commit(journal: Journal, intent: Intent) -> None:

@@ -17,13 +17,14 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.journal import PENDING_NONE, Entry
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
-from ebooklet_tx.sync.session import Session, object_ref
+from ebooklet_tx.sync.session import Session
 
 PART_BYTES = 64 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""
