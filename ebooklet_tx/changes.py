@@ -20,6 +20,7 @@ from ebooklet_tx.sync.pull.pull import PullResult, pull
 from ebooklet_tx.sync.pull.resolve import Resolver, resolve_keys
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.unshared import Unshared
 
 _NO_CHOICE = object()
@@ -54,6 +55,7 @@ class Change(Unshared):
         with session.mutex:
             yield session
 
+    @at_edge
     def pull(self) -> PullResult:
         """Takes in what others have pushed; one request when there is nothing new.
 
@@ -63,6 +65,7 @@ class Change(Unshared):
             return pull(self._committed("pull"))
         return reader_pull(self._database._usable())
 
+    @at_edge
     def push(self, force_push: bool = False, *, on_conflict: str | Resolver | None = None) -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
@@ -87,6 +90,7 @@ class Change(Unshared):
         choice = session.on_conflict if on_conflict is None else on_conflict
         return push(session, force=force_push, on_conflict=choice)
 
+    @at_edge
     def update(self) -> None:
         """Commits what was written, so that everything asked here takes it in account."""
         self._committed("update")
@@ -104,6 +108,7 @@ class Change(Unshared):
                 if entry.key != METADATA_KEY
             )
 
+    @at_edge
     def iter_changes(self) -> Iterator[dict[str, Any]]:
         """Yields a dict for each pending change, in order of key.
 
@@ -123,11 +128,13 @@ class Change(Unshared):
                 "operation": "set" if entry.digest is not None else "delete",
             }
 
+    @at_edge
     def conflicts(self) -> list[Conflict]:
         """Returns the keys that were changed here and by another writer, as far as was pulled."""
         with self._reading("conflicts") as session:
             return find_conflicts(session)
 
+    @at_edge
     def resolve(self, keys: str | Iterable[str] | Mapping[str, Any], choice: Any = _NO_CHOICE) -> int:
         """Settles conflicts by hand; the next push publishes the outcome.
 
@@ -152,6 +159,7 @@ class Change(Unshared):
             choices = dict.fromkeys([keys] if isinstance(keys, str) else keys, choice)
         return resolve_keys(self._committed("resolve"), choices)
 
+    @at_edge
     def discard(self, keys: Iterable[str] | None = None) -> int:
         """Drops pending changes, of all keys or some: the remote's values show again.
 

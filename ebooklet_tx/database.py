@@ -51,6 +51,7 @@ from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.read.load import load_all, load_some
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.unshared import Unshared
 from ebooklet_tx.values.serializers import Serializer, checked_value, decode_metadata, encode_metadata
 from ebooklet_tx.views import ItemsOf, KeysOf, ValuesOf
@@ -192,17 +193,20 @@ class Database(Unshared, MutableMapping[str, Any]):
         """Like `_read`, for keys that users give: the metadata's is none of theirs."""
         return self._read(text) if (text := text_of(key)) else None
 
+    @at_edge
     def __getitem__(self, key: str) -> Any:
         found = self._read_user(key)
         if found is None:
             raise KeyError(key)
         return self._serializer.loads(key, found[1])
 
+    @at_edge
     def get(self, key: str, default: Any = None) -> Any:
         """Returns the value of a key, or `default` when there is none."""
         found = self._read_user(key)
         return default if found is None else self._serializer.loads(key, found[1])
 
+    @at_edge
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and is_text(key) and self._timestamp_of(key) is not None
 
@@ -218,6 +222,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             entry = None if overlay.cleared else session.local.entry(key)
             return None if entry is None or entry.digest is None else entry.timestamp_us
 
+    @at_edge
     def __len__(self) -> int:
         session = self._usable()
         with session.mutex:
@@ -234,6 +239,7 @@ class Database(Unshared, MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return self._iter_keys("")
 
+    @at_edge
     def _iter_keys(self, prefix: str) -> Iterator[str]:
         for page in self._key_pages(prefix):
             yield from page
@@ -265,21 +271,25 @@ class Database(Unshared, MutableMapping[str, Any]):
                 return
             after = upto
 
+    @at_edge
     def keys(self, prefix: str = "") -> KeysView[str]:
         """Returns a view of the keys in order, all of them or those with a prefix."""
         self._usable()
         return KeysOf(self, text_of(prefix))
 
+    @at_edge
     def items(self) -> ItemsView[str, Any]:
         """Returns a view of the pairs in order of key; values that are not here are fetched."""
         self._usable()
         return ItemsOf(self)
 
+    @at_edge
     def values(self) -> ValuesView[Any]:
         """Returns a view of the values in order of key; those that are not here are fetched."""
         self._usable()
         return ValuesOf(self)
 
+    @at_edge
     def _iter_items(self) -> Iterator[tuple[str, Any]]:
         for key, value in self._read_many(chain.from_iterable(self._key_pages("")), in_order=True):
             if isinstance(value, Error):
@@ -315,12 +325,14 @@ class Database(Unshared, MutableMapping[str, Any]):
         """
         return self._items_of([text_of(key) for key in several(keys, "get_items")], default)
 
+    @at_edge
     def _items_of(self, keys: Sequence[str], default: Any) -> Iterator[tuple[str, Any]]:
         for key, value in self._read_many(keys):
             if isinstance(value, Error):
                 raise value
             yield key, default if value is None else self._serializer.loads(key, value)
 
+    @at_edge
     def map(
         self, func: ItemFunction, keys: Iterable[str] | None = None, n_workers: int | None = None
     ) -> Iterator[tuple[Any, Any]]:
@@ -351,6 +363,7 @@ class Database(Unshared, MutableMapping[str, Any]):
                 if value is not _MISSING:
                     yield key, value
 
+    @at_edge
     def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Fetches values so that they are on this machine; all of them, or those of some keys.
 
@@ -379,6 +392,7 @@ class Database(Unshared, MutableMapping[str, Any]):
     @overload
     def timestamps(self, include_value: bool) -> Iterator[tuple[str, int] | tuple[str, int, Any]]: ...
 
+    @at_edge
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked."""
         keys = chain.from_iterable(self._key_pages(""))
@@ -395,6 +409,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             if stamp is not None and value is not None:
                 yield key, stamp, self._serializer.loads(key, value)
 
+    @at_edge
     def get_timestamp(
         self, key: str, include_value: bool = False, decode_value: bool = True, default: Any = None
     ) -> Any:
@@ -408,6 +423,7 @@ class Database(Unshared, MutableMapping[str, Any]):
         stamp, value = found
         return stamp, self._serializer.loads(key, value) if decode_value else value
 
+    @at_edge
     def get_metadata(self, include_timestamp: bool = False) -> Any:
         """Returns the database's metadata, None when there is none; or (metadata, timestamp)."""
         found = self._read(METADATA_KEY)
@@ -418,9 +434,11 @@ class Database(Unshared, MutableMapping[str, Any]):
 
     # -- writing ---------------------------------------------------------------------------
 
+    @at_edge
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)
 
+    @at_edge
     def set(self, key: str, value: Any, timestamp: Timestamp = None, encode_value: bool = True) -> None:
         """Sets a key.
 
@@ -438,6 +456,7 @@ class Database(Unshared, MutableMapping[str, Any]):
         encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
         self._put([(key, encoded, timestamp_us(timestamp))])
 
+    @at_edge
     def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
         """Gives a key another timestamp and leaves its value as it is.
 
@@ -455,11 +474,13 @@ class Database(Unshared, MutableMapping[str, Any]):
             if self._put_if(key, before, (found[1], stamp)):
                 return
 
+    @at_edge
     def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
         """Sets the database's metadata, anything that is JSON; it is pushed as a key is."""
         self._writing()
         self._put([(METADATA_KEY, encode_metadata(data), timestamp_us(timestamp))])
 
+    @at_edge
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Sets many keys; when one of them can't be set, none is."""
         self._writing()
@@ -476,10 +497,12 @@ class Database(Unshared, MutableMapping[str, Any]):
             operations.append((key, self._serializer.dumps(key, value), stamp))
         self._put(operations)
 
+    @at_edge
     def __ior__(self, other: Any) -> Self:
         self.update(other)
         return self
 
+    @at_edge
     def __delitem__(self, key: str) -> None:
         session = self._writing()
         with session.mutex:
@@ -511,6 +534,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             self._commit_when_full(session)
         return True
 
+    @at_edge
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Returns a key's value; sets it to `default` first where there is none, in one step for all threads."""
         self._writing()
@@ -524,6 +548,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             if self._put_if(key, before, (self._serializer.dumps(key, default), timestamp_us(None))):
                 return default
 
+    @at_edge
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         """Deletes a key and returns its value, in one step for all threads.
 
@@ -544,6 +569,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             if self._put_if(key, before, (None, timestamp_us(None))):
                 return value
 
+    @at_edge
     def popitem(self) -> tuple[str, Any]:
         """Deletes the first key and returns it with its value, in one step for all threads.
 
@@ -559,6 +585,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             if value is not _MISSING_HERE:
                 return key, value
 
+    @at_edge
     def clear(self) -> None:
         """Deletes every key; the next push deletes them in the remote. The metadata stays."""
         session = self._writing()
@@ -604,6 +631,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             self._session.local.overlay.forget()
             self._in_transaction = self._session.in_transaction = False
 
+    @at_edge
     def sync(self, force_shutdown: bool = False) -> None:
         """Makes everything written so far durable on this machine, in the Booklet file itself.
 
@@ -615,6 +643,7 @@ class Database(Unshared, MutableMapping[str, Any]):
         with self._outside_transaction("sync") as session:
             session.local.commit(fold=True)
 
+    @at_edge
     def prune(self, timestamp: Timestamp = None, reindex: bool = False) -> int:
         """Rewrites the local file without dead bytes.
 
@@ -634,11 +663,13 @@ class Database(Unshared, MutableMapping[str, Any]):
 
     # -- remote ----------------------------------------------------------------------------
 
+    @at_edge
     def changes(self) -> Change:
         """Returns what differs from the remote, with the ways to pull, push or discard it."""
         self._usable()
         return Change(self)
 
+    @at_edge
     def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
         """Writes packs of the remote anew that hold little but dead values, or are many and small.
 
@@ -658,6 +689,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             session.local.commit()
         return compact(session, live_share=live_share, packs=packs)
 
+    @at_edge
     def delete_remote(self) -> EraseReport:
         """Deletes the database in the remote, and nothing else there; the local file is kept.
 
@@ -673,6 +705,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             pass
         return delete_remote(session)
 
+    @at_edge
     def copy_remote(self, remote_conn: Any) -> CopyReport:
         """Copies the database as it stands in the remote to another place; what is pending here stays here.
 
@@ -694,6 +727,7 @@ class Database(Unshared, MutableMapping[str, Any]):
 
     # -- the end ---------------------------------------------------------------------------
 
+    @at_edge
     def close(self, force_shutdown: bool = False) -> None:
         """Commits what was written, moves it into the Booklet file and closes; twice is no error.
 

@@ -15,6 +15,7 @@ from ebooklet_tx.errors import GroupSetError, RemoteMissingError
 from ebooklet_tx.group_entries import GroupEntry
 from ebooklet_tx.keys import check_key
 from ebooklet_tx.timestamps import timestamp_us
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import Serializer
 
 ENTRY_VERSION = 1
@@ -29,6 +30,7 @@ class RemoteConnGroup(Database):
     Entries without `entry_version`, as ebooklet before 0.9 wrote them, hold the member's metadata as `user_meta`.
     """
 
+    @at_edge
     def add(self, remote_conn: Any, key: str | None = None, user_meta: Any = None) -> None:
         """Adds a database that exists in its remote, or brings its entry up to date.
 
@@ -57,6 +59,7 @@ class RemoteConnGroup(Database):
                 session.local.overlay.put(uuid, None, timestamp_us(None))
             self._put([(key, encoded, timestamp_us(None))])
 
+    @at_edge
     def set(self, key: str, value: Any, timestamp: Any = None, encode_value: bool = True) -> NoReturn:
         """Refuses: entries are made by `add` alone.
 
@@ -70,11 +73,13 @@ class RemoteConnGroup(Database):
             operation="set",
         )
 
+    @at_edge
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Returns an entry; refuses to make one, as `set` does."""
         found = self.get(key)
         return self.set(key, default) if found is None else found
 
+    @at_edge
     def update(self, other: Any = (), /, **more: Any) -> NoReturn:
         """Refuses, as `set` does.
 

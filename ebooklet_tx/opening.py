@@ -38,6 +38,7 @@ from ebooklet_tx.sync.pull.pull import (
 )
 from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
 from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.pickle_policy import pickle_allowed, warn_of_pickle
 from ebooklet_tx.values.serializers import Serializer, resolve
 
@@ -45,6 +46,7 @@ UNREACHABLE_SECONDS = 5.0
 """How long a store to which no connection comes about is tried before `offline="auto"` goes without it."""
 
 
+@at_edge
 def open(
     remote_conn: Any,
     file_path: str | os.PathLike[str],
@@ -152,7 +154,7 @@ def open(
         session.on_conflict = on_conflict
         serializer = _begin_serving(session, connection, settings)
         if not (settings.pickle_wanted or is_made_here(session.local)):
-            warn_of_pickle(serializer.name, connection.url, stacklevel=2)
+            warn_of_pickle(serializer.name, connection.url, stacklevel=3)
         kind = RemoteConnGroup if session.type == "group" else Database
         return kind(session, serializer, connection, buffer_size=buffer_size)
 
@@ -183,7 +185,7 @@ def _open_session(remote: Remote, connection: Connection, path: Path, settings: 
         warnings.warn(
             f"{connection.url} is unreachable, so {path} is opened offline, as it was left: {error}",
             OfflineWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         remote.store.close()
         return open_offline(connection, path, settings)

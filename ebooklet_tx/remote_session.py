@@ -30,6 +30,7 @@ from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.pull.pull import FetchedRoot, fetch_segment, read_root_or_none
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.unshared import Unshared
 from ebooklet_tx.values.serializers import decode_metadata
 
@@ -101,21 +102,25 @@ class RemoteSession(Unshared):
         """Whether this session may delete the database; whether the store lets it shows when it tries."""
         return self._usable().store.writable and self._flag != "r"
 
+    @at_edge
     def get_uuid(self) -> UUID | None:
         """Returns the database's identity."""
         root = self._read_root()
         return None if root is None else UUID(hex=root.manifest.uuid)
 
+    @at_edge
     def get_type(self) -> str | None:
         """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases."""
         root = self._read_root()
         return None if root is None else _TYPE_NAMES[root.manifest.type]
 
+    @at_edge
     def get_timestamp(self) -> int | None:
         """Returns when the last commit was made, in microseconds since 1970 UTC by its writer's clock."""
         root = self._read_root()
         return None if root is None else root.manifest.committed_at_us
 
+    @at_edge
     def get_user_metadata(self) -> Any:
         """Returns the database's metadata; None also where none was set.
 
@@ -160,6 +165,7 @@ class RemoteSession(Unshared):
 
     # -- what can be done to it ------------------------------------------------------------
 
+    @at_edge
     def delete_remote(self) -> EraseReport:
         """Deletes the database with everything that is its own, under its lock; see `EraseReport`.
 
@@ -176,6 +182,7 @@ class RemoteSession(Unshared):
         self._is_read = False
         return erase(remote, lock_timeout_seconds=self._lock_timeout_seconds)
 
+    @at_edge
     def copy_remote(self, remote_conn: Any) -> CopyReport:
         """Copies the database to another place, which must hold none; see `CopyReport`.
 
@@ -202,6 +209,7 @@ class RemoteSession(Unshared):
         finally:
             target.store.close()
 
+    @at_edge
     def break_other_locks(self, timestamp: Timestamp = None) -> list[dict[str, Any]]:
         """Breaks the locks of other writers, also of those that live, and raises the root's fence.
 

@@ -25,6 +25,7 @@ from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.maintenance.checking import collect, verify
 from ebooklet_tx.maintenance.repair import history
 from ebooklet_tx.timestamps import as_datetime
+from ebooklet_tx.tracebacks import full_tracebacks
 
 DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        code = command(options)
+        with full_tracebacks(options.debug):
+            code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read has gone: nothing more can be said.

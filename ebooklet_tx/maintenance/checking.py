@@ -26,8 +26,10 @@ from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.tracebacks import at_edge
 
 
+@at_edge
 def collect(
     remote_conn: Any,
     *,
@@ -76,6 +78,7 @@ def collect(
         )
 
 
+@at_edge
 def fsck(
     remote_conn: Any,
     delete_orphans: bool = False,
@@ -118,6 +121,7 @@ def fsck(
         )
 
 
+@at_edge
 def verify(
     remote_conn: Any,
     *,

@@ -32,11 +32,13 @@ from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
 from ebooklet_tx.sync.pull.pull import DamagedRoot, inspect_root, known_type, note_connection
 from ebooklet_tx.sync.session import Session
+from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import stored_name
 
 LOCK_TIMEOUT_SECONDS = 10.0
 
 
+@at_edge
 def status(file_path: str | os.PathLike[str]) -> Status:
     """Tells how a local database stands; nothing is changed and no remote is asked.
 
@@ -50,11 +52,13 @@ def status(file_path: str | os.PathLike[str]) -> Status:
     return _status(inspect_pair(local_path(file_path), conflicts=conflicts_in))
 
 
+@at_edge
 def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
     """Returns the newest commits of the remote that this machine has heard of, the newest first."""
     return inspect_pair(local_path(file_path), conflicts=conflicts_in, log_rows=limit).log
 
 
+@at_edge
 def recover(
     file_path: str | os.PathLike[str],
     remote_conn: Any = None,

@@ -20,8 +20,10 @@ from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.commit_way import kept_answers
 from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
+from ebooklet_tx.tracebacks import at_edge
 
 
+@at_edge
 def unlock(
     file_path: str | os.PathLike[str] | None = None,
     remote_conn: Any = None,
