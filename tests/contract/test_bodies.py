@@ -54,7 +54,7 @@ def listening(store: S3Store, sent: list[Any]) -> S3Store:
             sent.append((request.headers, request.body))
         return AWSResponse(request.url, 200, {"ETag": '"e"', "Content-Length": "1"}, Stream())
 
-    store._client.meta.events.register("before-send.s3", instead)
+    store._sender.client.meta.events.register("before-send.s3", instead)
     return store
 
 
@@ -115,7 +115,7 @@ def cut_off(store: S3Store, key: str, body: bytes, *, without: str = "") -> None
         taken.append(request)
         return AWSResponse(request.url, 200, {"ETag": '"e"'}, Stream())
 
-    events = store._client.meta.events
+    events = store._sender.client.meta.events
     if without:
         events.register("before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__(without))
     events.register("before-send.s3.PutObject", instead)

@@ -98,7 +98,7 @@ def test_each_object_gets_what_is_meant_for_it(shop: Shop, write: Callable[[S3St
     )
     store = S3Store(connection)
     begun: list[str | None] = []
-    store._client.meta.events.register(
+    store._sender.client.meta.events.register(
         "before-call.s3.CreateMultipartUpload",
         lambda params, **_: begun.append(params["headers"].get("x-amz-acl")),
     )
@@ -152,7 +152,7 @@ def test_a_database_is_written_with_them_from_end_to_end(shop: Shop, tmp_path: P
 def test_the_bucket_s_owner_is_not_locked_out_of_locks_and_the_public_is(shop: Shop, acl: str | None) -> None:
     store = S3Store(shop.connection(acl=acl))
     asked: dict[str, str | None] = {}
-    store._client.meta.events.register(
+    store._sender.client.meta.events.register(
         "before-call.s3.PutObject",
         lambda params, **_: asked.update(
             {params["url_path"].partition("/db")[2]: params["headers"].get("x-amz-acl")}

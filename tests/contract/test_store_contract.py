@@ -457,7 +457,7 @@ def test_an_upload_whose_parts_can_not_be_listed_is_begun_anew(
         answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 405}}
         raise ClientError(answer, "ListParts")
 
-    monkeypatch.setattr(store._client, "list_parts", refuse)
+    monkeypatch.setattr(store._sender.client, "list_parts", refuse)
     source = Source(BIG)
     store.put_parts("db", source, part_bytes=PART_BYTES, resume=state)
     assert source.reads[0] == (0, PART_BYTES)
@@ -473,7 +473,7 @@ def test_an_upload_dropped_under_way_is_begun_anew(ministack_endpoint: str, drop
     def drop(state: UploadState) -> None:
         if len(state.parts) == drop_after and not dropped:
             dropped.append(state.upload_id)
-            inner._client.abort_multipart_upload(Bucket=inner._bucket, Key="db", UploadId=state.upload_id)
+            inner._sender.client.abort_multipart_upload(Bucket=inner._bucket, Key="db", UploadId=state.upload_id)
 
     def upload(store: ObjectStore, source: Source) -> None:
         store.put_parts("db", source, part_bytes=PART_BYTES, on_part=drop)

@@ -342,7 +342,7 @@ def test_a_service_that_can_not_be_reached_may_be_there_later(
             raise EndpointConnectionError(endpoint_url="https://sts.example.org/?token=TOKEN-1")
 
     store = S3Store(shop.connection(**EXPLICIT))
-    monkeypatch.setattr(store, "_credentials", Unreachable())
+    monkeypatch.setattr(store._sender, "_credentials", Unreachable())
     with pytest.raises(TransientStoreError, match="credentials") as caught:
         store.put("db", b"x")
     assert not caught.value.may_have_applied

@@ -155,7 +155,7 @@ def test_what_s3_works_on_for_minutes_has_them() -> None:
         timed = TimedSocket(plain)
         timed.settimeout(10_000)
         for operation, seconds in (("copy", 900), ("put_parts", 900), ("get", 60), ("put", 60)):
-            with store._deadline(Request(operation, "here", "k")):
+            with store._sender._deadline(Request(operation, "here", "k")):
                 timed.begin_waiting()
                 assert plain.gettimeout() == seconds
 

@@ -12,14 +12,14 @@ from botocore.loaders import Loader
 
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import RemoteAccessError
-from ebooklet_tx.stores import s3
 from ebooklet_tx.stores.s3 import S3Store
+from ebooklet_tx.stores.s3.descriptions import DescriptionFiles, DescriptionLoader
 
 
 @pytest.fixture(autouse=True)
 def own_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test reads anew, and leaves nothing of what it read to others."""
-    monkeypatch.setattr(s3._DescriptionLoader, "_shared", None)
+    monkeypatch.setattr(DescriptionLoader, "_shared", None)
 
 
 def store() -> S3Store:
@@ -27,7 +27,7 @@ def store() -> S3Store:
 
 
 def test_descriptions_are_those_that_botocore_reads() -> None:
-    ours, theirs = s3._DescriptionLoader.shared(botocore.session.Session()), Loader()
+    ours, theirs = DescriptionLoader.shared(botocore.session.Session()), Loader()
     # Those of S3, and of what a profile may take its credentials from.
     for service in ("s3", "sts", "sso", "sso-oidc"):
         for kind in ("service-2", "endpoint-rule-set-1", "paginators-1"):
@@ -38,19 +38,19 @@ def test_descriptions_are_those_that_botocore_reads() -> None:
 
 def test_clients_share_what_was_read_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    load = s3._DescriptionFiles.load_file
+    load = DescriptionFiles.load_file
     monkeypatch.setattr(
-        s3._DescriptionFiles, "load_file", lambda self, path: (read.append(path), load(self, path))[1]
+        DescriptionFiles, "load_file", lambda self, path: (read.append(path), load(self, path))[1]
     )
     store().close()
     assert any(path.endswith("service-2") for path in read)
-    loader = s3._DescriptionLoader._shared
+    loader = DescriptionLoader._shared
     assert loader is not None
     folders = loader.search_paths
     read.clear()
     store().close()
     assert read == []
-    assert s3._DescriptionLoader._shared is loader
+    assert DescriptionLoader._shared is loader
     assert loader.search_paths == folders
 
 
@@ -74,7 +74,7 @@ def test_a_folder_of_the_users_comes_first(tmp_path: Path, monkeypatch: pytest.M
     (other / "service-2.json").write_text(text)
     monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
     made = store()
-    assert made._client.meta.service_model.metadata["serviceFullName"] == "Of the user"
+    assert made._sender.client.meta.service_model.metadata["serviceFullName"] == "Of the user"
     made.close()
 
 

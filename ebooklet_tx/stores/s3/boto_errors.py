@@ -1,0 +1,128 @@
+"""What botocore's exceptions mean, as errors of ours; no credential enters a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import botocore.exceptions
+from urllib3.exceptions import HTTPError
+
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    RemoteAccessError,
+    RemoteIntegrityError,
+    TransientStoreError,
+    UnreachableStoreError,
+)
+from ebooklet_tx.stores.http_errors import (
+    DENIAL_CODES,
+    RENEWAL_CODES,
+    Request,
+    error_for_answer,
+    retry_after_seconds,
+)
+
+# Reading an answer's body, botocore lets some errors of urllib3 through.
+FAILURES = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, HTTPError, OSError)
+
+_NOT_CONNECTED = (
+    botocore.exceptions.EndpointConnectionError,
+    botocore.exceptions.ConnectTimeoutError,
+    botocore.exceptions.ProxyConnectionError,
+)
+_NO_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.NoAuthTokenError,
+    botocore.exceptions.TokenRetrievalError,
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.UnknownCredentialError,
+    botocore.exceptions.SSOError,
+)
+_LONGEST_CHAIN = 16
+
+
+class NotModifiedError(Error):
+    """The object still has the ETag that the request named."""
+
+
+def translated(request: Request, error: Exception, redact: Callable[[str], str]) -> Error:
+    """Returns our error for one of botocore.
+
+    Args:
+        request: What was asked.
+        error: One of `FAILURES`.
+        redact: Takes credentials out of the store's own words.
+    """
+    if isinstance(error, Error):
+        return error
+    if isinstance(error, botocore.exceptions.ClientError):
+        return _answer_error(request, error, redact)
+    shown = request.describe()
+    if isinstance(error, _NO_CREDENTIALS):
+        return RemoteAccessError(
+            f"{shown}: no usable credentials ({type(error).__name__}); give access_key_id "
+            "and access_key, or a profile, or set up boto3's own chain"
+        )
+    if isinstance(error, botocore.exceptions.ParamValidationError):
+        return InvalidArgumentError(f"{shown}: not a valid name or metadata for S3")
+    if isinstance(error, botocore.exceptions.FlexibleChecksumError):
+        return RemoteIntegrityError(f"{shown}: the bytes do not match the store's checksum")
+    if isinstance(error, botocore.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return RemoteAccessError(f"{shown}: the server's certificate is not valid")
+    if isinstance(error, _NOT_CONNECTED):
+        return UnreachableStoreError(f"{shown} failed: {_reason(error)}", may_have_applied=False)
+    return TransientStoreError(f"{shown} failed: {_reason(error)}", may_have_applied=request.writes)
+
+
+def needs_renewal(error: Exception) -> bool:
+    """Whether an answer says that the credentials have expired."""
+    return isinstance(error, botocore.exceptions.ClientError) and _code(error) in RENEWAL_CODES
+
+
+def is_denial(error: Exception) -> bool:
+    """Whether an answer says that a right is missing."""
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return False
+    return _code(error) in DENIAL_CODES or (_status(error) == 403 and _code(error) == "403")
+
+
+def _answer_error(
+    request: Request, error: botocore.exceptions.ClientError, redact: Callable[[str], str]
+) -> Error:
+    status, code = _status(error), _code(error)
+    if status == 304:
+        return NotModifiedError(f"{request.describe()}: not modified")
+    headers = _metadata(error).get("HTTPHeaders", {})
+    return error_for_answer(
+        request,
+        status,
+        "" if code == str(status) else code,
+        detail=redact(str(error.response.get("Error", {}).get("Message", ""))),
+        retry_after_seconds=retry_after_seconds(headers.get("retry-after")),
+    )
+
+
+def _metadata(error: botocore.exceptions.ClientError) -> Mapping[str, Any]:
+    return error.response.get("ResponseMetadata", {})
+
+
+def _status(error: botocore.exceptions.ClientError) -> int:
+    return int(_metadata(error).get("HTTPStatusCode", 0))
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _reason(error: Exception) -> str:
+    """Names an error's kind, and what the system said below it; botocore's own text may hold credentials."""
+    below: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if isinstance(below, OSError) and below.strerror:
+            return f"{type(error).__name__} ({below.strerror})"
+        below = None if below is None else below.__cause__ or below.__context__
+    return type(error).__name__
