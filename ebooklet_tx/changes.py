@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.keys import several
+from ebooklet_tx.local.journal.entries import entries_where, pending_entries
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
@@ -104,7 +105,7 @@ class Change(Unshared):
         with self._reading("pending_deletes") as session:
             return frozenset(
                 entry.key
-                for entry in session.journal.entries("pending != 0 AND pending = 2")
+                for entry in entries_where(session.journal, "pending != 0 AND pending = 2")
                 if entry.key != METADATA_KEY
             )
 
@@ -116,7 +117,7 @@ class Change(Unshared):
         key that it does not have; `operation`, "set" or "delete".
         """
         with self._reading("iter_changes") as session:
-            entries = session.journal.pending_entries()
+            entries = pending_entries(session.journal)
         for entry in entries:
             if entry.key == METADATA_KEY:
                 continue

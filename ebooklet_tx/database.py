@@ -38,6 +38,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.keys import check_key, is_text, several, text_of
 from ebooklet_tx.local.commit import Overlay
+from ebooklet_tx.local.journal.entries import visible_count
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.maintenance.check_reports import CompactReport
@@ -227,7 +228,7 @@ class Database(Unshared, MutableMapping[str, Any]):
         session = self._usable()
         with session.mutex:
             overlay = session.local.overlay
-            count = 0 if overlay.cleared else session.journal.visible_count()
+            count = 0 if overlay.cleared else visible_count(session.journal)
             for key, (value, _) in overlay.operations.items():
                 if key == METADATA_KEY:
                     continue

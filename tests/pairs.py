@@ -13,6 +13,7 @@ from typing import Any
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.stores.retry import RetryPolicy
 
@@ -125,7 +126,7 @@ def writer_store(path: Path) -> Iterator[LocalStore]:
 def local_state(path: Path) -> dict[str, tuple[int, bytes | None, int]]:
     """What the journal says of each key: pending operation, digest and timestamp."""
     with writer_store(path) as store:
-        return {e.key: (e.pending, e.digest, e.timestamp_us) for e in store.journal.entries("1")}
+        return {e.key: (e.pending, e.digest, e.timestamp_us) for e in entries_where(store.journal, "1")}
 
 
 @contextmanager

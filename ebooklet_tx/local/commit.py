@@ -16,7 +16,8 @@ from typing import NamedTuple
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.block_writer import Placed, Value
-from ebooklet_tx.local.journal.journal import VISIBLE, Journal, driver, put_meta
+from ebooklet_tx.local.journal.entries import VISIBLE, digests_of, keys_with_local_copy, stale_keys
+from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
 
@@ -209,9 +210,9 @@ def append(
         for key, (value, timestamp_us) in overlay.operations.items()
         if value is not None
     ]
-    gone = {*journal.stale_keys(), *(key for key, (value, _) in overlay.operations.items() if value is None)}
+    gone = {*stale_keys(journal), *(key for key, (value, _) in overlay.operations.items() if value is None)}
     kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *lacking)]
-    replaced = journal.keys_with_local_copy([key for key, _, _ in written])
+    replaced = keys_with_local_copy(journal, [key for key, _, _ in written])
     number = new_append_number()
     placed = file.append(
         number,
@@ -328,7 +329,7 @@ def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetche
                 folded.add(key)
                 yield Fetched(key, timestamp_us, digest, bytes(value), bool(replaces))
     waiting = [item for item in fetched if item.key not in folded and item.key not in overlay.operations]
-    digests = journal.digests_of([item.key for item in waiting])
+    digests = digests_of(journal, [item.key for item in waiting])
     for item in waiting:
         # A key that a pull took away meanwhile has no row left to hold the place.
         visible, local = digests.get(item.key, (None, None))

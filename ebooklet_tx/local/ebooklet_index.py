@@ -28,6 +28,7 @@ from ebooklet_tx.local.booklet_layout import (
     scan_file,
 )
 from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.value_file import ValueFile
 
@@ -72,7 +73,7 @@ def find_partial_copy(file: ValueFile, journal: Journal) -> PartialCopy | None:
     listed = listed_keys(file.path)
     if not listed:
         return None
-    here = {entry.key: entry.timestamp_us for entry in journal.entries("1") if entry.digest is not None}
+    here = {entry.key: entry.timestamp_us for entry in entries_where(journal, "1") if entry.digest is not None}
     lacking = {key for key, stamp in listed.items() if here.get(key, -1) < stamp}
     if lacking:
         lacking -= _deleted_keys(file, lacking)

@@ -26,9 +26,10 @@ from ebooklet_tx.local.files.file_calls import size_of, storage_errors
 from ebooklet_tx.local.files.own_files import check_no_link, is_file
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.connections import connected
+from ebooklet_tx.local.journal.entries import VISIBLE
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count
-from ebooklet_tx.local.journal.journal import VISIBLE, is_open_here, journal_path, side_files
+from ebooklet_tx.local.journal.journal import is_open_here, journal_path, side_files
 from ebooklet_tx.local.journal.schema import REVISION, STALE
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.plain_edits import missing_keys

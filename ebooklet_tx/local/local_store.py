@@ -29,8 +29,10 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.commit import Fetched, Overlay, append, stage
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import check_no_link, narrow_beside
+from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place, keys_page, stale_keys
 from ebooklet_tx.local.journal.integrity.set_aside import check_damage
-from ebooklet_tx.local.journal.journal import Entry, Journal, journal_path, side_files
+from ebooklet_tx.local.journal.journal import Journal, journal_path, side_files
+from ebooklet_tx.local.journal.staged import has_staged, held_value
 from ebooklet_tx.local.pair_files import (
     LOCK_POLL_SECONDS,
     check_wal_at_rest,
@@ -400,7 +402,7 @@ class LocalStore:
             _log.warning("%d values stay in the journal for now: %s", self._staged_keys, error)
 
     def _unfolded(self) -> bool:
-        return bool(self.journal.has_staged() or self._fetched or self._in_flux or self.journal.stale_keys())
+        return bool(has_staged(self.journal) or self._fetched or self._in_flux or stale_keys(self.journal))
 
     def _append(self, overlay: Overlay | None = None, lacking: Sequence[Fetched] = ()) -> None:
         overlay = self.overlay if overlay is None else overlay
@@ -625,14 +627,14 @@ class LocalStore:
 
     def entry(self, key: str) -> Entry | None:
         """Returns what the journal says of a key; None when it has never heard of it."""
-        return self.journal.entry(key)
+        return find_entry(self.journal, key)
 
     def read_here(self, key: str) -> tuple[int, bytes] | None:
         """Returns timestamp and value of a key whose visible value lies intact in the Booklet file.
 
         None says nothing: `look` knows of every other place, and of damage.
         """
-        place = self.journal.place(key)
+        place = find_place(self.journal, key)
         if place is None:
             return None
         timestamp_us, digest, offset_bytes, length_bytes = place
@@ -645,12 +647,12 @@ class LocalStore:
         Beside a writer the bytes can move between the look at the entry and the look for them: then
         the entry has changed, and is looked at again.
         """
-        entry = self.journal.entry(key)
+        entry = find_entry(self.journal, key)
         while entry is not None and entry.digest is not None:
             value = self.read(entry)
             if value is not None or self.writable:
                 return entry, value
-            again = self.journal.entry(key)
+            again = find_entry(self.journal, key)
             if again == entry:
                 return entry, None
             entry = again
@@ -675,7 +677,7 @@ class LocalStore:
             moved = self._read_where_it_lies_now(entry, digest)
             if moved is not None:
                 return moved
-        held = self.journal.held_value(entry.key, digest)
+        held = held_value(self.journal, entry.key, digest)
         return held if held is not None and digest_of(held) == digest else None
 
     def is_intact(self, entry: Entry) -> bool:
@@ -709,7 +711,7 @@ class LocalStore:
         rewritten the file since the entry was read, and so may a writer beside a reader.
         """
         followed = not self.writable and self._follow_file()
-        now = self.journal.entry(entry.key)
+        now = find_entry(self.journal, entry.key)
         if now is None or now.local_digest != digest:
             return None
         if followed or _place_here(now) != _place_here(entry):
@@ -728,6 +730,6 @@ def _place_here(entry: Entry) -> tuple[object, ...]:
 def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:
     """Yields the visible keys with a prefix in pages, each from its own snapshot."""
     after = ""
-    while page := journal.keys_page(after, prefix, page_keys):
+    while page := keys_page(journal, after, prefix, page_keys):
         yield page
         after = page[-1]

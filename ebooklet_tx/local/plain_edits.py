@@ -22,16 +22,16 @@ from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KE
 from ebooklet_tx.local.block_writer import Placed
 from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
 from ebooklet_tx.local.commit import record_deletes, record_gone, record_places, record_sets
-from ebooklet_tx.local.journal.journal import (
-    MISSING_KEYS,
+from ebooklet_tx.local.journal.entries import (
     PENDING_NONE,
     PENDING_SET,
     Entry,
-    Journal,
-    driver,
     entries_of,
-    put_meta,
+    entries_where,
+    find_entry,
 )
+from ebooklet_tx.local.journal.journal import MISSING_KEYS, Journal, driver, put_meta
+from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.local.value_file import ValueFile
 from ebooklet_tx.records import METADATA_KEY, digest_of
 from ebooklet_tx.timestamps import now_us
@@ -77,7 +77,7 @@ def find_edits(file: ValueFile, journal: Journal, scan: Scan) -> Edits:
     may be a deleted one that damage has brought back.
     """
     facts = journal.all_meta()
-    known = {entry.key: entry for entry in journal.entries("local_digest IS NOT NULL")}
+    known = {entry.key: entry for entry in entries_where(journal, "local_digest IS NOT NULL")}
     edits = Edits(continued=_is_continued(file, facts, known, scan))
     recorded_bytes = int(facts.get("file_length_bytes") or 0)
     # Whatever was set since then without a timestamp of the user's own is newer.
@@ -94,7 +94,7 @@ def find_edits(file: ValueFile, journal: Journal, scan: Scan) -> Edits:
         if placed is not None and _same_place(placed, block):
             del known[key]
             continue
-        entry = placed or journal.entry(key)
+        entry = placed or find_entry(journal, key)
         at = block.position_bytes
         trusted = not scan.damage or at in scan.reached or at >= recorded_bytes
         if at in scan.unconfirmed and entry is not None:
@@ -288,7 +288,7 @@ def _is_elsewhere(journal: Journal, entry: Entry) -> bool:
     digest = entry.digest
     if digest is None:
         return False
-    return digest == _EMPTY_DIGEST or journal.held_value(entry.key, digest) is not None
+    return digest == _EMPTY_DIGEST or held_value(journal, entry.key, digest) is not None
 
 
 def _same_place(entry: Entry, block: Block) -> bool:

@@ -20,7 +20,8 @@ from ebooklet_tx.local.commit import file_facts, record_places
 from ebooklet_tx.local.files.checked_file import fsync_folder
 from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.files.own_files import is_file
-from ebooklet_tx.local.journal.journal import PENDING_SET, Entry, Journal, driver, put_meta
+from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where
+from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.value_file import (
     FileState,
     ValueFile,
@@ -87,7 +88,7 @@ def rebuild(
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
-        kept = {entry.key for entry in journal.entries(f"local_digest IS NOT NULL AND ({keep})")}
+        kept = {entry.key for entry in entries_where(journal, f"local_digest IS NOT NULL AND ({keep})")}
         placed = new.append(
             number,
             (),
@@ -168,7 +169,7 @@ def finished_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
 def _sound_values(
     file: ValueFile, journal: Journal, kept: set[str], digests: dict[str, bytes], report: RebuildReport
 ) -> Iterator[tuple[str, int, Value]]:
-    rows = journal.entries("local_digest IS NOT NULL")
+    rows = entries_where(journal, "local_digest IS NOT NULL")
     for entry in rows:
         if entry.local_digest is None or entry.local_digest != entry.digest or entry.key not in kept:
             report.dropped += 1

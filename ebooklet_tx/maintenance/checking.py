@@ -16,7 +16,9 @@ from typing import Any
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
 from ebooklet_tx.local.files.own_files import is_file
+from ebooklet_tx.local.journal.entries import find_entry
 from ebooklet_tx.local.journal.journal import Journal, journal_path
+from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.maintenance import verify as verifying
 from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, VerifyReport
@@ -191,10 +193,10 @@ def _copies(file_path: str | os.PathLike[str] | None) -> Iterator[Callable[[str,
 
 
 def _copy_in(path: Path, journal: Journal, key: str, digest: bytes) -> str | None:
-    held = journal.held_value(key, digest)
+    held = held_value(journal, key, digest)
     if held is not None and digest_of(held) == digest:
         return str(journal.path)
-    entry = journal.entry(key)
+    entry = find_entry(journal, key)
     if entry is None or entry.local_digest != digest or not is_file(path):
         return None
     try:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.pack import PACK_BYTES
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
-from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
 from ebooklet_tx.local.journal.uploads import arrived_places
 from ebooklet_tx.maintenance.check_reports import CompactReport

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.formats.segment import iter_log, read_segment
+from ebooklet_tx.local.journal.entries import PENDING_SET, entries_where
 from ebooklet_tx.local.journal.intents import drop_intents, read_intents
-from ebooklet_tx.local.journal.journal import PENDING_SET
 from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
@@ -145,7 +145,7 @@ def lost_values(local: LocalStore) -> list[str]:
         }
     return [
         entry.key
-        for entry in local.journal.entries("pending != 0 AND pending = ?", (PENDING_SET,))
+        for entry in entries_where(local.journal, "pending != 0 AND pending = ?", (PENDING_SET,))
         if entry.digest != entry.remote_digest and entry.digest not in arrived and local.read(entry) is None
     ]
 

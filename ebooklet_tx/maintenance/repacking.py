@@ -17,7 +17,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
 )
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, record_bytes
-from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.uploads import PackedValue
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT

@@ -12,6 +12,7 @@ import pytest
 
 from ebooklet_tx.errors import Error, LocalIntegrityError
 from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, Block, parse_header, scan_file
+from ebooklet_tx.local.journal.entries import entries_where, pending_entries, visible_count
 from ebooklet_tx.records import METADATA_KEY
 from tests.pairs import Bench, flip, mtime_kept, writer_store
 
@@ -160,15 +161,15 @@ TOUCHED = ("key 000", "key 070", "zeros", "overwritten", "pending 0", "new")
 def read_local(path: Path) -> tuple[dict[str, bytes | None], dict[str, int]]:
     """What the local half gives without a remote, and its pending operations."""
     with writer_store(path) as store:
-        entries = [entry for entry in store.journal.entries("1") if entry.digest is not None]
-        pending = {entry.key: entry.pending for entry in store.journal.pending_entries()}
+        entries = [entry for entry in entries_where(store.journal, "1") if entry.digest is not None]
+        pending = {entry.key: entry.pending for entry in pending_entries(store.journal)}
         found = {entry.key: store.read(entry) for entry in entries if entry.key != METADATA_KEY}
-        assert store.journal.visible_count() == len(found)
+        assert visible_count(store.journal) == len(found)
         # An append that follows whatever pointers are there now must neither hang nor harm.
         for key in TOUCHED:
             store.overlay.put(key, b"touched", 5)
         store.commit(fold=True)
-        for entry in store.journal.entries("key != ''"):
+        for entry in entries_where(store.journal, "key != ''"):
             if entry.digest is not None:
                 assert store.read(entry) == (b"touched" if entry.key in TOUCHED else found[entry.key])
     return found, pending

@@ -9,6 +9,8 @@ import pytest
 
 from ebooklet_tx.errors import ReadOnlyError
 from ebooklet_tx.local.commit import Fetched, Overlay
+from ebooklet_tx.local.journal.entries import entries_where
+from ebooklet_tx.local.journal.staged import staged_bytes
 from ebooklet_tx.local.local_store import STAGE_COMMIT_BYTES, LocalStore
 from ebooklet_tx.records import digest_of
 
@@ -31,7 +33,7 @@ def write(path: Path, *, fold: bool, **values: bytes | None) -> None:
 
 def contents(path: Path) -> dict[str, bytes | None]:
     store = LocalStore.open_writer(path, create=False)
-    entries = [entry for entry in store.journal.entries("1") if entry.digest is not None]
+    entries = [entry for entry in entries_where(store.journal, "1") if entry.digest is not None]
     found = {entry.key: store.read(entry) for entry in entries}
     store.abandon()
     return found
@@ -90,7 +92,7 @@ def test_a_crowded_journal_is_unloaded(path: Path, monkeypatch: pytest.MonkeyPat
     for number in range(4):
         store.overlay.put(f"k{number}", b"1", 1)
         store.commit()
-        assert bool(store.journal.staged_bytes()) == (number < 3)
+        assert bool(staged_bytes(store.journal)) == (number < 3)
     store.close()
     assert len(contents(path)) == 4
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.journal.entries import find_entry, pending_entries, visible_count
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta, sqlite_errors
 from ebooklet_tx.local.local_store import iter_pages
 
@@ -50,21 +51,21 @@ def test_a_transaction_that_raises_leaves_nothing(journal: Journal) -> None:
         fail_inside(journal)
     assert journal.all_meta() == {}
     add(journal, "k")
-    assert journal.visible_count() == 1
+    assert visible_count(journal) == 1
 
 
 def test_entries_as_a_reader_sees_them(journal: Journal) -> None:
     add(journal, "k")
-    entry = journal.entry("k")
+    entry = find_entry(journal, "k")
     assert entry is not None
     assert (entry.digest, entry.timestamp_us, entry.length_bytes) == (b"\0", 5, 7)
     with journal.transaction() as connection:
         driver(connection).execute("UPDATE entry SET pending = 2")
-    entry = journal.entry("k")
+    entry = find_entry(journal, "k")
     assert entry is not None
     assert entry.digest is None
-    assert journal.entry("no such") is None
-    assert [e.key for e in journal.pending_entries()] == ["k"]
+    assert find_entry(journal, "no such") is None
+    assert [e.key for e in pending_entries(journal)] == ["k"]
 
 
 @pytest.mark.parametrize("prefix", ["", "a", "b", "a\U0010ffff", "\ud7ff", "z", "\U0010ffff"])
@@ -92,7 +93,7 @@ def test_another_connections_commit_shows(journal: Journal) -> None:
     add(other, "theirs")
     other.close()
     assert journal.data_version() != before
-    assert journal.entry("theirs") is not None
+    assert find_entry(journal, "theirs") is not None
 
 
 def test_a_missing_journal_is_not_made_unasked(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ from ebooklet_tx.local.booklet_layout import GUARD_PREFIX, N_KEYS_OFFSET
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.files.checked_file import write_all
 from ebooklet_tx.local.inspection import inspect_pair
+from ebooklet_tx.local.journal.entries import entries_where, find_entry
 from ebooklet_tx.local.journal.journal import Journal, is_open_here
+from ebooklet_tx.local.journal.staged import staged_bytes
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.recovery import journal_path
 from ebooklet_tx.local.value_file import ValueFile, create_file, new_append_number
@@ -58,7 +60,7 @@ def put(store: LocalStore, values: dict[str, bytes]) -> None:
 
 
 def held(store: LocalStore) -> dict[str, bytes | None]:
-    entries = [entry for entry in store.journal.entries("1") if entry.digest is not None]
+    entries = [entry for entry in entries_where(store.journal, "1") if entry.digest is not None]
     return {entry.key: store.read(entry) for entry in entries}
 
 
@@ -91,7 +93,7 @@ def test_what_is_staged_stays_in_the_journal_while_the_file_cannot_grow(
         assert held(store) == VALUES | {"a": b"1", "b": b"2", "c": b"3"}
     put(store, {"d": b"4"})
     store.commit()
-    assert store.journal.staged_bytes() == 0
+    assert staged_bytes(store.journal) == 0
     store.close()
     assert contents(path) == VALUES | {"a": b"1", "b": b"2", "c": b"3", "d": b"4"}
     with booklet.open(path) as blt:
@@ -241,7 +243,7 @@ def test_a_damaged_journal_is_told_by_the_lookup_that_meets_it(tmp_path: Path) -
         raw.write(b"\xa5" * (size_bytes - size_bytes // 4))
     journal = Journal.open(journal_path(path), create=False)
     with pytest.raises(JournalDamagedError, match="run recover"):
-        journal.entry(f"key 02999 {'x' * 60}")
+        find_entry(journal, f"key 02999 {'x' * 60}")
     journal.close()
 
 
@@ -305,18 +307,18 @@ def test_a_value_that_moves_under_a_reader_is_found_again(path: Path, monkeypatc
     put(writer, {"k00": b"staged, in the journal alone"})
     writer.commit()
     reader = LocalStore.open_reader(path)
-    real = Journal.entry
+    real = store_module.find_entry
     looks = []
 
-    def entry(self: Journal, key: str) -> Any:
-        found = real(self, key)
+    def find(journal: Journal, key: str) -> Any:
+        found = real(journal, key)
         looks.append(key)
         if len(looks) == 1:
             # The look at the entry is done, the look for the bytes is not: they move into the file.
             writer.commit(fold=True)
         return found
 
-    monkeypatch.setattr(Journal, "entry", entry)
+    monkeypatch.setattr(store_module, "find_entry", find)
     found, value = reader.lookup("k00")
     assert found is not None
     assert value == b"staged, in the journal alone"

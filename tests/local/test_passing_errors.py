@@ -11,6 +11,7 @@ import pytest
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.journal import journal as journal_module
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
 
@@ -73,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 def held(path: Path) -> dict[str, bytes | None]:
     store = LocalStore.open_writer(path, create=False, timeout_seconds=1.0)
     try:
-        return {entry.key: store.read(entry) for entry in store.journal.entries("1")}
+        return {entry.key: store.read(entry) for entry in entries_where(store.journal, "1")}
     finally:
         store.abandon()
 

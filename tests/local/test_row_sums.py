@@ -14,6 +14,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import JournalDamagedError
+from ebooklet_tx.local.journal.entries import find_entry, pending_entries
 from ebooklet_tx.local.journal.schema import ROW_CHECK
 from tests.pairs import LARGE, Bench, make, push
 
@@ -84,7 +85,7 @@ def test_every_number_is_summed(bench: Bench, key: str, column: str, bit: int) -
     change(bench.journal(), key, column, bit)
     with bench.open("a", "r", offline=True) as db:
         with pytest.raises(JournalDamagedError):
-            db._session.journal.entry(key)
+            find_entry(db._session.journal, key)
         for read in READS.values():
             with pytest.raises(JournalDamagedError, match="run recover"):
                 read(db)
@@ -149,7 +150,7 @@ def test_an_index_of_what_is_pending_that_was_lost_is_missed(bench: Bench) -> No
         with pytest.raises(JournalDamagedError, match="pending"):
             len(db)
         with pytest.raises(JournalDamagedError, match="pending"):
-            db._session.journal.pending_entries()
+            pending_entries(db._session.journal)
 
 
 def test_no_two_numbers_have_the_same_factor() -> None:

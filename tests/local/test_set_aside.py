@@ -13,6 +13,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.journal.entries import find_entry
 from ebooklet_tx.local.journal.integrity.set_aside import set_aside
 from ebooklet_tx.local.journal.journal import Journal, journal_path, side_files
 from ebooklet_tx.local.local_store import LocalStore
@@ -171,7 +172,7 @@ def test_a_journal_is_whole_under_its_new_name(bench: Bench) -> None:
     aside = set_aside(bench.folder / "x.journal")
     assert not list(bench.folder.glob("x.journal-*"))
     kept = Journal.open(aside, create=False)
-    assert kept.entry("in the WAL") is not None
+    assert find_entry(kept, "in the WAL") is not None
     kept.close()
 
 

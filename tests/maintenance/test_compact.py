@@ -12,6 +12,7 @@ import pytest
 
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, ReadOnlyError
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.maintenance import compact as compacting
@@ -38,7 +39,7 @@ def make_hollow(yard: Yard) -> dict[str, bytes]:
 def rows(yard: Yard, copy: str = "looker") -> dict[str, tuple[bytes, int]]:
     """Digest and timestamp of every key, as another machine hears of them."""
     with yard.open(copy, "r") as db:
-        return {e.key: (e.digest or b"", e.timestamp_us) for e in db._session.journal.entries("1")}
+        return {e.key: (e.digest or b"", e.timestamp_us) for e in entries_where(db._session.journal, "1")}
 
 
 def test_a_mostly_dead_pack_is_written_anew_and_its_rows_only_move(yard: Yard) -> None:
@@ -122,7 +123,7 @@ def test_values_that_are_not_here_come_by_joined_reads_and_are_not_kept(yard: Ya
     assert report.moved_keys == 3
     assert counting.requests["get_range"] == 1
     with yard.open("other machine", "r") as db:
-        assert not list(db._session.journal.entries("local_digest IS NOT NULL"))
+        assert not list(entries_where(db._session.journal, "local_digest IS NOT NULL"))
     assert yard.fresh_contents() == expected
 
 

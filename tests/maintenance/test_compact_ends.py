@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.maintenance import compact as compacting
 from ebooklet_tx.maintenance import repacking
 from ebooklet_tx.maintenance.compact import compact
@@ -85,7 +86,7 @@ def test_small_packs_of_many_keys_are_joined_only_where_that_makes_fewer(
 
 def _rows(yard: Yard) -> list[Any]:
     with yard.open("looker", "r") as db:
-        return list(db._session.journal.entries("remote_object IS NOT NULL"))
+        return list(entries_where(db._session.journal, "remote_object IS NOT NULL"))
 
 
 def test_a_pack_that_another_writer_always_makes_hollow_is_written_twice_at_most(tmp_path: Path) -> None:

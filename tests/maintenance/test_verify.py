@@ -18,6 +18,7 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
 )
 from ebooklet_tx.formats.root import decode_root, encode_root
+from ebooklet_tx.local.journal.entries import entries_where, find_entry
 from ebooklet_tx.maintenance import checking, verify
 from ebooklet_tx.sync.commit import builder as building
 from tests.pairs import Bench, flip
@@ -103,7 +104,7 @@ def test_with_the_local_file_it_is_told_where_sound_copies_are(yard: Yard) -> No
     yard.store.delete(pack)
     assert f"every value is in {yard.path()}" in yard.verify(file_path=yard.path()).damage[0].sound_copy
     with yard.open() as db:
-        (entry,) = db._session.journal.entries("key = 'k05'")
+        (entry,) = entries_where(db._session.journal, "key = 'k05'")
     flip(yard.path(), entry.local_offset_bytes or 0, 1)
     assert "18 of 19 values" in yard.verify(file_path=yard.path()).damage[0].sound_copy
     yard.path().rename(yard.path("away"))
@@ -114,7 +115,7 @@ def test_with_the_local_file_it_is_told_where_sound_copies_are(yard: Yard) -> No
 def test_values_that_ride_in_the_journal_are_copies_too(yard: Yard) -> None:
     with yard.open("b", "r") as db:
         find = checking._copies(yard.path("b"))
-        entry = db._session.journal.entry("k00")
+        entry = find_entry(db._session.journal, "k00")
         with find as ask:
             assert ask("k00", entry.digest) == f"{yard.path('b')}.journal"
 

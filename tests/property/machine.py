@@ -38,6 +38,7 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.journal.entries import find_entry, pending_entries
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.local.plain_edits import accept_deletes
@@ -444,7 +445,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         if before != model.head and (answered or applied):
             model.pull(self.remote)
         # Before it sends anything, a push drops what another writer has set just so.
-        model.drop_agreeing(kept={entry.key for entry in journal.pending_entries()})
+        model.drop_agreeing(kept={entry.key for entry in pending_entries(journal)})
         if applied and answered:
             model.finish_push(self.remote)
         open_ids = [intent.commit_id for intent in read_intents(journal)]
@@ -538,7 +539,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         client.db = self.open(client.path, "w")
         deletes = {k: o for k, o in client.model.pending.items() if o.stamp == 0}
         for key, operation in deletes.items():
-            entry = client.db._session.journal.entry(key)
+            entry = find_entry(client.db._session.journal, key)
             stamp = entry.pending_timestamp_us if entry is not None else None
             client.model.pending[key] = type(operation)(None, stamp or 0, operation.base)
         client.model.pull(self.remote)

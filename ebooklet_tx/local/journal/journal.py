@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,95 +29,19 @@ from ebooklet_tx.local.journal.connections import OwnedConnection
 from ebooklet_tx.local.journal.integrity.commit_mark import MarkWriter, count_after, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count, look_for_missing
 from ebooklet_tx.local.journal.integrity.row_checks import (
-    NO_ENTRY,
     PENDING_ENDS_FIT,
     check_order,
-    is_absent,
     is_no_fact,
-    is_sound,
-    is_sound_place,
-    location_of,
     misplaced,
     moved_ends,
 )
-from ebooklet_tx.local.journal.schema import SOUND_ROW, STALE
-from ebooklet_tx.local.journal.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
-
-PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
+from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 
 MISSING_KEYS = "missing_keys"
 """The fact that lists keys whose deletion may be accepted, packed; it can be long."""
 
-VISIBLE = "(pending = 1 OR (pending = 0 AND remote_digest IS NOT NULL))"
-"""SQL that is true of an entry that a reader sees."""
-
-_ENTRY_COLUMNS = (
-    f"key, CASE WHEN {SOUND_ROW} THEN pending END, pending_timestamp_us, pending_digest, pending_length_bytes, "
-    "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
-    "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
-)
-"""Of a row that is not as it was written `pending` is NULL, which `is_sound` finds."""
-
-_VISIBLE_DIGEST = "CASE pending WHEN 0 THEN remote_digest WHEN 1 THEN pending_digest END"
-_ONE_PLACE = f"""
-SELECT CASE WHEN {SOUND_ROW} THEN key END,
-  CASE pending WHEN 0 THEN remote_timestamp_us ELSE pending_timestamp_us END,
-  local_digest, local_offset_bytes, local_length_bytes
-FROM entry WHERE key = ?
-  AND local_digest = {_VISIBLE_DIGEST}
-"""
-_COUNTS = """
-SELECT (SELECT value FROM meta WHERE name = 'base_key_count'), count(*), count(DISTINCT key),
-  coalesce(sum(+pending IN (1, 2) AND {sound}), 0),
-  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) - (remote_digest IS NOT NULL) END), 0), {indexed}, {fit}
-FROM entry WHERE pending != 0
-"""
-_INDEXED = "(SELECT sum(ncell) FROM dbstat WHERE name = 'entry_pending')"
-"""How many keys the index of what is pending has; a key whose row is not found is left out by all other SQL."""
-
-_ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 _SIDE_SUFFIXES = ("-wal", "-shm", "-journal", "-mark")
 _BUSY_TIMEOUT_SECONDS = 30.0
-_KEYS_AT_ONCE = 500
-
-
-class Entry(NamedTuple):
-    """One row of the index, without the base columns."""
-
-    key: str
-    pending: int
-    pending_timestamp_us: int | None
-    pending_digest: bytes | None
-    pending_length_bytes: int | None
-    remote_seq: int | None
-    remote_timestamp_us: int | None
-    remote_digest: bytes | None
-    remote_object: int | None
-    remote_offset_bytes: int | None
-    remote_length_bytes: int | None
-    local_timestamp_us: int | None
-    local_digest: bytes | None
-    local_offset_bytes: int | None
-    local_length_bytes: int | None
-
-    @property
-    def digest(self) -> bytes | None:
-        """The digest of the value that a reader sees; None when it sees none."""
-        if self.pending == PENDING_NONE:
-            return self.remote_digest
-        return self.pending_digest if self.pending == PENDING_SET else None
-
-    @property
-    def timestamp_us(self) -> int:
-        """When the value that a reader sees was set."""
-        stamp = self.remote_timestamp_us if self.pending == PENDING_NONE else self.pending_timestamp_us
-        return stamp or 0
-
-    @property
-    def length_bytes(self) -> int:
-        """The encoded length of the value that a reader sees."""
-        length = self.remote_length_bytes if self.pending == PENDING_NONE else self.pending_length_bytes
-        return length or 0
 
 
 class SideFiles(NamedTuple):
@@ -345,83 +269,7 @@ class Journal:
         check_order(self.path, (name for name, _ in facts), "")
         return dict(facts)
 
-    # -- entries ---------------------------------------------------------------------------
-
-    def entry(self, key: str) -> Entry | None:
-        """Looks one key up."""
-        try:
-            while (row := self.raw.execute(_ONE_ENTRY, (key,)).fetchone()) is None:
-                if is_absent(self.raw, self.path, key):
-                    return None
-        except SQLITE_FAULTS as error:
-            raise translated(error, self.path) from error
-        if row[0] != key or not is_sound(row):
-            raise misplaced(self.path, f"a lookup of {key!r} finds a row of {row[0]!r}")
-        return Entry(*row)
-
-    def place(self, key: str) -> tuple[int | None, bytes, int, int] | None:
-        """Returns (timestamp, digest, offset, length) of a key whose visible value the Booklet file holds."""
-        try:
-            found = self.raw.execute(_ONE_PLACE, (key,)).fetchone()
-        except SQLITE_FAULTS as error:
-            raise translated(error, self.path) from error
-        if found is None:
-            return None
-        if found[0] != key:
-            raise misplaced(self.path, f"a lookup of {key!r} finds a row of {found[0]!r}")
-        place: tuple[int | None, bytes, int, int] = found[1:]
-        if not is_sound_place(*place):
-            raise misplaced(self.path, f"the place of {key!r} is none")
-        return place
-
-    def entries(self, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
-        """Yields the entries for which some SQL holds, in order of key, from one snapshot."""
-        with sqlite_errors(self.path):
-            rows = self.raw.execute(f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE {where} ORDER BY key", parameters)
-            yield from self._in_order(rows)
-
-    def _in_order(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Entry]:
-        """Yields rows as entries, after a look at each: whether it is one, and behind the one before it."""
-        before: str | None = None
-        for row in rows:
-            key = row[0]
-            if not isinstance(key, str) or (before is not None and key <= before) or not is_sound(row):
-                raise misplaced(self.path, f"{key!r} comes behind {before!r}")
-            before = key
-            yield Entry._make(row)
-
-    def entries_of(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Looks many keys up; those that it has never heard of are left out."""
-        rows = self._rows_of(keys, f"SELECT {_ENTRY_COLUMNS} FROM entry")
-        return self._all_there(keys, {row[0]: Entry._make(row) for row in rows})
-
-    def entries_in_order(self, keys: Sequence[str]) -> dict[str, Entry]:
-        """Likewise, for keys in order that are about all that there are from the first to the last."""
-        query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key >= ? AND key <= ? ORDER BY key"
-        with self.mutex, sqlite_errors(self.path):
-            rows = self.raw.execute(query, (keys[0], keys[-1])).fetchall()
-        return self._all_there(keys, {entry.key: entry for entry in self._in_order(rows)})
-
-    def _all_there(self, keys: Sequence[str], found: dict[str, Entry]) -> dict[str, Entry]:
-        """Adds to what was found what came meanwhile; each key that is not in it is absent indeed."""
-        for key in keys:
-            entry = found.get(key)
-            if entry is None and (entry := self.entry(key)) is not None:
-                found[key] = entry
-            elif entry is not None and not is_sound(entry):
-                raise misplaced(self.path, f"a lookup of {key!r} finds no row of the index")
-        return found
-
-    def digests_of(self, keys: Sequence[str]) -> dict[str, tuple[bytes | None, bytes | None]]:
-        """Returns the digests of what a reader sees and of what the Booklet file holds, for many keys."""
-        rows = self._rows_of(keys, f"SELECT key, {_VISIBLE_DIGEST}, local_digest FROM entry")
-        return {key: (visible, local) for key, visible, local in rows}
-
-    def keys_with_local_copy(self, keys: Sequence[str]) -> list[str]:
-        """Returns those of some keys for which the Booklet file holds something, current or not."""
-        return [
-            key for key, there in self._rows_of(keys, "SELECT key, local_digest IS NOT NULL FROM entry") if there
-        ]
+    # -- all of it -------------------------------------------------------------------------
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Returns all rows of a query that only reads."""
@@ -432,113 +280,17 @@ class Journal:
         """Returns what differs from before when anything was written, by this connection or another."""
         return self.data_version(), self.raw.total_changes
 
-    def _rows_of(self, keys: Sequence[str], select: str) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            some = keys[start : start + _KEYS_AT_ONCE]
-            marks = ",".join("?" * len(some))
-            with self.mutex, sqlite_errors(self.path):
-                rows = self.raw.execute(f"{select} WHERE key IN ({marks})", some).fetchall()
-            yield from rows
-
-    def pending_entries(self) -> list[Entry]:
-        """Returns the entries that have an operation still to be pushed."""
-        while True:
-            version = self.version()
-            found = list(self.entries("pending != 0"))
-            count = _INDEXED if self._can_count_cells() else str(len(found))
-            indexed, fits = self.rows(f"SELECT {count}, {PENDING_ENDS_FIT}")[0]
-            if indexed == len(found) and fits and all(entry.pending for entry in found):
-                return found
-            if self.version() == version:
-                raise misplaced(self.path, f"{indexed} keys are pending, and {len(found)} are found")
-
-    def stale_keys(self) -> list[str]:
-        """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
-        with self.mutex, sqlite_errors(self.path):
-            return [row[0] for row in self.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
-
-    def keys_page(self, after: str, prefix: str, limit: int) -> list[str]:
-        """Returns up to `limit` visible user keys behind `after`, in order; none only where there are no more."""
-        upper = _prefix_end(prefix)
-        ends = () if upper is None else (upper,)
-        while True:
-            # One bound below: of two SQLite would take the first, however far away it is.
-            begun = after >= prefix and bool(after)
-            position = after if begun else prefix
-            bounds = ("key > ?" if begun else "key >= ?") + ("" if upper is None else " AND key < ?")
-            query = (
-                f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?"
-            )
-            self.entry(position)
-            with self.mutex, sqlite_errors(self.path):
-                rows = self.raw.execute(query, (position, *ends, limit)).fetchall()
-            check_order(self.path, (row[0] for row in rows), after)
-            if any(row[2] for row in rows):
-                raise misplaced(self.path, f"a row behind {position!r} is none of the index")
-            if not rows:
-                # Where a page of other keys begins here, the end would come too early.
-                self.entry(position + "\0")
-                return []
-            page = [row[0] for row in rows if row[1]]
-            if page:
-                return page
-            after = rows[-1][0]
-
-    def visible_count(self) -> int:
-        """Returns how many user keys a reader sees; costs the pending operations, not the size."""
-        with self.mutex, sqlite_errors(self.path):
-            # One statement: between two of them a push beside could move keys from one count to the other.
-            indexed = _INDEXED if self._can_count_cells() else "count(*)"
-            query = _COUNTS.format(indexed=indexed, sound=SOUND_ROW, fit=PENDING_ENDS_FIT)
-            remote_count, *counts, change, indexed, fits = self.raw.execute(query).fetchone()
-        if {*counts} != {indexed} or not fits:
-            raise misplaced(self.path, f"{indexed} keys are pending, and {counts[-1]} are found")
-        if remote_count is None:
-            remote_count = self.get_meta("base_key_count") or 0
-        return int(remote_count) + int(change)
-
-    def _can_count_cells(self) -> bool:
-        """True where SQLite was built with the table that tells how many cells an index has."""
-        if self._counts_cells is None:
-            options = self.raw.execute("PRAGMA compile_options").fetchall()
-            self._counts_cells = ("ENABLE_DBSTAT_VTAB",) in options
-        return self._counts_cells
-
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""
         with self.mutex, sqlite_errors(self.path):
             return int(self.raw.execute("PRAGMA data_version").fetchone()[0])
 
-    def staged_bytes(self) -> int:
-        """Returns how many value bytes wait in the journal for the Booklet file."""
-        with self.mutex, sqlite_errors(self.path):
-            return int(self.raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()[0])
-
-    def has_staged(self) -> bool:
-        """True when values wait in the journal for the Booklet file."""
-        with self.mutex, sqlite_errors(self.path):
-            return self.raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None
-
-    def held_value(self, key: str, digest: bytes) -> bytes | None:
-        """Returns a value of that digest that lies in the journal itself, staged or inline."""
-        with self.mutex, sqlite_errors(self.path):
-            row = self.raw.execute(
-                "SELECT value FROM staged WHERE key = ? AND digest = ? "
-                "UNION ALL SELECT value FROM inline_value WHERE digest = ? LIMIT 1",
-                (key, digest, digest),
-            ).fetchone()
-        return None if row is None else bytes(row[0])
-
-
-def entries_of(raw: sqlite3.Connection, keys: Sequence[str]) -> list[Entry]:
-    """Looks up a few hundred keys at most; those that the journal has never heard of are left out."""
-    marks = ",".join("?" * len(keys))
-    query = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key IN ({marks}) ORDER BY key"
-    found = [Entry._make(row) for row in raw.execute(query, keys)]
-    for entry in found:
-        if not is_sound(entry):
-            raise misplaced(location_of(raw), f"the row of {entry.key!r} is not as it was written")
-    return found
+    def can_count_cells(self) -> bool:
+        """True where SQLite was built with the table that tells how many cells an index has."""
+        if self._counts_cells is None:
+            options = self.raw.execute("PRAGMA compile_options").fetchall()
+            self._counts_cells = ("ENABLE_DBSTAT_VTAB",) in options
+        return self._counts_cells
 
 
 def driver(transaction: Transaction) -> sqlite3.Connection:
@@ -585,28 +337,11 @@ def _connected(owned: OwnedConnection, path: Path, *, create: bool) -> sqlite3.C
     return raw
 
 
-def _prefix_end(prefix: str) -> str | None:
-    """Returns the least str above every str with a prefix, or None when there is none."""
-    while prefix:
-        last = ord(prefix[-1])
-        if last < 0x10FFFF:
-            following = last + 1
-            # Surrogates are no characters that UTF-8 can hold.
-            return prefix[:-1] + chr(0xE000 if 0xD800 <= following <= 0xDFFF else following)
-        prefix = prefix[:-1]
-    return None
-
-
 __all__ = [
     "MISSING_KEYS",
-    "PENDING_DELETE",
-    "PENDING_NONE",
-    "PENDING_SET",
-    "Entry",
     "Journal",
     "Transaction",
     "driver",
-    "entries_of",
     "is_cut_to_nothing",
     "is_open_here",
     "put_meta",

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.entries import Entry, entries_where
+from ebooklet_tx.local.journal.journal import Journal
 
 _PACKS = """
 SELECT o.id, o.name, o.size_bytes, count(*), sum(p.record_bytes), sum(p.keys), max(p.pending)
@@ -59,5 +60,5 @@ def live_rows_in(journal: Journal, numbers: Iterable[int], *, only_clean: bool) 
     listed = ", ".join(str(int(number)) for number in numbers)
     where = f"remote_object IN ({listed}) AND remote_digest IS NOT NULL"
     with journal.reading():
-        entries = list(journal.entries(f"{where} AND pending = 0" if only_clean else where))
+        entries = list(entries_where(journal, f"{where} AND pending = 0" if only_clean else where))
     return sorted(entries, key=lambda entry: (entry.remote_object or 0, entry.remote_offset_bytes or 0))

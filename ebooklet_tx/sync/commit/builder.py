@@ -21,8 +21,8 @@ from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_roo
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.limits import MAX_BUCKETS
 from ebooklet_tx.local.journal.commit_log import newest_commits
+from ebooklet_tx.local.journal.entries import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
 from ebooklet_tx.local.journal.index_rows import count_tombstones, object_ref, remote_objects, remote_rows
-from ebooklet_tx.local.journal.journal import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
 from ebooklet_tx.local.journal.uploads import Place, arrived_packs
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.sync.commit.commit_way import must_move, way_of

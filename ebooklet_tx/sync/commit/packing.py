@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeAlias
 
 from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
-from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.entries import Entry, find_entry
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.uploads import (
     PackedValue,
     Place,
@@ -75,7 +76,7 @@ def read_pending(local: LocalStore, entry: Entry) -> bytes:
 
 
 def _unreadable(local: LocalStore, entry: Entry) -> ReplacedError | LocalIntegrityError:
-    now = local.journal.entry(entry.key)
+    now = find_entry(local.journal, entry.key)
     if now is None or now.digest != entry.digest:
         return ReplacedError(entry.key)
     return LocalIntegrityError(
@@ -255,7 +256,7 @@ class _LargeValue:
         local = self._local
         if local.file.generation == self._generation:
             return
-        now = local.journal.entry(self._entry.key)
+        now = find_entry(local.journal, self._entry.key)
         if now is None or now.digest != self._entry.digest or not local.is_intact(now):
             raise _unreadable(local, self._entry)
         self._entry, self._generation = now, local.file.generation

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
+from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.intents import read_intents
-from ebooklet_tx.local.journal.journal import Entry
 from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.sync.commit.builder import build, place_pending
 from ebooklet_tx.sync.commit.change_way import check_lock, renew_lock
@@ -254,7 +254,7 @@ def _one_round(
         conflicts = [] if fence is not None else _undecided(find_conflicts(session), yielding)
         if conflicts:
             raise ConflictError(conflicts, session.remote.root_place, complete=complete)
-        entries = [] if fence is not None else _to_push(session.journal.pending_entries(), yielding)
+        entries = [] if fence is not None else _to_push(pending_entries(session.journal), yielding)
     if fence is not None:
         base = replace(base, fence=fence)
     elif not entries and not replacing and base.seq and not always:

@@ -18,8 +18,9 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.formats.segment import read_segment
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.intents import Intent, drop_intents, write_intent
-from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_conditionally, ticket_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back

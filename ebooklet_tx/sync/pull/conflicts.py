@@ -22,11 +22,13 @@ from ebooklet_tx.errors import (
     PreconditionFailedError,
     RemoteIntegrityError,
 )
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
-from ebooklet_tx.local.journal.journal import Entry, Journal
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.schema import SOUND_ROW
+from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
 from ebooklet_tx.sync.pull.pull import pull
@@ -239,5 +241,5 @@ def _local_bytes(session: Session, entry: Entry, digest: bytes) -> bytes | None:
         value = session.local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         if digest_of(value) == digest:
             return value
-    held = session.journal.held_value(entry.key, digest)
+    held = held_value(session.journal, entry.key, digest)
     return held if held is not None and digest_of(held) == digest else None

@@ -17,9 +17,10 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry, find_entries, find_entries_in_order
 from ebooklet_tx.local.journal.index_rows import object_ref
-from ebooklet_tx.local.journal.journal import PENDING_NONE, Entry
 from ebooklet_tx.local.journal.remote_values import RemoteValue
+from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
@@ -82,7 +83,7 @@ def fetch_many(session: Session, keys: Sequence[str], *, in_order: bool = False)
         return
     with session.mutex:
         journal = session.journal
-        entries = journal.entries_in_order(keys) if in_order else journal.entries_of(keys)
+        entries = find_entries_in_order(journal, keys) if in_order else find_entries(journal, keys)
     for part in _parts(keys, entries):
         values, missing = _values_here(session, part, entries)
         values.update(_values_there(session, missing))
@@ -113,7 +114,7 @@ def _values_here(
     missing: list[Entry] = []
     with session.mutex:
         local = session.local
-        anything_staged = session.journal.has_staged()
+        anything_staged = has_staged(session.journal)
         for key in keys:
             entry = entries.get(key)
             digest = None if entry is None else entry.digest

@@ -18,8 +18,8 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.files.checked_file import FileRegion
 from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.index_rows import object_ref
-from ebooklet_tx.local.journal.journal import Entry
 from ebooklet_tx.records import DIGEST_BYTES
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.ranges import MAX_RANGE_BYTES, read_range

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal.entries import find_entries
 from ebooklet_tx.local.journal.remote_values import other_keys_page, values_in_objects, values_to_fetch
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.read.fetch import alone, fetch_many
@@ -42,7 +43,7 @@ def load_all(session: Session) -> Iterator[tuple[str, Error]]:
 def load_some(session: Session, keys: Sequence[str]) -> Iterator[tuple[str, Error]]:
     """Brings the values of some keys here; yields those that can't be had, with the reason."""
     with session.mutex:
-        entries = session.journal.entries_of(keys)
+        entries = find_entries(session.journal, keys)
     large = {key for key, entry in entries.items() if entry.length_bytes > LARGE_VALUE_BYTES}
     for key, value in fetch_many(session, [key for key in keys if key not in large]):
         if isinstance(value, Error):

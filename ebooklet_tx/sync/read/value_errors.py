@@ -6,7 +6,7 @@ Owns no state. The invariant: each message names the key, the place and the way 
 from __future__ import annotations
 
 from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError
-from ebooklet_tx.local.journal.journal import Entry
+from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.sync.session import Session
 
