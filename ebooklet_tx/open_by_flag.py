@@ -21,6 +21,8 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.facts import is_replacing, known_type
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.open_settings import Settings
 from ebooklet_tx.sync.commit.fencing import fence_off
@@ -36,15 +38,9 @@ from ebooklet_tx.sync.locking import (
 from ebooklet_tx.sync.origin import check_complete, note_made_here
 from ebooklet_tx.sync.pull.detach import is_deletion_begun
 from ebooklet_tx.sync.pull.identity import mark_replacing
-from ebooklet_tx.sync.pull.pull import (
-    FetchedRoot,
-    apply_root,
-    inspect_root,
-    known_type,
-    pull,
-    read_root,
-)
-from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
+from ebooklet_tx.sync.pull.pull import apply_root, pull
+from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root
+from ebooklet_tx.sync.session import Remote, Session, WriterLock
 from ebooklet_tx.values.serializers import same_serializer, stored_name
 
 _log = logging.getLogger("ebooklet_tx")
@@ -103,7 +99,7 @@ def _pull_if_changed(session: Session) -> None:
 
     What was never pushed, or was deleted from here, has no remote to be missed.
     """
-    if session.journal.get_meta("replace_remote"):
+    if is_replacing(session.journal):
         return
     base = read_base(session.journal)
     try:

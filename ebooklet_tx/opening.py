@@ -26,16 +26,13 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.group import RemoteConnGroup, reading_entries
 from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.journal.facts import note_connection, note_type
 from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.stores.retry import RetryPolicy, patience
 from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
 from ebooklet_tx.sync.pull.public_url import check_public_side
-from ebooklet_tx.sync.pull.pull import (
-    note_connection,
-    note_type,
-)
 from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
 from ebooklet_tx.sync.session import Remote, Session
 from ebooklet_tx.tracebacks import at_edge

@@ -27,7 +27,8 @@ from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
-from ebooklet_tx.sync.pull.pull import FetchedRoot, fetch_segment, read_root_or_none
+from ebooklet_tx.sync.pull.segments import fetch_segment
+from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
 from ebooklet_tx.tracebacks import at_edge

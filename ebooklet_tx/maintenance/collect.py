@@ -38,7 +38,7 @@ from ebooklet_tx.maintenance.remote_index import RemoteIndex
 from ebooklet_tx.maintenance.survey import Survey, names_of, survey
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.locking import new_lock
-from ebooklet_tx.sync.pull.pull import read_root
+from ebooklet_tx.sync.root_object import read_root
 from ebooklet_tx.sync.session import Remote, WriterLock
 from ebooklet_tx.timestamps import now_us
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.pack import PACK_BYTES
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import Entry
+from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
@@ -38,7 +40,7 @@ from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, conte
 from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
 from ebooklet_tx.sync.commit.turns import release_turn
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.session import Session, read_base
+from ebooklet_tx.sync.session import Session
 
 LIVE_SHARE = 0.5
 KEYS_PER_COMMIT = 100_000
@@ -113,7 +115,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         raise InvalidArgumentError(f"live_share must be a number from 0 to 1, not {live_share!r}")
     with session.push_mutex:
         _begin(session)
-        replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = is_replacing(session.journal)
         outcome = _Outcome()
         resumed = 0
         if not replacing:

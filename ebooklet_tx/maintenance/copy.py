@@ -35,7 +35,7 @@ from ebooklet_tx.maintenance.named import list_own, objects_in_use
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.commit_way import way_of
 from ebooklet_tx.sync.locking import agree, new_lock
-from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, WriterLock
 
 WHOLE_BYTES = 16 * 2**20

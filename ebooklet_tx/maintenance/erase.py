@@ -40,7 +40,7 @@ from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.locking import agree, new_lock
 from ebooklet_tx.sync.pull.detach import Forgotten, forget_remote, note_deletion
-from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
 GRACE_SECONDS = 24 * 3600.0

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.formats.segment import iter_log, read_segment
 from ebooklet_tx.local.journal.entries import PENDING_SET, entries_where
+from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import drop_intents, read_intents
 from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
-from ebooklet_tx.sync.pull.pull import pull, read_root
+from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_many
+from ebooklet_tx.sync.root_object import read_root
 from ebooklet_tx.sync.session import Remote, Session
 
 _FETCH_PAGE_KEYS = 1000
@@ -102,7 +104,7 @@ def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> Non
         outcome.conflicts = find_conflicts(session)
         pending = has_pending(session.local)
         lost = bool(lost_values(session.local))
-        replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = is_replacing(session.journal)
     unfinished = bool(outcome.dropped) or interrupted_push(session)
     # A first push, and one that replaces, may publish an empty database.
     wanted = pending or replacing or bool(outcome.dropped)

@@ -17,7 +17,7 @@ from ebooklet_tx.formats.root import Root
 from ebooklet_tx.formats.segment import read_segment
 from ebooklet_tx.local.merged_index import LivePlace, MergedIndex
 from ebooklet_tx.records import ObjectRef
-from ebooklet_tx.sync.pull.pull import fetch_segment
+from ebooklet_tx.sync.pull.segments import fetch_segment
 from ebooklet_tx.sync.session import Remote
 
 

@@ -18,6 +18,7 @@ from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import PartialCopy
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
+from ebooklet_tx.local.journal.facts import known_type, note_connection
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
@@ -30,7 +31,7 @@ from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, remote_a
 from ebooklet_tx.sync.locking import reconcile_conditions
 from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
-from ebooklet_tx.sync.pull.pull import DamagedRoot, inspect_root, known_type, note_connection
+from ebooklet_tx.sync.root_object import DamagedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import stored_name

@@ -18,7 +18,7 @@ from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.commit_way import adopt, must_move, said_here
 from ebooklet_tx.sync.commit.root_swap import swap
-from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root
+from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 5

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
-from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.formats.root import Root
 from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.stores.object_store import StoredObject
-from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root_or_none
-from ebooklet_tx.sync.root_object import get_root
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
 from ebooklet_tx.sync.session import Remote
 
 SNAPSHOT = "snapshot/"
@@ -136,13 +135,11 @@ def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set
     """Returns what a snapshot names; what can't be read of it decides about garbage as well."""
     key = remote.names.object(name)
     try:
-        place = f"the snapshot {key!r}"
-        blob = get_root(remote.store, key, name=place)
-        root = decode_root(b"" if blob is None else blob.data, name=place)
+        fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
         with RemoteIndex() as index:
-            index.add_root(remote, root)
+            index.add_root(remote, fetched.root)
             obstacles += [problem.error for problem in index.problems]
-            return names_of(root, index.packs())
+            return names_of(fetched.root, index.packs())
     except ObjectMissingError:
         # Deleted since it was listed.
         return set()

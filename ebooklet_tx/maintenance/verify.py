@@ -28,8 +28,8 @@ from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.maintenance.survey import Survey, survey
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
-from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root
 from ebooklet_tx.sync.read.ranges import JOIN_GAP_BYTES
+from ebooklet_tx.sync.root_object import FetchedRoot, read_root
 from ebooklet_tx.sync.session import Remote
 
 READ_BYTES = 4 * 2**20

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from ebooklet_tx.errors import ConditionUnsupportedError, Error, WeakStoreWarning
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.locks.lease import LEASE_TTL_SECONDS, Lease
 from ebooklet_tx.locks.tickets import TicketLock
 from ebooklet_tx.records import CommitWay
@@ -20,8 +21,9 @@ from ebooklet_tx.sync.commit import commit_way
 from ebooklet_tx.sync.commit.change_way import fit_lock
 from ebooklet_tx.sync.commit.commit_way import KEPT_APART_BY_TICKETS, adopt, recall, remember, said_here
 from ebooklet_tx.sync.commit.push import note_fence, raise_fence
-from ebooklet_tx.sync.pull.pull import pull, read_root_or_none
-from ebooklet_tx.sync.session import Remote, Session, WriterLock, read_base
+from ebooklet_tx.sync.pull.pull import pull
+from ebooklet_tx.sync.root_object import read_root_or_none
+from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
 LOCK_TTL_SECONDS = LEASE_TTL_SECONDS
 """How long a holder that stands still keeps others waiting."""

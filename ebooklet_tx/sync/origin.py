@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.local.ebooklet_index import PartialCopy, find_partial_copy, index_path
-from ebooklet_tx.local.journal.journal import put_meta
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.facts import is_accepted_as_it_is, note_accepted_as_it_is, note_origin, origin_uuid
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.sync.session import read_base
-
-_MADE_HERE = "made_here"
-_TAKEN_AS_IT_IS = "taken_as_it_is"
 
 
 def note_made_here(local: LocalStore) -> None:
     """Remembers that the database began in this journal, so that its values are no stranger's."""
-    with local.journal.transaction() as connection:
-        put_meta(connection, {_MADE_HERE: local.file.header.uuid})
+    note_origin(local.journal, local.file.header.uuid)
 
 
 def is_made_here(local: LocalStore) -> bool:
     """True when the database began in this journal."""
-    return bool(local.journal.get_meta(_MADE_HERE) == local.file.header.uuid)
+    return origin_uuid(local.journal) == local.file.header.uuid
 
 
 def check_complete(local: LocalStore, *, accept_partial: bool) -> None:
@@ -52,12 +48,11 @@ def undecided_partial_copy(local: LocalStore, *, accept_partial: bool = False) -
         PartialCopyError: What ebooklet left can't be read, and nothing was accepted.
     """
     journal = local.journal
-    if is_made_here(local) or journal.get_meta(_TAKEN_AS_IT_IS) or read_base(journal).seq:
+    if is_made_here(local) or is_accepted_as_it_is(journal) or read_base(journal).seq:
         return None
     if not index_path(local.path).is_file():
         return None
     lack = None if accept_partial else find_partial_copy(local.file, journal)
     if lack is None:
-        with journal.transaction() as connection:
-            put_meta(connection, {_TAKEN_AS_IT_IS: 1})
+        note_accepted_as_it_is(journal)
     return lack

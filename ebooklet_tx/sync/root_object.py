@@ -1,28 +1,138 @@
-"""Reading the object in a root's place, which may be anybody's.
+"""Reading what lies in a root's place: a root of ours, a damaged one, or another program's object.
 
-Owns no state. The invariant: whatever lies there, no more of it is taken into memory than a root can have.
+The invariant: whatever lies there, no more of it is read into memory than a root can have, and a root counts
+as read only after it was decoded whole.
 """
 
 from __future__ import annotations
 
-from ebooklet_tx.errors import ObjectTooLargeError
-from ebooklet_tx.formats.root import too_large_root
+import json
+from dataclasses import dataclass
+from typing import cast
+
+from ebooklet_tx.errors import ObjectMissingError, ObjectTooLargeError, RemoteIntegrityError
+from ebooklet_tx.formats.root import Manifest, Root, decode_root, tail_of, too_large_root
 from ebooklet_tx.limits import MAX_ROOT_BYTES
+from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.stores.object_store import Blob, ObjectStore
+from ebooklet_tx.sync.session import Remote
 
 
-def get_root(store: ObjectStore, key: str, *, name: str, if_none_match: str | None = None) -> Blob | None:
-    """Returns the bytes of a root, or of a copy of one; None when it still has the ETag given.
+@dataclass(frozen=True, slots=True)
+class DamagedRoot:
+    """A root that can't be decoded, with the ETag under which it was read."""
+
+    etag: str
+    error: RemoteIntegrityError
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedRoot:
+    """A root with its bytes and the ETag under which it was read."""
+
+    root: Root
+    etag: str
+    data: bytes
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the root says of the database."""
+        return self.root.manifest
+
+
+def fetch_root(store: ObjectStore, key: str, *, name: str) -> FetchedRoot:
+    """Reads a root, or a copy of one, in one request.
+
+    Args:
+        store: Where it lies.
+        key: Its key there.
+        name: What messages call it.
 
     Raises:
         ObjectMissingError: There is none.
-        UnsupportedFormatError: It is too long, and begins like something else.
-        RemoteIntegrityError: It is too long.
+        UnsupportedFormatError: Something else lies there.
+        RemoteIntegrityError: It is damaged.
     """
+    return _decoded(_get(store, key, name=name), name=name)
+
+
+def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoot | None:
+    """Reads a database's root, one request; None when it still has the ETag given.
+
+    Raises:
+        ObjectMissingError: There is none.
+        UnsupportedFormatError: Something else lies there.
+        RemoteIntegrityError: It is damaged.
+    """
+    name = remote.root_place
+    blob = _get_if_changed(remote.store, remote.names.root, if_none_match, name=name)
+    return None if blob is None else _decoded(blob, name=name)
+
+
+def read_root_or_none(remote: Remote) -> FetchedRoot | None:
+    """Reads a database's root; None when there is none."""
     try:
-        return store.get(key, if_none_match=if_none_match, max_bytes=MAX_ROOT_BYTES)
+        return read_root(remote)
+    except ObjectMissingError:
+        return None
+
+
+def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
+    """Reads a database's root, to be replaced whether it is damaged or not; None when there is none."""
+    try:
+        blob = _get(remote.store, remote.names.root, name=remote.root_place)
+    except ObjectMissingError:
+        return None
+    try:
+        return _decoded(blob, name=remote.root_place)
+    except RemoteIntegrityError as error:
+        return DamagedRoot(blob.etag, error)
+
+
+def base_of(manifest: Manifest, etag: str | None, root: bytes) -> Base:
+    """Returns a root as the base of the journal that has applied it."""
+    return Base(
+        seq=manifest.seq,
+        etag=etag,
+        commit_id=manifest.commit_id,
+        key_count=manifest.key_count,
+        fence=manifest.fence,
+        tombstone_floor=manifest.tombstone_floor,
+        segments=manifest.segments,
+        root=root,
+        commits=manifest.commits,
+        unknown=json.dumps(manifest.unknown),
+    )
+
+
+def base_tail(base: Base) -> bytes:
+    """Returns the tail of the root that is the base; empty where it has none."""
+    return tail_of(base.root) if base.root else base.bare_tail
+
+
+def _decoded(blob: Blob, *, name: str) -> FetchedRoot:
+    return FetchedRoot(decode_root(blob.data, name=name), blob.etag, blob.data)
+
+
+def _get(store: ObjectStore, key: str, *, name: str) -> Blob:
+    # Without a condition a store answers with the object or raises.
+    return cast(Blob, _get_if_changed(store, key, None, name=name))
+
+
+def _get_if_changed(store: ObjectStore, key: str, known_etag: str | None, *, name: str) -> Blob | None:
+    try:
+        return store.get(key, if_none_match=known_etag, max_bytes=MAX_ROOT_BYTES)
     except ObjectTooLargeError as error:
         raise too_large_root(error.start, name=name) from error
 
 
-__all__ = ["get_root"]
+__all__ = [
+    "DamagedRoot",
+    "FetchedRoot",
+    "base_of",
+    "base_tail",
+    "fetch_root",
+    "inspect_root",
+    "read_root",
+    "read_root_or_none",
+]

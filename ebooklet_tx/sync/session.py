@@ -7,7 +7,6 @@ keeps other threads from reading what is here.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -17,11 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from ebooklet_tx.formats.object_names import ObjectNames
-from ebooklet_tx.formats.root import Manifest, tail_of
-from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.records import CommitWay, ObjectRef, SegmentRef
+from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.capabilities import Quoting
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
@@ -155,77 +152,3 @@ class Session:
         for lock in (*self.spare, self.turn, self.lock):
             if lock is not None:
                 lock.release()
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The remote commit on which the journal stands; `seq` 0 when it has heard of none.
-
-    `etag` is None when the journal knows the commit but not the root object that made it. `unknown` is the
-    JSON of the manifest's fields that this version does not know.
-    """
-
-    seq: int = 0
-    etag: str | None = None
-    commit_id: str | None = None
-    key_count: int = 0
-    fence: int = 0
-    tombstone_floor: int = 0
-    segments: tuple[SegmentRef, ...] = ()
-    tail: bytes = b""
-    commits: CommitWay | None = None
-    unknown: str = "{}"
-
-
-def read_base(journal: Journal) -> Base:
-    """Returns the base commit that the journal records."""
-    facts = journal.all_meta()
-    with decoding(journal.path, "what it says of the base commit"):
-        return Base(
-            seq=facts.get("base_seq", 0),
-            etag=facts.get("base_etag"),
-            commit_id=facts.get("base_commit_id"),
-            key_count=facts.get("base_key_count", 0),
-            fence=facts.get("base_fence", 0),
-            tombstone_floor=facts.get("base_tombstone_floor", 0),
-            segments=_read_segments(facts.get("base_segments")),
-            tail=tail_of(facts["base_root"]) if "base_root" in facts else facts.get("base_tail", b""),
-            commits=CommitWay(*json.loads(facts["base_commits"])) if "base_commits" in facts else None,
-            unknown=_json_text(facts.get("base_unknown", "{}")),
-        )
-
-
-def _json_text(text: str) -> str:
-    """Returns a text that was found to be JSON, by whoever decodes it later."""
-    json.loads(text)
-    return text
-
-
-def base_facts(manifest: Manifest, etag: str | None, root: bytes) -> dict[str, Any]:
-    """Returns what the journal records of a root that has become its base, its bytes among them.
-
-    They are the only copy outside of the remote: a damaged root is written anew from them.
-    """
-    way = manifest.commits
-    return {
-        "base_seq": manifest.seq,
-        "base_etag": etag,
-        "base_commit_id": manifest.commit_id,
-        "base_key_count": manifest.key_count,
-        "base_fence": manifest.fence,
-        "base_tombstone_floor": manifest.tombstone_floor,
-        "base_segments": _write_segments(manifest.segments),
-        "base_tail": None,
-        "base_root": root,
-        "base_commits": None if way is None else json.dumps([way.how, way.endpoint, way.bucket]),
-        "base_unknown": json.dumps(manifest.unknown) if manifest.unknown else None,
-        "type": manifest.type,
-    }
-
-
-def _write_segments(segments: tuple[SegmentRef, ...]) -> str:
-    return json.dumps([[s.name, s.etag, s.size_bytes, s.digest, s.first_seq, s.last_seq] for s in segments])
-
-
-def _read_segments(text: str | None) -> tuple[SegmentRef, ...]:
-    return tuple(SegmentRef(*fields) for fields in json.loads(text)) if text else ()

@@ -29,7 +29,7 @@ from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
-from ebooklet_tx.sync.pull.pull import read_root_or_none
+from ebooklet_tx.sync.root_object import read_root_or_none
 from tests.memory_store import Conditions, MemoryStore
 from tests.remotes import DyingStore, Killed, Shelf, values_of
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, PassingStore

@@ -194,7 +194,7 @@ def is_agreeing(pending: int | None, base: Version, remote: Version) -> bool:
 
 
 def is_done(pending: int | None, remote: Version) -> bool:
-    """What `apply_images._DONE` says: the operation was carried out."""
+    """What `index_images._DONE` says: the operation was carried out."""
     if pending is None:
         return False
     if not digest(pending):

@@ -11,13 +11,14 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LockLostError, OfflineError, TransientStoreError
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.maintenance.break_locks import unlock
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.locking import begin_locked
-from ebooklet_tx.sync.pull.pull import apply_root, read_root
-from ebooklet_tx.sync.session import read_base
+from ebooklet_tx.sync.pull.pull import apply_root
+from ebooklet_tx.sync.root_object import read_root
 from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
 

@@ -38,6 +38,7 @@ from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import find_entry, pending_entries
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.local_store import iter_pages
@@ -45,7 +46,6 @@ from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync import connecting as place
 from ebooklet_tx.sync.pull.conflicts import ConflictError
-from ebooklet_tx.sync.session import read_base
 from ebooklet_tx.timestamps import timestamp_us
 from tests.pairs import writer_store
 from tests.property.local_faults import Fault, failing_disk
@@ -57,7 +57,7 @@ SMALL_LIMITS = {
     "ebooklet_tx.sync.commit.builder.INLINE_VALUE_BYTES": 100,
     "ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES": 1200,
     "ebooklet_tx.sync.commit.builder.TOMBSTONES_WORTH_DROPPING": 4,
-    "ebooklet_tx.sync.pull.pull.MAX_IMAGES": 2,
+    "ebooklet_tx.sync.pull.segments.MAX_IMAGES": 2,
     "ebooklet_tx.sync.commit.packing.PACK_BYTES": 500,
     "ebooklet_tx.sync.commit.packing.PART_BYTES": 256,
     "ebooklet_tx.sync.read.ranges.JOIN_GAP_BYTES": 40,

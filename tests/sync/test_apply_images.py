@@ -10,9 +10,9 @@ import pytest
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
+from ebooklet_tx.local.journal.index_images import apply_images
 from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
-from ebooklet_tx.sync.pull.apply import apply_images
 
 OBJECTS = {
     name: ObjectRef(name, f"etag-{letter}", 10_000) for letter in "abcd" for name in [f"pack/{letter * 32}"]

@@ -12,7 +12,7 @@ import pytest
 
 from ebooklet_tx.connection import Connection, DirectoryConnection, HTTPConnection, S3Connection
 from ebooklet_tx.errors import UnsupportedFormatError, UUIDMismatchError
-from ebooklet_tx.sync.pull.public_url import MAX_ADDRESSES, PUBLIC_SIDES, check_public_side
+from ebooklet_tx.sync.pull.public_url import MAX_ADDRESSES, check_public_side
 from tests.pairs import Bench
 from tests.servers import folder_handler, http_server
 
@@ -120,7 +120,7 @@ def test_a_root_that_is_cut_short_or_damaged_tells_nothing(bench: Bench, site: S
         for damaged in (data[:-1], data[:10], data[:-1] + bytes([data[-1] ^ 1])):
             site.instead = (200, damaged)
             check_public_side(_session(db), site.connection())
-        assert _session(db).journal.get_meta(PUBLIC_SIDES) is None
+        assert _session(db).journal.get_meta("public_sides") is None
 
 
 def test_nobody_listening_is_fine(bench: Bench) -> None:
@@ -184,7 +184,7 @@ def test_no_credential_of_the_address_is_kept_and_no_end_of_addresses(bench: Ben
     with bench.open("a", "w") as db:
         for number in range(MAX_ADDRESSES + 5):
             check_public_side(_session(db), site.connection(f"db?v={number}&token=SECRET"))
-        kept = json.loads(_session(db).journal.get_meta(PUBLIC_SIDES))
+        kept = json.loads(_session(db).journal.get_meta("public_sides"))
     numbers = range(5, MAX_ADDRESSES + 5)
     assert list(kept) == [f"{site.url}/db?v={number}" for number in numbers]
     assert site.asked[0] == "GET /db?v=0&token=SECRET"

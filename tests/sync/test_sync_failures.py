@@ -13,6 +13,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx import MISSING, ConflictError
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.stores.object_store import ObjectStore
@@ -21,7 +22,6 @@ from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.pull import pull as pull_module
 from ebooklet_tx.sync.read import ranges
-from ebooklet_tx.sync.session import read_base
 from tests.pairs import LARGE, Bench, history, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 
@@ -96,7 +96,7 @@ def test_more_segments_than_can_be_attached_are_merged(bench: Bench, monkeypatch
         make(bench, values)
         expected |= values
     assert len(root_of(bench).manifest.segments) >= 3
-    monkeypatch.setattr(pull_module, "MAX_IMAGES", 2)
+    monkeypatch.setattr("ebooklet_tx.sync.pull.segments.MAX_IMAGES", 2)
     assert bench.fresh_contents() == expected
 
 

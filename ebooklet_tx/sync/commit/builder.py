@@ -20,6 +20,7 @@ from ebooklet_tx.errors import RemoteIntegrityError
 from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, encode_root, plan_segments
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.limits import MAX_BUCKETS
+from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.commit_log import newest_commits
 from ebooklet_tx.local.journal.entries import PENDING_DELETE, PENDING_NONE, PENDING_SET, Entry
 from ebooklet_tx.local.journal.index_rows import count_tombstones, object_ref, remote_objects, remote_rows
@@ -27,8 +28,8 @@ from ebooklet_tx.local.journal.uploads import Place, arrived_packs
 from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, ObjectRef, SegmentRef
 from ebooklet_tx.sync.commit.commit_way import must_move, way_of
 from ebooklet_tx.sync.commit.packing import place_values, read_pending
-from ebooklet_tx.sync.pull.pull import FetchedRoot
-from ebooklet_tx.sync.session import Base, Session, writer_name
+from ebooklet_tx.sync.root_object import FetchedRoot, base_tail
+from ebooklet_tx.sync.session import Session, writer_name
 from ebooklet_tx.timestamps import now_us
 
 _log = logging.getLogger("ebooklet_tx")
@@ -172,10 +173,10 @@ def build(
     segments, floor = base.segments, base.tombstone_floor
     # Many keys at once have a segment of their own: in the tail, each later push would send them again.
     many = bool(places) and len(image_blob) > OWN_SEGMENT_BYTES
-    refused = old is None and bool(base.tail)
+    refused = old is None and bool(base_tail(base))
     if many or refused or len(tail) > ROOT_TAIL_LIMIT_BYTES:
         # The first of all: there is nothing to write out beside what this commit says.
-        whole = image_blob if not base.tail and not base.segments else None
+        whole = image_blob if not base_tail(base) and not base.segments else None
         segments, floor = _write_segment(session, base, rows, refs, record, len(tail), whole)
         tail = b""
     manifest = Manifest(
@@ -205,10 +206,11 @@ def _old_tail(session: Session, base: Base) -> bytes | None:
     A tail that an earlier version took in may be past the limits. The journal has its rows as well, so that
     it can be written anew once the key in question has been set or deleted.
     """
-    if not base.tail:
+    tail = base_tail(base)
+    if not tail:
         return None
     try:
-        return read_segment(base.tail, name=f"the tail of {session.remote.root_place}")
+        return read_segment(tail, name=f"the tail of {session.remote.root_place}")
     except RemoteIntegrityError as error:
         _log.warning("the tail that this journal stands on is written anew: %s", error)
         return None

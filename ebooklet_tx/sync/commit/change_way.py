@@ -29,7 +29,8 @@ from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.commit_way import KEPT_APART_BY_TICKETS, TICKETS, found, remember, said_here, way_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
 from ebooklet_tx.sync.commit.turns import release_turn
-from ebooklet_tx.sync.pull.pull import FetchedRoot, inspect_root, pull
+from ebooklet_tx.sync.pull.pull import pull
+from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
 TRIES = 3

@@ -14,7 +14,7 @@ from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.commit_way import said_here
-from ebooklet_tx.sync.pull.pull import FetchedRoot, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, writer_name
 from ebooklet_tx.timestamps import now_us
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
+from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.entries import Entry, pending_entries
+from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.sync.commit.builder import build, place_pending
@@ -24,7 +26,7 @@ from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.detach import start_over
 from ebooklet_tx.sync.pull.identity import reconcile_identity
-from ebooklet_tx.sync.pull.pull import DamagedRoot, FetchedRoot, inspect_root, pull
+from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import (
     Resolution,
     Resolver,
@@ -34,7 +36,8 @@ from ebooklet_tx.sync.pull.resolve import (
     gives_way,
     resolve_all,
 )
-from ebooklet_tx.sync.session import Base, Session, read_base
+from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
+from ebooklet_tx.sync.session import Session
 
 MAX_ROUNDS = 200
 CROWD_SECONDS = 0.02
@@ -241,11 +244,11 @@ def _one_round(
         complete: Whether the conflicts that are known are all.
     """
     with session.mutex:
-        replacing = fence is None and bool(session.journal.get_meta("replace_remote"))
+        replacing = fence is None and is_replacing(session.journal)
     seen = _inspect_replaced(session) if replacing else None
     replaced = seen if isinstance(seen, FetchedRoot) else None
     with session.mutex:
-        if replacing and not session.journal.get_meta("replace_remote"):
+        if replacing and not is_replacing(session.journal):
             # A pull in another thread has found that it took place.
             return None
         base = read_base(session.journal)

@@ -9,18 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.commit_log import is_logged
+from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
-from ebooklet_tx.sync.pull.pull import (
-    DamagedRoot,
-    FetchedRoot,
-    apply_root,
-    inspect_root,
-    pull,
-    replacement_applied,
-)
-from ebooklet_tx.sync.session import Session, read_base
+from ebooklet_tx.sync.pull.pull import apply_root, pull, replacement_applied
+from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
+from ebooklet_tx.sync.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def read_back(session: Session, commit: Commit, base_etag: str | None, failure: 
     if verdict is Verdict.OURS:
         return Outcome(applied=True, etag=fetched.etag)
     with session.mutex:
-        replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = is_replacing(session.journal)
     if replacing and not replacement_applied(session, fetched):
         return Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.

@@ -8,7 +8,6 @@ happened to the process or the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ebooklet_tx.errors import (
     ConditionUnsupportedError,
@@ -18,17 +17,18 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.formats.segment import read_segment
+from ebooklet_tx.local.journal.base import base_facts, read_base
 from ebooklet_tx.local.journal.entries import Entry
+from ebooklet_tx.local.journal.facts import REPLACED, type_fact
+from ebooklet_tx.local.journal.index_images import apply_images
 from ebooklet_tx.local.journal.intents import Intent, drop_intents, write_intent
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.change_way import fit_lock, move, put_conditionally, ticket_of
 from ebooklet_tx.sync.commit.read_back import Outcome, Sent, read_back
 from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
-from ebooklet_tx.sync.pull.apply import apply_images
-from ebooklet_tx.sync.pull.identity import REPLACED
-from ebooklet_tx.sync.pull.pull import inspect_root
-from ebooklet_tx.sync.session import Session, base_facts, read_base
+from ebooklet_tx.sync.root_object import base_of, inspect_root
+from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import now_us
 
 STALE_REFUSALS = 2
@@ -135,7 +135,7 @@ def _swap_in_turn(session: Session, commit: Commit, base_etag: str | None, sent:
 def finish(session: Session, commit: Commit, etag: str) -> None:
     """Makes a commit that took place the base; what was written since stays pending on top of it."""
     image = read_segment(commit.image_blob, name="the commit just pushed")
-    facts: dict[str, Any] = base_facts(commit.manifest, etag, commit.root)
+    base = base_of(commit.manifest, etag, commit.root)
     with session.mutex:
         if read_base(session.journal).seq >= commit.manifest.seq:
             # A pull in another thread has come across the commit, and maybe others on top.
@@ -144,7 +144,7 @@ def finish(session: Session, commit: Commit, etag: str) -> None:
             session.journal,
             [image],
             base_seq=commit.manifest.seq - 1,
-            facts=facts | REPLACED,
+            facts=base_facts(base) | type_fact(commit.manifest.type) | REPLACED,
             own_seq=commit.manifest.seq,
         )
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import RemoteMissingError
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.session import Session, read_base
+from ebooklet_tx.sync.session import Session
 
 _DELETION = "remote_deletion"
 _PUSHED = "was_pushed"

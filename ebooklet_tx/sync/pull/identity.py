@@ -12,19 +12,14 @@ import uuid
 
 from ebooklet_tx.errors import UnsupportedFormatError, UUIDMismatchError
 from ebooklet_tx.formats.root import Manifest
-from ebooklet_tx.local.journal.journal import put_meta
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.facts import kept_uuid, note_replacing
 from ebooklet_tx.sync.origin import is_made_here, note_made_here
 from ebooklet_tx.sync.pull.detach import was_pushed
-from ebooklet_tx.sync.session import Session, read_base
+from ebooklet_tx.sync.session import Session
 from ebooklet_tx.values.serializers import same_serializer
 
 _log = logging.getLogger("ebooklet_tx")
-
-KEPT_UUID = "kept_uuid"
-"""The name of the fact: the uuid, 32 hex digits, that a replacement has from what it replaces."""
-
-REPLACED: dict[str, None] = {"replace_remote": None, KEPT_UUID: None}
-"""What the journal records once a remote has been replaced."""
 
 
 def _local_uuid(session: Session) -> str:
@@ -111,8 +106,7 @@ def _difference(session: Session, manifest: Manifest) -> str:
 
 def mark_replacing(session: Session, *, kept_uuid: str | None) -> None:
     """Notes that the next push replaces whatever database the remote holds, and whose uuid the file has."""
-    with session.mutex, session.journal.transaction() as connection:
-        put_meta(connection, {"replace_remote": 1, KEPT_UUID: kept_uuid})
+    note_replacing(session.journal, kept_uuid=kept_uuid)
 
 
 def reconcile_identity(session: Session, manifest: Manifest | None) -> None:
@@ -129,7 +123,7 @@ def reconcile_identity(session: Session, manifest: Manifest | None) -> None:
         mine = _local_uuid(session)
         if manifest is not None and is_of_one_kind(session, manifest):
             wanted, kept = manifest.uuid, manifest.uuid
-        elif mine in (session.journal.get_meta(KEPT_UUID), manifest.uuid if manifest is not None else None):
+        elif mine in (kept_uuid(session.journal), manifest.uuid if manifest is not None else None):
             wanted, kept = uuid.uuid4().hex, None
         else:
             return
@@ -141,7 +135,6 @@ def reconcile_identity(session: Session, manifest: Manifest | None) -> None:
 
 
 __all__ = [
-    "REPLACED",
     "check_identity",
     "join",
     "mark_replacing",

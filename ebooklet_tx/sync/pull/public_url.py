@@ -20,15 +20,11 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
     UUIDMismatchError,
 )
-from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.local.journal.facts import is_replacing, note_public_sides, public_sides
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
-from ebooklet_tx.local.journal.journal import put_meta
 from ebooklet_tx.stores.http import HTTPStore
-from ebooklet_tx.sync.root_object import get_root
+from ebooklet_tx.sync.root_object import fetch_root
 from ebooklet_tx.sync.session import Session
-
-PUBLIC_SIDES = "public_sides"
-"""The name of the fact: JSON of the address, without credentials, to the uuid seen there."""
 
 MAX_WAIT_SECONDS = 10.0
 MAX_ADDRESSES = 16
@@ -64,7 +60,7 @@ def check_public_side(session: Session, connection: Connection) -> None:
     address = without_secrets(connection.db_url)
     with session.mutex:
         uuid = session.local.file.header.uuid.hex()
-        if session.journal.get_meta("replace_remote") or _known(session).get(address) == uuid:
+        if is_replacing(session.journal) or _known(session).get(address) == uuid:
             return
     shown = _shown_uuid(connection, connection.db_url)
     if shown is None:
@@ -83,10 +79,7 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
     store = HTTPStore(db_url, key=connection.key, timeout_seconds=min(connection.read_timeout, MAX_WAIT_SECONDS))
     try:
         place = f"{connection.key!r} at {store.location}"
-        blob = get_root(store, connection.key, name=place)
-        if blob is None:
-            return None
-        return decode_root(blob.data, name=place).manifest.uuid
+        return fetch_root(store, connection.key, name=place).manifest.uuid
     except _CAN_NOT_TELL as error:
         _log.info("whether db_url shows the same database can't be told: %s", error)
         return None
@@ -98,7 +91,7 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
 
 
 def _known(session: Session) -> dict[str, str]:
-    text = session.journal.get_meta(PUBLIC_SIDES)
+    text = public_sides(session.journal)
     with decoding(session.journal.path, "the public addresses that were checked"):
         return dict(json.loads(text)) if text else {}
 
@@ -110,5 +103,4 @@ def _remember(session: Session, address: str, uuid: str) -> None:
             return
         same = {known: seen for known, seen in _known(session).items() if seen == uuid and known != address}
         kept = dict(list(same.items())[1 - MAX_ADDRESSES :]) | {address: uuid}
-        with session.journal.transaction() as connection:
-            put_meta(connection, {PUBLIC_SIDES: json.dumps(kept)})
+        note_public_sides(session.journal, json.dumps(kept))

@@ -8,11 +8,8 @@ succeeded, whatever the answer was that did not come back.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -20,18 +17,20 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     RemoteMissingError,
 )
-from ebooklet_tx.formats.root import Manifest, Root, decode_root
-from ebooklet_tx.formats.segment import count_rows, iter_log, merge_segments, read_segment
+from ebooklet_tx.formats.root import Manifest
+from ebooklet_tx.formats.segment import count_rows, read_segment
+from ebooklet_tx.local.journal.base import Base, base_facts, read_base
+from ebooklet_tx.local.journal.facts import REPLACED, is_replacing, type_fact
+from ebooklet_tx.local.journal.index_images import apply_images
 from ebooklet_tx.local.journal.intents import Intent, drop_intents, read_intents
-from ebooklet_tx.local.journal.journal import Journal, put_meta
-from ebooklet_tx.records import SegmentRef
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.sync.commit.commit_way import adopt
 from ebooklet_tx.sync.commit.swap_rules import may_still_apply, was_applied
-from ebooklet_tx.sync.pull.apply import MAX_IMAGES, apply_images
 from ebooklet_tx.sync.pull.detach import finish_detaching
-from ebooklet_tx.sync.pull.identity import REPLACED, check_identity, join, may_join
-from ebooklet_tx.sync.root_object import get_root
-from ebooklet_tx.sync.session import Base, Remote, Session, base_facts, read_base
+from ebooklet_tx.sync.pull.identity import check_identity, join, may_join
+from ebooklet_tx.sync.pull.segments import fetch_images, log_of
+from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root
+from ebooklet_tx.sync.session import Session
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -58,63 +57,6 @@ class PullResult:
         return self.changed
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedRoot:
-    """A root that can't be read, as it lies there."""
-
-    etag: str
-    error: RemoteIntegrityError
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedRoot:
-    """A root with its bytes and the ETag under which it was read."""
-
-    root: Root
-    etag: str
-    data: bytes
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.root.manifest
-
-
-def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoot | None:
-    """Reads the root, one request; None when it still has the ETag given.
-
-    Raises:
-        ObjectMissingError: There is none.
-        UnsupportedFormatError: Something else lies there.
-        RemoteIntegrityError: It is damaged.
-    """
-    blob = get_root(remote.store, remote.names.root, name=remote.root_place, if_none_match=if_none_match)
-    if blob is None:
-        return None
-    return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag, blob.data)
-
-
-def read_root_or_none(remote: Remote) -> FetchedRoot | None:
-    """Reads the root; None when there is none."""
-    try:
-        return read_root(remote)
-    except ObjectMissingError:
-        return None
-
-
-def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
-    """Reads the root, to be replaced whether it is damaged or not; None when there is none."""
-    try:
-        blob = get_root(remote.store, remote.names.root, name=remote.root_place)
-    except ObjectMissingError:
-        return None
-    if blob is None:
-        return None
-    try:
-        return FetchedRoot(decode_root(blob.data, name=remote.root_place), blob.etag, blob.data)
-    except RemoteIntegrityError as error:
-        return DamagedRoot(blob.etag, error)
-
-
 def pull(session: Session) -> PullResult:
     """Takes in what others have committed, and settles pushes whose outcome is not known.
 
@@ -137,7 +79,7 @@ def _pull_once(session: Session) -> PullResult | None:
     """One pull; None when another thread moved the base meanwhile."""
     with session.mutex:
         base = read_base(session.journal)
-        replacing = bool(session.journal.get_meta("replace_remote"))
+        replacing = is_replacing(session.journal)
         if replacing and not read_intents(session.journal):
             return PullResult(seq=base.seq)
     try:
@@ -174,8 +116,8 @@ def replacement_applied(session: Session, fetched: FetchedRoot) -> bool:
         return False
     if any(intent.commit_id == fetched.manifest.commit_id for intent in intents):
         return True
-    images = _fetch_images(session.remote, fetched, min(intent.seq for intent in intents) - 1)
-    committed = set(_log_of(images).values())
+    images = fetch_images(session.remote, fetched, min(intent.seq for intent in intents) - 1)
+    committed = set(log_of(images).values())
     return any(intent.commit_id in committed for intent in intents)
 
 
@@ -202,18 +144,17 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         check_identity(session, fetched.manifest)
     manifest = fetched.manifest
     full = _needs_everything(base, manifest)
-    images = _fetch_images(session.remote, fetched, 0 if full else base.seq)
-    log = _log_of(images)
+    images = fetch_images(session.remote, fetched, 0 if full else base.seq)
+    log = log_of(images)
     if not full and not _leads_on_from(base, manifest, log):
         _log.warning("the remote's history does not lead on from commit %d; its index is read anew", base.seq)
         full = True
-        images = _fetch_images(session.remote, fetched, 0)
-        log = _log_of(images)
+        images = fetch_images(session.remote, fetched, 0)
+        log = log_of(images)
     known_seq = 0 if full else base.seq
     # A count is only a word, for which `list(db)` would make room: the index shows the most it can be.
     most = (0 if full else base.key_count) + sum(count_rows(image) for image in images)
-    facts = base_facts(manifest, fetched.etag, fetched.data)
-    facts["base_key_count"] = min(manifest.key_count, most)
+    reached = replace(base_of(manifest, fetched.etag, fetched.data), key_count=min(manifest.key_count, most))
     result = PullResult(changed=manifest.commit_id != base.commit_id, seq=manifest.seq)
     committed = set(log.values())
     with session.mutex:
@@ -230,7 +171,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
             session.journal,
             images,
             base_seq=known_seq,
-            facts=facts,
+            facts=base_facts(reached) | type_fact(manifest.type),
             full=full and base.seq > 0,
             own_seq=None,
         )
@@ -292,11 +233,6 @@ def _needs_everything(base: Base, manifest: Manifest) -> bool:
     return rewound
 
 
-def _log_of(images: Sequence[bytes]) -> dict[int, str]:
-    """Returns the commit ids that some segments' logs name, by seq."""
-    return {record.seq: record.commit_id for image in images for record in iter_log(image)}
-
-
 def _leads_on_from(base: Base, manifest: Manifest, log: dict[int, str]) -> bool:
     """True when a root's history has our base commit in it.
 
@@ -309,71 +245,3 @@ def _leads_on_from(base: Base, manifest: Manifest, log: dict[int, str]) -> bool:
         return manifest.commit_id == base.commit_id
     known = {segment.digest for segment in base.segments}
     return any(s.last_seq == base.seq and s.digest in known for s in manifest.segments)
-
-
-def _fetch_images(remote: Remote, fetched: FetchedRoot, known_seq: int) -> list[bytes]:
-    """Fetches and checks the segments that hold commits after a known one, and the tail."""
-    manifest = fetched.manifest
-    needed = [segment for segment in manifest.segments if segment.last_seq > known_seq]
-    if len(needed) > 1:
-        with ThreadPoolExecutor(max_workers=min(remote.threads, len(needed))) as pool:
-            images = list(pool.map(lambda segment: fetch_segment(remote, segment), needed))
-    else:
-        images = [fetch_segment(remote, segment) for segment in needed]
-    if fetched.root.tail:
-        images.append(read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}"))
-    return _few_enough(images)
-
-
-def _few_enough(images: Sequence[bytes]) -> list[bytes]:
-    """Merges the oldest images until as many are left as can be attached at once."""
-    images = list(images)
-    while len(images) > MAX_IMAGES:
-        merged = merge_segments(images[:2], drop_tombstones=False)
-        images[:2] = [read_segment(merged, name="a merge of index segments")]
-    return images
-
-
-def fetch_segment(remote: Remote, segment: SegmentRef) -> bytes:
-    """Fetches an index segment that a root names, and returns its image, checked.
-
-    Raises:
-        RemoteIntegrityError: It is missing or damaged.
-    """
-    key = remote.names.object(segment.name)
-    try:
-        blob = remote.store.get(key, max_bytes=segment.size_bytes)
-    except ObjectMissingError as error:
-        raise RemoteIntegrityError(
-            f"the index segment {key!r} at {remote.store.location} is missing although the root names it; "
-            "pull again, and if it stays missing restore it from a backup or push(force_push=True) from a "
-            "complete copy"
-        ) from error
-    if blob is None or hashlib.blake2b(blob.data, digest_size=16).hexdigest() != segment.digest:
-        raise RemoteIntegrityError(
-            f"the index segment {key!r} at {remote.store.location} is not what the root says: its digest "
-            "differs; restore it from a backup or push(force_push=True) from a complete copy"
-        )
-    return read_segment(blob.data, name=f"{key!r} at {remote.store.location}")
-
-
-def note_connection(journal: Journal, connection_json: str) -> None:
-    """Remembers where the remote is, for `recover`; never a credential."""
-    if journal.get_meta("connection") != connection_json:
-        with journal.transaction() as connection:
-            put_meta(connection, {"connection": connection_json})
-
-
-def known_type(journal: Journal) -> str | None:
-    """Returns the type of the database that a journal belongs to; None when it was never told."""
-    found = journal.get_meta("type")
-    if found is None:
-        return "booklet" if read_base(journal).seq else None
-    return str(found)
-
-
-def note_type(journal: Journal, type_name: str) -> None:
-    """Remembers of which type the database is, for when its remote can't be asked."""
-    if journal.get_meta("type") != type_name:
-        with journal.transaction() as connection:
-            put_meta(connection, {"type": type_name})
