@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.entries import entries_where, pending_entries
+from ebooklet_tx.local.journal.pending.discard import discard
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
-from ebooklet_tx.sync.pull.discard import discard
 from ebooklet_tx.sync.pull.pull import PullResult, pull
 from ebooklet_tx.sync.pull.resolve import Resolver, resolve_keys
 from ebooklet_tx.sync.session import Session
@@ -172,8 +172,7 @@ class Change(Unshared):
         """
         wanted = None if keys is None else list(several(keys, "discard"))
         session = self._committed("discard")
-        with session.mutex:
-            return discard(session.journal, wanted)
+        return discard(session.journal, wanted)
 
 
 def reader_pull(session: Session) -> PullResult:

@@ -23,6 +23,7 @@ from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing, known_type
+from ebooklet_tx.local.journal.pending.detachment import is_deletion_begun
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.open_settings import Settings
 from ebooklet_tx.sync.commit.fencing import fence_off
@@ -36,7 +37,6 @@ from ebooklet_tx.sync.locking import (
     take_lock,
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
-from ebooklet_tx.sync.pull.detach import is_deletion_begun
 from ebooklet_tx.sync.pull.identity import mark_replacing
 from ebooklet_tx.sync.pull.pull import apply_root, pull
 from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root

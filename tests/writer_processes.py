@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
 from ebooklet_tx.local.commit import stage_value
+from ebooklet_tx.local.journal.pending import resolutions
 from ebooklet_tx.locks import process_identity as this_process
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync import locking
 from ebooklet_tx.sync.commit import commit_way
-from ebooklet_tx.sync.pull import resolve
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say
@@ -103,7 +103,7 @@ def resolve_and_die(_pipe: Pipe, place: Place, path: Path, keys: list[str], at: 
             os.kill(os.getpid(), signal.SIGKILL)
         stage_value(raw, key, value, timestamp_us)
 
-    resolve.stage_value = die  # type: ignore[attr-defined]  # mypy sees a name of another module
+    resolutions.stage_value = die  # type: ignore[attr-defined]  # mypy sees a name of another module
     open_at(place, path, "w", lock=None).changes().resolve(keys, "merged")
 
 

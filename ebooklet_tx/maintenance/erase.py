@@ -33,13 +33,14 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.segment import build_segment, iter_rows, read_segment
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
+from ebooklet_tx.local.journal.pending.detachment import note_deletion
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.maintenance.named import GARBAGE_NOTE, list_own
 from ebooklet_tx.records import IndexRow
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.locking import agree, new_lock
-from ebooklet_tx.sync.pull.detach import Forgotten, forget_remote, note_deletion
+from ebooklet_tx.sync.pull.detach import Forgotten, forget_remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
 
@@ -124,13 +125,11 @@ def delete_remote(session: Session) -> EraseReport:
     forgotten = Forgotten(0, 0)
 
     def before() -> None:
-        with session.mutex:
-            note_deletion(session)
+        note_deletion(session.journal)
 
     def after() -> None:
         nonlocal forgotten
-        with session.mutex:
-            forgotten = forget_remote(session)
+        forgotten = forget_remote(session.local)
 
     with session.push_mutex:
         with session.mutex:

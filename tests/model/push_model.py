@@ -658,7 +658,7 @@ def _without(journal: Journal, rule: Callable[[int | None, Version, Version], bo
 
 
 def _resolved(writer: Writer, choice: str) -> Writer:
-    """`resolve._rebase` for the shared key."""
+    """`resolutions._rebase` for the shared key."""
     journal, acked = writer.journal, list(writer.acked)
     pending, base = list(journal.pending), list(journal.base)
     if choice == "theirs":

@@ -10,7 +10,7 @@ import pytest
 
 from ebooklet_tx.local import commit
 from ebooklet_tx.local.journal import index_images
-from ebooklet_tx.sync.pull.conflicts import AGREEING, CONFLICTING
+from ebooklet_tx.local.journal.pending.conflicts import AGREEING, CONFLICTING
 from tests.model.explorer import BoundExceededError, explore
 from tests.model.push_model import NEVER, Version, digest, in_conflict, is_agreeing, is_done
 

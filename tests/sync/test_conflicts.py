@@ -626,7 +626,7 @@ def test_settling_is_one_transaction(three_conflicts: Two, monkeypatch: pytest.M
         done.append(key)
         real(raw, key, value, timestamp_us)
 
-    monkeypatch.setattr("ebooklet_tx.sync.pull.resolve.stage_value", fail_at_the_second)
+    monkeypatch.setattr("ebooklet_tx.local.journal.pending.resolutions.stage_value", fail_at_the_second)
     with pytest.raises(OSError, match="disk full"):
         three_conflicts.ours.changes().resolve(["a", "b", "c"], "merged")
     monkeypatch.undo()

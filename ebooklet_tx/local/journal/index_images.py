@@ -16,11 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
+from ebooklet_tx.local.journal.pending.columns import NO_BASE, NO_REMOTE, REMOTE_AS_BASE
 
 MAX_IMAGES = 9
 """As many segments as a manifest names, and the tail; SQLite attaches ten databases at most."""
-
-_REMOTE_COLUMNS = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
 
 _UPSERT = """
 INSERT INTO entry(key, remote_seq, remote_timestamp_us, remote_digest, remote_object,
@@ -40,12 +39,8 @@ _KNOWN_OBJECTS = """
   LEFT JOIN main.remote_object AS known ON known.name = o.name
 """
 
-_NO_BASE = ", ".join(f"base_{name} = NULL" for name in _REMOTE_COLUMNS)
-_REMOTE_AS_BASE = ", ".join(f"base_{name} = remote_{name}" for name in _REMOTE_COLUMNS)
-_FORGET_REMOTE = ", ".join(f"remote_{name} = NULL" for name in _REMOTE_COLUMNS)
-
 _DONE = f"""
-UPDATE entry SET pending = 0, {_NO_BASE} WHERE pending != 0 AND (
+UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0 AND (
   (pending = 1 AND pending_digest IS remote_digest AND pending_timestamp_us IS remote_timestamp_us)
   OR (pending = 2 AND remote_digest IS NULL))
 """
@@ -53,12 +48,12 @@ UPDATE entry SET pending = 0, {_NO_BASE} WHERE pending != 0 AND (
 whether it is the same change or one more of its kind (a counter's) is for the push to say."""
 
 _EQUAL_IS_CLEAN = f"""
-UPDATE entry SET pending = 0, {_NO_BASE}
+UPDATE entry SET pending = 0, {NO_BASE}
 WHERE pending != 0 AND pending = 1 AND pending_digest IS remote_digest
 """
 
 _NEWER_WINS = f"""
-UPDATE entry SET pending = 0, {_NO_BASE}
+UPDATE entry SET pending = 0, {NO_BASE}
 WHERE pending != 0 AND remote_seq IS NOT NULL AND remote_timestamp_us >= pending_timestamp_us
 """
 
@@ -90,7 +85,7 @@ def apply_images(
     with _attached(journal, images) as schemas, checkpoint, journal.transaction() as connection:
         raw = driver(connection)
         if full:
-            raw.execute(f"UPDATE entry SET {_FORGET_REMOTE} WHERE remote_seq IS NOT NULL")
+            raw.execute(f"UPDATE entry SET {NO_REMOTE} WHERE remote_seq IS NOT NULL")
             # After a rewind the same numbers name other commits.
             raw.execute("DELETE FROM commit_log")
             base_seq = 0
@@ -100,11 +95,11 @@ def apply_images(
         if raw.execute("SELECT 1 FROM meta WHERE name = 'adopted'").fetchone():
             raw.execute(_EQUAL_IS_CLEAN)
             raw.execute(_NEWER_WINS)
-            raw.execute(f"UPDATE entry SET {_REMOTE_AS_BASE} WHERE pending != 0")
+            raw.execute(f"UPDATE entry SET {REMOTE_AS_BASE} WHERE pending != 0")
             raw.execute("DELETE FROM meta WHERE name = 'adopted'")
         if own_seq is not None:
             # First, so that a mere change of timestamp since then is told from what was pushed.
-            raw.execute(f"UPDATE entry SET {_REMOTE_AS_BASE} WHERE pending != 0 AND remote_seq = ?", (own_seq,))
+            raw.execute(f"UPDATE entry SET {REMOTE_AS_BASE} WHERE pending != 0 AND remote_seq = ?", (own_seq,))
         raw.execute(_DONE)
         if full:
             raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")

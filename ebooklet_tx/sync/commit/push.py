@@ -15,6 +15,7 @@ from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
+from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.uploads import forget_uploads
 from ebooklet_tx.sync.commit.builder import build, place_pending
 from ebooklet_tx.sync.commit.change_way import check_lock, renew_lock
@@ -27,15 +28,7 @@ from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_confli
 from ebooklet_tx.sync.pull.detach import start_over
 from ebooklet_tx.sync.pull.identity import reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.pull.resolve import (
-    Resolution,
-    Resolver,
-    apply,
-    check_choice,
-    drop_agreeing,
-    gives_way,
-    resolve_all,
-)
+from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, gives_way, resolve_all
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
@@ -157,7 +150,7 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
             complete = _hear_of_conflicts(session, on_conflict)
             yielding = [] if on_conflict == "raise" else resolve_all(session, on_conflict)
             if not callable(on_conflict):
-                drop_agreeing(session)
+                drop_agreeing(session.journal)
             try:
                 result = _one_round(session, resumed=resumed, yielding=yielding, always=always, complete=complete)
             except ConflictError:
@@ -262,7 +255,7 @@ def _one_round(
         base = replace(base, fence=fence)
     elif not entries and not replacing and base.seq and not always:
         # That the remote still has what we give way to was heard in this round.
-        apply(session, yielding)
+        apply(session.journal, yielding)
         return PushResult(False, seq=base.seq)
     if session.remote.offline:
         raise OfflineError(
@@ -293,7 +286,7 @@ def _one_round(
     if outcome.etag is not None:
         finish(session, outcome.commit or commit, outcome.etag)
     if fence is None:
-        apply(session, yielding)
+        apply(session.journal, yielding)
         forget_uploads(session.journal)
     return PushResult(
         True,
@@ -352,7 +345,7 @@ def _start_over_if_gone(session: Session) -> list[str]:
     try:
         applied = pull(session).applied
     except RemoteMissingError:
-        start_over(session)
+        start_over(session.local, session.remote.root_place)
     return applied
 
 

@@ -1,4 +1,4 @@
-"""Conflicts: keys that were changed here and by somebody else since their common base.
+"""Conflicts: keys that were changed here and by another writer since their common base.
 
 Owns no state. The invariant: a key is a conflict exactly while it has a pending operation and its
 remote digest differs both from the base of that operation and from the operation's own outcome.
@@ -23,26 +23,17 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
 )
 from ebooklet_tx.local.journal.entries import Entry
-from ebooklet_tx.local.journal.index_rows import object_ref
-from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
-from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.remote_values import RemoteValue
-from ebooklet_tx.local.journal.schema import SOUND_ROW
+from ebooklet_tx.local.journal.pending.conflicts import ConflictRow, conflict_rows, find_side
 from ebooklet_tx.local.journal.staged import held_value
-from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_place
 from ebooklet_tx.sync.session import Session
 
-CONFLICTING = (
-    "pending != 0 AND remote_digest IS NOT base_digest "
-    "AND remote_digest IS NOT CASE pending WHEN 1 THEN pending_digest END"
-)
-"""SQL that is true of an entry in conflict."""
-
-AGREEING = "pending != 0 AND pending = 1 AND remote_digest IS NOT base_digest AND remote_digest IS pending_digest"
-"""SQL that is true of an entry to which another writer gave the same value."""
+_GONE = (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError)
+"""What a store answers where an object is not what the index says."""
 
 
 @final
@@ -137,109 +128,99 @@ class ConflictError(Error):
 
 
 def find_conflicts(session: Session, *, agreeing: bool = False) -> list[Conflict]:
-    """Returns the conflicts in order of key, with keys of equal content if asked; needs the mutex."""
+    """Returns the conflicts in order of key; with `agreeing` those keys as well to which both gave one value."""
 
     def load(key: str, side: str) -> Any:
         return load_side(session, key, side)
 
     with session.journal.reading() as raw:
-        return conflicts_in(raw, load, agreeing=agreeing)
+        rows = conflict_rows(raw, agreeing=agreeing)
+    return [_conflict(row, load) for row in rows]
+
+
+def conflicts_in(raw: sqlite3.Connection) -> list[Conflict]:
+    """Returns the conflicts that a journal's database holds, in order of key, without their values.
+
+    Raises:
+        JournalDamagedError: A row of them is not as it was written.
+    """
+    return [_conflict(row, _no_values) for row in conflict_rows(raw)]
 
 
 def _no_values(key: str, _side: str) -> Any:
     raise LocalIntegrityError(f"the values of key {key!r} can't be had without opening the database; open it")
 
 
-def conflicts_in(
-    raw: sqlite3.Connection, load: Callable[[str, str], Any] = _no_values, *, agreeing: bool = False
-) -> list[Conflict]:
-    """Returns the conflicts that a journal's database holds, in order of key.
-
-    Raises:
-        JournalDamagedError: A row of them is not as it was written.
-    """
-    where = f"pending != 0 AND (({CONFLICTING}) OR ({AGREEING}))" if agreeing else CONFLICTING
-    rows = raw.execute(
-        "SELECT e.key, e.base_digest, e.base_timestamp_us, "
-        "CASE e.pending WHEN 1 THEN e.pending_digest END, e.pending_timestamp_us, "
-        f"e.remote_digest, e.remote_timestamp_us, c.writer, {SOUND_ROW} "
-        "FROM entry AS e LEFT JOIN commit_log AS c ON c.seq = e.remote_seq "
-        f"WHERE {where} ORDER BY e.key"
-    ).fetchall()
-    for row in rows:
-        if not row[8]:
-            raise misplaced(location_of(raw), f"the row of {row[0]!r} is not as it was written")
-    return [
-        Conflict(
-            key=row[0],
-            base_version=Version(row[1], row[2]),
-            ours_version=Version(row[3], row[4]),
-            theirs_version=Version(row[5], row[6], row[7]),
-            _load=load,
-        )
-        for row in rows
-    ]
+def _conflict(row: ConflictRow, load: Callable[[str, str], Any]) -> Conflict:
+    return Conflict(
+        key=row.key,
+        base_version=Version(row.base_digest, row.base_timestamp_us),
+        ours_version=Version(row.ours_digest, row.ours_timestamp_us),
+        theirs_version=Version(row.theirs_digest, row.theirs_timestamp_us, row.theirs_writer),
+        _load=load,
+    )
 
 
-def load_side(session: Session, key: str, side: str, *, looked_again: bool = False) -> Any:
+def load_side(session: Session, key: str, side: str) -> Any:
     """Returns the decoded value of one side, wherever its bytes are, or MISSING.
 
     Args:
         session: The session.
         key: The key.
         side: `base`, `pending` or `remote`, as the journal's columns are called.
-        looked_again: Whether a pull was already made because the value's object had gone.
 
     Raises:
         RemoteIntegrityError: The bytes are not what the index says.
         LocalIntegrityError: They are nowhere to be found.
     """
-    with session.mutex:
-        entry = session.local.entry(key)
+    try:
+        value = _value_of(session, key, side)
+    except _GONE as error:
+        if side == "base":
+            raise _not_fetched(key, side, error) from error
+        # Compacted since: the remote's next commit has another place for it.
+        pull(session)
+        try:
+            value = _value_of(session, key, side)
+        except _GONE as still:
+            raise _not_fetched(key, side, still) from still
+    return MISSING if value is None else session.decode(key, value)
+
+
+def _value_of(session: Session, key: str, side: str) -> bytes | None:
+    """Returns the encoded value of one side, or None where the key is not there."""
+    local = session.local
+    with local.mutex:
+        entry = local.entry(key)
         if entry is None or (side == "pending" and entry.digest is None):
-            return MISSING
+            return None
         if side == "pending":
-            return session.decode(key, read_pending(session.local, entry))
-        digest, place = _place(session.journal, key, side)
+            return read_pending(local, entry)
+        digest, place = find_side(local.journal, key, side)
         if digest is None:
-            return MISSING
-        value = _local_bytes(session, entry, digest)
-    if value is None and place is None:
+            return None
+        value = _local_bytes(local, entry, digest)
+    if value is not None:
+        return value
+    if place is None:
         raise LocalIntegrityError(
             f"the {side} value of key {key!r} is neither here nor in the remote any more; choose a side, or "
             "give a value"
         )
-    if value is None and place is not None:
-        try:
-            value = fetch_place(session, RemoteValue(key, digest, 0, *place))
-        except (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError) as error:
-            if looked_again or side == "base":
-                raise RemoteIntegrityError(
-                    f"the {side} value of key {key!r} can't be fetched any more: {error}; choose a side, or "
-                    "give a value"
-                ) from error
-            pull(session)
-            return load_side(session, key, side, looked_again=True)
-    return session.decode(key, value or b"")
+    return fetch_place(session, place)
 
 
-def _place(journal: Journal, key: str, side: str) -> tuple[bytes | None, tuple[ObjectRef, int, int] | None]:
-    with journal.reading() as raw:
-        digest, number, offset, length = raw.execute(
-            f"SELECT {side}_digest, {side}_object, {side}_offset_bytes, {side}_length_bytes "
-            "FROM entry WHERE key = ?",
-            (key,),
-        ).fetchone()
-    if digest is None or number is None:
-        return digest, None
-    return digest, (object_ref(journal, number), offset, length)
+def _not_fetched(key: str, side: str, error: Error) -> RemoteIntegrityError:
+    return RemoteIntegrityError(
+        f"the {side} value of key {key!r} can't be fetched any more: {error}; choose a side, or give a value"
+    )
 
 
-def _local_bytes(session: Session, entry: Entry, digest: bytes) -> bytes | None:
+def _local_bytes(local: LocalStore, entry: Entry, digest: bytes) -> bytes | None:
     """Finds an intact copy of a digest on this machine."""
     if entry.local_digest == digest:
-        value = session.local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+        value = local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         if digest_of(value) == digest:
             return value
-    held = held_value(session.journal, entry.key, digest)
+    held = held_value(local.journal, entry.key, digest)
     return held if held is not None and digest_of(held) == digest else None

@@ -14,8 +14,8 @@ from ebooklet_tx.errors import UnsupportedFormatError, UUIDMismatchError
 from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import kept_uuid, note_replacing
+from ebooklet_tx.local.journal.pending.detachment import was_pushed
 from ebooklet_tx.sync.origin import is_made_here, note_made_here
-from ebooklet_tx.sync.pull.detach import was_pushed
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.values.serializers import same_serializer
 

@@ -90,7 +90,10 @@ def _pull_once(session: Session) -> PullResult | None:
         # It is replaced whether it can be read or not.
         return PullResult(seq=base.seq)
     except ObjectMissingError as error:
-        if base.seq and not finish_detaching(session):
+        with session.mutex:
+            # A transaction has read what detaching would change under it.
+            detached = not session.in_transaction and finish_detaching(session.local)
+        if base.seq and not detached:
             way_out = (
                 "push(force_push=True) writes it anew"
                 if session.remote.store.writable

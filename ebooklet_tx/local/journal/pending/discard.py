@@ -1,7 +1,7 @@
 """Discarding pending operations.
 
-Owns no state. The invariant: a discarded operation leaves the key as the base commit has it, in one
-transaction for all keys; a value that only this machine had is gone afterwards.
+The invariant: a discarded operation leaves the key as the base commit has it, in one transaction for all keys;
+a value that only this machine had is gone afterwards.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ebooklet_tx.local.journal.journal import Journal, driver
+from ebooklet_tx.local.journal.pending.columns import NO_BASE
 
-_NOT_PENDING = """
-UPDATE entry SET pending = 0, base_seq = NULL, base_timestamp_us = NULL, base_digest = NULL,
-  base_object = NULL, base_offset_bytes = NULL, base_length_bytes = NULL WHERE pending != 0
-"""
+_NOT_PENDING = f"UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0"
 _ONLY_PENDING = "DELETE FROM entry WHERE pending != 0 AND remote_seq IS NULL AND local_digest IS NULL"
 _EMPTY = "DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0"
 
 
 def discard(journal: Journal, keys: Sequence[str] | None) -> int:
     """Drops the pending operations of some keys, or of all; returns how many there were."""
-    with journal.transaction() as connection:
-        raw = driver(connection)
+    with journal.transaction() as transaction:
+        raw = driver(transaction)
         if keys is None:
             # First, while the index of what is pending tells them from the rest of the table.
             dropped = raw.execute(_ONLY_PENDING).rowcount
