@@ -325,8 +325,15 @@ class ObjectTooLargeError(RemoteIntegrityError):
 
     kind = "object_too_large"
 
-    def __init__(self, *args: object, etag: str = "", start: bytes = b"", object_name: str | None = None) -> None:
-        super().__init__(*args, object_name=object_name)
+    def __init__(
+        self,
+        *args: object,
+        etag: str = "",
+        start: bytes = b"",
+        object_name: str | None = None,
+        operation: str | None = None,
+    ) -> None:
+        super().__init__(*args, object_name=object_name, operation=operation)
         self.etag = etag
         self.start = start
 

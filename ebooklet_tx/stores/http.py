@@ -34,17 +34,11 @@ from ebooklet_tx.errors import (
     TransientStoreError,
     UnreachableStoreError,
 )
+from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
 from ebooklet_tx.stores.deadline import TimedSocket, deadline_in
-from ebooklet_tx.stores.http_errors import (
-    Request,
-    bytes_to_skip,
-    check_range,
-    error_for_answer,
-    read_part,
-    read_whole,
-    retry_after_seconds,
-)
+from ebooklet_tx.stores.http_errors import error_for_answer, retry_after_seconds
 from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.stores.request import Request
 
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 

@@ -22,7 +22,7 @@ from ebooklet_tx.maintenance.copy import copy_remote
 from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.stores.s3 import S3Store
+from ebooklet_tx.stores.s3.sender import Sender
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.connecting import remote_at
@@ -136,7 +136,7 @@ class Watch:
         self._dead = False
         self._mutex = threading.Lock()
 
-    def ask(self, original: Callable[..., Any], store: S3Store, request: Any, send: Any) -> Any:
+    def send(self, original: Callable[..., Any], sender: Sender, request: Any, call: Any) -> Any:
         with self._mutex:
             if self._dead and threading.current_thread().name.startswith("ebooklet_tx "):
                 raise LockLostError("its process is dead")
@@ -147,7 +147,7 @@ class Watch:
             self._dead = last
         if last and not self._after:
             raise Killed
-        answer = original(store, request, send)
+        answer = original(sender, request, call)
         if last:
             raise Killed
         return answer
@@ -155,9 +155,9 @@ class Watch:
 
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> Iterator[Watch]:
-    original = S3Store._ask
+    original = Sender.send
     with monkeypatch.context() as patch:
-        patch.setattr(S3Store, "_ask", lambda store, request, send: watch.ask(original, store, request, send))
+        patch.setattr(Sender, "send", lambda sender, request, call: watch.send(original, sender, request, call))
         yield watch
 
 

@@ -20,7 +20,7 @@ from ebooklet_tx.errors import OfflineError, OfflineWarning, TransientStoreError
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.stores.deadline import SLOWEST_BYTES_PER_SECOND, Deadline, TimedSocket, deadline_at, deadline_in
 from ebooklet_tx.stores.factory import open_store
-from ebooklet_tx.stores.http_errors import Request
+from ebooklet_tx.stores.request import Request
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy, patience
 from ebooklet_tx.stores.s3 import S3Store
 from tests.memory_store import MemoryStore

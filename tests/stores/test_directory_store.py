@@ -24,8 +24,8 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     TransientStoreError,
 )
-from ebooklet_tx.stores import directory
-from ebooklet_tx.stores.directory import TEMPORARY_MAX_AGE_SECONDS, DirectoryStore
+from ebooklet_tx.stores.directory import TEMPORARY_MAX_AGE_SECONDS, DirectoryStore, folders
+from ebooklet_tx.stores.directory import store as store_module
 from ebooklet_tx.stores.object_store import UploadState
 
 AS_ROOT = os.geteuid() == 0
@@ -212,7 +212,7 @@ def test_a_full_disk_changes_nothing_and_is_named(
 ) -> None:
     store.put("db", b"first")
     with monkeypatch.context() as patch:
-        patch.setattr(directory, "sync_file", FailingCalls(number))
+        patch.setattr(store_module, "sync_file", FailingCalls(number))
         says = "'db'.*(failed|disk is full)" if number == errno.EIO else "'db'.*disk is full"
         with pytest.raises(TransientStoreError, match=says) as caught:
             store.put("db", b"second")
@@ -225,7 +225,7 @@ def test_a_failed_sync_of_the_folder_may_have_applied(
     store: DirectoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("db", b"first")
-    monkeypatch.setattr(directory, "sync_folder", FailingCalls(errno.EIO))
+    monkeypatch.setattr(folders, "sync_folder", FailingCalls(errno.EIO))
     with pytest.raises(TransientStoreError) as caught:
         store.put("db", b"second")
     assert caught.value.may_have_applied
@@ -416,7 +416,7 @@ KILLED_WRITER = textwrap.dedent(
 def test_a_killed_writer_leaves_whole_objects_and_no_lock(folder: Path, after_steps: int) -> None:
     store = DirectoryStore(folder, lock_timeout_seconds=20.0)
     store.put("db", bytes(100_000))
-    checkout = Path(directory.__file__).parents[2]
+    checkout = Path(store_module.__file__).parents[3]
     writer = subprocess.Popen(
         [sys.executable, "-c", KILLED_WRITER, str(folder)], stdout=subprocess.PIPE, cwd=checkout
     )

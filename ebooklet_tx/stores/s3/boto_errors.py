@@ -19,10 +19,10 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.stores.http_errors import (
     DENIAL_CODES,
     RENEWAL_CODES,
-    Request,
     error_for_answer,
     retry_after_seconds,
 )
+from ebooklet_tx.stores.request import Request
 
 # Reading an answer's body, botocore lets some errors of urllib3 through.
 FAILURES = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, HTTPError, OSError)

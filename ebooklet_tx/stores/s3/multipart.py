@@ -18,8 +18,8 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     TransientStoreError,
 )
-from ebooklet_tx.stores.http_errors import Request
 from ebooklet_tx.stores.object_store import ByteSource, UploadState
+from ebooklet_tx.stores.request import Request
 
 if TYPE_CHECKING:
     from typing import Protocol

@@ -16,7 +16,7 @@ from botocore.exceptions import HTTPClientError
 
 from ebooklet_tx.errors import RemoteAccessError, TransientStoreError
 from ebooklet_tx.stores.deadline import deadline_in
-from ebooklet_tx.stores.http_errors import Request
+from ebooklet_tx.stores.request import Request
 from ebooklet_tx.stores.s3.boto_errors import FAILURES, is_denial, needs_renewal, translated
 from ebooklet_tx.stores.s3.client import make_client
 

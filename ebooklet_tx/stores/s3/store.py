@@ -20,8 +20,9 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
 )
 from ebooklet_tx.formats.object_names import ObjectNames
-from ebooklet_tx.stores.http_errors import Request, bytes_to_skip, check_range, read_part, read_whole
+from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
 from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.stores.request import Request
 from ebooklet_tx.stores.s3.boto_errors import NotModifiedError
 from ebooklet_tx.stores.s3.client import has_custom_endpoint, location_of
 from ebooklet_tx.stores.s3.multipart import MIN_PART_BYTES, MultipartUpload
