@@ -37,10 +37,9 @@ from ebooklet_tx.errors import (
     SessionClosedError,
 )
 from ebooklet_tx.keys import check_key, is_text, several, text_of
-from ebooklet_tx.local.commit import Overlay
-from ebooklet_tx.local.journal.entries import visible_count
+from ebooklet_tx.local.journal.entries import iter_pages, visible_count
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
-from ebooklet_tx.local.local_store import iter_pages
+from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalStorageError
@@ -18,6 +17,7 @@ from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.block_writer import Placed, Value
 from ebooklet_tx.local.journal.entries import VISIBLE, digests_of, keys_with_local_copy, stale_keys
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
+from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
 
@@ -85,71 +85,6 @@ WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pendi
 """
 
 
-@dataclass
-class Overlay:
-    """What a session wrote since its last commit.
-
-    `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds);
-    `cleared` says that every key not among them is deleted. `waiting_bytes` is what it holds: the values, and
-    the keys that have none.
-
-    The operations change in one call into C, so that an interrupt comes before that or after it: between them
-    and `cleared` lies the whole database.
-    """
-
-    operations: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
-    cleared: bool = False
-    cleared_at_us: int = 0
-    waiting_bytes: int = 0
-    version: int = 0
-
-    def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
-        """Notes that a key is set, or deleted with None."""
-        operation = value, timestamp_us
-        self.version += 1
-        self.waiting_bytes += _waiting_bytes(key, operation) - _waiting_bytes(key, self.operations.get(key))
-        self.operations[key] = operation
-
-    def put_all(self, operations: dict[str, tuple[bytes | None, int]]) -> None:
-        """Notes what is set and deleted, all of it or, when it is interrupted, nothing."""
-        self.version += 1
-        old = self.operations
-        self.waiting_bytes += sum(
-            _waiting_bytes(key, operation) - _waiting_bytes(key, old.get(key))
-            for key, operation in operations.items()
-        )
-        old.update(operations)
-
-    def clear(self, timestamp_us: int) -> None:
-        """Notes that every key but the metadata is deleted."""
-        kept = {key: operation for key, operation in self.operations.items() if key == ""}
-        vars(self).update(
-            operations=kept,
-            cleared=True,
-            cleared_at_us=timestamp_us,
-            waiting_bytes=sum(_waiting_bytes(*item) for item in kept.items()),
-            version=self.version + 1,
-        )
-
-    def forget(self) -> None:
-        """Empties the overlay, after a commit or a rollback."""
-        vars(self).update(operations={}, cleared=False, waiting_bytes=0, version=self.version + 1)
-
-    def copy(self) -> Overlay:
-        """Returns a copy that later writes do not change."""
-        return Overlay(dict(self.operations), self.cleared, self.cleared_at_us, self.waiting_bytes, self.version)
-
-    def __bool__(self) -> bool:
-        return bool(self.operations) or self.cleared
-
-
-def _waiting_bytes(key: str, operation: tuple[bytes | None, int] | None) -> int:
-    # Empty values and deletes take memory too: without a bound on them it would follow the number of keys.
-    if operation is None:
-        return 0
-    return len(operation[0]) if operation[0] else len(key.encode())
-
-
 class Fetched(NamedTuple):
     """A value that came from the remote and is to be kept in the Booklet file.
 
@@ -188,7 +123,7 @@ def append(
     journal: Journal,
     overlay: Overlay,
     fetched: Iterable[Fetched] = (),
-    lacking: Sequence[Fetched] = (),
+    absent: Sequence[Fetched] = (),
 ) -> bool:
     """Commits an overlay, and all that is staged, into the Booklet file and the journal.
 
@@ -199,8 +134,8 @@ def append(
         file: The file.
         journal: Its journal.
         overlay: What was written.
-        fetched: Values from the remote; those that are still current and lacking are kept.
-        lacking: More of them, of which the caller knows that they are both.
+        fetched: Values from the remote; those that are still current, and have no copy in the file, are kept.
+        absent: More of them, of which the caller knows both.
 
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
@@ -211,7 +146,7 @@ def append(
         if value is not None
     ]
     gone = {*stale_keys(journal), *(key for key, (value, _) in overlay.operations.items() if value is None)}
-    kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *lacking)]
+    kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *absent)]
     replaced = keys_with_local_copy(journal, [key for key, _, _ in written])
     number = new_append_number()
     placed = file.append(

@@ -29,8 +29,6 @@ WHY_SO_LONG = re.compile(r"\bone file\b", re.IGNORECASE)
 LONG_FILES_TODAY = {
     "cli/demo.py",
     "database.py",
-    "local/journal/journal.py",
-    "local/local_store.py",
     "local/value_file.py",
     "maintenance/repair.py",
     "sync/pull/pull.py",

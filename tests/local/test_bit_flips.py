@@ -102,7 +102,7 @@ def test_bits_in_an_open_file(bench: Bench, flips: int) -> None:
                 flip(bench.path(), byte, bit)
         # Nearly every bit of this file belongs to a value.
         assert flips * 3 // 4 < found_damaged < flips
-        store._damaged.clear()
+        store._fetched._damaged.clear()
         assert dict(db.items()) == expected
 
 

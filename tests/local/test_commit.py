@@ -8,10 +8,11 @@ import booklet
 import pytest
 
 from ebooklet_tx.errors import ReadOnlyError
-from ebooklet_tx.local.commit import Fetched, Overlay
+from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal.entries import entries_where
-from ebooklet_tx.local.journal.staged import staged_bytes
+from ebooklet_tx.local.journal.staged import count_staged
 from ebooklet_tx.local.local_store import STAGE_COMMIT_BYTES, LocalStore
+from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.records import digest_of
 
 
@@ -92,7 +93,7 @@ def test_a_crowded_journal_is_unloaded(path: Path, monkeypatch: pytest.MonkeyPat
     for number in range(4):
         store.overlay.put(f"k{number}", b"1", 1)
         store.commit()
-        assert bool(staged_bytes(store.journal)) == (number < 3)
+        assert bool(count_staged(store.journal)[1]) == (number < 3)
     store.close()
     assert len(contents(path)) == 4
 

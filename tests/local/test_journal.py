@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
-from ebooklet_tx.local.journal.entries import find_entry, pending_entries, visible_count
+from ebooklet_tx.local.journal.entries import find_entry, iter_pages, pending_entries, visible_count
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta, sqlite_errors
-from ebooklet_tx.local.local_store import iter_pages
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ebooklet_tx.errors import (
     LockTimeoutError,
 )
 from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local import block_writer, value_file
+from ebooklet_tx.local import block_writer, open_by_lock, open_pair, reading, value_file
 from ebooklet_tx.local import local_store as store_module
 from ebooklet_tx.local.booklet_layout import GUARD_PREFIX, N_KEYS_OFFSET
 from ebooklet_tx.local.commit import Fetched
@@ -28,7 +28,7 @@ from ebooklet_tx.local.files.checked_file import write_all
 from ebooklet_tx.local.inspection import inspect_pair
 from ebooklet_tx.local.journal.entries import entries_where, find_entry
 from ebooklet_tx.local.journal.journal import Journal, is_open_here
-from ebooklet_tx.local.journal.staged import staged_bytes
+from ebooklet_tx.local.journal.staged import count_staged
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.recovery import journal_path
 from ebooklet_tx.local.value_file import ValueFile, create_file, new_append_number
@@ -93,7 +93,7 @@ def test_what_is_staged_stays_in_the_journal_while_the_file_cannot_grow(
         assert held(store) == VALUES | {"a": b"1", "b": b"2", "c": b"3"}
     put(store, {"d": b"4"})
     store.commit()
-    assert staged_bytes(store.journal) == 0
+    assert count_staged(store.journal) == (0, 0)
     store.close()
     assert contents(path) == VALUES | {"a": b"1", "b": b"2", "c": b"3", "d": b"4"}
     with booklet.open(path) as blt:
@@ -124,7 +124,7 @@ def test_an_edit_that_cannot_be_taken_in_waits_for_the_next_opening(
     with failing_disk(fault):
         store = LocalStore.open_reader(bench.path())
     assert fault.raised
-    assert "the changes could not be taken in" in caplog.text
+    assert "the changes could not be recorded" in caplog.text
     assert held(store) == VALUES
     store.close()
     store = LocalStore.open_reader(bench.path())
@@ -307,7 +307,7 @@ def test_a_value_that_moves_under_a_reader_is_found_again(path: Path, monkeypatc
     put(writer, {"k00": b"staged, in the journal alone"})
     writer.commit()
     reader = LocalStore.open_reader(path)
-    real = store_module.find_entry
+    real = reading.find_entry
     looks = []
 
     def find(journal: Journal, key: str) -> Any:
@@ -318,7 +318,7 @@ def test_a_value_that_moves_under_a_reader_is_found_again(path: Path, monkeypatc
             writer.commit(fold=True)
         return found
 
-    monkeypatch.setattr(store_module, "find_entry", find)
+    monkeypatch.setattr(reading, "find_entry", find)
     found, value = reader.lookup("k00")
     assert found is not None
     assert value == b"staged, in the journal alone"
@@ -351,7 +351,7 @@ def test_two_that_make_one_file_end_up_with_the_same(
         with monkeypatch.context() as other_process:
             if not tidy:
                 # It has linked its file, and has not come to removing what others left.
-                other_process.setattr(store_module, "remove_leftovers", lambda _: None)
+                other_process.setattr(open_by_lock, "remove_leftovers", lambda _: None)
             other = LocalStore.open_writer(path, create=True)
         put(other, VALUES)
         other.close()
@@ -404,7 +404,7 @@ def test_a_reader_waits_for_the_lock_as_long_as_it_may(path: Path, monkeypatch: 
     done: list[str] = []
     assert not reader.try_maintain(lambda: done.append("without the lock"))
     assert done == []
-    monkeypatch.setattr(store_module.time, "sleep", lambda _: writer.close())
+    monkeypatch.setattr(open_pair.time, "sleep", lambda _: writer.close())
     assert reader.try_maintain(lambda: done.append("with the lock"), wait_seconds=60.0)
     assert done == ["with the lock"]
     assert held(reader)["k00"] == b"later"

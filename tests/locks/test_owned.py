@@ -97,7 +97,7 @@ def test_a_close_that_is_interrupted_all_the_time_is_finished_by_another(
 
     with monkeypatch.context() as patch:
         patch.setattr("ebooklet_tx.local.local_store.stage", commit)
-        patch.setattr("ebooklet_tx.local.local_store.append", commit)
+        patch.setattr("ebooklet_tx.local.open_pair.append", commit)
         with pytest.raises(KeyboardInterrupt):
             db.close()
     db.close()

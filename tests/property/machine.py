@@ -39,9 +39,8 @@ from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
 from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.entries import find_entry, pending_entries
+from ebooklet_tx.local.journal.entries import find_entry, iter_pages, pending_entries
 from ebooklet_tx.local.journal.intents import read_intents
-from ebooklet_tx.local.local_store import iter_pages
 from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync import connecting as place

@@ -12,7 +12,7 @@ import pytest
 from ebooklet_tx import ConflictError, UUIDMismatchError
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import InvalidArgumentError, LocalStorageError, OfflineError, TransientStoreError
-from ebooklet_tx.local import local_store as local_store
+from ebooklet_tx.local import open_pair
 from tests.pairs import pending
 from tests.remotes import DyingStore, Killed, Shelf, dying
 from tests.store_wrappers import Fault, faulty
@@ -166,11 +166,11 @@ def test_dying_at_any_request_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with made_by_both(shelf, {"second": b"2", "same": b"same"}) as db:
         with monkeypatch.context() as patch:
-            patch.setattr(local_store, "rebuild", _fail)
+            patch.setattr(open_pair, "rebuild", _fail)
             with pytest.raises(LocalStorageError):
                 db.changes().push()
         with monkeypatch.context() as patch:
-            patch.setattr(local_store, "put_in_place", _fail)
+            patch.setattr(open_pair, "put_in_place", _fail)
             with pytest.raises(LocalStorageError):
                 db.changes().push()
         assert (db["second"], pending(db)) == (b"2", {"same": "set", "second": "set"})
@@ -184,7 +184,7 @@ def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "step",
     [
-        "local.local_store.put_in_place",
+        "local.open_pair.put_in_place",
         "local.rebuild.record_places",
         "local.rebuild.fsync_folder",
         "sync.pull.pull.apply_images",

@@ -244,6 +244,14 @@ def keys_page(journal: Journal, after: str, prefix: str, limit: int) -> list[str
         after = rows[-1][0]
 
 
+def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:
+    """Yields the visible keys with a prefix in pages, each from its own snapshot."""
+    after = ""
+    while page := keys_page(journal, after, prefix, page_keys):
+        yield page
+        after = page[-1]
+
+
 def visible_count(journal: Journal) -> int:
     """Returns how many user keys a reader sees; costs the pending operations, not the size."""
     with journal.mutex, sqlite_errors(journal.path):

@@ -9,12 +9,6 @@ from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 
 
-def staged_bytes(journal: Journal) -> int:
-    """Returns how many value bytes wait in the journal for the Booklet file."""
-    with journal.mutex, sqlite_errors(journal.path):
-        return int(journal.raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()[0])
-
-
 def has_staged(journal: Journal) -> bool:
     """True when values wait in the journal for the Booklet file."""
     with journal.mutex, sqlite_errors(journal.path):
@@ -30,3 +24,10 @@ def held_value(journal: Journal, key: str, digest: bytes) -> bytes | None:
             (key, digest, digest),
         ).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def count_staged(journal: Journal) -> tuple[int, int]:
+    """Returns how many values wait in the journal for the Booklet file, and how large they are together."""
+    (row,) = journal.rows("SELECT count(*), coalesce(sum(length(value)), 0) FROM staged")
+    keys, size_bytes = row
+    return keys, size_bytes

@@ -1,0 +1,134 @@
+"""Values from the remote that wait to be kept in the Booklet file.
+
+Owns the waiting values and the keys whose copy was found damaged. The invariant: a fetched value is a copy, so
+nothing is lost when it is not kept, and a read never fails because its copy can't be kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.open_pair import OpenPair
+from ebooklet_tx.local.overlay import Overlay
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+class FetchedValues:
+    """The fetched values of one session; they are appended many at a time."""
+
+    def __init__(self, pair: OpenPair, buffer_bytes: int) -> None:
+        self._pair = pair
+        self._buffer_bytes = buffer_bytes
+        self._waiting: dict[str, Fetched] = {}
+        self._waiting_bytes = 0
+        self._damaged: set[str] = set()
+        self._epoch = 0
+        self._epoch_version = (0, 0)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def note_damaged(self, key: str) -> None:
+        """Notes that the file's copy of a key is damaged: the next value of it takes its place."""
+        self._damaged.add(key)
+
+    def find(self, key: str, digest: bytes) -> bytes | None:
+        """Returns a waiting value of that digest."""
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.digest != digest or not isinstance(waiting.value, bytes):
+            return None
+        return waiting.value
+
+    def append_with(self, overlay: Overlay, absent: Sequence[Fetched] = ()) -> None:
+        """Commits an overlay into the Booklet file, with all that waits here and all that is staged.
+
+        Args:
+            overlay: What was written; it is empty afterwards.
+            absent: More fetched values, of which the caller knows that they are current and not in the file.
+        """
+        self._pair.append(overlay, self._waiting.values(), absent)
+        overlay.forget()
+        self._forget()
+
+    def keep(self, fetched: Iterable[Fetched]) -> None:
+        """Notes values; they are written once they fill the buffer."""
+        for item in fetched:
+            if item.key in self._damaged:
+                self._damaged.discard(item.key)
+                item = item._replace(replaces=True)
+            self._waiting[item.key] = item
+            self._waiting_bytes += len(item.value)
+        if self._waiting_bytes > self._buffer_bytes:
+            self.write()
+
+    def keep_once(self, fetched: Fetched) -> None:
+        """Like `keep`, unless that value is noted already."""
+        waiting = self._waiting.get(fetched.key)
+        if waiting is None or waiting.digest != fetched.digest:
+            self.keep([fetched])
+
+    def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
+        """Writes values at once, if lock and disk allow.
+
+        Args:
+            fetched: Values that were not in the file when `index_epoch` was what is given.
+            epoch: That number. Where it is another one now, each is checked again.
+        """
+
+        def work() -> None:
+            if self.index_epoch() != epoch or self._waiting:
+                self._waiting.update((item.key, item) for item in fetched)
+                self.append_with(Overlay())
+                return
+            self.append_with(Overlay(), fetched)
+            # Only the places of these values have changed by that.
+            self._epoch_version = self._pair.journal.version()
+
+        try:
+            self._pair.try_maintain(work)
+        except LocalStorageError as error:
+            _log.warning("%d fetched values were not kept: %s", len(fetched), error)
+
+    def keep_large(self, fetched: Fetched) -> bool:
+        """Writes a value that lies in another file now; False when another session has the lock.
+
+        Raises:
+            LocalStorageError: The disk is full or failing; the last commit is intact.
+        """
+
+        def work() -> None:
+            replaces = fetched.key in self._damaged
+            self._waiting[fetched.key] = fetched._replace(replaces=replaces)
+            try:
+                self.append_with(Overlay())
+            finally:
+                # The caller closes the file that it lies in.
+                self._waiting.pop(fetched.key, None)
+            self._damaged.discard(fetched.key)
+
+        return self._pair.try_maintain(work)
+
+    def write(self) -> None:
+        """Writes what waits if lock and disk allow; otherwise it is fetched again when it is next read."""
+        try:
+            # What the session wrote stays uncommitted: a read may take place inside a transaction.
+            self._pair.try_maintain(lambda: self.append_with(Overlay()))
+        except LocalStorageError as error:
+            _log.warning("%d fetched values were not kept: %s", len(self._waiting), error)
+        self._forget()
+
+    def index_epoch(self) -> int:
+        """Returns a number that changes when anything but the place of a value may have changed."""
+        version = self._pair.journal.version()
+        if version != self._epoch_version:
+            self._epoch += 1
+            self._epoch_version = version
+        return self._epoch
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = 0
