@@ -22,7 +22,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.facts import is_replacing, known_type
+from ebooklet_tx.local.journal.facts import is_replacing, known_type, note_replacing
 from ebooklet_tx.local.journal.pending.detachment import is_deletion_begun
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.open_settings import Settings
@@ -37,7 +37,6 @@ from ebooklet_tx.sync.locking import (
     take_lock,
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
-from ebooklet_tx.sync.pull.identity import mark_replacing
 from ebooklet_tx.sync.pull.pull import apply_root, pull
 from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root
 from ebooklet_tx.sync.session import Remote, Session, WriterLock
@@ -142,7 +141,7 @@ def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
 
     def begin(session: Session) -> None:
         reconcile_conditions(session, kept.commits if kept is not None else None)
-        mark_replacing(session, kept_uuid=None if kept is None else kept.uuid)
+        note_replacing(session.journal, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(session.local)
 
     return _started(session, begin)

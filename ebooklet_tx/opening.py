@@ -204,7 +204,7 @@ def _begin_serving(session: Session, connection: Connection, settings: Settings)
     session.decode, session.encode = serializer.loads_any, serializer.dumps_any
     if session.local.writable:
         if not session.remote.offline:
-            check_public_side(session, connection)
+            check_public_side(session.local, session.remote.root_place, connection)
         note_connection(session.journal, json.dumps(connection.to_dict(), sort_keys=True))
         note_type(session.journal, session.type)
     return serializer

@@ -1,8 +1,8 @@
 """A model of pull and push: writers with journals, a reader, and a store that answers when it likes.
 
 Owns no state but what its states hold. The invariant: every decision is made by the function that the
-package itself decides with (`swap_rules`), or by a copy of its SQL that a test holds against the SQL; the
-order of the steps is that of `push` and `pull`.
+package itself decides with (`swap_rules`, `pull_rules`), or by a copy of its SQL that a test holds against
+the SQL; the order of the steps is that of `push` and `pull`.
 
 What the model takes as given: one SQLite transaction is one step, a GET sees one state of an object, an
 object that is not the root is never changed, and no ETag ever comes back.
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge, may_still_apply, was_applied
+from ebooklet_tx.sync.pull.pull_rules import needs_whole_index
 
 A, B, S = range(3)
 KEYS = (A, B, S)
@@ -454,7 +456,7 @@ class PushModel:
         if self.rules.overlay_before_take_in:
             writer = self._committed(writer)
         journal = writer.journal
-        full = _rewound(journal, root)
+        full = _needs_all(journal, root)
         known_seq = 0 if full else journal.base_seq
         between = None
         for intent in journal.intents:
@@ -468,7 +470,7 @@ class PushModel:
         return writer._replace(journal=journal), between
 
     def _own(self, journal: Journal, rows: Rows, seq: int, commit: int, etag: int | None) -> Journal:
-        """Makes a commit of this journal's own the base: `_record_own_commit`, `finish`."""
+        """Makes a commit of this journal's own the base: `_apply_own_commit`, `finish`."""
         index = [NEVER] * len(KEYS)
         for key, value in rows:
             index[key] = (seq, value)
@@ -596,7 +598,7 @@ class PushModel:
                 yield "the reader reads the root", state._replace(reader=reader._replace(got=state.root))
             return
         root = reader.got
-        full = _rewound(reader.journal, root)
+        full = _needs_all(reader.journal, root)
         known_seq = 0 if full else reader.journal.base_seq
         journal = _taken(reader.journal, root.index, known_seq, full=full, own_seq=None)
         journal = journal._replace(base_seq=root.seq, base_commit=root.commit, base_etag=root.commit)
@@ -620,11 +622,10 @@ def _pruned(state: State) -> State:
     return state._replace(flying=tuple(put for put in state.flying if put.if_match == etag))
 
 
-def _rewound(journal: Journal, root: Root) -> bool:
-    """`_needs_everything`, tombstones apart."""
-    if journal.base_seq == 0 or root.seq < journal.base_seq:
-        return True
-    return root.seq == journal.base_seq and root.commit != journal.base_commit
+def _needs_all(journal: Journal, root: Root) -> bool:
+    """`needs_whole_index`, tombstones apart: the model drops none."""
+    base = Base(seq=journal.base_seq, commit_id=str(journal.base_commit))
+    return needs_whole_index(base, root.seq, str(root.commit), tombstone_floor=0)
 
 
 def _taken(

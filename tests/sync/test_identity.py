@@ -60,6 +60,10 @@ def _session(db: Any) -> Any:
     return db._session
 
 
+def _check(session: Any, connection: Any) -> None:
+    check_public_side(session.local, session.remote.root_place, connection)
+
+
 def _other(bench: Bench, name: str = "other") -> str:
     """Makes another database beside the bench's and returns its uuid."""
     other = Bench(bench.folder, name)
@@ -71,10 +75,10 @@ def _other(bench: Bench, name: str = "other") -> str:
 
 def test_the_same_database_is_asked_about_once(bench: Bench, site: Site) -> None:
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), site.connection())
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
+        _check(_session(db), site.connection())
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
     assert site.asked == ["GET /db"]
 
 
@@ -82,7 +86,7 @@ def test_another_address_is_asked_about_too(bench: Bench, site: Site) -> None:
     (bench.folder / "remote" / "again").write_bytes(bench.root.read_bytes())
     with bench.open("a", "w") as db:
         for path in ("db", "again", "db", "again"):
-            check_public_side(_session(db), site.connection(path))
+            _check(_session(db), site.connection(path))
     assert site.asked == ["GET /db", "GET /again"]
 
 
@@ -94,7 +98,7 @@ def test_another_database_is_refused_naming_both(bench: Bench, site: Site) -> No
         before = session.journal.all_meta()
         for _ in range(2):
             with pytest.raises(UUIDMismatchError) as caught:
-                check_public_side(session, site.connection("other"))
+                _check(session, site.connection("other"))
             for named in (f"{site.url}/other", other, "'db' at", own):
                 assert named in str(caught.value)
         assert session.journal.all_meta() == before
@@ -105,12 +109,12 @@ def test_another_database_is_refused_naming_both(bench: Bench, site: Site) -> No
 def test_what_is_not_public_yet_is_fine_and_asked_about_again(bench: Bench, site: Site, status: int) -> None:
     site.instead = (status, b"no")
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), site.connection())
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
+        _check(_session(db), site.connection())
         assert len(site.asked) == 2
         site.instead = None
         for _ in range(2):
-            check_public_side(_session(db), site.connection())
+            _check(_session(db), site.connection())
         assert len(site.asked) == 3
 
 
@@ -119,13 +123,13 @@ def test_a_root_that_is_cut_short_or_damaged_tells_nothing(bench: Bench, site: S
     with bench.open("a", "w") as db:
         for damaged in (data[:-1], data[:10], data[:-1] + bytes([data[-1] ^ 1])):
             site.instead = (200, damaged)
-            check_public_side(_session(db), site.connection())
+            _check(_session(db), site.connection())
         assert _session(db).journal.get_meta("public_sides") is None
 
 
 def test_nobody_listening_is_fine(bench: Bench) -> None:
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), S3Connection(db_key="db", bucket="bkt", db_url="http://127.0.0.1:1/db"))
+        _check(_session(db), S3Connection(db_key="db", bucket="bkt", db_url="http://127.0.0.1:1/db"))
 
 
 def test_something_that_is_no_database_is_refused(bench: Bench, site: Site) -> None:
@@ -134,7 +138,7 @@ def test_something_that_is_no_database_is_refused(bench: Bench, site: Site) -> N
         bench.open("a", "w") as db,
         pytest.raises(UnsupportedFormatError, match=f"db_url {site.url}/db does not show"),
     ):
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
 
 
 def test_what_has_one_side_only_is_not_asked_about(bench: Bench, site: Site) -> None:
@@ -147,43 +151,43 @@ def test_what_has_one_side_only_is_not_asked_about(bench: Bench, site: Site) -> 
     ]
     with bench.open("a", "w") as db:
         for connection in alone:
-            check_public_side(_session(db), connection)
+            _check(_session(db), connection)
     assert site.asked == []
 
 
 def test_a_database_that_is_to_be_replaced_may_still_show_the_old_one(bench: Bench, site: Site) -> None:
     with bench.open("a", "n") as db:
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
         assert site.asked == []
         db["new"] = b"v"
         db.changes().push()
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
         assert site.asked == ["GET /db"]
 
 
 def test_a_replaced_database_is_asked_about_anew(bench: Bench, site: Site) -> None:
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), site.connection())
+        _check(_session(db), site.connection())
     old = bench.root.read_bytes()
     with bench.open("a", "n", value_serializer="str") as db:
         db["new"] = "v"
         db.changes().push()
         site.instead = (200, old)
         with pytest.raises(UUIDMismatchError, match="cache"):
-            check_public_side(_session(db), site.connection())
+            _check(_session(db), site.connection())
 
 
 def test_a_reader_remembers_nothing(bench: Bench, site: Site) -> None:
     with bench.open("a", "r") as db:
         for _ in range(2):
-            check_public_side(_session(db), site.connection())
+            _check(_session(db), site.connection())
     assert len(site.asked) == 2
 
 
 def test_no_credential_of_the_address_is_kept_and_no_end_of_addresses(bench: Bench, site: Site) -> None:
     with bench.open("a", "w") as db:
         for number in range(MAX_ADDRESSES + 5):
-            check_public_side(_session(db), site.connection(f"db?v={number}&token=SECRET"))
+            _check(_session(db), site.connection(f"db?v={number}&token=SECRET"))
         kept = json.loads(_session(db).journal.get_meta("public_sides"))
     numbers = range(5, MAX_ADDRESSES + 5)
     assert list(kept) == [f"{site.url}/db?v={number}" for number in numbers]
@@ -192,5 +196,5 @@ def test_no_credential_of_the_address_is_kept_and_no_end_of_addresses(bench: Ben
 
 def test_the_key_in_the_bucket_need_not_be_the_name_in_the_address(bench: Bench, site: Site) -> None:
     with bench.open("a", "w") as db:
-        check_public_side(_session(db), site.connection("db", key="deep/folder/key"))
+        _check(_session(db), site.connection("db", key="deep/folder/key"))
     assert site.asked == ["GET /db"]

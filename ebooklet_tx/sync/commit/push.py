@@ -26,7 +26,7 @@ from ebooklet_tx.sync.commit.swap_rules import fenced_off
 from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.detach import start_over
-from ebooklet_tx.sync.pull.identity import reconcile_identity
+from ebooklet_tx.sync.pull.identity import identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, gives_way, resolve_all
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
@@ -305,7 +305,11 @@ def _inspect_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
         return None
     seen = inspect_root(session.remote)
     if seen is not None:
-        reconcile_identity(session, seen.manifest if isinstance(seen, FetchedRoot) else None)
+        here = identity_of_file(session.local, session.type, session.serializer_name)
+        there = None
+        if isinstance(seen, FetchedRoot):
+            there = identity_of_root(seen.manifest, session.remote.root_place)
+        reconcile_identity(session.local, here, there)
     return seen
 
 

@@ -69,7 +69,7 @@ def read_back(session: Session, commit: Commit, base_etag: str | None, failure: 
         return Outcome(applied=True, etag=fetched.etag)
     with session.mutex:
         replacing = is_replacing(session.journal)
-    if replacing and not replacement_applied(session, fetched):
+    if replacing and not replacement_applied(session.local, remote, fetched):
         return Outcome(applied=False)
     # Somebody else's root. Ours may lie below it: taking it in settles that by its log.
     if apply_root(session, fetched, since=base) is None:

@@ -1,14 +1,14 @@
 """That the public address of a database shows the database that is in its bucket.
 
-Owns one fact of the journal: which addresses were seen to show which database. The invariant: a writer
-is told before it writes that readers are sent to another database, and what was found right once is
-not asked again.
+The invariant: a writer is told before it writes that readers are sent to another database, and what was found
+right once is not asked again: the journal keeps which address was seen to show which database.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 
 from ebooklet_tx.connection import Connection, S3Connection, without_secrets
 from ebooklet_tx.errors import (
@@ -22,9 +22,10 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.journal.facts import is_replacing, note_public_sides, public_sides
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.stores.http import HTTPStore
 from ebooklet_tx.sync.root_object import fetch_root
-from ebooklet_tx.sync.session import Session
 
 MAX_WAIT_SECONDS = 10.0
 MAX_ADDRESSES = 16
@@ -39,7 +40,7 @@ _CAN_NOT_TELL: tuple[type[Error], ...] = (
 _log = logging.getLogger("ebooklet_tx")
 
 
-def check_public_side(session: Session, connection: Connection) -> None:
+def check_public_side(local: LocalStore, root_place: str, connection: Connection) -> None:
     """Makes sure that a connection's `db_url` shows the same database as its bucket.
 
     One GET of the root at the `db_url`, sent once and not again, and none when the journal remembers
@@ -48,8 +49,9 @@ def check_public_side(session: Session, connection: Connection) -> None:
     a session that is about to replace its remote (`flag="n"`) has nothing to show yet.
 
     Args:
-        session: The session, after its first pull.
-        connection: What it was opened with.
+        local: The local store, after its first pull.
+        root_place: What messages call the root in the bucket.
+        connection: What the session was opened with.
 
     Raises:
         UUIDMismatchError: The `db_url` shows another database. Nothing was changed.
@@ -58,20 +60,21 @@ def check_public_side(session: Session, connection: Connection) -> None:
     if not isinstance(connection, S3Connection) or connection.bucket is None or connection.db_url is None:
         return
     address = without_secrets(connection.db_url)
-    with session.mutex:
-        uuid = session.local.file.header.uuid.hex()
-        if is_replacing(session.journal) or _known(session).get(address) == uuid:
-            return
+    uuid = local.file.header.uuid.hex()
+    if is_replacing(local.journal) or _known(local.journal).get(address) == uuid:
+        return
     shown = _shown_uuid(connection, connection.db_url)
     if shown is None:
         return
     if shown != uuid:
         raise UUIDMismatchError(
-            f"db_url {address} shows the database {shown}, but {session.remote.root_place} holds {uuid}: "
+            f"db_url {address} shows the database {shown}, but {root_place} holds {uuid}: "
             "readers would see another database. Correct db_url, or leave it out; if the database was just "
             "replaced, wait until a cache in between has let go of the old one"
         )
-    _remember(session, address, uuid)
+    if local.writable:
+        known = _with(_known(local.journal), address, uuid)
+        note_public_sides(local.journal, json.dumps(known))
 
 
 def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
@@ -90,17 +93,14 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
         ) from error
 
 
-def _known(session: Session) -> dict[str, str]:
-    text = public_sides(session.journal)
-    with decoding(session.journal.path, "the public addresses that were checked"):
+def _known(journal: Journal) -> dict[str, str]:
+    """Returns the addresses that were checked, each with the uuid of the database that it showed."""
+    text = public_sides(journal)
+    with decoding(journal.path, "the public addresses that were checked"):
         return dict(json.loads(text)) if text else {}
 
 
-def _remember(session: Session, address: str, uuid: str) -> None:
-    """Notes it where the session may write; what was seen of another database is forgotten."""
-    with session.mutex:
-        if not session.local.writable:
-            return
-        same = {known: seen for known, seen in _known(session).items() if seen == uuid and known != address}
-        kept = dict(list(same.items())[1 - MAX_ADDRESSES :]) | {address: uuid}
-        note_public_sides(session.journal, json.dumps(kept))
+def _with(known: Mapping[str, str], address: str, uuid: str) -> dict[str, str]:
+    """Adds an address, the newest last; what was seen of another database is forgotten."""
+    same = {old: seen for old, seen in known.items() if seen == uuid and old != address}
+    return dict(list(same.items())[1 - MAX_ADDRESSES :]) | {address: uuid}

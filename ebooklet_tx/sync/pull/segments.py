@@ -7,15 +7,60 @@ format, before anything reads it as a database.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from ebooklet_tx.errors import ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.formats.segment import iter_log, merge_segments, read_segment
+from ebooklet_tx.formats.segment_image import count_rows
+from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.index_images import MAX_IMAGES
 from ebooklet_tx.records import SegmentRef
+from ebooklet_tx.sync.pull.pull_rules import is_rewound, leads_on_from, needs_whole_index
 from ebooklet_tx.sync.root_object import FetchedRoot
 from ebooklet_tx.sync.session import Remote
+
+_log = logging.getLogger("ebooklet_tx")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUpdate:
+    """What a root's index has beyond a base, fetched and checked.
+
+    Attributes:
+        images: Segments, oldest first, at most `MAX_IMAGES`.
+        whole: Whether they are the whole index.
+        commits: Ids of commits that they name.
+        rows: How many rows they have.
+    """
+
+    images: list[bytes]
+    whole: bool
+    commits: frozenset[str]
+    rows: int
+
+
+def fetch_update(remote: Remote, fetched: FetchedRoot, base: Base) -> IndexUpdate:
+    """Fetches what a root's index has beyond a base, or all of it where it does not lead on from there.
+
+    Raises:
+        RemoteIntegrityError: A segment is missing or damaged.
+    """
+    manifest = fetched.manifest
+    seq, commit_id = manifest.seq, manifest.commit_id
+    whole = needs_whole_index(base, seq, commit_id, tombstone_floor=manifest.tombstone_floor)
+    if base.seq and is_rewound(base, seq, commit_id):
+        _log.warning("the remote went from commit %d back to %d; its index is read anew", base.seq, seq)
+    images = fetch_images(remote, fetched, 0 if whole else base.seq)
+    log = log_of(images)
+    if not whole and not leads_on_from(base, manifest, log):
+        _log.warning("the remote's history does not lead on from commit %d; its index is read anew", base.seq)
+        whole = True
+        images = fetch_images(remote, fetched, 0)
+        log = log_of(images)
+    return IndexUpdate(images, whole, frozenset(log.values()), sum(count_rows(image) for image in images))
 
 
 def fetch_images(remote: Remote, fetched: FetchedRoot, known_seq: int) -> list[bytes]:
@@ -76,4 +121,4 @@ def _few_enough(images: Sequence[bytes]) -> list[bytes]:
     return images
 
 
-__all__ = ["fetch_images", "fetch_segment", "log_of"]
+__all__ = ["IndexUpdate", "fetch_images", "fetch_segment", "fetch_update", "log_of"]
