@@ -49,6 +49,7 @@ from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.read.load import load_all, load_some
+from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.session import Session, WriterLock
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
 from ebooklet_tx.tracebacks import at_edge
@@ -186,7 +187,7 @@ class Database(Unshared, MutableMapping[str, Any]):
             here = session.local.read_here(key)
         if here is not None:
             return here
-        found = read_value(session, key)
+        found = read_value(reader_of(session), key)
         return None if found is None else (found[0].timestamp_us, found[1])
 
     def _read_user(self, key: object) -> tuple[int, bytes] | None:
@@ -305,7 +306,8 @@ class Database(Unshared, MutableMapping[str, Any]):
         session = self._usable()
         for page in _pages(keys):
             uncommitted = self._uncommitted(page)
-            committed = fetch_many(session, [key for key in page if key not in uncommitted], in_order=in_order)
+            others = [key for key in page if key not in uncommitted]
+            committed = fetch_many(reader_of(session), others, in_order=in_order)
             for key in page:
                 yield (key, uncommitted[key]) if key in uncommitted else next(committed)
 
@@ -370,12 +372,12 @@ class Database(Unshared, MutableMapping[str, Any]):
         Returns:
             The keys whose values could not be had, each with the reason.
         """
-        session = self._usable()
+        reader = reader_of(self._usable())
         if keys is None:
-            failures = load_all(session)
+            failures = load_all(reader)
         else:
             wanted = map(text_of, several(keys, "load_items"))
-            failures = chain.from_iterable(load_some(session, page) for page in _pages(wanted))
+            failures = chain.from_iterable(load_some(reader, page) for page in _pages(wanted))
         found = {key: str(error) for key, error in failures}
         # What was written since then needs no copy of what it replaces.
         for key in self._uncommitted(list(found)):

@@ -26,12 +26,15 @@ from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
 from ebooklet_tx.local.journal.uploads import arrived_places
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.remote_index import live_bytes
-from ebooklet_tx.maintenance.repacking import repacked
+from ebooklet_tx.maintenance.repacking import read_values, under_shortest_keys, values_to_read
+from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.sync.commit.builder import build
 from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.packing import (
+    fill_packs,
     reconcile_uploads,
     renew_old_uploads,
     send_packs,
@@ -40,7 +43,7 @@ from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, conte
 from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
 from ebooklet_tx.sync.commit.turns import release_turn
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.sync.session import Remote, Session
 
 LIVE_SHARE = 0.5
 KEYS_PER_COMMIT = 100_000
@@ -58,11 +61,18 @@ class _Pack:
     """A pack as the journal knows it; `pending` if a key in it has an operation to be pushed."""
 
     number: int
-    name: str
-    size_bytes: int
+    ref: ObjectRef
     live_bytes: int
     key_count: int
     pending: bool
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    @property
+    def size_bytes(self) -> int:
+        return self.ref.size_bytes
 
     @property
     def live_share(self) -> float:
@@ -155,8 +165,7 @@ def _known_packs(journal: Journal) -> list[_Pack]:
     return [
         _Pack(
             number=rows.number,
-            name=rows.name,
-            size_bytes=rows.size_bytes,
+            ref=rows.ref,
             live_bytes=live_bytes(rows.record_count, rows.record_bytes),
             key_count=rows.key_count,
             pending=bool(rows.pending),
@@ -212,10 +221,11 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
     """Brings the live values of some packs into new ones and commits that."""
     numbers = [pack.number for pack in packs]
     rows = live_rows_in(session.journal, numbers, only_clean=True)
-    _send_values(session, packs, rows, outcome)
-    while renew_old_uploads(session.journal, session.remote):
-        _send_values(session, packs, rows, outcome)
-    _note_taken(session, packs, outcome)
+    local, remote = session.local, session.remote
+    _send_values(local, remote, packs, rows, outcome.unreadable)
+    while renew_old_uploads(session.journal, remote):
+        _send_values(local, remote, packs, rows, outcome.unreadable)
+    _note_taken(session.journal, packs, outcome)
     moved = _commit(session, packs)
     left = {entry.remote_object for entry in live_rows_in(session.journal, numbers, only_clean=False)}
     if moved:
@@ -230,24 +240,23 @@ def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> Non
             outcome.freed_bytes += pack.size_bytes
 
 
-def _send_values(session: Session, packs: Sequence[_Pack], rows: Sequence[Entry], outcome: _Outcome) -> None:
+def _send_values(
+    local: LocalStore, remote: Remote, packs: Sequence[_Pack], rows: Sequence[Entry], unreadable: set[str]
+) -> None:
     """Sends those values that no new pack has yet."""
-    names = {pack.number: pack.name for pack in packs}
-    arrived = arrived_places(session.journal)
-    by_pack: dict[str, dict[bytes, Entry]] = {}
-    for entry in rows:
-        digest = entry.remote_digest
-        if digest is not None and digest not in arrived:
-            by_pack.setdefault(names[entry.remote_object or 0], {}).setdefault(digest, entry)
-    send_packs(session.journal, session.remote, repacked(session, by_pack, rows, outcome.unreadable))
+    journal = local.journal
+    refs = {pack.number: pack.ref for pack in packs}
+    wanted = values_to_read(rows, refs, arrived_places(journal))
+    values = under_shortest_keys(read_values(local, remote, wanted, unreadable), rows)
+    send_packs(journal, remote, fill_packs(values, remote.names.new_pack, pack_bytes=PACK_BYTES))
 
 
-def _note_taken(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
+def _note_taken(journal: Journal, packs: Sequence[_Pack], outcome: _Outcome) -> None:
     """Notes that packs were taken; what was written from them may be taken if none of them was written here."""
     names = {pack.name for pack in packs}
     outcome.takeable -= names
     if outcome.written.isdisjoint(names):
-        fresh = {place.object_name for place in arrived_places(session.journal).values()}
+        fresh = {place.object_name for place in arrived_places(journal).values()}
         outcome.written |= fresh
         outcome.takeable |= fresh
 

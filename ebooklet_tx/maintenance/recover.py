@@ -22,6 +22,7 @@ from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_many
+from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.root_object import read_root
 from ebooklet_tx.sync.session import Remote, Session
 
@@ -120,7 +121,7 @@ def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> Non
 
 def _refetch(session: Session, keys: Sequence[str], outcome: RemoteOutcome) -> None:
     for start in range(0, len(keys), _FETCH_PAGE_KEYS):
-        for _, value in fetch_many(session, keys[start : start + _FETCH_PAGE_KEYS]):
+        for _, value in fetch_many(reader_of(session), keys[start : start + _FETCH_PAGE_KEYS]):
             if isinstance(value, Error) and not isinstance(value, LocalIntegrityError):
                 raise value
             # One that the remote does not have either is told of as lost.

@@ -1,67 +1,116 @@
-"""Repacking: live values are read from the packs that hold them and put together into new ones.
+"""Repacking: live values are read from the packs that hold them, to be put together into new ones.
 
-Owns no state. The invariants: a value that is put into a new pack was held to its digest, and a new pack is as
-small as its values let it be: equal ones are in it once, under the shortest of their keys.
+The invariants: a value that is put into a new pack was held to its digest, and a new pack is as small as its
+values let it be: equal ones are in it once, under the shortest of their keys.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from ebooklet_tx.errors import (
+    Error,
     NotFoundInRangeError,
     ObjectMissingError,
     PreconditionFailedError,
     RemoteIntegrityError,
 )
-from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, record_bytes
 from ebooklet_tx.local.journal.entries import Entry
-from ebooklet_tx.local.journal.uploads import PackedValue
-from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT
-from ebooklet_tx.sync.read.ranges import JOIN_GAP_BYTES
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.local.journal.remote_values import RemoteValue
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.sync.commit.packing import PendingValue
+from ebooklet_tx.sync.read.ranges import fetch_ranges, read_range, sound_values
+from ebooklet_tx.sync.session import Remote
 
 _GONE = (ObjectMissingError, NotFoundInRangeError, PreconditionFailedError, RemoteIntegrityError)
 
 
-def repacked(
-    session: Session,
-    by_pack: Mapping[str, Mapping[bytes, Entry]],
-    rows: Iterable[Entry],
-    unreadable: set[str],
-) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
-    """Yields new packs (name, bytes, what is in them) of values that lie in old ones.
+def values_to_read(
+    rows: Iterable[Entry], packs: Mapping[int, ObjectRef], arrived: Container[bytes]
+) -> list[tuple[Entry, ObjectRef]]:
+    """Returns an entry for each value of each pack that no new pack has yet, with the pack.
 
     Args:
-        session: The session.
-        by_pack: Names of packs, and for the values wanted of each, by digest, an entry that lies there.
-        rows: All entries whose values are to lie in the new packs: a value may have several keys.
+        rows: Entries whose values lie in the packs.
+        packs: The packs by their numbers in the journal.
+        arrived: The digests of the values that new packs have.
+    """
+    chosen: dict[tuple[int, bytes], tuple[Entry, ObjectRef]] = {}
+    for entry in rows:
+        number, digest = entry.remote_object, entry.remote_digest
+        if number is not None and digest is not None and digest not in arrived:
+            chosen.setdefault((number, digest), (entry, packs[number]))
+    return list(chosen.values())
+
+
+def read_values(
+    local: LocalStore, remote: Remote, wanted: Iterable[tuple[Entry, ObjectRef]], unreadable: set[str]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yields (digest, value): those that are on this machine, then the others, by joined ranged reads.
+
+    Args:
+        local: This machine's half of the database.
+        remote: The remote.
+        wanted: Entries, each with the pack that its value lies in.
         unreadable: Where the keys are noted whose values can't be had.
     """
-    shortest = _shortest_keys(rows)
-    builder = PackBuilder()
-    values_in_pack: list[PackedValue] = []
-    packed: set[bytes] = set()
-    for one, value in _values(session, by_pack, unreadable):
-        digest = one.remote_digest
-        if digest is None or digest in packed:
-            continue
-        entry = shortest[digest]
-        if values_in_pack and builder.size_bytes + record_bytes(entry.key, len(value)) > PACK_BYTES:
-            yield session.remote.names.new_pack(), builder.finish(), values_in_pack
-            builder, values_in_pack = PackBuilder(), []
-        offset = builder.add(entry.key, entry.timestamp_us, value)
-        packed.add(digest)
-        values_in_pack.append(PackedValue(digest, offset, len(value)))
-    if values_in_pack:
-        yield session.remote.names.new_pack(), builder.finish(), values_in_pack
+    missing: list[RemoteValue] = []
+    for entry, ref in wanted:
+        digest = entry.remote_digest or b""
+        with local.mutex:
+            value = local.read(entry)
+        if value is not None:
+            yield digest, value
+        else:
+            place = entry.remote_offset_bytes or 0, entry.length_bytes
+            missing.append(RemoteValue(entry.key, digest, entry.timestamp_us, ref, *place))
+    for group, data in fetch_ranges(remote, missing):
+        for item, value in _values_of(remote, group, data):
+            if value is None:
+                unreadable.add(item.key)
+            else:
+                yield item.digest, value
 
 
-def _shortest_keys(rows: Iterable[Entry]) -> dict[bytes, Entry]:
-    """Returns for each digest the entry with the shortest key: compaction counts a record by that one."""
+def _values_of(
+    remote: Remote, group: Sequence[RemoteValue], data: bytes | Error
+) -> Iterator[tuple[RemoteValue, bytes | None]]:
+    """Yields the values of a group; each is read alone where they can't be read together."""
+    if isinstance(data, _GONE) and len(group) > 1:
+        for item in group:
+            yield from _values_of(remote, [item], _read_alone(remote, item))
+    elif isinstance(data, Error) and not isinstance(data, _GONE):
+        raise data
+    else:
+        yield from sound_values(group, data)
+
+
+def _read_alone(remote: Remote, item: RemoteValue) -> bytes | Error:
+    try:
+        return read_range(remote, item.ref, item.offset_bytes, item.length_bytes)
+    except _GONE as error:
+        return error
+
+
+def under_shortest_keys(values: Iterable[tuple[bytes, bytes]], rows: Iterable[Entry]) -> Iterator[PendingValue]:
+    """Yields values, equal ones once, each under the shortest of its keys: `live_rows` counts a record by it.
+
+    Args:
+        values: Digests and values.
+        rows: All entries whose values are to lie in the new packs: a value may have several keys.
+    """
+    shortest = shortest_keys(rows)
+    seen: set[bytes] = set()
+    for digest, value in values:
+        if digest not in seen:
+            seen.add(digest)
+            entry = shortest[digest]
+            yield PendingValue(entry.key, entry.timestamp_us, digest, value)
+
+
+def shortest_keys(rows: Iterable[Entry]) -> dict[bytes, Entry]:
+    """Returns for each digest the entry with the shortest key."""
     shortest: dict[bytes, Entry] = {}
     for entry in rows:
         digest = entry.remote_digest
@@ -70,69 +119,3 @@ def _shortest_keys(rows: Iterable[Entry]) -> dict[bytes, Entry]:
             if known is not entry and len(entry.key.encode()) < len(known.key.encode()):
                 shortest[digest] = entry
     return shortest
-
-
-def _values(
-    session: Session, by_pack: Mapping[str, Mapping[bytes, Entry]], unreadable: set[str]
-) -> Iterator[tuple[Entry, bytes]]:
-    """Yields the values pack by pack, some packs being read ahead; notes those that can't be had."""
-    waiting = deque(by_pack.items())
-    running: deque[Future[list[tuple[Entry, bytes | None]]]] = deque()
-    with ThreadPoolExecutor(max_workers=max(1, min(PACKS_IN_FLIGHT, session.remote.threads))) as pool:
-        while waiting or running:
-            while waiting and len(running) < PACKS_IN_FLIGHT:
-                name, wanted = waiting.popleft()
-                running.append(pool.submit(_read_pack, session, name, list(wanted.values())))
-            for entry, value in running.popleft().result():
-                if value is None:
-                    unreadable.add(entry.key)
-                else:
-                    yield entry, value
-
-
-def _read_pack(session: Session, name: str, entries: Sequence[Entry]) -> list[tuple[Entry, bytes | None]]:
-    """Reads values of one pack, each held to its digest: from this machine, else by joined ranged reads."""
-    found: list[tuple[Entry, bytes | None]] = []
-    missing: list[Entry] = []
-    for entry in entries:
-        with session.mutex:
-            value = session.local.read(entry)
-        if value is None:
-            missing.append(entry)
-        else:
-            found.append((entry, value))
-    for group in _near(missing):
-        found += _read_range(session, name, group)
-    return found
-
-
-def _near(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Groups places of one pack, which come in order, that lie near each other."""
-    groups: list[list[Entry]] = []
-    end = 0
-    for entry in entries:
-        offset = entry.remote_offset_bytes or 0
-        if groups and offset - end <= JOIN_GAP_BYTES:
-            groups[-1].append(entry)
-        else:
-            groups.append([entry])
-        end = max(end, offset + entry.length_bytes)
-    return groups
-
-
-def _read_range(session: Session, name: str, entries: Sequence[Entry]) -> list[tuple[Entry, bytes | None]]:
-    """Reads values that lie near each other; alone where they can't be read together."""
-    start = entries[0].remote_offset_bytes or 0
-    end = max((entry.remote_offset_bytes or 0) + entry.length_bytes for entry in entries)
-    try:
-        data = session.remote.store.get_range(session.remote.names.object(name), start, end - start)
-    except _GONE:
-        if len(entries) == 1:
-            return [(entries[0], None)]
-        return [pair for entry in entries for pair in _read_range(session, name, [entry])]
-    found: list[tuple[Entry, bytes | None]] = []
-    for entry in entries:
-        at = (entry.remote_offset_bytes or 0) - start
-        value = data[at : at + entry.length_bytes]
-        found.append((entry, value if digest_of(value) == entry.remote_digest else None))
-    return found

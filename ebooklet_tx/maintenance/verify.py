@@ -28,7 +28,7 @@ from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.maintenance.survey import Survey, survey
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
-from ebooklet_tx.sync.read.ranges import JOIN_GAP_BYTES
+from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root
 from ebooklet_tx.sync.session import Remote
 
@@ -317,7 +317,7 @@ def _read_packs(
 
     with ThreadPoolExecutor(max_workers=readers) as pool:
         for name in names:
-            for group in _ranges(index.places(name)):
+            for group in near_ranges(index.places(name), READ_BYTES):
                 running.append((name, pool.submit(_check_range, remote, name, group)))
                 if len(running) >= 2 * readers:
                     finish_one()
@@ -325,29 +325,13 @@ def _read_packs(
             finish_one()
 
 
-def _ranges(places: Iterable[LivePlace]) -> Iterator[list[LivePlace]]:
-    """Groups places of one pack that lie near each other, up to a bound; a larger value is a group alone."""
-    group: list[LivePlace] = []
-    for place in places:
-        if group:
-            end = group[-1].offset_bytes + group[-1].length_bytes
-            span = place.offset_bytes + place.length_bytes - group[0].offset_bytes
-            if place.offset_bytes - end > JOIN_GAP_BYTES or span > READ_BYTES:
-                yield group
-                group = []
-        group.append(place)
-    if group:
-        yield group
-
-
 def _check_range(remote: Remote, name: str, places: list[LivePlace]) -> _Checked:
     """Reads places that lie together and holds each to its digest; alone where they can't be read so."""
-    start = places[0].offset_bytes
-    end = max(place.offset_bytes + place.length_bytes for place in places)
-    if len(places) == 1 and end - start > READ_BYTES:
+    start, length = span_of(places)
+    if len(places) == 1 and length > READ_BYTES:
         return _check_large(remote, name, places[0])
     try:
-        data = remote.store.get_range(remote.names.object(name), start, end - start)
+        data = remote.store.get_range(remote.names.object(name), start, length)
     except (ObjectMissingError, NotFoundInRangeError) as error:
         if len(places) == 1:
             return _Checked(1, 0, [(places[0], _unreadable(error))])

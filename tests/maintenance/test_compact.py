@@ -16,9 +16,10 @@ from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.maintenance import compact as compacting
-from ebooklet_tx.maintenance import repacking
 from ebooklet_tx.maintenance.compact import compact
+from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.pull.conflicts import ConflictError
+from ebooklet_tx.sync.read import near_ranges
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
 
@@ -137,7 +138,7 @@ def test_values_on_this_machine_are_not_read_from_the_remote(yard: Yard) -> None
 def test_far_ranges_are_read_apart_and_equal_values_are_packed_once(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repacking, "JOIN_GAP_BYTES", 1000)
+    monkeypatch.setattr(near_ranges, "JOIN_GAP_BYTES", 1000)
     first = {f"k{number}": value(number) for number in range(10)} | {"twin": value(0)}
     yard.push(first)
     gone = {f"k{number}": None for number in range(1, 9)}
@@ -157,8 +158,8 @@ def test_new_packs_are_full_before_another_is_begun(yard: Yard, monkeypatch: pyt
     # Packs over the bound count as those of one large value, so the old one is not due now.
     assert yard.compact().kept_packs == (old[0].removeprefix("db.d/"),)
     monkeypatch.setattr(compacting, "PACK_BYTES", 2**24)
-    big = repacking.record_bytes
-    monkeypatch.setattr(repacking, "record_bytes", lambda key, length: big(key, length) + 2**24)
+    big = packing.record_bytes
+    monkeypatch.setattr(packing, "record_bytes", lambda key, length: big(key, length) + 2**24)
     assert yard.compact().packs == 1
     assert len(set(yard.keys("pack")) - set(old)) == 3
     assert yard.fresh_contents() == expected

@@ -59,7 +59,7 @@ SMALL_LIMITS = {
     "ebooklet_tx.sync.pull.segments.MAX_IMAGES": 2,
     "ebooklet_tx.sync.commit.packing.PACK_BYTES": 500,
     "ebooklet_tx.sync.commit.packing.PART_BYTES": 256,
-    "ebooklet_tx.sync.read.ranges.JOIN_GAP_BYTES": 40,
+    "ebooklet_tx.sync.read.near_ranges.JOIN_GAP_BYTES": 40,
     "ebooklet_tx.local.local_store.STAGE_COMMIT_BYTES": 400,
     "ebooklet_tx.local.local_store.STAGED_LIMIT_BYTES": 1000,
     "ebooklet_tx.open_by_flag.READER_WAIT_SECONDS": 0.0,

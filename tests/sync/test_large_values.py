@@ -17,8 +17,7 @@ from ebooklet_tx.local import rebuild
 from ebooklet_tx.local.files import checked_file
 from ebooklet_tx.local.files.checked_file import FileRegion
 from ebooklet_tx.sync.commit import packing
-from ebooklet_tx.sync.read import large_values as large
-from ebooklet_tx.sync.read import load
+from ebooklet_tx.sync.read import load, ranges
 from tests.pairs import Bench, make, many_large
 
 VALUES = many_large(3) | {"small": b"s", "middle": b"m" * 2_000}
@@ -27,7 +26,7 @@ VALUES = many_large(3) | {"small": b"s", "middle": b"m" * 2_000}
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "LARGE_VALUE_BYTES", 10_000)
-    monkeypatch.setattr(large, "MAX_RANGE_BYTES", 7_000)
+    monkeypatch.setattr(ranges, "MAX_RANGE_BYTES", 7_000)
     monkeypatch.setattr(rebuild, "LARGE_VALUE_BYTES", 10_000)
     monkeypatch.setattr(checked_file, "CHUNK_BYTES", 3_000)
     monkeypatch.setattr(pack, "PACK_BYTES", 10_000)
@@ -55,21 +54,21 @@ def test_loading_brings_them_without_holding_them(
     with bench.open("b", "c"):
         pass
     with bench.open("b", flag) as db:
-        ranges: list[int] = []
+        lengths: list[int] = []
         store = db._session.remote.store
         real = store.get_range
 
         def watched(name: str, offset: int, length: int, **options: Any) -> bytes:
-            ranges.append(length)
+            lengths.append(length)
             return real(name, offset, length, **options)
 
         monkeypatch.setattr(store, "get_range", watched)
         assert db.load_items() == {}
-        assert max(ranges) <= 7_000
-        assert sum(ranges) >= 120_000
-        ranges.clear()
+        assert max(lengths) <= 7_000
+        assert sum(lengths) >= 120_000
+        lengths.clear()
         assert db.load_items() == db.load_items(["k00", "small", "not there"]) == {}
-        assert ranges == []
+        assert lengths == []
         assert dict(db.items()) == VALUES
     assert plain(bench, "b") == VALUES
 

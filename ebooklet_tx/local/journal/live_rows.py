@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from ebooklet_tx.local.journal.entries import Entry, entries_where
 from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.records import ObjectRef
 
 _PACKS = """
-SELECT o.id, o.name, o.size_bytes, count(*), sum(p.record_bytes), sum(p.keys), max(p.pending)
+SELECT o.id, o.name, o.etag, o.size_bytes, count(*), sum(p.record_bytes), sum(p.keys), max(p.pending)
   FROM (SELECT remote_object AS object, count(*) AS keys, max(pending) AS pending,
                min(length(CAST(key AS BLOB))) + max(remote_length_bytes) AS record_bytes
           FROM entry WHERE remote_object IS NOT NULL AND remote_digest IS NOT NULL
@@ -27,8 +28,7 @@ class PackRows(NamedTuple):
 
     Attributes:
         number: The pack's number in the journal.
-        name: Its relative name: `pack/<id>`.
-        size_bytes: Its size, as the index has it.
+        ref: The pack, as the index has it.
         record_count: How many records are live.
         record_bytes: Their keys and values, without the heads.
         key_count: How many keys share them.
@@ -36,8 +36,7 @@ class PackRows(NamedTuple):
     """
 
     number: int
-    name: str
-    size_bytes: int
+    ref: ObjectRef
     record_count: int
     record_bytes: int
     key_count: int
@@ -46,7 +45,10 @@ class PackRows(NamedTuple):
 
 def live_packs(journal: Journal) -> list[PackRows]:
     """Returns the packs that live rows lie in, in order of name; costs one pass over all entries."""
-    return [PackRows(*row) for row in journal.rows(_PACKS)]
+    return [
+        PackRows(number, ObjectRef(name, etag, size_bytes), *counts)
+        for number, name, etag, size_bytes, *counts in journal.rows(_PACKS)
+    ]
 
 
 def live_rows_in(journal: Journal, numbers: Iterable[int], *, only_clean: bool) -> list[Entry]:

@@ -207,7 +207,7 @@ def _value_of(session: Session, key: str, side: str) -> bytes | None:
             f"the {side} value of key {key!r} is neither here nor in the remote any more; choose a side, or "
             "give a value"
         )
-    return fetch_place(session, place)
+    return fetch_place(session.remote, place)
 
 
 def _not_fetched(key: str, side: str, error: Error) -> RemoteIntegrityError:

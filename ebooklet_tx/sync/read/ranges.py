@@ -1,56 +1,49 @@
-"""Ranges: reading many places of the remote's objects in few requests.
+"""Reading many places of the remote's objects in few requests.
 
-Owns no state. The invariant: what is yielded are the bytes that the store gave for a group; whoever asked
-holds each value to its digest.
+The invariant: what is yielded are the bytes that the store gave for a group of places; `sound_values` holds each
+value in them to its digest.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from ebooklet_tx.errors import Error, OfflineError, PreconditionFailedError
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import ObjectRef, digest_of
-from ebooklet_tx.sync.session import Session
-
-JOIN_GAP_BYTES = 64 * 1024
-"""Ranges of one pack that lie closer than this are fetched as one."""
+from ebooklet_tx.sync.in_flight import side_by_side
+from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
+from ebooklet_tx.sync.session import Remote
 
 MAX_RANGE_BYTES = 16 * 2**20
-"""Joined ranges are no longer than this: so much of each request is in memory."""
+"""No request reads more than this; a larger value is read in parts."""
 
 
 def fetch_ranges(
-    session: Session, wanted: Sequence[RemoteValue]
+    remote: Remote, wanted: Iterable[RemoteValue]
 ) -> Iterator[tuple[list[RemoteValue], bytes | Error]]:
-    """Yields groups of places that lie near each other, with all bytes from the first to the last.
+    """Yields groups of values that lie near each other, with all bytes from the first to the last.
 
-    Some groups are fetched at once, and no more of them wait in memory. One that can't be had comes with the
+    Some groups are fetched at once, within the bound on bytes in flight. One that can't be had comes with the
     error that says why. Once the store can't be reached, the rest comes with that error and is not asked for.
     """
-    groups = deque(joined(wanted))
-    threads = max(1, min(session.remote.threads, len(groups)))
-    unreachable: OfflineError | None = None
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        running: deque[tuple[list[RemoteValue], Future[bytes | Error]]] = deque()
+    groups = joined(wanted)
+    unreachable: list[OfflineError] = []
+
+    def fetch(group: Sequence[RemoteValue]) -> bytes | Error:
+        if unreachable:
+            return unreachable[0]
         try:
-            while groups or running:
-                while groups and len(running) < threads and unreachable is None:
-                    running.append((groups[0], pool.submit(_fetch, session, groups.popleft())))
-                if running:
-                    group, future = running.popleft()
-                    outcome = future.result()
-                    if isinstance(outcome, OfflineError):
-                        unreachable = outcome
-                    yield group, outcome
-                elif unreachable is not None:
-                    yield groups.popleft(), unreachable
-        finally:
-            for _, future in running:
-                future.cancel()
+            return read_range(remote, group[0].ref, *span_of(group))
+        except OfflineError as error:
+            unreachable.append(error)
+            return error
+        except Error as error:
+            return error
+
+    threads = min(remote.threads, len(groups))
+    return side_by_side(groups, fetch, size_bytes=lambda group: span_of(group)[1], threads=threads)
 
 
 def sound_values(group: Sequence[RemoteValue], data: bytes | Error) -> Iterator[tuple[RemoteValue, bytes | None]]:
@@ -58,37 +51,46 @@ def sound_values(group: Sequence[RemoteValue], data: bytes | Error) -> Iterator[
     if isinstance(data, Error):
         yield from ((item, None) for item in group)
         return
-    start = group[0].offset_bytes
+    start, _ = span_of(group)
     for item in group:
         at = item.offset_bytes - start
         value = data[at : at + item.length_bytes]
         yield item, value if digest_of(value) == item.digest else None
 
 
-def joined(wanted: Sequence[RemoteValue]) -> list[list[RemoteValue]]:
-    """Groups places that are near each other in the same object."""
-    if not wanted:
-        return []
+def joined(wanted: Iterable[RemoteValue]) -> list[list[RemoteValue]]:
+    """Groups values that lie near each other in the same object."""
     places = sorted(wanted, key=lambda item: (item.ref.name, item.offset_bytes))
-    groups = [[places[0]]]
-    for last, item in pairwise(places):
-        end = last.offset_bytes + last.length_bytes
-        span = item.offset_bytes + item.length_bytes - groups[-1][0].offset_bytes
-        near = item.ref.name == last.ref.name and item.offset_bytes - end <= JOIN_GAP_BYTES
-        if near and span <= MAX_RANGE_BYTES:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
+    groups: list[list[RemoteValue]] = []
+    for _, in_object in groupby(places, key=lambda item: item.ref.name):
+        groups += near_ranges(in_object, MAX_RANGE_BYTES)
     return groups
 
 
-def read_range(session: Session, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> bytes:
-    """Reads a range of an object, also when the store has it under another ETag.
+def read_range(remote: Remote, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> bytes:
+    """Reads a range of an object, also when the store has it under another ETag; a long one in parts.
 
     A database that was copied to another store has other ETags there. The caller holds what it gets to the
     digests of the values, which tells everything else.
     """
-    remote = session.remote
+    parts = list(read_parts(remote, ref, offset_bytes, length_bytes))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_parts(remote: Remote, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> Iterator[bytes]:
+    """Reads a range of an object part by part."""
+    for start, length in parts_of_range(offset_bytes, length_bytes):
+        yield _read_part(remote, ref, start, length)
+
+
+def parts_of_range(offset_bytes: int, length_bytes: int) -> list[tuple[int, int]]:
+    """Divides a range into those (offset, length) that one request each reads; at least one, if empty."""
+    end = offset_bytes + length_bytes
+    starts = range(offset_bytes, end, MAX_RANGE_BYTES) or [offset_bytes]
+    return [(start, min(MAX_RANGE_BYTES, end - start)) for start in starts]
+
+
+def _read_part(remote: Remote, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> bytes:
     name = remote.names.object(ref.name)
     try:
         return remote.store.get_range(name, offset_bytes, length_bytes, if_match=remote.etag_to_match(ref))
@@ -96,11 +98,3 @@ def read_range(session: Session, ref: ObjectRef, offset_bytes: int, length_bytes
         data = remote.store.get_range(name, offset_bytes, length_bytes)
         remote.note_other_etag(ref)
         return data
-
-
-def _fetch(session: Session, group: Sequence[RemoteValue]) -> bytes | Error:
-    start = group[0].offset_bytes
-    try:
-        return read_range(session, group[0].ref, start, group[-1].offset_bytes + group[-1].length_bytes - start)
-    except Error as error:
-        return error

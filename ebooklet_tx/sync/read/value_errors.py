@@ -1,19 +1,20 @@
-"""What is said of a value that can't be had, one at a time or many.
+"""The errors for values that can't be had, whether one was asked for or many.
 
-Owns no state. The invariant: each message names the key, the place and the way out.
+The invariant: each message names the key, the object and the way out.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.records import ObjectRef
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.sync.session import Remote
 
 
-def damaged_there(session: Session, key: str, ref: ObjectRef) -> RemoteIntegrityError:
+def damaged_there(remote: Remote, key: str, ref: ObjectRef) -> RemoteIntegrityError:
     """Returns the error for a value whose bytes in the remote do not have its digest."""
-    remote = session.remote
     return RemoteIntegrityError(
         f"the value of key {key!r} in {remote.names.object(ref.name)!r} at {remote.store.location} is damaged: "
         f"its digest differs from the index's; compact(packs=[{ref.name!r}]) writes it anew on a machine that "
@@ -29,14 +30,18 @@ def vanished_there(key: str, error: Exception) -> RemoteIntegrityError:
     )
 
 
-def check_remote_has(session: Session, entry: Entry) -> None:
+def check_remote_has(entry: Entry, path: Path) -> None:
     """Makes sure that the value which a reader of an entry sees lies in an object of the remote.
+
+    Args:
+        entry: What the journal says of a key whose value is not on this machine in a sound state.
+        path: The Booklet file.
 
     Raises:
         LocalIntegrityError: It does not, so that what was damaged here is nowhere else.
     """
     if entry.digest != entry.remote_digest or entry.remote_object is None:
         raise LocalIntegrityError(
-            f"the value of key {entry.key!r} in {session.local.path} is damaged, and the remote does not have "
-            "it; delete the key, or discard() its change"
+            f"the value of key {entry.key!r} in {path} is damaged, and the remote does not have it; delete the "
+            "key, or discard() its change"
         )
