@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
 from ebooklet_tx.local.journal.entries import find_entry, iter_pages, pending_entries, visible_count
+from ebooklet_tx.local.journal.integrity.commit_mark import MarkWriter
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta, sqlite_errors
 
 
@@ -51,6 +53,26 @@ def test_a_transaction_that_raises_leaves_nothing(journal: Journal) -> None:
     assert journal.all_meta() == {}
     add(journal, "k")
     assert visible_count(journal) == 1
+
+
+def test_marks_are_written_one_at_a_time_in_the_order_of_commits(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads that both found the mark's file closed would open it twice."""
+    counts: list[int] = []
+    alone = []
+
+    def note(_mark: MarkWriter, count: int) -> None:
+        # Another thread finds the mutex taken.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            alone.append(not pool.submit(journal.mutex.acquire, blocking=False).result())
+        counts.append(count)
+
+    monkeypatch.setattr(MarkWriter, "write", note)
+    for key in "abc":
+        add(journal, key)
+    assert alone == [True] * 3
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
 
 
 def test_entries_as_a_reader_sees_them(journal: Journal) -> None:

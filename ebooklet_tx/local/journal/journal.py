@@ -230,7 +230,8 @@ class Journal:
             finally:
                 # Nothing, unless an interrupt came between the failure and the rollback.
                 self._roll_back()
-        self._mark.write(count)
+            # Still with the mutex: marks are written in the order of the commits, one at a time.
+            self._mark.write(count)
 
     def catch_up(self, mark: int) -> None:
         """Goes on counting commits behind a mark that this journal no longer reaches."""
