@@ -1,8 +1,7 @@
-"""Where a database began: in this journal, as another's, or in a file that ebooklet used.
+"""Where a database began: in this journal, as a copy of another, or in a file that ebooklet used.
 
-Owns two facts of the journal: the uuid of the database that was made with it, and the word that a file of
-ebooklet's is complete or wanted as it is. The invariant: a pair that became the copy of another database has
-another uuid, and so does not count as made here; a partial copy is not pushed as if it were all of it.
+The invariant: a pair that became the copy of another database has another uuid, and so does not count as made
+here; a partial copy is not pushed as if it were the whole database.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ebooklet_tx.local.local_store import LocalStore
 
 
 def note_made_here(local: LocalStore) -> None:
-    """Remembers that the database began in this journal, so that its values are no stranger's."""
+    """Remembers that the database began in this journal, so that its values count as this user's own."""
     note_origin(local.journal, local.file.header.uuid)
 
 
@@ -40,9 +39,9 @@ def check_complete(local: LocalStore, *, accept_partial: bool) -> None:
 
 
 def undecided_partial_copy(local: LocalStore, *, accept_partial: bool = False) -> PartialCopy | None:
-    """Tells what a file lacks that ebooklet used, until it was found complete or is accepted as it is.
+    """Returns what a file used by ebooklet lacks; None once it was found complete or accepted as it is.
 
-    Once a remote holds the database, ebooklet's old index says nothing more of it.
+    Once a remote holds the database, ebooklet's old index tells nothing more about it.
 
     Raises:
         PartialCopyError: What ebooklet left can't be read, and nothing was accepted.

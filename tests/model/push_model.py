@@ -196,7 +196,7 @@ def is_agreeing(pending: int | None, base: Version, remote: Version) -> bool:
 
 
 def is_done(pending: int | None, remote: Version) -> bool:
-    """What `index_images._DONE` says: the operation was carried out."""
+    """What `base_moves.DONE` says: the operation was carried out."""
     if pending is None:
         return False
     if not digest(pending):

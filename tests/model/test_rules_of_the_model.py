@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ebooklet_tx.local import commit
-from ebooklet_tx.local.journal import index_images
+from ebooklet_tx.local.journal.pending.base_moves import DONE
 from ebooklet_tx.local.journal.pending.conflicts import AGREEING, CONFLICTING
 from tests.model.explorer import BoundExceededError, explore
 from tests.model.push_model import NEVER, Version, digest, in_conflict, is_agreeing, is_done
@@ -65,7 +65,7 @@ def test_operations_are_done_as_in_sql(journal: sqlite3.Connection) -> None:
     outcomes = set()
     for operation, remote in itertools.product(OPERATIONS, VERSIONS):
         write(journal, operation, NEVER, remote)
-        journal.execute(index_images._DONE)
+        journal.execute(DONE)
         done = operation is not None and journal.execute("SELECT pending FROM entry").fetchone() == (0,)
         assert is_done(operation, remote) == done, (operation, remote)
         outcomes.add(done)

@@ -1,11 +1,10 @@
 """Applying index segments to the journal: one transaction from one base commit to the next.
 
-Owns no state. The invariant: after a take-in every remote column says what the new base commit
-says; a key with a pending operation keeps its local value, its operation and its base, unless the
-commit carried that operation out. A reader of the journal sees the base before or after.
+The invariant: afterwards every remote column is that of the new base commit, and `base_moves` has settled the
+pending operations with it. A reader of the journal sees the base before or after.
 
-A segment's image is attached as it is and read by `INSERT ... SELECT`: measured three times as fast
-as rows decoded in Python.
+A segment is an image of an SQLite database. It is attached as it is and read by `INSERT ... SELECT`: measured
+three times as fast as rows decoded in Python.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
-from ebooklet_tx.local.journal.pending.columns import NO_BASE, NO_REMOTE, REMOTE_AS_BASE
+from ebooklet_tx.local.journal.pending.base_moves import reconcile_operations
+from ebooklet_tx.local.journal.pending.columns import NO_REMOTE
 
 MAX_IMAGES = 9
 """As many segments as a manifest names, and the tail; SQLite attaches ten databases at most."""
@@ -39,24 +39,6 @@ _KNOWN_OBJECTS = """
   LEFT JOIN main.remote_object AS known ON known.name = o.name
 """
 
-_DONE = f"""
-UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0 AND (
-  (pending = 1 AND pending_digest IS remote_digest AND pending_timestamp_us IS remote_timestamp_us)
-  OR (pending = 2 AND remote_digest IS NULL))
-"""
-"""Operations that a commit has carried out. An equal value that was set at another time stays pending:
-whether it is the same change or one more of its kind (a counter's) is for the push to say."""
-
-_EQUAL_IS_CLEAN = f"""
-UPDATE entry SET pending = 0, {NO_BASE}
-WHERE pending != 0 AND pending = 1 AND pending_digest IS remote_digest
-"""
-
-_NEWER_WINS = f"""
-UPDATE entry SET pending = 0, {NO_BASE}
-WHERE pending != 0 AND remote_seq IS NOT NULL AND remote_timestamp_us >= pending_timestamp_us
-"""
-
 
 def apply_images(
     journal: Journal,
@@ -71,44 +53,36 @@ def apply_images(
     """Moves the journal on to another base commit.
 
     Args:
-        journal: The journal; the caller holds the lock.
+        journal: The journal.
         images: Checked segment images, oldest first, at most `MAX_IMAGES`.
         base_seq: Rows of this commit and older ones are known already.
         facts: What to record about the new base.
         full: The images are the whole index, and a key that is not in them is gone.
         own_seq: Rows of this commit were written here: what was set again since is based on them.
-        intents_settled: Whether no intent is left open by this.
+        intents_settled: Whether the outcome of every push is known with this; its intent then goes.
     """
     # Always later would let the WAL of a session that does nothing but pull grow without end.
     first = base_seq == 0 and not full
     checkpoint = _checkpoint_later(journal) if first else contextlib.nullcontext()
-    with _attached(journal, images) as schemas, checkpoint, journal.transaction() as connection:
-        raw = driver(connection)
+    with _attached(journal, images) as schemas, checkpoint, journal.transaction() as transaction:
+        raw = driver(transaction)
         if full:
             raw.execute(f"UPDATE entry SET {NO_REMOTE} WHERE remote_seq IS NOT NULL")
             # After a rewind the same numbers name other commits.
             raw.execute("DELETE FROM commit_log")
             base_seq = 0
         for schema in schemas:
-            _take_in_one(raw, schema, base_seq)
+            _apply_image(raw, schema, base_seq)
         _forget_committed_uploads(raw)
-        if raw.execute("SELECT 1 FROM meta WHERE name = 'adopted'").fetchone():
-            raw.execute(_EQUAL_IS_CLEAN)
-            raw.execute(_NEWER_WINS)
-            raw.execute(f"UPDATE entry SET {REMOTE_AS_BASE} WHERE pending != 0")
-            raw.execute("DELETE FROM meta WHERE name = 'adopted'")
-        if own_seq is not None:
-            # First, so that a mere change of timestamp since then is told from what was pushed.
-            raw.execute(f"UPDATE entry SET {REMOTE_AS_BASE} WHERE pending != 0 AND remote_seq = ?", (own_seq,))
-        raw.execute(_DONE)
+        reconcile_operations(raw, own_seq=own_seq)
         if full:
             raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")
         if intents_settled:
             raw.execute("DELETE FROM intent")
-        put_meta(connection, facts)
+        put_meta(transaction, facts)
 
 
-def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
+def _apply_image(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
     if raw.execute("SELECT 1 FROM main.remote_object LIMIT 1").fetchone():
         raw.execute(
             f"INSERT INTO main.remote_object(name, etag, size_bytes) "
@@ -116,7 +90,7 @@ def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
         )
         upsert = _UPSERT.format(schema=schema, object_id="known.id", objects=_KNOWN_OBJECTS.format(schema=schema))
     else:
-        # The first image's numbers can be taken over, which saves a look at two tables for every row.
+        # The numbers of the first image can stay, which saves a lookup in two tables for every row.
         raw.execute(
             f"INSERT INTO main.remote_object(id, name, etag, size_bytes) "
             f"SELECT id, name, etag, size_bytes FROM {schema}.object"
@@ -136,7 +110,7 @@ def _take_in_one(raw: sqlite3.Connection, schema: str, base_seq: int) -> None:
 
 
 def _forget_committed_uploads(raw: sqlite3.Connection) -> None:
-    """Packs that a commit names are no upload any more, also when the push that sent them died."""
+    """Forgets uploads that a commit names by now, also where the push that sent them died."""
     names = "SELECT u.name FROM upload AS u JOIN remote_object AS r ON r.name = u.name"
     raw.execute(f"DELETE FROM packed WHERE name IN ({names})")
     raw.execute(f"DELETE FROM upload WHERE name IN ({names})")
@@ -144,9 +118,9 @@ def _forget_committed_uploads(raw: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _checkpoint_later(journal: Journal) -> Iterator[None]:
-    """Leaves it to the next commit, or to the close, to copy what is taken in from the WAL to the journal.
+    """Leaves it to the next commit, or to the close, to copy what is applied from the WAL into the journal.
 
-    It is durable in the WAL, and whoever opens a database for the first time waits for a value.
+    It is durable in the WAL, and a user who opens a database for the first time waits for a value.
     """
     with journal.reading() as raw:
         (pages,) = raw.execute("PRAGMA wal_autocheckpoint").fetchone()
@@ -159,7 +133,7 @@ def _checkpoint_later(journal: Journal) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attached(journal: Journal, images: Sequence[bytes]) -> Iterator[list[str]]:
-    """Attaches images to the journal's connection for the time of one take-in."""
+    """Attaches images to the journal's connection while they are applied."""
     schemas: list[str] = []
     with journal.reading() as raw:
         try:

@@ -1,9 +1,8 @@
 """Conflicts: keys that were changed here and by another writer since their common base.
 
-Owns no state. The invariant: a key is a conflict exactly while it has a pending operation and its
-remote digest differs both from the base of that operation and from the operation's own outcome.
-A delete against a change is one. Equal content is none, and yet it may be one change more of its kind
-(two writers who both counted from 5 to 6), so a function that merges gets to see it.
+The invariant: a key is in conflict exactly while the journal tells so (`local/journal/pending/conflicts`). A
+deletion that meets a change is a conflict. Equal values are none, but may be two changes of one kind (two writers
+who both counted from 5 to 6), so a function that merges gets to see them.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Conflict:
     """A key with its three versions.
 
     `base`, `ours` and `theirs` are the decoded values, fetched when they are asked for, `MISSING`
-    where there is none. What is known without fetching is in `base_version` and its like.
+    where there is none. `base_version`, `ours_version` and `theirs_version` are known without fetching.
     """
 
     key: str
@@ -128,7 +127,7 @@ class ConflictError(Error):
 
 
 def find_conflicts(session: Session, *, agreeing: bool = False) -> list[Conflict]:
-    """Returns the conflicts in order of key; with `agreeing` those keys as well to which both gave one value."""
+    """Returns the conflicts in order of key; with `agreeing` also the keys to which both sides gave one value."""
 
     def load(key: str, side: str) -> Any:
         return load_side(session, key, side)

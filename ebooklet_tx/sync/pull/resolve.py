@@ -1,8 +1,7 @@
 """Resolving conflicts: choosing a side, or a value, for each key.
 
-Owns no state. The invariant: a resolved key stays what its resolution says, on top of what the other
-writer pushed: the other's version becomes the base, in one transaction for all keys, so the next
-push is an ordinary one. A key that the other changed once more meanwhile is a conflict again.
+The invariant: a resolved key stays what its resolution says, on top of what the other writer pushed, so that the
+next push is an ordinary one. A key that the other writer changed once more meanwhile is in conflict again.
 """
 
 from __future__ import annotations
