@@ -30,7 +30,7 @@ from ebooklet_tx.local.journal.facts import note_connection, note_type
 from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.open_settings import Settings, local_path
 from ebooklet_tx.stores.retry import RetryPolicy, patience
-from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
 from ebooklet_tx.sync.pull.public_url import check_public_side
 from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
@@ -63,7 +63,6 @@ def open(
     accept_partial: bool = False,
     trust_entries: bool = False,
     retry: RetryPolicy | None = None,
-    _wrap_store: StoreWrapper | None = None,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
@@ -143,7 +142,6 @@ def open(
             connection,
             retry=retry,
             for_writing=flag != "r",
-            wrap=_wrap_store,
             conditional_writes=conditional_writes,
         )
         settings.ending.add(remote.store.close)

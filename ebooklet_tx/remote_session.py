@@ -25,7 +25,7 @@ from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, erase
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.pull.segments import fetch_segment
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
@@ -53,7 +53,6 @@ class RemoteSession(Unshared):
         lock_timeout: float = 300.0,
         conditional_writes: bool | str = "auto",
         retry: RetryPolicy | None = None,
-        _wrap_store: StoreWrapper | None = None,
     ) -> None:
         """Names the remote; nothing is sent.
 
@@ -84,7 +83,6 @@ class RemoteSession(Unshared):
             connection,
             retry=retry,
             for_writing=flag != "r",
-            wrap=_wrap_store,
             conditional_writes=conditional_writes,
         )
 

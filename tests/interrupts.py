@@ -23,6 +23,7 @@ from ebooklet_tx.locks.lease_rules import decode_lease
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
+from tests.doors import open_database
 from tests.memory_store import MemoryStore
 
 PACKAGE = str(Path(ebooklet_tx.__file__).parent)
@@ -100,11 +101,11 @@ class Stand:
             "retry": RetryPolicy.without_backoff(),
             "conditional_writes": self.kind != "tickets",
         }
-        return ebooklet_tx.open(
+        return open_database(
             DirectoryConnection(self.folder / "remote", "db"),
             self.folder / f"{copy}.blt",
             flag,
-            _wrap_store=self._wrap,
+            wrap_store=self._wrap,
             **given | options,
         )
 

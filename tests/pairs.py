@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.stores.retry import RetryPolicy
+from tests.doors import open_database
 
 OLD_STAMP = 1_600_000_000_000_000
 N_BUCKETS = 1009
@@ -56,7 +56,7 @@ class Bench:
         options.setdefault("lock", None)
         options.setdefault("lock_timeout", 5.0)
         options.setdefault("retry", RetryPolicy.without_backoff())
-        return ebooklet_tx.open(self.url, self.path(copy), flag, **options)
+        return open_database(self.url, self.path(copy), flag, **options)
 
     def contents(self, copy: str) -> dict[str, Any]:
         """What a reader with this copy sees, metadata under the key ""."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ebooklet_tx
 from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
@@ -20,6 +19,7 @@ from ebooklet_tx.maintenance import break_locks as breaking
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync.session import Remote
+from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
@@ -114,12 +114,12 @@ class Shelf:
             "n_buckets": N_BUCKETS,
             "retry": self.policy,
         } | options
-        return ebooklet_tx.open(
+        return open_database(
             place,
             self.folder / f"{copy}.blt",
             flag,
             conditional_writes=self.conditional,
-            _wrap_store=lambda _: self.store if wrap is None else wrap(self.store),
+            wrap_store=lambda _: self.store if wrap is None else wrap(self.store),
             **given,
         )
 

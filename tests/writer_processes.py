@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
 from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.local.journal.pending import resolutions
@@ -22,6 +21,7 @@ from ebooklet_tx.locks import process_identity as this_process
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync import locking
 from ebooklet_tx.sync.commit import commit_way
+from tests.doors import open_database
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say
@@ -34,7 +34,7 @@ SERIALIZER = "orjson"
 
 def open_at(place: Place, path: Path, flag: str, **options: Any) -> Database:
     """Opens a database of a test."""
-    return ebooklet_tx.open(place.connection, path, flag, SERIALIZER, N_BUCKETS, **options)
+    return open_database(place.connection, path, flag, SERIALIZER, N_BUCKETS, **options)
 
 
 def added_up(conflict: Conflict) -> int:
@@ -149,7 +149,7 @@ def hold(
     def wrap(store: ObjectStore) -> ObjectStore:
         return _StoppingStore(store, key) if freezes_at_commit else store
 
-    with open_at(place, path, "w", _wrap_store=wrap) as db:
+    with open_at(place, path, "w", wrap_store=wrap) as db:
         db.update(changes)
         db.sync()
         say(pipe, "holding")

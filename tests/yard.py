@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.maintenance import checking
@@ -15,6 +14,7 @@ from ebooklet_tx.maintenance.check_reports import CollectReport, CompactReport, 
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
+from tests.doors import open_database, with_wrapped_stores
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
 
@@ -54,14 +54,14 @@ class Yard:
     def _options(self, wrap: Wrap | None) -> dict[str, Any]:
         return {
             "retry": RetryPolicy.without_backoff(2),
-            "_wrap_store": lambda _inner: self.store if wrap is None else wrap(self.store),
+            "wrap_store": lambda _inner: self.store if wrap is None else wrap(self.store),
         }
 
     def open(self, copy: str = "a", flag: str = "c", *, wrap: Wrap | None = None, **options: Any) -> Database:
         options.setdefault("n_buckets", N_BUCKETS)
         options.setdefault("lock", None)
         options.setdefault("lock_timeout", 5.0)
-        return ebooklet_tx.open(self.url, self.path(copy), flag, **self._options(wrap), **options)
+        return open_database(self.url, self.path(copy), flag, **self._options(wrap), **options)
 
     def push(self, values: dict[str, bytes | None], copy: str = "a", at_hours: float | None = None) -> None:
         """Sets keys, or deletes them with None, and pushes."""
@@ -80,13 +80,15 @@ class Yard:
     ) -> CollectReport:
         if at_hours is not None:
             self.hours = at_hours
-        return checking.collect(self.url, **self._options(wrap), **options)
+        return with_wrapped_stores(checking.collect)(self.url, **self._options(wrap), **options)
 
     def fsck(self, **options: Any) -> FsckReport:
-        return checking.fsck(self.url, **self._options(options.pop("wrap", None)), **options)
+        return with_wrapped_stores(checking.fsck)(self.url, **self._options(options.pop("wrap", None)), **options)
 
     def verify(self, **options: Any) -> VerifyReport:
-        return checking.verify(self.url, **self._options(options.pop("wrap", None)), **options)
+        return with_wrapped_stores(checking.verify)(
+            self.url, **self._options(options.pop("wrap", None)), **options
+        )
 
     def compact(self, copy: str = "a", *, wrap: Wrap | None = None, **options: Any) -> CompactReport:
         with self.open(copy, "w", wrap=wrap) as db:

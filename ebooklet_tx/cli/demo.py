@@ -35,7 +35,7 @@ from ebooklet_tx.opening import open as open_database
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.sync.connecting import remote_at, wrapped_stores
 
 CHANGED_COUNT = 50
 PACKED_VALUE_BYTES = 4 * 1024
@@ -183,9 +183,8 @@ class _Demo:
         return outcome
 
     def _opened(self, stores: list[CountingStore]) -> Database:
-        return open_database(
-            self._connection, self._first, "c", value_serializer="str", _wrap_store=_counter(stores)
-        )
+        with wrapped_stores(_counter(stores)):
+            return open_database(self._connection, self._first, "c", value_serializer="str")
 
     @contextlib.contextmanager
     def _step(self, name: str, stores: list[CountingStore] | None = None) -> Iterator[list[CountingStore]]:
@@ -237,14 +236,15 @@ class _Demo:
         return True
 
     def _recover(self) -> RecoverReport:
-        with self._step("recover") as stores:
-            return recover(self._first, self._connection, _wrap_store=_counter(stores))
+        with self._step("recover") as stores, wrapped_stores(_counter(stores)):
+            return recover(self._first, self._connection)
 
     def _compare(self, digests: Mapping[str, bytes]) -> tuple[int, bool]:
         """Opens a second copy from the remote alone; returns how many values of it are right."""
         with (
             self._step("second copy, all compared") as stores,
-            open_database(self._connection, self._second, "r", _wrap_store=_counter(stores)) as copy,
+            wrapped_stores(_counter(stores)),
+            open_database(self._connection, self._second, "r") as copy,
         ):
             equal = sum(digests.get(key) == digest_of(text.encode()) for key, text in copy.items())
             return equal, set(copy) == set(digests)
@@ -406,9 +406,10 @@ class _DyingStore(CountingStore):
 def _child(place: str, path: str, kill: str) -> None:
     """Pushes what is pending; does not return."""
     connection = parse_connection(json.loads(place))
-    with open_database(
-        connection, path, "w", _wrap_store=lambda store: _DyingStore(store, connection.key, kill)
-    ) as database:
+    with (
+        wrapped_stores(lambda store: _DyingStore(store, connection.key, kill)),
+        open_database(connection, path, "w") as database,
+    ):
         database.changes().push()
 
 

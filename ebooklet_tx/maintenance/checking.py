@@ -25,7 +25,7 @@ from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, Ver
 from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.connecting import StoreWrapper, only_readable, remote_at
+from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.tracebacks import at_edge
@@ -41,7 +41,6 @@ def collect(
     lock_timeout: float = 60.0,
     conditional_writes: bool | str = "auto",
     retry: RetryPolicy | None = None,
-    _wrap_store: StoreWrapper | None = None,
 ) -> CollectReport:
     """Deletes objects of a remote that neither its root nor a snapshot names any more.
 
@@ -70,7 +69,7 @@ def collect(
     """
     if lock not in ("exclusive", None):
         raise InvalidArgumentError(f"unknown lock {lock!r}; give 'exclusive' or None")
-    with _bucket(remote_conn, not dry_run, conditional_writes, retry, _wrap_store) as remote:
+    with _bucket(remote_conn, not dry_run, conditional_writes, retry) as remote:
         return collecting.collect(
             remote,
             grace_seconds=grace_seconds,
@@ -90,7 +89,6 @@ def fsck(
     *,
     conditional_writes: bool | str = "auto",
     retry: RetryPolicy | None = None,
-    _wrap_store: StoreWrapper | None = None,
 ) -> FsckReport:
     """Holds the objects of a remote against what its root names.
 
@@ -113,7 +111,7 @@ def fsck(
     """
     if min_age < timedelta(0):
         raise InvalidArgumentError(f"min_age must not be negative, but is {min_age}")
-    with _bucket(remote_conn, delete_orphans, conditional_writes, retry, _wrap_store) as remote:
+    with _bucket(remote_conn, delete_orphans, conditional_writes, retry) as remote:
         return verifying.fsck(
             remote,
             delete_orphans=delete_orphans,
@@ -130,7 +128,6 @@ def verify(
     read_values: bool = False,
     file_path: str | os.PathLike[str] | None = None,
     retry: RetryPolicy | None = None,
-    _wrap_store: StoreWrapper | None = None,
 ) -> VerifyReport:
     """Reads a remote's root, its whole index and its listing, and tells what is not as it should be.
 
@@ -146,7 +143,7 @@ def verify(
         UnsupportedFormatError: Something else lies there.
         OfflineError: The remote can't be reached.
     """
-    remote = remote_at(parse_connection(remote_conn), retry=retry, wrap=_wrap_store)
+    remote = remote_at(parse_connection(remote_conn), retry=retry)
     with contextlib.closing(remote.store), _copies(file_path) as find_copy:
         return verifying.verify(remote, read_values=read_values, find_copy=find_copy)
 
@@ -157,7 +154,6 @@ def _bucket(
     for_writing: bool,
     conditional_writes: bool | str,
     retry: RetryPolicy | None,
-    wrap: StoreWrapper | None,
 ) -> Iterator[Remote]:
     """Opens a remote that can be listed; where it is to be written to, how its conditions work is found out."""
     connection = parse_connection(remote_conn)
@@ -165,9 +161,7 @@ def _bucket(
         raise ReadOnlyError(
             f"{connection.url} can only be read, and so not be listed; name its bucket or folder, or verify() it"
         )
-    remote = remote_at(
-        connection, retry=retry, for_writing=True, wrap=wrap, conditional_writes=conditional_writes
-    )
+    remote = remote_at(connection, retry=retry, for_writing=True, conditional_writes=conditional_writes)
     with contextlib.closing(remote.store):
         if for_writing:
             agree(remote)

@@ -27,7 +27,7 @@ from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
-from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, remote_at
+from ebooklet_tx.sync.connecting import noted_connection, remote_at
 from ebooklet_tx.sync.locking import reconcile_conditions
 from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
@@ -71,7 +71,6 @@ def recover(
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     accept_partial: bool = False,
     repair_remote: bool = False,
-    _wrap_store: StoreWrapper | None = None,
 ) -> RecoverReport:
     """Repairs a local pair, then resumes an interrupted push or rolls it back.
 
@@ -109,8 +108,8 @@ def recover(
     found = inspect_pair(path, conflicts=conflicts_in, check_values=dry_run)
     if dry_run:
         place = given or noted_connection(found.facts, journal_path(path))
-        told = _told(found, place, resume, accept_deletes, retry, _wrap_store)
-        return _told_of_root(told, place, retry, _wrap_store) if repair_remote and place is not None else told
+        told = _told(found, place, resume, accept_deletes, retry)
+        return _told_of_root(told, place, retry) if repair_remote and place is not None else told
     local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
     report = local.report
     try:
@@ -127,7 +126,7 @@ def recover(
         )
         outcome = None
         if connection is not None:
-            outcome = _reconcile_remote(local, connection, resume, repair_remote, retry, _wrap_store)
+            outcome = _reconcile_remote(local, connection, resume, repair_remote, retry)
             if outcome.failure is None:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
         lost = sorted({*report.lost_keys, *lost_values(local)})
@@ -179,10 +178,9 @@ def _reconcile_remote(
     resume: bool,
     repair_remote: bool,
     retry: RetryPolicy | None,
-    wrap: StoreWrapper | None,
 ) -> RemoteOutcome:
     try:
-        remote = remote_at(connection, retry=retry, for_writing=True, wrap=wrap)
+        remote = remote_at(connection, retry=retry, for_writing=True)
     except Error as error:
         return RemoteOutcome(failure=str(error))
     with contextlib.closing(remote.store):
@@ -257,7 +255,6 @@ def _told(
     resume: bool,
     accept_deletes: bool,
     retry: RetryPolicy | None,
-    wrap: StoreWrapper | None,
 ) -> RecoverReport:
     """Says what `recover` would do."""
     actions = list(_repairs(found)) or ["the local pair is sound"]
@@ -271,7 +268,7 @@ def _told(
         actions.append("no remote is remembered and none was given: only the local pair would be looked after")
     elif ids:
         try:
-            remote = remote_at(connection, retry=retry, wrap=wrap)
+            remote = remote_at(connection, retry=retry)
             with contextlib.closing(remote.store):
                 answers = ask_whether_applied(remote, ids)
         except Error as error:
@@ -310,12 +307,10 @@ def _told(
     )
 
 
-def _told_of_root(
-    report: RecoverReport, connection: Connection, retry: RetryPolicy | None, wrap: StoreWrapper | None
-) -> RecoverReport:
+def _told_of_root(report: RecoverReport, connection: Connection, retry: RetryPolicy | None) -> RecoverReport:
     """Adds what a repair of the remote's root would do."""
     try:
-        remote = remote_at(connection, retry=retry, wrap=wrap)
+        remote = remote_at(connection, retry=retry)
         with contextlib.closing(remote.store):
             seen = inspect_root(remote)
     except Error as error:

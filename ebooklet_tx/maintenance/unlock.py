@@ -18,7 +18,7 @@ from ebooklet_tx.maintenance.break_locks import unlock as remove_lock
 from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.commit_way import kept_answers
-from ebooklet_tx.sync.connecting import StoreWrapper, noted_connection, only_readable, remote_at
+from ebooklet_tx.sync.connecting import noted_connection, only_readable, remote_at
 from ebooklet_tx.sync.locking import agree
 from ebooklet_tx.tracebacks import at_edge
 
@@ -32,7 +32,6 @@ def unlock(
     lock_timeout: float = 0.0,
     conditional_writes: bool | str = "auto",
     retry: RetryPolicy | None = None,
-    _wrap_store: StoreWrapper | None = None,
 ) -> str | None:
     """Removes the lock that a writer has left on a remote.
 
@@ -80,7 +79,6 @@ def unlock(
         connection,
         retry=retry,
         for_writing=True,
-        wrap=_wrap_store,
         conditional_writes=conditional_writes,
     )
     try:

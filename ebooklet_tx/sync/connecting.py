@@ -6,8 +6,10 @@ between lies below the retries.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -24,13 +26,27 @@ from ebooklet_tx.sync.session import Remote
 
 StoreWrapper: TypeAlias = Callable[[ObjectStore], ObjectStore]
 
+_wrapper: ContextVar[StoreWrapper | None] = ContextVar("ebooklet_tx_store_wrapper", default=None)
+
+
+@contextlib.contextmanager
+def wrapped_stores(wrap: StoreWrapper | None) -> Iterator[None]:
+    """Puts a store of the caller's below the retries of each remote that is made in the block.
+
+    The demo and the tests count requests so, or let them fail.
+    """
+    before = _wrapper.set(wrap)
+    try:
+        yield
+    finally:
+        _wrapper.reset(before)
+
 
 def remote_at(
     connection: Connection,
     *,
     retry: RetryPolicy | None = None,
     for_writing: bool = False,
-    wrap: StoreWrapper | None = None,
     conditional_writes: bool | str = "auto",
 ) -> Remote:
     """Returns the remote at a place; nothing is sent yet.
@@ -39,7 +55,6 @@ def remote_at(
         connection: The place.
         retry: How failing requests are tried again; None for the connection's own.
         for_writing: Whether writes are meant.
-        wrap: Puts a store of the caller's below the retries, to count requests or to fail them.
         conditional_writes: "auto", or whether they work.
     """
     if conditional_writes not in ("auto", True, False):
@@ -51,6 +66,7 @@ def remote_at(
     unknown = conditional_writes == "auto" and not getattr(inner, "is_aws", True)
     quoting = inner if hasattr(inner, "quote_etags") else None
     place = getattr(inner, "place", None)
+    wrap = _wrapper.get()
     if wrap is not None:
         store.inner = wrap(store.inner)
     return Remote(

@@ -128,7 +128,7 @@ def test_auto_uses_the_remote_that_is_there(bench: Bench) -> None:
 @pytest.mark.parametrize("flag", ["r", "w"])
 def test_auto_falls_back_with_a_warning(bench: Bench, flag: str) -> None:
     with pytest.warns(ebooklet_tx.OfflineWarning, match="is unreachable") as caught:
-        db = bench.open("b", flag, offline="auto", _wrap_store=UnreachableStore)
+        db = bench.open("b", flag, offline="auto", wrap_store=UnreachableStore)
     with db:
         assert db.offline
         assert db["small"] == 1
@@ -137,7 +137,7 @@ def test_auto_falls_back_with_a_warning(bench: Bench, flag: str) -> None:
 
 def test_auto_without_a_local_file_raises_and_leaves_none(bench: Bench) -> None:
     with pytest.raises(ebooklet_tx.OfflineError):
-        bench.open("never", "r", offline="auto", _wrap_store=UnreachableStore)
+        bench.open("never", "r", offline="auto", wrap_store=UnreachableStore)
     assert not bench.path("never").exists()
 
 

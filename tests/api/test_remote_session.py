@@ -25,6 +25,7 @@ from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import builder as building
+from tests.doors import open_remote
 from tests.pairs import Bench
 from tests.servers import folder_handler, http_server
 from tests.store_wrappers import CountingStore
@@ -55,7 +56,7 @@ class Counted:
 
     def __init__(self, bench: Bench, flag: str = "r") -> None:
         self.stores: list[CountingStore] = []
-        self.session = RemoteSession(place(bench), flag, _wrap_store=self._wrap)
+        self.session = open_remote(place(bench), flag, wrap_store=self._wrap)
 
     def _wrap(self, inner: ObjectStore) -> CountingStore:
         self.stores.append(CountingStore(inner))

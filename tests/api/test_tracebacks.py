@@ -80,7 +80,7 @@ def check_short(error: BaseException) -> None:
 
 def test_a_push_that_is_offline(bench: Bench) -> None:
     away: list[bool] = []
-    with bench.open("a", "w", _wrap_store=lambda store: Switched(store, away)) as db:
+    with bench.open("a", "w", wrap_store=lambda store: Switched(store, away)) as db:
         db["small"] = 2
         away.append(True)
         with pytest.raises(ebooklet_tx.OfflineError) as raised:
@@ -91,7 +91,7 @@ def test_a_push_that_is_offline(bench: Bench) -> None:
 
 def test_an_open_that_is_offline(bench: Bench) -> None:
     with pytest.raises(ebooklet_tx.OfflineError) as raised:
-        bench.open("a", "r", _wrap_store=unreachable)
+        bench.open("a", "r", wrap_store=unreachable)
     check_short(raised.value)
 
 
@@ -109,7 +109,7 @@ def test_an_open_that_is_offline(bench: Bench) -> None:
 )
 def test_a_read_that_is_offline(bench: Bench, read: Callable[[ebooklet_tx.Database], object]) -> None:
     away: list[bool] = []
-    with bench.open("b", "r", _wrap_store=lambda store: Switched(store, away)) as db:
+    with bench.open("b", "r", wrap_store=lambda store: Switched(store, away)) as db:
         away.append(True)
         with pytest.raises(ebooklet_tx.OfflineError) as raised:
             read(db)
@@ -153,7 +153,7 @@ def test_what_the_caller_was_handling_is_still_shown(bench: Bench) -> None:
         try:
             raise LookupError("the caller's own")
         except LookupError:
-            bench.open("a", "r", _wrap_store=unreachable)
+            bench.open("a", "r", wrap_store=unreachable)
 
     with pytest.raises(ebooklet_tx.OfflineError) as raised:
         call_while_handling()
@@ -163,7 +163,7 @@ def test_what_the_caller_was_handling_is_still_shown(bench: Bench) -> None:
 def test_everything_can_be_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FULL_TRACEBACKS_VARIABLE, "1")
     with pytest.raises(ebooklet_tx.OfflineError) as raised:
-        bench.open("a", "r", _wrap_store=unreachable)
+        bench.open("a", "r", wrap_store=unreachable)
     assert our_frames(raised.value) > OUR_FRAMES
 
 

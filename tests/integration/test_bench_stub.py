@@ -22,13 +22,13 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
 from scripts.bench.bars import verdicts
 from scripts.bench.runner import OURS, Measured, Row
 from scripts.bench.stub import kind_of
 from scripts.bench.stub_process import TREE, Counts, StubControl, stub_server
 from scripts.bench.table import markdown
+from tests.doors import open_database
 from tests.places import _new_bucket
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 from tests.store_wrappers import CountingStore
@@ -81,7 +81,7 @@ class Pushing:
             self.counters.append(CountingStore(store))
             return self.counters[-1]
 
-        with ebooklet_tx.open(self.connection, self.path, "c", _wrap_store=wrap) as db:
+        with open_database(self.connection, self.path, "c", wrap_store=wrap) as db:
             for number in range(count):
                 db[f"key-{number:04}"] = number.to_bytes(4, "big") * (value_bytes // 4)
             db.changes().push()

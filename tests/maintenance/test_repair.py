@@ -23,6 +23,7 @@ from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
 from ebooklet_tx.maintenance.repair import history
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore
+from tests import doors
 from tests.pairs import N_BUCKETS
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
 
@@ -82,7 +83,7 @@ class Place:
         assert child.returncode == -signal.SIGKILL, child.stderr
 
     def recover(self, **options: Any) -> ebooklet_tx.RecoverReport:
-        return ebooklet_tx.recover(self.path, retry=QUICK, lock_timeout=5.0, **options)
+        return doors.recover(self.path, retry=QUICK, lock_timeout=5.0, **options)
 
     def status(self) -> ebooklet_tx.Status:
         return ebooklet_tx.status(self.path)
@@ -377,7 +378,7 @@ def test_an_interrupted_push_is_resumed_and_its_pack_is_not_sent_again(place: Pl
     found = place.status()
     assert (found.packs_arrived, len(found.unresolved), found.unresolved[0].seq) == (1, 1, 2)
     stores: list[CountingStore] = []
-    report = place.recover(_wrap_store=counted(stores))
+    report = place.recover(wrap_store=counted(stores))
     assert report.pushed is not None
     assert (report.pushed.resumed_packs, report.pushed.set_count, report.pushed.seq) == (1, 1, 2)
     assert (len(report.dropped), report.applied, report.pending_sets) == (1, (), 0)
@@ -420,7 +421,7 @@ def test_a_dry_run_asks_the_root_once_whether_the_push_took_effect(place: Place,
     place.kill_push(when)
     stores: list[CountingStore] = []
     with unchanged(place.folder):
-        report = place.recover(dry_run=True, _wrap_store=counted(stores))
+        report = place.recover(dry_run=True, wrap_store=counted(stores))
     assert any(said in action for action in report.actions)
     assert [store.requests for store in stores] == [1]
     assert len(report.unresolved) == 1
@@ -681,12 +682,15 @@ def test_a_database_with_a_serializer_class_is_recovered_without_it(tmp_path: Pa
     script = (
         "import sys, json, ebooklet_tx\n"
         "from ebooklet_tx.cli import demo\n"
+        "from ebooklet_tx.sync.connecting import wrapped_stores\n"
         "class Upper:\n"
         "    dumps = staticmethod(lambda value: value.encode())\n"
         "    loads = staticmethod(lambda value: value.decode())\n"
         "place = ebooklet_tx.DirectoryConnection(**json.loads(sys.argv[1]))\n"
         "wrap = lambda store: demo._DyingStore(store, 'db', 'before-root')\n"
-        "with ebooklet_tx.open(place, sys.argv[2], 'w', value_serializer=Upper, _wrap_store=wrap) as db:\n"
+        "with wrapped_stores(wrap):\n"
+        "    db = ebooklet_tx.open(place, sys.argv[2], 'w', value_serializer=Upper)\n"
+        "with db:\n"
         "    db.changes().push()\n"
     )
     child = subprocess.run(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import ebooklet_tx
 from ebooklet_tx import RecoverReport, RemoteIntegrityError
 from ebooklet_tx.cli.commands import main
 from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
+from tests import doors
 from tests.pairs import LARGE, Bench, flip, make, push
 from tests.store_wrappers import HookedStore
 
@@ -28,7 +28,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def recover(bench: Bench, copy: str = "a", **options: Any) -> RecoverReport:
-    return ebooklet_tx.recover(bench.path(copy), retry=POLICY, **options)
+    return doors.recover(bench.path(copy), retry=POLICY, **options)
 
 
 def empty(root: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_root_that_somebody_else_has_written_meanwhile_stays(bench: Bench) -> 
     def wrap(inner: ObjectStore) -> ObjectStore:
         return HookedStore(inner, "db", before=lambda: bench.root.write_bytes(newer))
 
-    report = recover(bench, repair_remote=True, _wrap_store=wrap)
+    report = recover(bench, repair_remote=True, wrap_store=wrap)
     assert report.repaired_seq is None
     assert bench.root.read_bytes() == newer
     assert bench.contents("a")["newer"] == b"4"

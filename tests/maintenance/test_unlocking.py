@@ -26,6 +26,7 @@ from ebooklet_tx import (
 from ebooklet_tx.connection import DirectoryConnection
 from ebooklet_tx.local.journal.journal import driver
 from ebooklet_tx.stores.object_store import ObjectStore
+from tests import doors
 from tests.places import Place, new_place
 from tests.processes import workers
 from tests.store_wrappers import CountingStore
@@ -139,8 +140,8 @@ def test_tickets_are_taken_away_where_conditions_do_not_work(
             return requests[0]
 
         with pytest.raises(LockHeldError, match=f"process {os.getpid()}"):
-            ebooklet_tx.unlock(tmp_path / "held.blt", place.connection, _wrap_store=wrap)
-        held_by = ebooklet_tx.unlock(tmp_path / "held.blt", place.connection, force=True, _wrap_store=wrap)
+            doors.unlock(tmp_path / "held.blt", place.connection, wrap_store=wrap)
+        held_by = doors.unlock(tmp_path / "held.blt", place.connection, force=True, wrap_store=wrap)
         assert held_by == "1 tickets"
         # What the journal knows of the store is not tried again.
         assert requests[0].requests["put"] == 0

@@ -19,6 +19,7 @@ from ebooklet_tx import MISSING, Conflict, Database
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit import commit_way
+from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
 
@@ -132,7 +133,7 @@ class World:
     def open(self, name: str, mind: Mind, flag: str = "c") -> Database:
         # Each client is a process of its own: what another has found out is not known to it.
         commit_way.answers.clear()
-        return ebooklet_tx.open(
+        return open_database(
             S3Connection("id", "key", "db", "bucket", "http://127.0.0.1:9"),
             self.folder / f"{name}.blt",
             flag,
@@ -142,7 +143,7 @@ class World:
             lock_timeout=PATIENCE_SECONDS,
             retry=POLICY,
             conditional_writes=mind.conditional_writes,
-            _wrap_store=lambda _: self.store,
+            wrap_store=lambda _: self.store,
         )
 
     def count(self, name: str, mind: Mind) -> None:

@@ -19,6 +19,7 @@ from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.locking import begin_locked
 from ebooklet_tx.sync.pull.pull import apply_root
 from ebooklet_tx.sync.root_object import read_root
+from tests.doors import open_database
 from tests.pairs import N_BUCKETS
 from tests.store_wrappers import PassingStore
 
@@ -69,7 +70,7 @@ def open_at(tmp_path: Path, stores: list[LateStore]) -> Callable[..., Database]:
         return stores[-1]
 
     def open_one(name: str, flag: str = "c", lock: str | None = None, **options: object) -> Database:
-        return ebooklet_tx.open(
+        return open_database(
             f"file://{tmp_path / 'remote'}/db",
             tmp_path / f"{name}.blt",
             flag,
@@ -77,7 +78,7 @@ def open_at(tmp_path: Path, stores: list[LateStore]) -> Callable[..., Database]:
             N_BUCKETS,
             lock=lock,
             retry=RetryPolicy.without_backoff(1),
-            _wrap_store=wrap,
+            wrap_store=wrap,
             **options,  # type: ignore[arg-type]
         )
 

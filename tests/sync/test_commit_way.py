@@ -16,6 +16,7 @@ from ebooklet_tx.connection import DirectoryConnection
 from ebooklet_tx.formats.root import Manifest, decode_root, encode_root
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.sync.commit import commit_way
+from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.model.minds import Mind, World
 from tests.store_wrappers import CountingStore
@@ -132,13 +133,13 @@ def test_a_holder_of_the_lease_gives_way_to_nobody_when_the_store_changes(world:
         assert db.changes().push()
         # From here on its ticket keeps others out.
         with pytest.raises(ebooklet_tx.LockTimeoutError):
-            ebooklet_tx.open(
+            open_database(
                 db._connection,
                 world.folder / "b.blt",
                 "c",
                 "orjson",
                 lock_timeout=0.0,
-                _wrap_store=lambda _: world.store,
+                wrap_store=lambda _: world.store,
             )
     put(world, "b", Mind("auto", "exclusive"))
     assert manifest(world).key_count == 2
@@ -189,14 +190,14 @@ def test_a_copy_says_it_for_its_own_place(world: World, tmp_path: Path) -> None:
 
 def test_a_folder_says_it_wherever_it_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    with ebooklet_tx.open(f"file://{tmp_path}/one/db", tmp_path / "a.blt", "c", conditional_writes=False) as db:
+    with open_database(f"file://{tmp_path}/one/db", tmp_path / "a.blt", "c", conditional_writes=False) as db:
         db["a"] = b"1"
         db.changes().push()
     root = tmp_path / "one" / "db"
     assert decode_root(root.read_bytes(), name="db").manifest.commits == CommitWay("tickets", "file", "")
     (tmp_path / "one").rename(tmp_path / "two")
     # A folder is known to swap: who is not told otherwise moves the database back.
-    with ebooklet_tx.open(f"file://{tmp_path}/two/db", tmp_path / "b.blt", "w") as db:
+    with open_database(f"file://{tmp_path}/two/db", tmp_path / "b.blt", "w") as db:
         db["b"] = b"1"
         db.changes().push()
     root = tmp_path / "two" / "db"

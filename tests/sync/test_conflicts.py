@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import ebooklet_tx
 from ebooklet_tx import (
     MISSING,
     Conflict,
@@ -25,6 +24,7 @@ from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.session import writer_name
+from tests.doors import open_database
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import workers
@@ -50,14 +50,14 @@ class Two:
         self.theirs = self.open("theirs", "w")
 
     def open(self, name: str, flag: str, **options: Any) -> Database:
-        return ebooklet_tx.open(
+        return open_database(
             self.place,
             self.folder / f"{name}.blt",
             flag,
             "orjson",
             N_BUCKETS,
             lock=None,
-            _wrap_store=self._count,
+            wrap_store=self._count,
             **options,
         )
 

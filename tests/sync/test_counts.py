@@ -55,7 +55,7 @@ def test_a_push_costs_what_changed(
 ) -> None:
     rng = random.Random(changed)
     most_up = most_writes = 0
-    with large.open("a", "w", _wrap_store=counting) as db:
+    with large.open("a", "w", wrap_store=counting) as db:
         for _ in range(pushes):
             counts[0].reset()
             for number in rng.sample(range(KEYS), k=changed):
@@ -74,7 +74,7 @@ def test_a_push_costs_what_changed(
 def test_opening_unchanged_for_reading_is_one_request(
     large: Bench, counting: Wrap, counts: list[CountingStore]
 ) -> None:
-    with large.open("a", "r", _wrap_store=counting) as db:
+    with large.open("a", "r", wrap_store=counting) as db:
         tell("open for reading, unchanged", counts[0])
         assert counts[0].log == [("get", "db")]
         assert counts[0].bytes_down == 0
@@ -84,7 +84,7 @@ def test_opening_unchanged_for_reading_is_one_request(
 
 
 def test_open_push_one_and_close(large: Bench, counting: Wrap, counts: list[CountingStore]) -> None:
-    with large.open("a", "w", _wrap_store=counting) as db:
+    with large.open("a", "w", wrap_store=counting) as db:
         tell("open for writing, unchanged", counts[0])
         assert counts[0].total == 1
         db["key 000001"] = b"changed"
@@ -95,7 +95,7 @@ def test_open_push_one_and_close(large: Bench, counting: Wrap, counts: list[Coun
 
 
 def test_a_fresh_machine_reads_one_key(large: Bench, counting: Wrap, counts: list[CountingStore]) -> None:
-    with large.open("cold", "r", _wrap_store=counting) as db:
+    with large.open("cold", "r", wrap_store=counting) as db:
         assert len(db["key 077777"]) == 100
     tell("a fresh machine reads one key", counts[0])
     segments = len(large.objects("index"))
@@ -114,7 +114,7 @@ def test_pulling_ten_keys_costs_ten_keys(
         db.changes().push()
     behind = Bench(large.folder)
     behind.path = lambda copy="a": tmp_path / f"{copy}.blt"  # type: ignore[method-assign]
-    with behind.open("a", "r", _wrap_store=counting) as db:
+    with behind.open("a", "r", wrap_store=counting) as db:
         tell("pull of another's 10 keys", counts[0])
         assert db["key 000003"] == b"again"
     assert counts[0].total <= 2

@@ -64,7 +64,7 @@ class Watch:
             self.stores.append(CountingStore(inner))
             return self.stores[-1]
 
-        return self.bench.open(copy, flag, _wrap_store=wrap, **options)
+        return self.bench.open(copy, flag, wrap_store=wrap, **options)
 
     def fetches(self) -> int:
         """How many fetches there were since this was last asked."""
@@ -260,7 +260,7 @@ def failing_puts() -> Callable[[Any], PassingStore]:
 @pytest.mark.parametrize("again", [False, True])
 def test_a_pending_value_is_never_dropped(bench: Bench, how: str, again: bool) -> None:
     """Its timestamp may be older than any that was asked for; nobody else has it."""
-    options: dict[str, Any] = {"_wrap_store": failing_puts()} if how == "failed push" else {}
+    options: dict[str, Any] = {"wrap_store": failing_puts()} if how == "failed push" else {}
     with bench.open(flag="w", **options) as db:
         WRITES[how](db)
         # The pushed value under k01 is not what shows, and has lost its copy already.
@@ -284,7 +284,7 @@ def test_a_pending_value_is_never_dropped(bench: Bench, how: str, again: bool) -
 @pytest.mark.parametrize("applied", [False, True])
 def test_values_of_a_push_whose_answer_was_lost_stay(bench: Bench, applied: bool) -> None:
     """It may have taken place or not: until that is known, the values are taken for ours alone."""
-    with bench.open(flag="w", _wrap_store=lambda inner: CutOffStore(inner, bench.name, applied=applied)) as db:
+    with bench.open(flag="w", wrap_store=lambda inner: CutOffStore(inner, bench.name, applied=applied)) as db:
         _set(db)
         with pytest.raises(OfflineError):
             db.changes().push()

@@ -69,7 +69,7 @@ def test_a_replacement_whose_answer_is_lost(bench: Bench, buried: bool) -> None:
             push(bench, "b", {"theirs": b"2"})
         raise LOST
 
-    with bench.open("a", "n", _wrap_store=lambda inner: HookedStore(inner, "db", after=lose)) as db:
+    with bench.open("a", "n", wrap_store=lambda inner: HookedStore(inner, "db", after=lose)) as db:
         db["new"] = b"1"
         assert db.changes().push()
         assert not db.changes().push()
@@ -80,7 +80,7 @@ def test_a_replacement_whose_answer_is_lost(bench: Bench, buried: bool) -> None:
 def test_a_replacement_killed_after_its_swap(bench: Bench, buried: bool) -> None:
     make(bench, {"old": b"0"}, "x")
     killed = Fault(1, KeyboardInterrupt(), after=True, kind="put")
-    with bench.open("a", "n", _wrap_store=faulty(killed)) as db:
+    with bench.open("a", "n", wrap_store=faulty(killed)) as db:
         db["new"] = b"1"
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
@@ -98,7 +98,7 @@ def test_the_replaced_remote_moves_on_meanwhile(bench: Bench) -> None:
     def theirs() -> None:
         push(bench, "x", {"more": b"2"})
 
-    with bench.open("a", "n", _wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
+    with bench.open("a", "n", wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
         db["new"] = b"1"
         assert db.changes().push()
     assert bench.fresh_contents() == {"new": b"1"}
@@ -376,11 +376,11 @@ def test_near_ranges_are_fetched_as_one(bench: Bench) -> None:
         counts.append(CountingStore(inner))
         return counts[-1]
 
-    with bench.open("b", "r", _wrap_store=counting) as db:
+    with bench.open("b", "r", wrap_store=counting) as db:
         counts[0].reset()
         assert dict(db.get_items([*values, "missing"], default=b"none")) == values | {"missing": b"none"}
         assert counts[0].requests == {"get_range": 1}
-    with bench.open("b", "r", _wrap_store=counting) as db:
+    with bench.open("b", "r", wrap_store=counting) as db:
         counts[1].reset()
         assert dict(db.items()) == values
         assert counts[1].total == 0

@@ -38,7 +38,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_one_answer_of_the_swap_is_lost(bench: Bench, error: Exception, first: bool, after: bool) -> None:
     if not first:
         make(bench, {"old": b"0"})
-    with bench.open(_wrap_store=faulty(Fault(1, error, after=after, kind="put"))) as db:
+    with bench.open(wrap_store=faulty(Fault(1, error, after=after, kind="put"))) as db:
         db["k"] = b"1"
         result = db.changes().push()
         assert result
@@ -53,7 +53,7 @@ def test_one_answer_of_the_swap_is_lost(bench: Bench, error: Exception, first: b
 
 def test_a_refusal_without_a_reason_is_tried_again(bench: Bench) -> None:
     make(bench, {"old": b"0"})
-    with bench.open(_wrap_store=faulty(Fault(1, OWN_412, kind="put"))) as db:
+    with bench.open(wrap_store=faulty(Fault(1, OWN_412, kind="put"))) as db:
         db["k"] = b"1"
         assert db.changes().push()
     assert bench.fresh_contents() == {"old": b"0", "k": b"1"}
@@ -89,7 +89,7 @@ def test_a_push_of_unknown_outcome_is_settled_later(
         stores.append(DeafStore(inner, applied=applied))
         return stores[-1]
 
-    db = bench.open(_wrap_store=deaf)
+    db = bench.open(wrap_store=deaf)
     db["k"] = b"1"
     stores[0].deaf = True
     with pytest.raises(OfflineError, match="later"):
@@ -119,7 +119,7 @@ def test_the_read_back_meets_others_on_top_of_ours(bench: Bench) -> None:
         push(bench, "b", {"theirs": b"2", "old": b"theirs"})
         raise LOST
 
-    with bench.open(_wrap_store=lambda inner: HookedStore(inner, "db", after=bury)) as db:
+    with bench.open(wrap_store=lambda inner: HookedStore(inner, "db", after=bury)) as db:
         db["k"] = b"1"
         assert db.changes().push()
         assert pending(db) == {}
@@ -136,7 +136,7 @@ def test_another_writer_comes_first(bench: Bench) -> None:
     def theirs() -> None:
         push(bench, "b", {"theirs": b"2"})
 
-    with bench.open(_wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
+    with bench.open(wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
         db["k"] = b"1"
         assert db.changes().push()
         assert db["theirs"] == b"2"
@@ -150,7 +150,7 @@ def test_another_writer_comes_first_with_the_same_key(bench: Bench) -> None:
     def theirs() -> None:
         push(bench, "b", {"k": b"theirs"})
 
-    with bench.open(_wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
+    with bench.open(wrap_store=lambda inner: HookedStore(inner, "db", before=theirs)) as db:
         db.update({"k": b"ours", "l": b"ours"})
         with pytest.raises(ConflictError) as caught:
             db.changes().push()
@@ -189,7 +189,7 @@ def test_endless_traffic_ends_in_an_error(bench: Bench, monkeypatch: pytest.Monk
             return send()
 
     flag = "n" if what == "replacement" else "w"
-    with bench.open("a", flag, _wrap_store=lambda inner: Busy(inner, "db")) as db:
+    with bench.open("a", flag, wrap_store=lambda inner: Busy(inner, "db")) as db:
         db["mine"] = b"1"
         calls: dict[str, Callable[[], object]] = {
             "forced push": lambda: db.changes().push(force_push=True),
@@ -223,7 +223,7 @@ def stopped_push(bench: Bench, at: int, *, after: bool, flag: str = "c") -> Iter
         except BaseException as error:
             results.append(error)
 
-    with bench.open("a", flag, _wrap_store=gated) as db:
+    with bench.open("a", flag, wrap_store=gated) as db:
         thread = threading.Thread(target=run)
 
         def begin() -> None:

@@ -136,7 +136,7 @@ def test_a_new_timestamp_sends_no_value(bench: Bench) -> None:
         counts.append(CountingStore(inner))
         return counts[-1]
 
-    with bench.open("a", "w", _wrap_store=counting) as db:
+    with bench.open("a", "w", wrap_store=counting) as db:
         counts[0].reset()
         db.set_timestamp("large", OLD_STAMP)
         db.set_timestamp("small", OLD_STAMP + 1)
@@ -186,7 +186,7 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("vanished", [False, True])
 def test_an_interrupted_push_sends_only_what_is_missing(bench: Bench, vanished: bool) -> None:
     values = many_large()
-    with bench.open(_wrap_store=faulty(Fault(4, Killed(), kind="put"))) as db:
+    with bench.open(wrap_store=faulty(Fault(4, Killed(), kind="put"))) as db:
         db.update(values)
         with pytest.raises(Killed):
             db.changes().push()
@@ -202,7 +202,7 @@ def test_an_interrupted_push_sends_only_what_is_missing(bench: Bench, vanished: 
         counts.append(CountingStore(inner))
         return counts[-1]
 
-    with bench.open("a", "c", _wrap_store=counting) as db:
+    with bench.open("a", "c", wrap_store=counting) as db:
         result = db.changes().push()
         assert result.resumed_packs == arrived
         assert counts[0].requests["put"] == 5 - arrived + 1
@@ -214,7 +214,7 @@ def test_an_interrupted_push_sends_only_what_is_missing(bench: Bench, vanished: 
 @pytest.mark.parametrize("inline_first", [True, False])
 def test_a_value_larger_than_a_pack_goes_in_parts(bench: Bench, inline_first: bool) -> None:
     large = random.Random(1).randbytes(500_000)
-    with bench.open(_wrap_store=faulty(Fault(4, Killed(), kind="part"))) as db:
+    with bench.open(wrap_store=faulty(Fault(4, Killed(), kind="part"))) as db:
         db["large"] = large
         db["small"] = b"1"
         if not inline_first:
@@ -227,7 +227,7 @@ def test_a_value_larger_than_a_pack_goes_in_parts(bench: Bench, inline_first: bo
         counts.append(CountingStore(inner))
         return counts[-1]
 
-    with bench.open("a", "c", _wrap_store=counting) as db:
+    with bench.open("a", "c", wrap_store=counting) as db:
         assert db.changes().push()
         assert counts[0].bytes_up < 400_000
     assert bench.fresh_contents() == {"large": large, "small": b"1"}
@@ -236,7 +236,7 @@ def test_a_value_larger_than_a_pack_goes_in_parts(bench: Bench, inline_first: bo
 
 @pytest.mark.usefixtures("small_packs")
 def test_another_value_in_place_of_a_half_sent_one(bench: Bench) -> None:
-    with bench.open(_wrap_store=faulty(Fault(4, Killed(), kind="part"))) as db:
+    with bench.open(wrap_store=faulty(Fault(4, Killed(), kind="part"))) as db:
         db["large"] = random.Random(1).randbytes(500_000)
         with pytest.raises(Killed):
             db.changes().push()

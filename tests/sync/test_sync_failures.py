@@ -22,6 +22,7 @@ from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.pull import pull as pull_module
 from ebooklet_tx.sync.read import ranges
+from tests import doors
 from tests.pairs import LARGE, Bench, history, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 
@@ -72,7 +73,7 @@ def test_each_way_a_value_can_be_found_after_its_pack_has_gone(bench: Bench) -> 
 def test_a_pull_that_another_overtakes_begins_again(bench: Bench) -> None:
     make(bench, {"k": b"0"})
     stores: list[HookedStore] = []
-    with bench.open("b", "w", _wrap_store=hooked("db.d/index/*", stores, kind="get")) as db:
+    with bench.open("b", "w", wrap_store=hooked("db.d/index/*", stores, kind="get")) as db:
         db["mine"] = b"1"
         push(bench, "a", {f"k{number}": b"x" * 100 for number in range(10)})
 
@@ -127,7 +128,7 @@ def test_an_object_that_the_journal_does_not_know_is_named(bench: Bench) -> None
 def test_a_read_back_that_a_pull_overtakes_pulls_again(bench: Bench) -> None:
     make(bench, {"k": b"0"})
     stores: list[HookedStore] = []
-    with bench.open("b", "w", _wrap_store=hooked("db", stores, kind="get")) as db:
+    with bench.open("b", "w", wrap_store=hooked("db", stores, kind="get")) as db:
         db["mine"] = b"1"
         push(bench, "a", {"theirs": b"2"})
         # The first root that this push reads is the one that it reads back when its swap is refused.
@@ -143,7 +144,7 @@ def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(bench, {"k": b"0"})
-    with bench.open("b", "w", _wrap_store=faulty(Fault(1, KeyboardInterrupt(), after=True, kind="put"))) as db:
+    with bench.open("b", "w", wrap_store=faulty(Fault(1, KeyboardInterrupt(), after=True, kind="put"))) as db:
         db["mine"] = b"1"
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
@@ -169,7 +170,7 @@ def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
 def test_a_replacement_of_what_was_deleted_meanwhile_is_forgotten_and_pushed(bench: Bench) -> None:
     make(bench, {"old": b"0"}, "x")
     lost = Fault(1, KeyboardInterrupt(), kind="put")
-    with bench.open("a", "n", _wrap_store=faulty(lost)) as db:
+    with bench.open("a", "n", wrap_store=faulty(lost)) as db:
         db["new"] = b"1"
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
@@ -208,7 +209,7 @@ def test_a_fence_is_raised_on_top_of_a_commit_that_came_first(bench: Bench) -> N
             stores.append(HookedStore(inner, "db", before=lambda: push(bench, "c", {"theirs": b"1"})))
             return stores[-1]
 
-        with bench.open("b", "w", lock="exclusive", force_lock=True, _wrap_store=wrap) as second:
+        with bench.open("b", "w", lock="exclusive", force_lock=True, wrap_store=wrap) as second:
             assert stores[0].before is None
             assert root_of(bench).manifest.fence == read_base(second._session.journal).fence == 1
             second["mine"] = b"2"
@@ -222,7 +223,7 @@ def test_a_fence_is_raised_on_top_of_a_commit_that_came_first(bench: Bench) -> N
 def interrupted(bench: Bench, values: dict[str, bytes], *, after: bool) -> None:
     """A session that ends in the swap of its push."""
     fault = Fault(1, KeyboardInterrupt(), after=after, kind="put")
-    with bench.open("a", "w", _wrap_store=faulty(fault)) as db:
+    with bench.open("a", "w", wrap_store=faulty(fault)) as db:
         db.update(values)
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
@@ -234,7 +235,7 @@ def test_a_conflict_that_comes_up_while_a_push_is_resumed_is_reported(bench: Ben
     report = ebooklet_tx.recover(
         bench.path(),
         retry=QUICK,
-        _wrap_store=lambda inner: HookedStore(inner, "db", before=lambda: push(bench, "b", {"k": b"theirs"})),
+        wrap_store=lambda inner: HookedStore(inner, "db", before=lambda: push(bench, "b", {"k": b"theirs"})),
     )
     assert (report.needs_decision, report.failed, report.pushed) == (True, False, None)
     assert [conflict.key for conflict in report.conflicts] == ["k"]
@@ -280,7 +281,7 @@ def test_damaged_copies_of_pushed_values_are_fetched_again(bench: Bench) -> None
         counts.append(CountingStore(inner))
         return counts[-1]
 
-    report = ebooklet_tx.recover(bench.path(), retry=QUICK, _wrap_store=wrap)
+    report = doors.recover(bench.path(), retry=QUICK, wrap_store=wrap)
     assert (report.failed, report.lost_keys) == (False, ())
     assert report.refetched_keys == len(report.damaged_keys) > 0
     for pack in bench.objects("pack"):
@@ -293,7 +294,7 @@ def test_a_fetch_that_fails_in_a_recovery_is_a_failure_and_no_loss(bench: Bench)
     make(bench, values)
     damage(bench, values)
     unreachable = [Fault(at, TransientStoreError("no answer"), kind="get_range") for at in range(1, 50)]
-    report = ebooklet_tx.recover(bench.path(), retry=QUICK, _wrap_store=faulty(*unreachable))
+    report = doors.recover(bench.path(), retry=QUICK, wrap_store=faulty(*unreachable))
     assert report.failed
     assert "no answer" in (report.failure or "")
     assert report.lost_keys == ()
@@ -348,7 +349,7 @@ def test_a_store_that_can_t_be_reached_is_not_asked_for_each_value(
         stores.append(UnpluggedStore(inner))
         return stores[-1]
 
-    with bench.open("b", "r", _wrap_store=wrap, retry=QUICK) as db:
+    with bench.open("b", "r", wrap_store=wrap, retry=QUICK) as db:
         store = stores[0]
         store.unplugged = True
         with pytest.raises(ebooklet_tx.OfflineError, match="the cable is out"):
