@@ -4,7 +4,7 @@ Owns no state: the public names, and nothing else.
 """
 
 from ebooklet_tx.changes import Change
-from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, S3Connection, connect
+from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, RemoteConn, S3Connection, connect
 from ebooklet_tx.database import Database
 from ebooklet_tx.ebooklet_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
 from ebooklet_tx.errors import (
@@ -83,6 +83,7 @@ __all__ = [
     "S3Connection",
     "DirectoryConnection",
     "HTTPConnection",
+    "RemoteConn",
     "RetryPolicy",
     "PushResult",
     "PullResult",

@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ebooklet_tx.connection import RemoteConn
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import UnsupportedFormatError
 from ebooklet_tx.group import RemoteConnGroup
 from ebooklet_tx.opening import open as open_database
+from ebooklet_tx.opening.options import Flag
 
 DEFAULT_GROUP_BYTES = 32 * 2**20
 """What ebooklet packs together by default; here a pack has its own size and the number has no effect."""
 
 
 def open_ebooklet(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     file_path: str | os.PathLike[str],
-    flag: str = "r",
+    flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
     buffer_size: int = 2**22,
@@ -39,13 +41,16 @@ def open_ebooklet(
         group_bytes: No effect; so are `num_groups` and `push_packers`.
         **options: Keyword arguments of `open`.
     """
-    return open_database(remote_conn, file_path, flag, value_serializer, n_buckets, buffer_size, **options)
+    database: Database = open_database(
+        remote_conn, file_path, flag, value_serializer, n_buckets, buffer_size, **options
+    )
+    return database
 
 
 def open_rcg(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     file_path: str | os.PathLike[str],
-    flag: str = "r",
+    flag: Flag = "r",
     n_buckets: int = 12007,
     buffer_size: int = 2**22,
     *,
@@ -64,7 +69,7 @@ def open_rcg(
     Raises:
         UnsupportedFormatError: The database there is no group.
     """
-    database = open_database(
+    database: Database = open_database(
         remote_conn, file_path, flag, None, n_buckets, buffer_size, remote_conn_group=True, **options
     )
     if isinstance(database, RemoteConnGroup):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NoReturn
 
-from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import GroupSetError, RemoteMissingError
 from ebooklet_tx.group_entries import GroupEntry
@@ -31,7 +31,7 @@ class RemoteConnGroup(Database):
     """
 
     @at_edge
-    def add(self, remote_conn: Any, key: str | None = None, user_meta: Any = None) -> None:
+    def add(self, remote_conn: RemoteConn, key: str | None = None, user_meta: Any = None) -> None:
         """Adds a database that exists in its remote, or brings its entry up to date.
 
         Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
@@ -182,7 +182,7 @@ class RemoteSession(Unshared):
         return erase(remote, lock_timeout_seconds=self._lock_timeout_seconds)
 
     @at_edge
-    def copy_remote(self, remote_conn: Any) -> CopyReport:
+    def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
         """Copies the database to another place, which must hold none; see `CopyReport`.
 
         Args:

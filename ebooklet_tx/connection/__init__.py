@@ -7,7 +7,7 @@ is checked when it is made.
 from ebooklet_tx.connection.checks import RESERVED_NAME_PREFIX, check_object_key
 from ebooklet_tx.connection.directory import DirectoryConnection
 from ebooklet_tx.connection.http import HTTPConnection
-from ebooklet_tx.connection.parsing import Connection, connect, parse_connection
+from ebooklet_tx.connection.parsing import Connection, RemoteConn, connect, parse_connection
 from ebooklet_tx.connection.s3 import S3Connection
 from ebooklet_tx.connection.urls import without_secrets
 
@@ -16,6 +16,7 @@ __all__ = [
     "Connection",
     "DirectoryConnection",
     "HTTPConnection",
+    "RemoteConn",
     "S3Connection",
     "check_object_key",
     "connect",

@@ -22,6 +22,9 @@ from ebooklet_tx.group_entries import is_entry, is_named_by_user, place_in
 
 Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection
 
+RemoteConn: TypeAlias = Connection | str | Mapping[str, Any]
+"""What names a database wherever one is asked for: a connection, a URL, a dict, or an entry of a group."""
+
 _ACCEPTED = (
     "an S3Connection, DirectoryConnection or HTTPConnection; a URL str (s3://bucket/key, "
     "file:///folder/name, https://host/path); or a dict from a connection's to_dict()"
@@ -33,7 +36,7 @@ _URL_OPTIONS = ("endpoint_url", "region", "profile", *PUT_ARGUMENTS)
 _S3_FIELDS = frozenset(name for name in S3Connection.__dataclass_fields__ if name != "_")
 
 
-def connect(source: object, *, trust_entries: bool = False) -> Connection:
+def connect(source: RemoteConn, *, trust_entries: bool = False) -> Connection:
     """Returns the connection that a URL, a dict or an entry of a connection group describes.
 
     Nothing is sent, and no credential is looked up: a connection only names an address. `open` takes the

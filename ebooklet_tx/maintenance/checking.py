@@ -15,14 +15,13 @@ from typing import Any
 
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
-from ebooklet_tx.local.files.own_files import is_file
+from ebooklet_tx.local.files.own_files import is_file, local_path
 from ebooklet_tx.local.journal.entries import find_entry
 from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.maintenance import verify as verifying
 from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, VerifyReport
-from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at

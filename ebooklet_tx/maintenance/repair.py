@@ -17,13 +17,13 @@ from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import PartialCopy
+from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.facts import known_type, note_connection
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
-from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult

@@ -13,9 +13,9 @@ from typing import Any
 from ebooklet_tx.connection import Connection, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
 from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.maintenance.break_locks import unlock as remove_lock
-from ebooklet_tx.open_settings import local_path
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.commit_way import kept_answers
 from ebooklet_tx.sync.connecting import noted_connection, only_readable, remote_at

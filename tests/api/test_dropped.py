@@ -49,8 +49,8 @@ def work():
         db["third"] = b"3"
         inside.set()
         threading.Event().wait()
-import ebooklet_tx.database
-ebooklet_tx.database.DROPPED_WAIT_SECONDS = 0.1
+import ebooklet_tx.database.life
+ebooklet_tx.database.life.DROPPED_WAIT_SECONDS = 0.1
 threading.Thread(target=work, daemon=True).start()
 inside.wait()
 """,

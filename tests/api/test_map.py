@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import parallel
-from ebooklet_tx.parallel import map_items
+from ebooklet_tx.database import parallel
+from ebooklet_tx.database.parallel import map_items
 from tests.pairs import Bench
 
 
@@ -147,7 +147,7 @@ def answering_with_a_lock(key: str, value: Any) -> tuple[str, Any]:
 
 
 def in_a_clean_process(key: str, value: Any) -> tuple[str, int]:
-    return key, len(ebooklet_tx.database._open_databases)
+    return key, len(ebooklet_tx.database.life._open_databases)
 
 
 @pytest.fixture

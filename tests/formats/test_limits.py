@@ -423,6 +423,6 @@ def test_a_copy_has_no_more_buckets_than_its_keys_ask_for(bench: Bench, key_coun
     bench.root.write_bytes(
         forged_root(replace(root.manifest, n_buckets=limits.MAX_BUCKETS, key_count=key_count), root.tail)
     )
-    with mock.patch("ebooklet_tx.open_settings.MAX_COPY_BUCKETS", 20_000), bench.open("b", "w") as db:
+    with mock.patch("ebooklet_tx.opening.settings.MAX_COPY_BUCKETS", 20_000), bench.open("b", "w") as db:
         assert db._n_buckets == (12_007 if key_count == 2 else 20_000)
         assert db["k"] == b"v"

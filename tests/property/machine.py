@@ -62,8 +62,8 @@ SMALL_LIMITS = {
     "ebooklet_tx.sync.read.near_ranges.JOIN_GAP_BYTES": 40,
     "ebooklet_tx.local.local_store.STAGE_COMMIT_BYTES": 400,
     "ebooklet_tx.local.local_store.STAGED_LIMIT_BYTES": 1000,
-    "ebooklet_tx.open_by_flag.READER_WAIT_SECONDS": 0.0,
-    "ebooklet_tx.database.iter_pages": functools.partial(iter_pages, page_keys=7),
+    "ebooklet_tx.opening.by_flag.READER_WAIT_SECONDS": 0.0,
+    "ebooklet_tx.database.reading.iter_pages": functools.partial(iter_pages, page_keys=7),
 }
 BUFFER_BYTES = 1500
 N_BUCKETS = 11
@@ -264,7 +264,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             return RetryingStore(SwitchedStore(store.inner), store.policy)
 
         self.patches.enter_context(mock.patch.object(place, "open_store", open_store))
-        self.patches.enter_context(mock.patch("ebooklet_tx.database.timestamp_us", self.clock.stamp))
+        self.patches.enter_context(mock.patch("ebooklet_tx.database.writing.timestamp_us", self.clock.stamp))
         self.patches.enter_context(mock.patch("ebooklet_tx.local.recovery.now_us", self.clock.tick))
 
     def teardown(self) -> None:

@@ -135,7 +135,13 @@ def errors(folder: Path) -> None:
         family: ebooklet_tx.Error = error
         also: ValueError = error
         remote: ebooklet_tx.RemoteError = error
-        print(family, also, remote)
+        fields: tuple[str, str | None, str | None, str | None] = (
+            error.kind,
+            error.key,
+            error.path,
+            error.object_name,
+        )
+        print(family, also, remote, fields)
     warned: list[type[UserWarning]] = [
         ebooklet_tx.OfflineWarning,
         ebooklet_tx.PickleWarning,
@@ -153,6 +159,13 @@ def remotes(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
         session: ebooklet_tx.RemoteSession = remote
         uuid: UUID | None = session.get_uuid()
         print(uuid, session.get_type(), session.get_timestamp(), session.get_user_metadata(), bool(session))
+    place: ebooklet_tx.RemoteConn = third.to_dict()
+    with ebooklet_tx.open(place, folder / "group.blt", "c", remote_conn_group=True) as made:
+        by_keyword: ebooklet_tx.RemoteConnGroup = made
+        print(by_keyword.writable)
+    with ebooklet_tx.open(third, folder / "group.blt", "r", None, 12007, 2**22, True) as made:
+        by_position: ebooklet_tx.RemoteConnGroup = made
+        print(by_position.writable)
     with ebooklet_tx.open_rcg(third, folder / "group.blt", "c") as group:
         members: ebooklet_tx.RemoteConnGroup = group
         members.add(second, key="copy", user_meta={"version": 1})

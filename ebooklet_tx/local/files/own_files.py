@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import InvalidArgumentError, LocalStorageError, UnsupportedFormatError
@@ -41,6 +42,22 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def local_path(file_path: Any) -> Path:
+    """Returns the absolute path of a local file, behind a link if it is one.
+
+    Raises:
+        InvalidArgumentError: It is no path, or one too long.
+        LocalStorageError: It can't be looked at.
+    """
+    try:
+        path = os.fspath(file_path)
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InvalidArgumentError(f"file_path must be the path of a local file, not {file_path!r}")
+    return usable_path(Path(path).absolute())
 
 
 def usable_path(path: Path) -> Path:

@@ -25,7 +25,7 @@ from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing, known_type, note_replacing
 from ebooklet_tx.local.journal.pending.detachment import is_deletion_begun
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.open_settings import Settings
+from ebooklet_tx.opening.settings import Settings
 from ebooklet_tx.sync.commit.fencing import fence_off
 from ebooklet_tx.sync.connecting import offline_remote
 from ebooklet_tx.sync.locking import (

@@ -12,9 +12,9 @@ import multiprocessing
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
-from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -26,9 +26,11 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.group import RemoteConnGroup, reading_entries
 from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.local.files.file_calls import size_of
+from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.journal.facts import note_connection, note_type
-from ebooklet_tx.open_by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
-from ebooklet_tx.open_settings import Settings, local_path
+from ebooklet_tx.opening.by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
+from ebooklet_tx.opening.options import Flag, OpenOptions
+from ebooklet_tx.opening.settings import Settings
 from ebooklet_tx.stores.retry import RetryPolicy, patience
 from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
@@ -43,22 +45,62 @@ UNREACHABLE_SECONDS = 5.0
 """How long a store to which no connection comes about is tried before `offline="auto"` goes without it."""
 
 
+@overload
+def open(
+    remote_conn: RemoteConn,
+    file_path: str | os.PathLike[str],
+    flag: Flag = "r",
+    value_serializer: Any = None,
+    n_buckets: int = 12007,
+    buffer_size: int = 2**22,
+    *,
+    remote_conn_group: Literal[True],
+    **options: Unpack[OpenOptions],
+) -> RemoteConnGroup: ...
+
+
+@overload
+def open(
+    remote_conn: RemoteConn,
+    file_path: str | os.PathLike[str],
+    flag: Flag,
+    value_serializer: Any,
+    n_buckets: int,
+    buffer_size: int,
+    remote_conn_group: Literal[True],
+    **options: Unpack[OpenOptions],
+) -> RemoteConnGroup: ...
+
+
+@overload
+def open(
+    remote_conn: RemoteConn,
+    file_path: str | os.PathLike[str],
+    flag: Flag = "r",
+    value_serializer: Any = None,
+    n_buckets: int = 12007,
+    buffer_size: int = 2**22,
+    remote_conn_group: bool = False,
+    **options: Unpack[OpenOptions],
+) -> Database: ...
+
+
 @at_edge
 def open(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     file_path: str | os.PathLike[str],
-    flag: str = "r",
+    flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
     buffer_size: int = 2**22,
     remote_conn_group: bool = False,
     *,
-    lock: str | None = "exclusive",
+    lock: Literal["exclusive"] | None = "exclusive",
     lock_timeout: float = 300.0,
     force_lock: bool = False,
-    offline: bool | str = False,
+    offline: bool | Literal["auto"] = False,
     allow_pickle: bool | None = None,
-    conditional_writes: bool | str = "auto",
+    conditional_writes: bool | Literal["auto"] = "auto",
     on_conflict: str | Resolver = "raise",
     accept_partial: bool = False,
     trust_entries: bool = False,

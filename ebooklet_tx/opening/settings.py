@@ -6,7 +6,6 @@ anything was opened or made.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,10 @@ from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
 from ebooklet_tx.local.booklet_layout import DEFAULT_N_BUCKETS
-from ebooklet_tx.local.files.own_files import usable_path
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.value_file import model_header
 from ebooklet_tx.values.pickle_policy import check_pickle, is_pickling
 from ebooklet_tx.values.serializers import CUSTOM, named_serializer, resolve, same_serializer
-
-
-def local_path(file_path: Any) -> Path:
-    """Returns the absolute path of a local file, behind a link if it is one.
-
-    Raises:
-        InvalidArgumentError: It is no path, or one too long.
-        LocalStorageError: It can't be looked at.
-    """
-    try:
-        path = os.fspath(file_path)
-    except TypeError:
-        path = None
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise InvalidArgumentError(f"file_path must be the path of a local file, not {file_path!r}")
-    return usable_path(Path(path).absolute())
 
 
 @dataclass(slots=True)

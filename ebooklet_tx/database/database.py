@@ -1,0 +1,105 @@
+"""A database: a mapping that is durable here, and what can be done with its remote."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import (
+    Collection,
+)
+
+from ebooklet_tx.changes import Change
+from ebooklet_tx.connection import RemoteConn, parse_connection
+from ebooklet_tx.database.writing import WritableDatabase
+from ebooklet_tx.keys import several
+from ebooklet_tx.maintenance.check_reports import CompactReport
+from ebooklet_tx.maintenance.compact import compact
+from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
+from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
+from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.tracebacks import at_edge
+
+
+class Database(WritableDatabase):
+    """An open database: a mapping of str keys to values, local first, pushed on demand.
+
+    Threads may share one session. A process that was forked from it may not: it opens its own.
+    """
+
+    @property
+    def _n_buckets(self) -> int:
+        """The Booklet's hash buckets, under the name by which programs written for ebooklet ask."""
+        return self._usable().local.file.header.n_buckets
+
+    @property
+    def _local_file(self) -> Database:
+        """What such programs ask for the local half; here both halves have one face."""
+        return self
+
+    @at_edge
+    def changes(self) -> Change:
+        """Returns what differs from the remote, with the ways to pull, push or discard it."""
+        self._usable()
+        return Change(self)
+
+    @at_edge
+    def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
+        """Writes packs of the remote anew that hold little but dead values, or are many and small.
+
+        That is a commit of the same values.
+
+        The old packs stay until `ebooklet_tx.collect` removes them.
+
+        Args:
+            live_share: Packs of which less than this share is live are written anew.
+            packs: Names of packs that are written anew in any case, for example because they are damaged.
+
+        Raises:
+            OfflineError: The store keeps failing; what was sent is kept for the next call.
+        """
+        several(packs, "compact(packs=)")
+        with self._outside_transaction("compact") as session:
+            session.local.commit()
+        return compact(session, live_share=live_share, packs=packs)
+
+    @at_edge
+    def delete_remote(self) -> EraseReport:
+        """Deletes the database in the remote, and nothing else there; the local file is kept.
+
+        What is on this machine becomes the content of the next push. Values that were never fetched are gone
+        with the remote. Others who have a copy find the remote missing.
+
+        Raises:
+            UUIDMismatchError, UnsupportedFormatError: Something else lies there; nothing was deleted.
+            LockTimeoutError: Another writer holds the remote's lock; nothing was deleted.
+            OfflineError: The store keeps failing; call it again to finish.
+        """
+        with self._outside_transaction("delete_remote") as session:
+            pass
+        return delete_remote(session)
+
+    @at_edge
+    def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
+        """Copies the database as it stands in the remote to another place; what is pending here stays here.
+
+        Inside one store with the same credentials nothing passes through this machine. A copy that was
+        interrupted shows no database at its target; the same call again goes on with it.
+
+        Args:
+            remote_conn: The target, as `open` takes it. No database may be there.
+
+        Raises:
+            InvalidArgumentError: A database lies there already; nothing was changed.
+            ReadOnlyError: The target can only be read.
+            OfflineError: A store keeps failing.
+        """
+        source = self._usable().remote
+        target = remote_at(parse_connection(remote_conn), for_writing=True)
+        with contextlib.closing(target.store):
+            return copy_remote(source, target)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "writable" if self.writable else "read-only"
+        return f"<ebooklet_tx database {str(self._session.local.path)!r}, {state}>"
+
+
+__all__ = ["Database"]

@@ -1,0 +1,319 @@
+"""What is read from a database: single values, many values, views, timestamps and the metadata.
+
+The invariants: a read sees what was written in this session, committed or not, then what is on this machine, then
+the remote; every value that is returned was checked against its digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
+from itertools import chain, islice
+from typing import Any, Literal, overload
+
+from ebooklet_tx.database.life import OpenSession
+from ebooklet_tx.database.parallel import ItemFunction, map_items
+from ebooklet_tx.database.views import ItemsOf, KeysOf, ValuesOf
+from ebooklet_tx.errors import (
+    Error,
+)
+from ebooklet_tx.keys import is_text, several, text_of
+from ebooklet_tx.local.journal.entries import iter_pages, visible_count
+from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
+from ebooklet_tx.sync.read.load import load_all, load_some
+from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.tracebacks import at_edge
+from ebooklet_tx.values.serializers import decode_metadata
+
+MAP_PAGE_KEYS = 200
+"""How many values `map` fetches together."""
+
+PAGE_KEYS = 1000
+MAX_PAGE_KEYS = 64_000
+"""Keys are looked up a page at a time, the first page small and those behind it larger."""
+
+_MISSING = object()
+
+
+class ReadableDatabase(OpenSession, Mapping[str, Any]):
+    """The reading half of a database."""
+
+    @at_edge
+    def __getitem__(self, key: str) -> Any:
+        found = self._read_user(key)
+        if found is None:
+            raise KeyError(key)
+        return self._serializer.loads(key, found[1])
+
+    @at_edge
+    def get(self, key: str, default: Any = None) -> Any:
+        """Returns the value of a key, or `default` when there is none."""
+        found = self._read_user(key)
+        return default if found is None else self._serializer.loads(key, found[1])
+
+    @at_edge
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and is_text(key) and self._timestamp_of(key) is not None
+
+    def _read_user(self, key: object) -> tuple[int, bytes] | None:
+        """Like `_read`, for keys that users give: the metadata's is none of theirs."""
+        return self._read(text) if (text := text_of(key)) else None
+
+    def _read(self, key: str) -> tuple[int, bytes] | None:
+        """Returns timestamp and encoded value of a key, uncommitted writes included."""
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            operation = overlay.operations.get(key)
+            if operation is not None:
+                value, stamp = operation
+                return None if value is None else (stamp, value)
+            if overlay.cleared and key != METADATA_KEY:
+                return None
+            here = session.local.read_here(key)
+        if here is not None:
+            return here
+        found = read_value(reader_of(session), key)
+        return None if found is None else (found[0].timestamp_us, found[1])
+
+    def _timestamp_of(self, key: str) -> int | None:
+        session = self._usable()
+        if not key:
+            return None
+        with session.mutex:
+            overlay = session.local.overlay
+            operation = overlay.operations.get(key)
+            if operation is not None:
+                return None if operation[0] is None else operation[1]
+            entry = None if overlay.cleared else session.local.entry(key)
+            return None if entry is None or entry.digest is None else entry.timestamp_us
+
+    @at_edge
+    def __len__(self) -> int:
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            count = 0 if overlay.cleared else visible_count(session.journal)
+            for key, (value, _) in overlay.operations.items():
+                if key == METADATA_KEY:
+                    continue
+                entry = None if overlay.cleared else session.local.entry(key)
+                there = entry is not None and entry.digest is not None
+                count += (value is not None) - there
+            return count
+
+    def __iter__(self) -> Iterator[str]:
+        return self._iter_keys("")
+
+    @at_edge
+    def _iter_keys(self, prefix: str) -> Iterator[str]:
+        for page in self._key_pages(prefix):
+            yield from page
+
+    def _key_pages(self, prefix: str) -> Iterator[list[str]]:
+        """Yields visible keys in order, a page at a time, each merged with what is uncommitted.
+
+        Writing while iterating is allowed; a key that is there all the while comes exactly once.
+        """
+        session = self._usable()
+        after = ""
+        pages = iter_pages(session.journal, prefix)
+        while True:
+            self._usable()
+            with session.mutex:
+                overlay = session.local.overlay
+                committed = [] if overlay.cleared else next(pages, [])
+                upto = committed[-1] if committed else None
+                page = {key for key in committed if key > after}
+                for key, (value, _) in overlay.operations.items():
+                    if key <= after or not key.startswith(prefix) or (upto is not None and key > upto):
+                        continue
+                    if value is None:
+                        page.discard(key)
+                    else:
+                        page.add(key)
+            yield sorted(page)
+            if upto is None:
+                return
+            after = upto
+
+    @at_edge
+    def keys(self, prefix: str = "") -> KeysView[str]:
+        """Returns a view of the keys in order, all of them or those with a prefix."""
+        self._usable()
+        return KeysOf(self, text_of(prefix))
+
+    @at_edge
+    def items(self) -> ItemsView[str, Any]:
+        """Returns a view of the pairs in order of key; values that are not here are fetched."""
+        self._usable()
+        return ItemsOf(self)
+
+    @at_edge
+    def values(self) -> ValuesView[Any]:
+        """Returns a view of the values in order of key; those that are not here are fetched."""
+        self._usable()
+        return ValuesOf(self)
+
+    @at_edge
+    def _iter_items(self) -> Iterator[tuple[str, Any]]:
+        for key, value in self._read_many(chain.from_iterable(self._key_pages("")), in_order=True):
+            if isinstance(value, Error):
+                raise value
+            if value is not None:
+                yield key, self._serializer.loads(key, value)
+
+    def _read_many(self, keys: Iterable[str], *, in_order: bool = False) -> Iterator[tuple[str, Found]]:
+        """Yields what each key has, uncommitted writes included, in the order of the keys.
+
+        With `in_order` they are the journal's own from one to another, merged with what is uncommitted.
+        """
+        session = self._usable()
+        for page in _pages(keys):
+            uncommitted = self._uncommitted(page)
+            others = [key for key in page if key not in uncommitted]
+            committed = fetch_many(reader_of(session), others, in_order=in_order)
+            for key in page:
+                yield (key, uncommitted[key]) if key in uncommitted else next(committed)
+
+    def _uncommitted(self, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """Returns what uncommitted writes say of keys; an empty one, which is nobody's, is not there."""
+        session = self._usable()
+        with session.mutex:
+            overlay = session.local.overlay
+            written = {key: overlay.operations[key][0] for key in keys if key in overlay.operations and key}
+            gone = {key: None for key in keys if not key or (overlay.cleared and key not in written)}
+        return {**gone, **written}
+
+    def get_items(self, keys: Iterable[str], default: Any = None) -> Iterator[tuple[str, Any]]:
+        """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
+
+        Values that are not on this machine are fetched together.
+        """
+        return self._items_of([text_of(key) for key in several(keys, "get_items")], default)
+
+    @at_edge
+    def _items_of(self, keys: Sequence[str], default: Any) -> Iterator[tuple[str, Any]]:
+        for key, value in self._read_many(keys):
+            if isinstance(value, Error):
+                raise value
+            yield key, default if value is None else self._serializer.loads(key, value)
+
+    @at_edge
+    def map(
+        self, func: ItemFunction, keys: Iterable[str] | None = None, n_workers: int | None = None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yields what a function makes of each item, computed in several processes, as it is done.
+
+        Args:
+            func: Called as func(key, value); returns (key, value), or None to leave the item out. It runs in
+                other processes, so it must be one that they can import: defined at the top level of a module.
+                A script calls map under `if __name__ == "__main__":`, as they import it too.
+            keys: The keys to take; None for all. Those that are not there are left out.
+            n_workers: How many processes; None for one a processor.
+
+        Raises:
+            InvalidTypeError: The function is a lambda, or defined inside another; nothing was started.
+            WorkerError: A process died, or could not import the function.
+            Error: A value can't be had; and whatever the function raises.
+        """
+        wanted = None if keys is None else several(keys, "map")
+        return map_items(func, self._mapped_items(wanted), n_workers)
+
+    def _mapped_items(self, keys: Iterable[str] | None) -> Iterator[tuple[str, Any]]:
+        if keys is None:
+            yield from self._iter_items()
+            return
+        wanted = iter(keys)
+        while page := list(islice(wanted, MAP_PAGE_KEYS)):
+            for key, value in self.get_items(page, _MISSING):
+                if value is not _MISSING:
+                    yield key, value
+
+    @at_edge
+    def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
+        """Fetches values so that they are on this machine; all of them, or those of some keys.
+
+        Returns:
+            The keys whose values could not be had, each with the reason.
+        """
+        reader = reader_of(self._usable())
+        if keys is None:
+            failures = load_all(reader)
+        else:
+            wanted = map(text_of, several(keys, "load_items"))
+            failures = chain.from_iterable(load_some(reader, page) for page in _pages(wanted))
+        found = {key: str(error) for key, error in failures}
+        # What was written since then needs no copy of what it replaces.
+        for key in self._uncommitted(list(found)):
+            if key:
+                del found[key]
+        return found
+
+    @overload
+    def timestamps(self, include_value: Literal[False] = False) -> Iterator[tuple[str, int]]: ...
+
+    @overload
+    def timestamps(self, include_value: Literal[True]) -> Iterator[tuple[str, int, Any]]: ...
+
+    @overload
+    def timestamps(self, include_value: bool) -> Iterator[tuple[str, int] | tuple[str, int, Any]]: ...
+
+    @at_edge
+    def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
+        """Yields (key, timestamp in microseconds), with the value behind it if asked."""
+        keys = chain.from_iterable(self._key_pages(""))
+        if not include_value:
+            for key in keys:
+                stamp = self._timestamp_of(key)
+                if stamp is not None:
+                    yield key, stamp
+            return
+        for key, value in self._read_many(keys, in_order=True):
+            if isinstance(value, Error):
+                raise value
+            stamp = self._timestamp_of(key)
+            if stamp is not None and value is not None:
+                yield key, stamp, self._serializer.loads(key, value)
+
+    @at_edge
+    def get_timestamp(
+        self, key: str, include_value: bool = False, decode_value: bool = True, default: Any = None
+    ) -> Any:
+        """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing."""
+        if not include_value:
+            stamp = self._timestamp_of(text_of(key))
+            return default if stamp is None else stamp
+        found = self._read_user(key)
+        if found is None:
+            return default
+        stamp, value = found
+        return stamp, self._serializer.loads(key, value) if decode_value else value
+
+    @at_edge
+    def get_metadata(self, include_timestamp: bool = False) -> Any:
+        """Returns the database's metadata, None when there is none; or (metadata, timestamp)."""
+        found = self._read(METADATA_KEY)
+        if found is None:
+            return None
+        data = decode_metadata(found[1])
+        return (data, found[0]) if include_timestamp else data
+
+
+def _pages(keys: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(keys)
+    page_keys = PAGE_KEYS
+    while page := list(islice(remaining, page_keys)):
+        yield page
+        page_keys = min(page_keys * 4, MAX_PAGE_KEYS)
+
+
+__all__ = ["ReadableDatabase"]

@@ -1,0 +1,256 @@
+"""What is written to a database: single keys, many keys, and transactions.
+
+The invariant: a write waits in memory, with others, until a commit makes all of them durable together; a write
+that depends on what was read is made only if nothing changed in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
+from typing import Any, Self
+
+from ebooklet_tx.database.reading import ReadableDatabase
+from ebooklet_tx.keys import check_key, text_of
+from ebooklet_tx.local.journal.inline_values import prune_inline_values
+from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.session import Session
+from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.tracebacks import at_edge
+from ebooklet_tx.values.serializers import checked_value, encode_metadata
+
+_MISSING = object()
+_MISSING_HERE = object()
+
+
+class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
+    """The writing half of a database."""
+
+    @at_edge
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    @at_edge
+    def set(self, key: str, value: Any, timestamp: Timestamp = None, encode_value: bool = True) -> None:
+        """Sets a key.
+
+        Args:
+            key: A non-empty str of at most 65,535 UTF-8 bytes.
+            value: What the serializer takes; bytes when `encode_value` is False.
+            timestamp: Microseconds, ISO 8601 str or datetime with a zone; None for now.
+            encode_value: Whether the serializer encodes it.
+
+        Raises:
+            InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
+        """
+        self._writing()
+        check_key(key)
+        encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
+        self._put([(key, encoded, timestamp_us(timestamp))])
+
+    @at_edge
+    def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
+        """Gives a key another timestamp and leaves its value as it is.
+
+        Raises:
+            KeyError: There is no such key.
+        """
+        self._writing()
+        stamp = timestamp_us(timestamp)
+        while True:
+            with self._session.mutex:
+                before = self._state_of(text_of(key))
+            found = self._read_user(key)
+            if found is None:
+                raise KeyError(key)
+            if self._put_if(key, before, (found[1], stamp)):
+                return
+
+    @at_edge
+    def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
+        """Sets the database's metadata, anything that is JSON; it is pushed as a key is."""
+        self._writing()
+        self._put([(METADATA_KEY, encode_metadata(data), timestamp_us(timestamp))])
+
+    @at_edge
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Sets many keys; when one of them can't be set, none is."""
+        self._writing()
+        if isinstance(other, Mapping):
+            pairs = list(other.items())
+        elif hasattr(other, "keys"):
+            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
+        else:
+            pairs = list(other)
+        stamp = timestamp_us(None)
+        operations = []
+        for key, value in [*pairs, *more.items()]:
+            check_key(key)
+            operations.append((key, self._serializer.dumps(key, value), stamp))
+        self._put(operations)
+
+    @at_edge
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    @at_edge
+    def __delitem__(self, key: str) -> None:
+        session = self._writing()
+        with session.mutex:
+            if self._timestamp_of(text_of(key)) is None:
+                raise KeyError(key)
+            session.local.overlay.put(key, None, timestamp_us(None))
+            self._commit_when_full(session)
+
+    @at_edge
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Returns a key's value; sets it to `default` first where there is none, in one step for all threads."""
+        self._writing()
+        check_key(key)
+        while True:
+            with self._session.mutex:
+                before = self._state_of(key)
+            found = self._read_user(key)
+            if found is not None:
+                return self._serializer.loads(key, found[1])
+            if self._put_if(key, before, (self._serializer.dumps(key, default), timestamp_us(None))):
+                return default
+
+    @at_edge
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Deletes a key and returns its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is no such key, and no default was given.
+        """
+        self._writing()
+        while True:
+            with self._session.mutex:
+                before = self._state_of(text_of(key))
+            found = self._read_user(key)
+            if found is None:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            # Before it is deleted: a value that can't be decoded stays.
+            value = self._serializer.loads(key, found[1])
+            if self._put_if(key, before, (None, timestamp_us(None))):
+                return value
+
+    @at_edge
+    def popitem(self) -> tuple[str, Any]:
+        """Deletes the first key and returns it with its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is none.
+        """
+        self._writing()
+        while True:
+            key = next(iter(self), None)
+            if key is None:
+                raise KeyError("the database is empty")
+            value = self.pop(key, _MISSING_HERE)
+            if value is not _MISSING_HERE:
+                return key, value
+
+    @at_edge
+    def clear(self) -> None:
+        """Deletes every key; the next push deletes them in the remote. The metadata stays."""
+        session = self._writing()
+        with session.mutex:
+            session.local.overlay.clear(timestamp_us(None))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """A block whose writes are committed together at its end, or not at all.
+
+        When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
+        was written before the block is committed first.
+        """
+        with self._outside_transaction("a transaction") as session:
+            session.local.commit()
+            # Twice, as an interrupt can come in the middle of the first end as well.
+            try:
+                try:
+                    self._in_transaction = session.in_transaction = True
+                    yield self
+                    session.local.commit()
+                finally:
+                    self._end_transaction()
+            finally:
+                self._end_transaction()
+
+    @at_edge
+    def sync(self, force_shutdown: bool = False) -> None:
+        """Makes everything written so far durable on this machine, in the Booklet file itself.
+
+        A copy of that file that is taken now opens with plain booklet, and shows every value that is here.
+
+        Args:
+            force_shutdown: No effect: nothing is left running that could be shut down.
+        """
+        with self._outside_transaction("sync") as session:
+            session.local.commit(fold=True)
+
+    @at_edge
+    def prune(self, timestamp: Timestamp = None, reindex: bool = False) -> int:
+        """Rewrites the local file without dead bytes.
+
+        Args:
+            reindex: No effect: the Booklet's index is made anew all the same.
+            timestamp: Local copies of pushed values older than this are dropped too; they are
+                fetched again when they are read. Values that were not pushed always stay.
+
+        Returns:
+            How many items the file holds less: values that were replaced or deleted, and local copies that
+            were dropped.
+        """
+        keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
+        with self._outside_transaction("prune") as session:
+            prune_inline_values(session.journal)
+            return session.local.prune(keep)
+
+    def _state_of(self, key: str) -> object:
+        """Returns what differs from before when a key was written; needs the mutex."""
+        session = self._usable()
+        overlay = session.local.overlay
+        if key in overlay.operations or overlay.cleared:
+            return overlay.operations.get(key)
+        entry = session.local.entry(key)
+        return None if entry is None or entry.digest is None else (entry.digest, entry.timestamp_us)
+
+    def _put_if(self, key: str, before: object, operation: tuple[bytes | None, int]) -> bool:
+        """Writes a key, or deletes it with None, if its state still is what it was; False when it is not.
+
+        So values are read and fetched without the mutex, and the writes of other threads come before the
+        reading or after the writing.
+        """
+        session = self._writing()
+        with session.mutex:
+            if self._state_of(key) != before:
+                return False
+            session.local.overlay.put(key, *operation)
+            self._commit_when_full(session)
+        return True
+
+    def _put(self, operations: Iterable[tuple[str, bytes, int]]) -> None:
+        session = self._usable()
+        with session.mutex:
+            # Another thread may have closed it meanwhile.
+            self._usable()
+            overlay = session.local.overlay
+            overlay.put_all({key: (value, stamp) for key, value, stamp in operations})
+            self._commit_when_full(session)
+
+    def _commit_when_full(self, session: Session) -> None:
+        if session.local.overlay.waiting_bytes > self._buffer_size and not self._in_transaction:
+            session.local.commit()
+
+
+__all__ = ["WritableDatabase"]

@@ -1,0 +1,29 @@
+"""The types of what `open` takes."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, TypedDict
+
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.pull.resolve import Resolver
+
+Flag: TypeAlias = Literal["r", "w", "c", "n"]
+"""How a database is opened: read, write, create where it is missing, or begin anew."""
+
+
+class OpenOptions(TypedDict, total=False):
+    """The keyword arguments of `open`; their meaning is told there."""
+
+    lock: Literal["exclusive"] | None
+    lock_timeout: float
+    force_lock: bool
+    offline: bool | Literal["auto"]
+    allow_pickle: bool | None
+    conditional_writes: bool | Literal["auto"]
+    on_conflict: str | Resolver
+    accept_partial: bool
+    trust_entries: bool
+    retry: RetryPolicy | None
+
+
+__all__ = ["Flag", "OpenOptions"]
