@@ -103,7 +103,7 @@ def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -
     assert as_booklet_has_it(file) == numbered(0, 40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     batches=st.lists(st.dictionaries(st.text(min_size=1, max_size=70), st.binary(max_size=40)), max_size=5),
     n_buckets=st.integers(1, 30),
