@@ -20,56 +20,35 @@ from tests.documents.page_blocks import REPOSITORY
 PACKAGE = REPOSITORY / "ebooklet_tx"
 
 MODULES_IN_A_FOLDER_TARGET = 18
-MODULES_IN_A_FOLDER_TODAY = {".": 21}
+MODULES_IN_A_FOLDER_TODAY: dict[str, int] = {".": 21}
 """Folders that still hold more modules than the target, and how many."""
 
 FILE_LINES_TARGET = 400
 WHY_SO_LONG = re.compile(r"\bone file\b", re.IGNORECASE)
 """What the docstring of a longer module has: "One file although long, because ..."."""
-LONG_FILES_TODAY = {
-    "cli/demo.py",
-    "database.py",
-    "local/value_file.py",
-    "maintenance/repair.py",
-    "sync/pull/pull.py",
-}
+LONG_FILES_TODAY: frozenset[str] = frozenset(
+    {"cli/demo.py", "database.py", "local/value_file.py", "maintenance/repair.py"}
+)
 
 SESSION_FUNCTIONS_TARGET = 30
-SESSION_FUNCTIONS_TODAY = 158
+SESSION_FUNCTIONS_TODAY = 122
 
 MUTEX_BLOCKS_TARGET = 25
-MUTEX_BLOCKS_TODAY = 104
+MUTEX_BLOCKS_TODAY = 77
 
-SQL_TODAY = {
-    "maintenance/compact.py": 1,
-    "maintenance/recover.py": 3,
-    "maintenance/remote_index.py": 11,
-    "sync/commit/builder.py": 4,
-    "sync/commit/packing.py": 16,
-    "sync/commit/root_swap.py": 3,
-    "sync/pull/apply.py": 25,
-    "sync/pull/conflicts.py": 2,
-    "sync/pull/detach.py": 10,
-    "sync/pull/discard.py": 5,
-    "sync/pull/pull.py": 4,
-    "sync/pull/resolve.py": 3,
-    "sync/read/inline_values.py": 1,
-    "sync/read/load.py": 4,
-    "sync/session.py": 1,
-}
+SQL_TODAY: dict[str, int] = {"maintenance/recover.py": 3}
 """Modules outside the rooms of SQL that still hold statements, and how many; none is the target."""
 
-WORDS_TODAY = {
-    "anybody": 7,
-    "crowded": 2,
-    "gone on with": 6,
+WORDS_TODAY: dict[str, int] = {
+    "anybody": 6,
+    "gone on with": 3,
     "his": 4,
-    "somebody": 39,
+    "somebody": 33,
     "take_in": 5,
     "they say": 4,
-    "whoever": 34,
+    "whoever": 29,
 }
-WORDS_GONE = ("find_out", "him", "stand_firm", "to be stood on", "wait_a_little", "what lacks")
+WORDS_GONE = ("crowded", "find_out", "him", "stand_firm", "to be stood on", "wait_a_little", "what lacks")
 
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|PRAGMA|ATTACH|DETACH|REPLACE|DROP|ALTER)\b")
 
