@@ -177,3 +177,10 @@ def _state(pid: int) -> str:
     except OSError:
         return ""
     return text.rpartition(")")[2].split()[0]
+
+
+def fork() -> int:
+    """Forks as `os.fork` does: since Python 3.12 that warns where there are threads, which the tests know of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()

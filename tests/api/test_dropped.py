@@ -55,7 +55,9 @@ threading.Thread(target=work, daemon=True).start()
 inside.wait()
 """,
     "child": """
-import os
+import os, warnings
+# Of the thread that the session has.
+warnings.simplefilter("ignore", DeprecationWarning)
 child = os.fork()
 if child:
     os.waitpid(child, 0)

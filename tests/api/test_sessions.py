@@ -19,6 +19,7 @@ import pytest
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import LockTimeoutError, ReadOnlyError, SessionClosedError
 from tests.pairs import Bench
+from tests.processes import fork
 
 VALUES = {f"k{number:03}": random.Random(number).randbytes(3000) for number in range(60)}
 
@@ -36,9 +37,7 @@ def bench(tmp_path: Path) -> Bench:
 def in_child(work: Callable[[], object]) -> str:
     """Forks, and returns what the work in the child returned or raised, as text."""
     read_end, write_end = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             answer = repr(work())

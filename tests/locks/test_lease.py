@@ -38,6 +38,7 @@ from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync.session import Remote
 from tests.memory_store import Conditions, MemoryStore
+from tests.processes import fork
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, PassingStore
 
 T = TypeVar("T")
@@ -591,7 +592,7 @@ def test_a_forked_child_leaves_the_lease_of_its_parent_alone(tmp_path: Path) -> 
         db["a"] = b"1"
         assert db.changes().push()
         etag = store.head(KEY).etag
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             # Nothing but os._exit may end the child: pytest runs in it as well.
             code = 1

@@ -47,6 +47,7 @@ from ebooklet_tx.sync import connecting as place
 from ebooklet_tx.sync.pull.conflicts import ConflictError
 from ebooklet_tx.timestamps import timestamp_us
 from tests.pairs import writer_store
+from tests.processes import fork
 from tests.property.local_faults import Fault, failing_disk
 from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPush
 from tests.store_wrappers import PassingStore
@@ -825,7 +826,7 @@ def follow_buffer(model: CopyModel) -> None:
 def run_and_kill(work: Callable[[Callable[[], None]], None]) -> int:
     """Runs work in a child that ends by SIGKILL; returns how many steps it acknowledged."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if not pid:
         # Nothing but the kill may end the child: no handler, no clean-up of the test's.
         try:
