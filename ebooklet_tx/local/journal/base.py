@@ -1,4 +1,4 @@
-"""The base: the remote commit on which a journal stands.
+"""The base: the remote commit that a journal has applied last.
 
 Owns the `base_*` facts of the meta table. The invariant: they change as a whole, in the transaction that gives
 the rows of `entry` the remote columns of that commit.
@@ -17,7 +17,7 @@ from ebooklet_tx.records import CommitWay, SegmentRef
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The remote commit on which a journal stands.
+    """The remote commit that a journal has applied last.
 
     Attributes:
         seq: Its number; 0 when the journal knows of no commit.
@@ -25,7 +25,7 @@ class Base:
         commit_id: Its id.
         key_count: How many keys the database has at that commit.
         fence: The root's fence.
-        tombstone_floor: The index has the tombstones of this commit and of later ones.
+        tombstone_floor: The oldest base from which the root's index still leads on.
         segments: The index segments that the root names.
         root: The root's bytes, the only copy outside of the remote: a damaged root is written anew from them.
         bare_tail: The root's tail, where an earlier version recorded that and not the root.

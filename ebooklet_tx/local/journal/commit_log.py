@@ -1,4 +1,4 @@
-"""The log of commits that the journal has taken in.
+"""The log of commits that the journal has applied.
 
 Owns the reading of the table `commit_log`; it is written with the rows of the commits that it names.
 """
@@ -10,7 +10,7 @@ from ebooklet_tx.records import CommitRecord
 
 
 def is_logged(journal: Journal, commit_id: str) -> bool:
-    """True when a commit is one of those that the journal has taken in."""
+    """True when a commit is one of those that the journal has applied."""
     return bool(journal.rows("SELECT 1 FROM commit_log WHERE commit_id = ?", (commit_id,)))
 
 

@@ -27,8 +27,8 @@ from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.commit.packing import read_pending
-from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_place
+from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.session import Session
 
 _GONE = (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError)
@@ -129,8 +129,11 @@ class ConflictError(Error):
 def find_conflicts(session: Session, *, agreeing: bool = False) -> list[Conflict]:
     """Returns the conflicts in order of key; with `agreeing` also the keys to which both sides gave one value."""
 
+    reader, decode = reader_of(session), session.decode
+
     def load(key: str, side: str) -> Any:
-        return load_side(session, key, side)
+        value = read_side(reader, key, side)
+        return MISSING if value is None else decode(key, value)
 
     with session.journal.reading() as raw:
         rows = conflict_rows(raw, agreeing=agreeing)
@@ -160,11 +163,11 @@ def _conflict(row: ConflictRow, load: Callable[[str, str], Any]) -> Conflict:
     )
 
 
-def load_side(session: Session, key: str, side: str) -> Any:
-    """Returns the decoded value of one side, wherever its bytes are, or MISSING.
+def read_side(reader: Reader, key: str, side: str) -> bytes | None:
+    """Returns the encoded value of one side of a conflict, wherever its bytes are; None for a deletion.
 
     Args:
-        session: The session.
+        reader: Where values are read from.
         key: The key.
         side: `base`, `pending` or `remote`, as the journal's columns are called.
 
@@ -173,22 +176,21 @@ def load_side(session: Session, key: str, side: str) -> Any:
         LocalIntegrityError: They are nowhere to be found.
     """
     try:
-        value = _value_of(session, key, side)
+        return _value_of(reader, key, side)
     except _GONE as error:
         if side == "base":
             raise _not_fetched(key, side, error) from error
         # Compacted since: the remote's next commit has another place for it.
-        pull(session)
+        reader.pull()
         try:
-            value = _value_of(session, key, side)
+            return _value_of(reader, key, side)
         except _GONE as still:
             raise _not_fetched(key, side, still) from still
-    return MISSING if value is None else session.decode(key, value)
 
 
-def _value_of(session: Session, key: str, side: str) -> bytes | None:
-    """Returns the encoded value of one side, or None where the key is not there."""
-    local = session.local
+def _value_of(reader: Reader, key: str, side: str) -> bytes | None:
+    """Reads one side as the journal has it now."""
+    local = reader.local
     with local.mutex:
         entry = local.entry(key)
         if entry is None or (side == "pending" and entry.digest is None):
@@ -206,7 +208,7 @@ def _value_of(session: Session, key: str, side: str) -> bytes | None:
             f"the {side} value of key {key!r} is neither here nor in the remote any more; choose a side, or "
             "give a value"
         )
-    return fetch_place(session.remote, place)
+    return fetch_place(reader.remote, place)
 
 
 def _not_fetched(key: str, side: str, error: Error) -> RemoteIntegrityError:
@@ -216,7 +218,7 @@ def _not_fetched(key: str, side: str, error: Error) -> RemoteIntegrityError:
 
 
 def _local_bytes(local: LocalStore, entry: Entry, digest: bytes) -> bytes | None:
-    """Finds an intact copy of a digest on this machine."""
+    """Returns the value with a digest, where this machine has an intact copy of it."""
     if entry.local_digest == digest:
         value = local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
         if digest_of(value) == digest:

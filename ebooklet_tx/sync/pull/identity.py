@@ -1,7 +1,7 @@
 """Whether file and remote hold the same database, and when one takes the identity of the other.
 
-The invariant: a file takes another uuid only while nobody else can have a copy of what it holds: before its
-first push, or before the push that replaces a remote. What it holds stays, and is pending.
+The invariant: a file takes another uuid only while no copy of what it holds can exist elsewhere: before its first
+push, or before the push that replaces a remote. What it holds stays, and is pending.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def may_join(here: Identity, there: Identity, view: PullView) -> bool:
     """Whether the file's database, made before it heard of the remote's, can become a copy of that one.
 
     Two writers who make a database at one place at the same time have a uuid each. The one who pushes first has
-    made it; nobody has a copy of the other's.
+    made it; no copy exists of the other one's.
     """
     began_here = view.origin_uuid is not None and view.origin_uuid.hex() == here.uuid
     never_shared = view.base.seq == 0 and began_here and not view.detached
@@ -80,8 +80,8 @@ def join(local: LocalStore, there: Identity) -> None:
 def check_identity(here: Identity, there: Identity, base_seq: int) -> None:
     """Raises unless the remote holds the same database as the local file.
 
-    What decodes the values is the local file's word: a root that says otherwise is refused. Of which type the
-    database is, the root says.
+    The serializer that the local file names decodes the values, so a root that names another is refused. The
+    type is the root's to tell.
 
     Args:
         here: The file's identity.
@@ -131,8 +131,8 @@ def _difference(here: Identity, there: Identity, base_seq: int) -> str:
 def reconcile_identity(local: LocalStore, here: Identity, there: Identity | None) -> None:
     """Gives a database that is about to replace a remote the identity that it is to have there.
 
-    It keeps that of a database of its own kind, so that copies elsewhere follow. Where another kind lies, or
-    what nobody can read, it has one of its own, so that no copy takes it for what it had.
+    A root of the same kind gives it its uuid, so that copies elsewhere follow. Where a root of another kind
+    lies, or a damaged one, it has a uuid of its own, so that no copy elsewhere mistakes it for its own database.
 
     Args:
         local: The local store.

@@ -38,11 +38,11 @@ class PullResult:
     """What a pull found; true when something changed.
 
     Attributes:
-        changed: Whether the journal stands on another commit now.
-        seq: The commit it stands on.
+        changed: Whether the journal is at another commit now.
+        seq: The number of the commit that it is at.
         applied: Ids of unresolved pushes that turned out to have succeeded.
         dropped: Ids of unresolved pushes that turned out not to have taken effect.
-        missing: Whether there is no remote database, and never was one as far as is known.
+        missing: Whether there is no remote database, and none is known to have been there.
     """
 
     changed: bool = False
@@ -120,7 +120,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         session: The session.
         fetched: The root.
         since: The base as it was before the root was read: once another thread or session has moved it,
-            the root may be older than the base. None where nobody else can have.
+            the root may be older than the base. None where no other can have moved it.
 
     Returns:
         What was done; None when the base moved between the two.

@@ -73,9 +73,9 @@ def dead_intents(intents: Sequence[Intent], root_etag: str | None) -> list[str]:
 
 
 def key_count_of(manifest: Manifest, known_keys: int, rows: int) -> int:
-    """Returns how many keys a database has; its root's word, but no more than its index can show.
+    """Returns how many keys a database has: the root's count, but no more than its index can show.
 
-    By the count `list(db)` makes room.
+    `list(db)` allocates memory by this count, so a hostile root must not choose it.
 
     Args:
         manifest: The root's manifest.

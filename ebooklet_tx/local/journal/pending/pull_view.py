@@ -16,7 +16,7 @@ class PullView:
     """A journal as a pull finds it.
 
     Attributes:
-        base: The commit on which it stands.
+        base: The commit that it has applied last.
         intents: The pushes whose outcome is not known.
         replacing: Whether the next push is to replace the remote.
         origin_uuid: The uuid of the database that began in this journal; None for a copy of another.
