@@ -26,10 +26,10 @@ from ebooklet_tx.maintenance.erase import EraseReport, erase
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
-from ebooklet_tx.sync.locking import agree
+from ebooklet_tx.sync.locking import learn_mode
 from ebooklet_tx.sync.pull.segments import fetch_segment
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
-from ebooklet_tx.sync.session import Remote
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.unshared import Unshared
@@ -230,7 +230,7 @@ class RemoteSession(Unshared):
         """
         remote = self._writing()
         before = None if timestamp is None else as_datetime(timestamp_us(timestamp))
-        agree(remote)
+        learn_mode(remote)
         return [
             {
                 "owner": lock.owner,

@@ -18,7 +18,8 @@ from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.maintenance import break_locks as breaking
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.commit.commit_mode import CommitMode
+from ebooklet_tx.sync.remote import Remote
 from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
@@ -95,8 +96,10 @@ class Shelf:
             ObjectNames(name),
             self.policy,
             threads=threads,
-            conditional=self.conditional,
-            place=("http://127.0.0.1:9", "bucket") if "/" in name else ("file", ""),
+            mode=CommitMode(
+                swaps=self.conditional,
+                place=("http://127.0.0.1:9", "bucket") if "/" in name else ("file", ""),
+            ),
         )
 
     def open(
@@ -159,7 +162,7 @@ def dying(db: Database) -> Iterator[None]:
     try:
         yield
     except Killed:
-        lock = db._session.lock
+        lock = db._session.locks.held
         if lock is not None:
             lock.forget_in_child()
         db._session.local.abandon()

@@ -19,8 +19,7 @@ from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.local.journal.pending import resolutions
 from ebooklet_tx.locks import process_identity as this_process
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync import locking
-from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit import commit_mode, writer_locks
 from tests.doors import open_database
 from tests.pairs import N_BUCKETS
 from tests.places import Place
@@ -81,9 +80,9 @@ def count_changing_its_mind(
     pipe.recv()
     for turn in range(pushes):
         mind = MINDS[(number + turn) % len(MINDS)]
-        commit_way.answers.clear()
+        commit_mode.probe_results.clear()
         with open_at(place, path, "w", lock=lock, lock_timeout=PATIENCE_SECONDS, conditional_writes=mind) as db:
-            db._session.commit_timeout_seconds = PATIENCE_SECONDS
+            db._session.locks.timeout_seconds = PATIENCE_SECONDS
             _count_one(db, number, 1)
             say(pipe, db.changes().push(on_conflict=added_up).commit_id)
 
@@ -143,7 +142,7 @@ def hold(
     """
     if elsewhere:
         on_machine("the holder's")
-    locking.LOCK_TTL_SECONDS = ttl_seconds
+    writer_locks.LOCK_TTL_SECONDS = ttl_seconds
     key = place.connection.key
 
     def wrap(store: ObjectStore) -> ObjectStore:

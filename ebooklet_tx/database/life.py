@@ -25,7 +25,8 @@ from ebooklet_tx.errors import (
     SessionClosedError,
 )
 from ebooklet_tx.local.overlay import Overlay
-from ebooklet_tx.sync.session import Session, WriterLock
+from ebooklet_tx.sync.commit.writer_locks import WriterLock
+from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.unshared import Unshared
 from ebooklet_tx.values.serializers import Serializer
@@ -54,7 +55,7 @@ class OpenSession(Unshared):
         # The last one added is the first to run.
         self._ending = Ending()
         self._ending.add(session.remote.store.close)
-        self._ending.add(session.release_locks)
+        self._ending.add(session.locks.release)
         self._ending.add(session.local.close)
         self._in_child = False
         self._in_transaction = False
@@ -78,7 +79,7 @@ class OpenSession(Unshared):
     @property
     def lock(self) -> WriterLock | None:
         """The lock on the remote that this session holds until it is closed; None where it holds none."""
-        return self._session.lock
+        return self._session.locks.held
 
     @property
     def uuid(self) -> str:
@@ -182,8 +183,7 @@ class OpenSession(Unshared):
     def _forget_in_child(self) -> None:
         self._in_child = True
         self._session.local.forget_in_child()
-        if self._session.lock is not None:
-            self._session.lock.forget_in_child()
+        self._session.locks.forget_in_child()
 
 
 def _forget_all_in_child() -> None:

@@ -16,7 +16,7 @@ from ebooklet_tx.locks.process_identity import is_dead
 from ebooklet_tx.locks.tickets import read_tickets
 from ebooklet_tx.sync.commit.fencing import fence_off
 from ebooklet_tx.sync.locking import new_lock
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 UNKNOWN_TTL_SECONDS = 60.0
 BREAKING_TIMEOUT_SECONDS = 30.0
@@ -62,7 +62,7 @@ class BrokenLock:
 def held_locks(remote: Remote) -> list[LockThere]:
     """Returns the lease, if it is held, and all tickets."""
     held = []
-    if remote.conditional:
+    if remote.mode.swaps:
         seen = Lease(remote.store, remote.names.lock, policy=remote.policy).lookup()
         if seen is not None and (seen.record is None or seen.record.held):
             held.append(LockThere(remote.names.lock, seen.etag, seen.record, is_lease=True))
@@ -158,7 +158,7 @@ def break_locks(remote: Remote, *, before: datetime | None = None) -> list[Broke
             _break_lease(remote, lock, before)
         else:
             remote.store.delete(lock.key)
-    if chosen and not remote.conditional and not read_tickets(remote.store, remote.names.lock):
+    if chosen and not remote.mode.swaps and not read_tickets(remote.store, remote.names.lock):
         turn = new_lock(remote)
         turn.acquire(BREAKING_TIMEOUT_SECONDS)
         try:

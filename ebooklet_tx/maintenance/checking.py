@@ -25,8 +25,8 @@ from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, Ver
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
-from ebooklet_tx.sync.locking import agree
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.locking import learn_mode
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.tracebacks import at_edge
 
 
@@ -163,7 +163,7 @@ def _bucket(
     remote = remote_at(connection, retry=retry, for_writing=True, conditional_writes=conditional_writes)
     with contextlib.closing(remote.store):
         if for_writing:
-            agree(remote)
+            learn_mode(remote)
         yield remote
 
 

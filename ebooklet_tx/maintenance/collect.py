@@ -37,9 +37,10 @@ from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.maintenance.remote_index import RemoteIndex
 from ebooklet_tx.maintenance.survey import Survey, names_of, survey
 from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import new_lock
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import read_root
-from ebooklet_tx.sync.session import Remote, WriterLock
 from ebooklet_tx.timestamps import now_us
 
 GRACE_SECONDS = 24 * 3600.0

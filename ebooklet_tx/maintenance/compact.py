@@ -31,19 +31,17 @@ from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.remote_index import live_bytes
 from ebooklet_tx.maintenance.repacking import read_values, under_shortest_keys, values_to_read
 from ebooklet_tx.records import ObjectRef
-from ebooklet_tx.sync.commit.builder import build
-from ebooklet_tx.sync.commit.change_way import check_lock
 from ebooklet_tx.sync.commit.packing import (
     fill_packs,
     reconcile_uploads,
     renew_old_uploads,
     send_packs,
 )
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, check_fence, contention, recheck_lock
-from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
-from ebooklet_tx.sync.commit.turns import release_turn
+from ebooklet_tx.sync.commit.publish import commit_entries
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, contention, prepare_round
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.sync.remote import Remote
+from ebooklet_tx.sync.session import Session
 
 LIVE_SHARE = 0.5
 KEYS_PER_COMMIT = 100_000
@@ -151,7 +149,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
 
 
 def _begin(session: Session) -> None:
-    check_lock(session)
+    session.locks.check()
     with session.mutex:
         if session.in_transaction:
             raise InvalidArgumentError("compact() can't take place inside a transaction; call it outside")
@@ -271,7 +269,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
     try:
         for number in range(MAX_ROUNDS):
             if number:
-                recheck_lock(session)
+                prepare_round(session)
             with session.mutex:
                 base = read_base(session.journal)
                 places = arrived_places(session.journal)
@@ -283,20 +281,14 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
                 ]
             if not entries:
                 return []
-            check_fence(session, base)
+            session.locks.check_fence(base.fence)
             if base.etag is None:
                 # The commit is known, the object that holds it is not: an answer was lost. Read it.
                 pull(session)
                 continue
-            commit = build(session, base, None, entries, places)
-            # Of no pending entry: nothing here can be undone before the swap.
-            note_intent(session.journal, commit, base.etag, [])
-            outcome = swap(session, commit, base.etag)
-            if outcome.applied:
-                if outcome.etag is not None:
-                    finish(session, outcome.commit or commit, outcome.etag)
+            if commit_entries(session, base, base.etag, entries, places) is not None:
                 return entries
-            backoff(session, number)
-        raise contention(session)
+            backoff(session.remote.policy, number)
+        raise contention(session.remote)
     finally:
-        release_turn(session)
+        session.locks.release_turn()

@@ -33,10 +33,10 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.maintenance.named import list_own, objects_in_use
 from ebooklet_tx.stores.retry import RetryingStore
-from ebooklet_tx.sync.commit.commit_way import way_of
-from ebooklet_tx.sync.locking import agree, new_lock
+from ebooklet_tx.sync.commit.writer_locks import WriterLock
+from ebooklet_tx.sync.locking import learn_mode, new_lock
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
-from ebooklet_tx.sync.session import Remote, WriterLock
 
 WHOLE_BYTES = 16 * 2**20
 """An object up to this size is held in memory as a whole on its way; a larger one goes in parts."""
@@ -100,7 +100,7 @@ def copy_remote(source: Remote, target: Remote, *, lock_timeout_seconds: float =
     if (source.store.location, source.names) == (target.store.location, target.names):
         raise InvalidArgumentError(f"{source.root_place} can't be copied onto itself; name another target")
     root = _read_source(source)
-    agree(target)
+    learn_mode(target)
     with new_lock(target).holding(lock_timeout_seconds) as lock:
         return _copy(source, target, lock, root)
 
@@ -262,7 +262,7 @@ class _RemoteBytes:
 
 def _as_the_target_says(target: Remote, root: FetchedRoot) -> bytes:
     """Returns the root's bytes with the target's own word on how commits are made."""
-    way = way_of(target)
+    way = target.mode.to_advertise()
     if root.manifest.commits == way:
         return root.data
     return encode_root(replace(root.manifest, commits=way), root.root.tail)
@@ -273,17 +273,17 @@ def _put_root(target: Remote, lock: WriterLock, root: FetchedRoot, data: bytes) 
     metadata = {"commit-id": root.manifest.commit_id}
     for attempt in target.policy.attempts_for("copy", location=target.store.location, key=target.names.root):
         with attempt:
-            if not target.conditional:
+            if not target.mode.swaps:
                 # Weaker: the lock alone keeps others out between the look and the write.
                 lock.check()
                 if _is_copied(target, root):
                     return
             failure: Error | None = None
             try:
-                target.store.put(target.names.root, data, if_absent=target.conditional, metadata=metadata)
+                target.store.put(target.names.root, data, if_absent=target.mode.swaps, metadata=metadata)
             except (PreconditionFailedError, TransientStoreError, OfflineError) as error:
                 failure = error
-            if failure is None and target.conditional:
+            if failure is None and target.mode.swaps:
                 return
             if _is_copied(target, root):
                 return

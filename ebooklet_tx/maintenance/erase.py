@@ -39,10 +39,12 @@ from ebooklet_tx.maintenance.named import GARBAGE_NOTE, list_own
 from ebooklet_tx.records import IndexRow
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
-from ebooklet_tx.sync.locking import agree, new_lock
+from ebooklet_tx.sync.commit.writer_locks import WriterLock
+from ebooklet_tx.sync.locking import learn_mode, new_lock
 from ebooklet_tx.sync.pull.detach import Forgotten, forget_remote
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
-from ebooklet_tx.sync.session import Remote, Session, WriterLock
+from ebooklet_tx.sync.session import Session
 
 GRACE_SECONDS = 24 * 3600.0
 """How old an object has to be before it is deleted although nothing says whose it is."""
@@ -100,7 +102,7 @@ def erase(remote: Remote, *, uuid: str | None = None, lock_timeout_seconds: floa
     """
     if not remote.store.writable:
         raise ReadOnlyError(f"{remote.root_place} can only be read; delete it through its bucket or folder")
-    agree(remote)
+    learn_mode(remote)
     with _locked(remote, lock_timeout_seconds) as lock:
         return _erase(remote, lock, uuid, before=_nothing, after=_nothing)
 
@@ -136,9 +138,9 @@ def delete_remote(session: Session) -> EraseReport:
             session.local.commit(fold=True)
             uuid = session.local.file.header.uuid.hex()
         with contextlib.ExitStack() as stack:
-            lock = session.lock
+            lock = session.locks.held
             if lock is None:
-                lock = stack.enter_context(_locked(session.remote, session.commit_timeout_seconds))
+                lock = stack.enter_context(_locked(session.remote, session.locks.timeout_seconds))
             report = _erase(session.remote, lock, uuid, before=before, after=after)
     return replace(report, pending_keys=forgotten.pending_keys, lost_keys=forgotten.lost_keys)
 

@@ -13,8 +13,8 @@ from ebooklet_tx.formats.segment import iter_objects, merge_segments, read_segme
 from ebooklet_tx.formats.segment_image import is_object_name
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.pull.segments import fetch_segment
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot
-from ebooklet_tx.sync.session import Remote
 
 GARBAGE_NOTE = "garbage"
 """The relative name of the object in which the collector keeps what it has seen dead."""

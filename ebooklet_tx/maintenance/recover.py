@@ -23,8 +23,9 @@ from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_confli
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_many
 from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import read_root
-from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.sync.session import Session
 
 _FETCH_PAGE_KEYS = 1000
 

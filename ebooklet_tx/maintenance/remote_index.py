@@ -18,7 +18,7 @@ from ebooklet_tx.formats.segment import read_segment
 from ebooklet_tx.local.merged_index import LivePlace, MergedIndex
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.sync.pull.segments import fetch_segment
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 
 class LivePack(NamedTuple):

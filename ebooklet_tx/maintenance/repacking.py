@@ -21,7 +21,7 @@ from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.sync.commit.packing import PendingValue
 from ebooklet_tx.sync.read.ranges import fetch_ranges, read_range, sound_values
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 _GONE = (ObjectMissingError, NotFoundInRangeError, PreconditionFailedError, RemoteIntegrityError)
 

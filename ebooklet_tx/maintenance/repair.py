@@ -27,8 +27,9 @@ from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, Recover
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
+from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.connecting import noted_connection, remote_at
-from ebooklet_tx.sync.locking import reconcile_conditions
+from ebooklet_tx.sync.locking import reconcile_mode
 from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
 from ebooklet_tx.sync.root_object import DamagedRoot, inspect_root
@@ -188,11 +189,12 @@ def _reconcile_remote(
         session = Session(
             local,
             remote,
+            WriterLocks(remote),
             type=known_type(local.journal) or "booklet",
             serializer_name=stored_name(code, str(local.path)),
         )
         try:
-            reconcile_conditions(session)
+            reconcile_mode(local.journal, remote)
         except Error as error:
             return RemoteOutcome(failure=str(error))
         report = local.report

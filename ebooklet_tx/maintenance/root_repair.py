@@ -15,9 +15,7 @@ from ebooklet_tx.maintenance.remote_index import RemoteIndex
 from ebooklet_tx.maintenance.verify import objects_there
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.builder import Commit
-from ebooklet_tx.sync.commit.change_way import check_lock
-from ebooklet_tx.sync.commit.commit_way import adopt, must_move, said_here
-from ebooklet_tx.sync.commit.root_swap import swap
+from ebooklet_tx.sync.commit.publish import swap_in
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
@@ -97,7 +95,7 @@ def repair_root(session: Session) -> RootRepair:
     """
     remote = session.remote
     with session.push_mutex:
-        check_lock(session)
+        session.locks.check()
         for _ in range(MAX_TRIES):
             seen = inspect_root(remote)
             if seen is None:
@@ -108,8 +106,8 @@ def repair_root(session: Session) -> RootRepair:
                 return RootRepair(written=False)
             data, root = kept_root(session)
             missing = _missing_objects(session, root)
-            adopt(remote, root.manifest.commits)
-            outcome = swap(session, _as_it_was(session, data, root), seen.etag)
+            remote.mode.follow(root.manifest.commits)
+            outcome = swap_in(session, _as_it_was(session, data, root), seen.etag)
             if outcome.applied and (outcome.etag is not None or _is_there(session, root)):
                 return RootRepair(True, root.manifest.seq, root.manifest.commit_id, missing)
     raise OfflineError(f"the root {remote.root_place} was replaced by others all the time; try again")
@@ -124,10 +122,10 @@ def _is_there(session: Session, root: Root) -> bool:
 def _as_it_was(session: Session, data: bytes, root: Root) -> Commit:
     """Returns the kept root as a commit that can be swapped in: its very bytes, where its way still holds."""
     manifest = root.manifest
-    remote = session.remote
-    moves = must_move(remote, manifest.commits, exists=said_here(remote, manifest.commits) is not None)
+    mode = session.remote.mode
+    changes_mode = mode.must_change(manifest.commits, exists=mode.advertised(manifest.commits) is not None)
     record = CommitRecord(manifest.seq, manifest.commit_id, manifest.committed_at_us, manifest.writer, 0, 0, 0)
-    return Commit(manifest, data, root.tail, b"", record, moves, remote.conditional)
+    return Commit(manifest, data, root.tail, b"", record, changes_mode, mode.swaps)
 
 
 def _missing_objects(session: Session, root: Root) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from ebooklet_tx.formats.root import Root
 from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
 from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
 from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
-from ebooklet_tx.sync.session import Remote
 
 SNAPSHOT = "snapshot/"
 DELETION = "snapshot/deleted-"

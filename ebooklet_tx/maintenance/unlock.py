@@ -17,9 +17,9 @@ from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.maintenance.break_locks import unlock as remove_lock
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit.commit_way import kept_answers
+from ebooklet_tx.sync.commit.commit_mode import recorded_results
 from ebooklet_tx.sync.connecting import noted_connection, only_readable, remote_at
-from ebooklet_tx.sync.locking import agree
+from ebooklet_tx.sync.locking import learn_mode
 from ebooklet_tx.tracebacks import at_edge
 
 
@@ -82,8 +82,8 @@ def unlock(
         conditional_writes=conditional_writes,
     )
     try:
-        known = {} if journal_file is None else kept_answers(facts.get("conditional_writes"), journal_file)
-        agree(remote, known.get(remote.store.location))
+        known = {} if journal_file is None else recorded_results(facts.get("conditional_writes"), journal_file)
+        learn_mode(remote, known.get(remote.store.location))
         return remove_lock(remote, force=force, watch_seconds=lock_timeout)
     finally:
         remote.store.close()

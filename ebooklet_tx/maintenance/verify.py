@@ -29,8 +29,8 @@ from ebooklet_tx.maintenance.survey import Survey, survey
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root
-from ebooklet_tx.sync.session import Remote
 
 READ_BYTES = 4 * 2**20
 """How many bytes are read at a time; several at once."""

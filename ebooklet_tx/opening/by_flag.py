@@ -27,19 +27,19 @@ from ebooklet_tx.local.journal.pending.detachment import is_deletion_begun
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.opening.settings import Settings
 from ebooklet_tx.sync.commit.fencing import fence_off
+from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.connecting import offline_remote
 from ebooklet_tx.sync.locking import (
-    agree,
+    adapt_lock,
     begin_locked,
-    fit_lock_to_root,
-    lock_session,
-    reconcile_conditions,
-    take_lock,
+    learn_mode,
+    reconcile_mode,
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
 from ebooklet_tx.sync.pull.pull import apply_root, pull
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root
-from ebooklet_tx.sync.session import Remote, Session, WriterLock
+from ebooklet_tx.sync.session import Session
 from ebooklet_tx.values.serializers import same_serializer, stored_name
 
 _log = logging.getLogger("ebooklet_tx")
@@ -121,26 +121,22 @@ def open_creating(remote: Remote, path: Path, settings: Settings) -> Session:
 
 def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     """Starts an empty pair, after the lock is taken: a wait that fails must not cost the old one."""
-    agree(remote)
-    lock = None
+    learn_mode(remote)
+    locks = WriterLocks(remote)
+    settings.ending.add(locks.release)
     if settings.lock is not None:
-        lock = take_lock(
-            remote,
-            settings.lock_timeout_seconds,
-            lambda lock: settings.ending.add(lock.release),
-            force=settings.force_lock,
-        )
+        locks.take(settings.lock_timeout_seconds, force=settings.force_lock)
     kept = _database_to_keep(remote, settings)
-    if lock is not None and lock.taken_over:
+    if locks.owes_fence:
         # What lies there stays until the push, and its last holder must not commit on top of it.
         fence_off(remote)
-        lock.fence_raised()
+        locks.fence_raised(locks.fence)
     header = None if kept is None else settings.header_anew(kept)
     local = settings.local(path, create=True, start_anew=True, header=header)
-    session = _session(local, remote, settings, lock)
+    session = _session(local, remote, settings, locks)
 
     def begin(session: Session) -> None:
-        reconcile_conditions(session, kept.commits if kept is not None else None)
+        reconcile_mode(session.journal, session.remote, kept.commits if kept is not None else None)
         note_replacing(session.journal, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(session.local)
 
@@ -228,28 +224,26 @@ def _begin_writing(
 ) -> None:
     """Takes the lock, then brings the journal to the newest commit, fencing a lost holder off."""
     if not settings.reading:
-        reconcile_conditions(session, known.manifest.commits if known is not None else None)
+        reconcile_mode(session.journal, session.remote, known.manifest.commits if known is not None else None)
     if settings.lock is not None:
-        lock_session(session, settings.lock_timeout_seconds, force=settings.force_lock)
+        session.locks.take(settings.lock_timeout_seconds, force=settings.force_lock)
     if known is not None:
         apply_root(session, known)
-    if known is None or session.lock is not None:
+    if known is None or session.locks.held is not None:
         _pull_or_become(session, settings, must_exist=must_exist)
-    fit_lock_to_root(session, settings.lock_timeout_seconds)
+    adapt_lock(session, settings.lock_timeout_seconds)
     if not settings.reading:
         check_complete(session.local, accept_partial=settings.accept_partial)
     begin_locked(session)
 
 
-def _session(local: LocalStore, remote: Remote, settings: Settings, lock: WriterLock | None = None) -> Session:
+def _session(local: LocalStore, remote: Remote, settings: Settings, locks: WriterLocks | None = None) -> Session:
     """Joins the halves; what the manifest of a commit says is known before the first one is made."""
     name = stored_name(local.file.header.value_serializer_code, str(local.path))
     settings.check_serializer(name, str(local.path))
-    session = Session(
-        local, remote, type=known_type(local.journal) or settings.type, serializer_name=name, lock=lock
-    )
-    settings.ending.add(session.release_locks)
-    return session
+    locks = locks or WriterLocks(remote)
+    settings.ending.add(locks.release)
+    return Session(local, remote, locks, type=known_type(local.journal) or settings.type, serializer_name=name)
 
 
 def _started(session: Session, begin: Callable[[Session], None]) -> Session:
@@ -257,7 +251,7 @@ def _started(session: Session, begin: Callable[[Session], None]) -> Session:
         begin(session)
     except BaseException:
         session.local.undo_creation()
-        session.release_locks()
+        session.locks.release()
         raise
     return session
 

@@ -36,7 +36,8 @@ from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
 from ebooklet_tx.sync.pull.public_url import check_public_side
 from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
-from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.sync.remote import Remote
+from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.pickle_policy import pickle_allowed, warn_of_pickle
 from ebooklet_tx.values.serializers import Serializer, resolve

@@ -1,7 +1,6 @@
 """From a connection to the remote that sync works with.
 
-Owns no state. The invariant: nothing is sent by making a remote, and whatever store a caller puts in
-between lies below the retries.
+The invariant: making a remote sends nothing, and a store that a caller puts in between lies below the retries.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.offline import OfflineStore
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.commit.commit_mode import CommitMode
+from ebooklet_tx.sync.remote import Remote
 
 StoreWrapper: TypeAlias = Callable[[ObjectStore], ObjectStore]
 
@@ -74,16 +74,18 @@ def remote_at(
         ObjectNames(connection.key),
         store.policy,
         threads=getattr(connection, "threads", 8),
-        conditional=conditional_writes is not False,
-        probing=cast("Quoting | None", inner if unknown else None),
-        quoting=cast("Quoting | None", quoting),
-        place=place,
-        opinion=None if unknown else conditional_writes is not False,
+        mode=CommitMode(
+            swaps=conditional_writes is not False,
+            place=place,
+            probed_store=cast("Quoting | None", inner if unknown else None),
+            quoting=cast("Quoting | None", quoting),
+            expected=None if unknown else conditional_writes is not False,
+        ),
     )
 
 
 def offline_remote(connection: Connection) -> Remote:
-    """Returns the remote of a session that is opened offline: its place, and nobody there."""
+    """Returns the remote of a session that is opened offline: its store refuses every request."""
     return Remote(OfflineStore(connection.url), ObjectNames(connection.key), offline=True)
 
 
@@ -91,7 +93,7 @@ def noted_connection(facts: Mapping[str, Any], journal_file: Path) -> Connection
     """Returns the remote that a journal's facts name; None where they name none.
 
     Raises:
-        JournalDamagedError: What they say can't be decoded.
+        JournalDamagedError: They can't be decoded.
     """
     text = facts.get("connection")
     if not text:

@@ -15,7 +15,7 @@ from ebooklet_tx.formats.root import Manifest, Root, decode_root, tail_of, too_l
 from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.stores.object_store import Blob, ObjectStore
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,9 +301,9 @@ def test_breaking_locks(bench: Bench) -> None:
             (held_by,) = session.break_other_locks()
             assert held_by["pid"] == os.getpid()
             db["k"] = b"1"
-            assert db._session.lock is not None
+            assert db._session.locks.held is not None
             with pytest.raises(LockLostError):
-                db._session.lock.renew()
+                db._session.locks.held.renew()
             with pytest.raises(LockLostError):
                 db.changes().push()
         assert session.break_other_locks() == []

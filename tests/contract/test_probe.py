@@ -19,7 +19,7 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.stores.capabilities import Conditional, probe
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.stores.s3 import S3Store
-from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit import commit_mode
 from tests.contract.conftest import new_bucket, s3_connection
 from tests.s3_proxy import Mode, S3Proxy
 
@@ -47,7 +47,7 @@ def place(proxy_in: ProxyIn, mode: Mode, ministack_endpoint: str) -> tuple[S3Pro
 @pytest.fixture
 def _unheard_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process forget what it knows of stores, as a new one would not know it."""
-    monkeypatch.setattr(commit_way, "answers", {})
+    monkeypatch.setattr(commit_mode, "probe_results", {})
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=str)
@@ -77,7 +77,7 @@ def test_a_second_process_asks_the_journal_and_not_the_store(
                 db["a"] = b"first"
                 db.changes().push()
                 kept = json.loads(db._session.journal.get_meta("conditional_writes") or "{}")
-                assert db._session.remote.conditional is SERVERS[mode].works
+                assert db._session.remote.mode.swaps is SERVERS[mode].works
     weak = [one for one in shown if one.category is WeakStoreWarning]
     assert len(weak) == (not SERVERS[mode].works)
     assert list(kept.values()) == [SERVERS[mode].value]

@@ -35,7 +35,7 @@ def _quiet_about_weak_stores() -> Iterator[None]:
 def another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process one of another machine than every child's."""
     monkeypatch.setattr("ebooklet_tx.locks.process_identity.boot_id", lambda: "boot of the taker's")
-    monkeypatch.setattr("ebooklet_tx.sync.locking.LOCK_TTL_SECONDS", SHORT_TTL_SECONDS)
+    monkeypatch.setattr("ebooklet_tx.sync.commit.writer_locks.LOCK_TTL_SECONDS", SHORT_TTL_SECONDS)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_holder_that_stood_still_finds_the_lock_lost(
     assert worker.receive() == "holding"
     worker.freeze()
     with open_at(place, tmp_path / "taker.blt", "w", lock_timeout=60) as db:
-        assert db._session.fence == 1
+        assert db._session.locks.fence == 1
         commit_theirs(db)
         worker.thaw()
         worker.send("push")
@@ -195,7 +195,7 @@ def test_a_holder_killed_on_another_machine_delays_the_next_by_one_ttl(
     killed_holder(holder, place, tmp_path, on_this_machine=False)
     clock = SteppedClock()
     remote = remote_at(place.connection, retry=RetryPolicy(sleep=clock.sleep), for_writing=True)
-    remote.conditional = not place.weak
+    remote.mode.swaps = not place.weak
     lock = locking.new_lock(remote)
     monkeypatch.setattr(lock, "_clock", clock.now)
     try:

@@ -18,7 +18,7 @@ from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit import builder as building
-from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit import commit_mode
 from tests.pairs import N_BUCKETS
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
@@ -62,7 +62,7 @@ class Shop:
 
 @pytest.fixture(params=KINDS)
 def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setattr(commit_way, "answers", {})
+    monkeypatch.setattr(commit_mode, "probe_results", {})
     kind: str = request.param
     place = new_place("ministack" if kind in PROXIES else kind, request, tmp_path)
     if kind in PROXIES:

@@ -36,7 +36,7 @@ from ebooklet_tx.stores.capabilities import Conditional
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import Conditions, MemoryStore
 from tests.processes import fork
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, PassingStore
@@ -597,7 +597,7 @@ def test_a_forked_child_leaves_the_lease_of_its_parent_alone(tmp_path: Path) -> 
             # Nothing but os._exit may end the child: pytest runs in it as well.
             code = 1
             try:
-                lock = db._session.lock
+                lock = db._session.locks.held
                 db.close()
                 if lock is not None:
                     lock.release()

@@ -36,7 +36,8 @@ from ebooklet_tx.locks.tickets import (
 from ebooklet_tx.maintenance.break_locks import unlock
 from ebooklet_tx.stores.object_store import ObjectStore, StoredObject
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.commit.commit_mode import CommitMode
+from ebooklet_tx.sync.remote import Remote
 from tests.campaigns import amounts
 from tests.memory_store import MemoryStore
 from tests.store_wrappers import Fault, FaultyStore
@@ -464,7 +465,7 @@ def test_unlocking_removes_every_ticket_and_nothing_else(clock: Clock) -> None:
         store.put(key, b"x")
     put_ticket(store, Ticket(0, "a"), someone("a"))
     put_ticket(store, Ticket(4, "b"), someone("b"))
-    remote = Remote(RetryingStore(store), ObjectNames("db"), conditional=False)
+    remote = Remote(RetryingStore(store), ObjectNames("db"), mode=CommitMode(swaps=False))
     assert unlock(remote, force=True) == "2 tickets"
     assert sorted(store.objects) == ["db", KEY, f"{KEY}.probe-12", "db.lock2.choosing.x"]
 

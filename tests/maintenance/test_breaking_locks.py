@@ -23,7 +23,7 @@ from ebooklet_tx.locks.process_identity import new_holder
 from ebooklet_tx.maintenance.break_locks import break_locks, held_locks, unlock
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.fencing import fence_off
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import MemoryStore
 from tests.remotes import Shelf
 
@@ -203,7 +203,7 @@ def test_breaking_fences_a_live_holder_off_at_once(shelf: Shelf) -> None:
         before = fence_of(shelf)
         (broken,) = break_locks(shelf.remote("db"))
         assert broken.pid > 0
-        assert broken.owner == old._session.lock.holder.owner  # type: ignore[union-attr]
+        assert broken.owner == old._session.locks.held.holder.owner  # type: ignore[union-attr]
         assert fence_of(shelf) == before + 1
         assert held_locks(shelf.remote("db")) == []
         # Nobody took the lock since, and nobody has committed.

@@ -27,7 +27,7 @@ from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import EPOCH, MemoryStore
 from tests.remotes import DyingStore, Killed, Shelf, dying, values_of
 from tests.store_wrappers import Fault, FaultyStore, PassingStore
@@ -321,7 +321,7 @@ def test_it_waits_for_another_writer(shelf: Shelf) -> None:
         with pytest.raises(LockTimeoutError, match="locked by"):
             erase(shelf.remote("mydb"), lock_timeout_seconds=0)
         with shelf.open("mydb", "b", "c") as other:
-            other._session.commit_timeout_seconds = 0
+            other._session.locks.timeout_seconds = 0
             with pytest.raises(LockTimeoutError, match="locked by"):
                 delete_remote(other._session)
             assert dict(other.items()) == {key: ALL[key] for key in ALL if key}
@@ -351,7 +351,7 @@ def test_a_lock_that_was_lost_deletes_nothing(tmp_path: Path, conditional: bool)
         if after and kind == "put" and "/snapshot/" in key and not taken:
             taken.append(key)
             shelf.unlock("mydb")
-            lock = db._session.lock
+            lock = db._session.locks.held
             if conditional and lock is not None:
                 with pytest.raises(LockLostError):
                     lock.renew()

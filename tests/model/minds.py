@@ -18,7 +18,7 @@ import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit import commit_mode
 from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.pairs import N_BUCKETS
@@ -132,7 +132,7 @@ class World:
 
     def open(self, name: str, mind: Mind, flag: str = "c") -> Database:
         # Each client is a process of its own: what another has found out is not known to it.
-        commit_way.answers.clear()
+        commit_mode.probe_results.clear()
         return open_database(
             S3Connection("id", "key", "db", "bucket", "http://127.0.0.1:9"),
             self.folder / f"{name}.blt",

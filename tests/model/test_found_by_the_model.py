@@ -176,13 +176,13 @@ def test_a_holder_robbed_before_it_noted_the_fence_does_not_open(open_at: Callab
         first.changes().push()
         session = first._usable()
         # Stands between taking the lock and reading the root, while another forces it and raises the fence.
-        session.lock = Lease(session.remote.store, session.remote.names.lock, policy=session.remote.policy)
-        session.lock.acquire(0)
+        session.locks.held = Lease(session.remote.store, session.remote.names.lock, policy=session.remote.policy)
+        session.locks.held.acquire(0)
         with open_at("b", "w", "exclusive", force_lock=True):
             first.changes().pull()
             with pytest.raises(LockLostError):
                 begin_locked(session)
-        session.lock = None
+        session.locks.held = None
 
 
 def test_who_opens_after_an_unlocking_raises_the_fence(open_at: Callable[..., Database]) -> None:

@@ -15,7 +15,7 @@ from ebooklet_tx import WeakStoreWarning
 from ebooklet_tx.connection import DirectoryConnection
 from ebooklet_tx.formats.root import Manifest, decode_root, encode_root
 from ebooklet_tx.records import CommitWay
-from ebooklet_tx.sync.commit import commit_way
+from ebooklet_tx.sync.commit import commit_mode
 from tests.doors import open_database
 from tests.memory_store import MemoryStore
 from tests.model.minds import Mind, World
@@ -207,7 +207,7 @@ def test_a_folder_says_it_wherever_it_is_mounted(tmp_path: Path) -> None:
 def test_a_push_where_all_agree_costs_what_it_did(world: World) -> None:
     put(world, "a", AUTO)
     counting = CountingStore(world.store)
-    commit_way.answers.clear()
+    commit_mode.probe_results.clear()
     with world.open("a", AUTO, "w") as db:
         db._session.remote.store.inner = counting
         db["b"] = 1

@@ -20,7 +20,7 @@ from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.in_flight import IN_FLIGHT_BYTES, ByteBudget, side_by_side
 from ebooklet_tx.sync.read import fetch, load, near_ranges, ranges
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import MemoryStore
 from tests.pairs import Bench, make, many_large
 

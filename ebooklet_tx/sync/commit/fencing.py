@@ -1,22 +1,19 @@
 """Raising a root's fence without a local copy, for a writer that takes a lock and replaces what lies there.
 
-Owns no state. The invariant: a fence only rises, and by a commit, so that every other writer's next
-compare-and-swap fails and makes it look.
+The invariant: a fence only rises, and by a commit, so that every other writer's next compare-and-swap fails and
+makes it read the root.
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 
 from ebooklet_tx.errors import OfflineError, PreconditionFailedError, RemoteIntegrityError, TransientStoreError
 from ebooklet_tx.formats.root import encode_root
-from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
-from ebooklet_tx.records import CommitRecord
-from ebooklet_tx.sync.commit.commit_way import said_here
+from ebooklet_tx.sync.commit.builder import index_with_record
+from ebooklet_tx.sync.commit.changes import new_record
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
-from ebooklet_tx.sync.session import Remote, writer_name
-from ebooklet_tx.timestamps import now_us
 
 MAX_TRIES = 50
 _FIRST_WAIT_SECONDS = 0.05
@@ -26,11 +23,11 @@ _LONGEST_WAIT_SECONDS = 2.0
 def fence_off(remote: Remote) -> None:
     """Commits a root that says the same with a higher fence, so that no earlier holder of a lock can commit.
 
-    The caller holds the lock. Where no root lies, or one that is damaged, nobody can commit on top of it by
+    The caller holds the lock. Where there is no root, or a damaged one, no writer can commit on top of it by
     compare-and-swap as if it were sound, and there is nothing to fence.
 
     Raises:
-        OfflineError: The store keeps failing, or others commit all the time; the fence may be as it was.
+        OfflineError: The store keeps failing, or other writers commit all the time; the fence may be as it was.
     """
     for number in range(MAX_TRIES):
         try:
@@ -48,9 +45,9 @@ def fence_off(remote: Remote) -> None:
 
 
 def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
-    """Tries to put the next root; False when it was not, or may not have been, put."""
-    said = said_here(remote, fetched.manifest.commits)
-    if said is not None and said.swaps is not remote.conditional:
+    """Tries to write the next root; False when it was not, or may not have been, written."""
+    advertised = remote.mode.advertised(fetched.manifest.commits)
+    if advertised is not None and advertised.swaps is not remote.mode.swaps:
         raise OfflineError(
             f"another writer changed meanwhile how commits are made on {remote.root_place}; the fence is as it "
             "was; try again"
@@ -60,7 +57,7 @@ def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
         remote.store.put(
             remote.names.root,
             data,
-            if_match=fetched.etag if remote.conditional else None,
+            if_match=fetched.etag if remote.mode.swaps else None,
             metadata={"commit-id": commit_id},
         )
     except PreconditionFailedError:
@@ -68,28 +65,17 @@ def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
     except TransientStoreError:
         # It may have arrived all the same. A fence that is raised twice does no harm.
         return False
-    if remote.conditional:
+    if remote.mode.swaps:
         return True
     there = read_root_or_none(remote)
     return there is not None and there.manifest.commit_id == commit_id
 
 
 def _next_root(remote: Remote, fetched: FetchedRoot) -> tuple[bytes, str]:
+    """Returns the bytes of a root that says the same with a higher fence, and its commit's id."""
     old = fetched.manifest
-    record = CommitRecord(
-        seq=old.seq + 1,
-        commit_id=secrets.token_hex(16),
-        committed_at_us=now_us(),
-        writer=writer_name(),
-        set_count=0,
-        deleted_count=0,
-        value_bytes=0,
-    )
-    tail = build_segment([], {}, [record])
-    if fetched.root.tail:
-        name = f"the tail of {remote.root_place}"
-        images = [read_segment(fetched.root.tail, name=name), read_segment(tail, name="a new log record")]
-        tail = merge_segments(images, drop_tombstones=False)
+    record = new_record(old.seq + 1)
+    index = index_with_record(remote, fetched.root, record)
     manifest = replace(
         old,
         seq=record.seq,
@@ -98,8 +84,9 @@ def _next_root(remote: Remote, fetched: FetchedRoot) -> tuple[bytes, str]:
         committed_at_us=record.committed_at_us,
         writer=record.writer,
         fence=old.fence + 1,
+        segments=index.segments,
     )
-    return encode_root(manifest, tail), record.commit_id
+    return encode_root(manifest, index.tail), record.commit_id
 
 
 __all__ = ["fence_off"]

@@ -30,7 +30,7 @@ from ebooklet_tx.local.journal.uploads import (
 )
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.stores.object_store import UploadState
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
 
 PART_BYTES = 8 * 2**20

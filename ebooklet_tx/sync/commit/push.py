@@ -1,8 +1,8 @@
 """Push: pending operations become one commit of the remote, in one atomic step.
 
-Conducts a push in rounds: settle conflicts, build a commit on the base, swap it in; where another
-writer came first, again on its base. Owns nothing on disk. The invariant: the compare-and-swap of
-the root is the commit. Before it nothing that was uploaded is named by a root; after it everything is.
+A push works in rounds: settle conflicts, read what is pending, send its values, build a commit on the base, swap
+it in; where another writer came first, again on its base. The invariant: the swap of the root is the commit.
+Before it no root names anything that was uploaded; after it the root names everything.
 """
 
 from __future__ import annotations
@@ -11,29 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
-from ebooklet_tx.local.journal.base import Base, read_base
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.uploads import forget_uploads
-from ebooklet_tx.sync.commit.builder import build, place_pending
-from ebooklet_tx.sync.commit.change_way import check_lock, renew_lock
-from ebooklet_tx.sync.commit.commit_way import adopt
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit.builder import Commit, place_pending, replacing_base
 from ebooklet_tx.sync.commit.packing import ReplacedError, reconcile_uploads
-from ebooklet_tx.sync.commit.root_swap import finish, note_intent, swap
-from ebooklet_tx.sync.commit.swap_rules import fenced_off
-from ebooklet_tx.sync.commit.turns import acquire_turn, release_turn
+from ebooklet_tx.sync.commit.publish import commit_entries
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.detach import start_over
 from ebooklet_tx.sync.pull.identity import identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, gives_way, resolve_all
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
 MAX_ROUNDS = 200
-CROWD_SECONDS = 0.02
+CONTENTION_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +84,10 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
     """
     check_choice(on_conflict)
     with session.push_mutex:
-        check_lock(session)
+        session.locks.check()
         with session.mutex:
             session.local.commit()
-            unresolved = bool(read_intents(session.journal))
+        unresolved = bool(read_intents(session.journal))
         resumed = reconcile_uploads(session.journal, session.remote)
         settled: list[str] = []
         if force:
@@ -113,32 +111,19 @@ def raise_fence(session: Session) -> None:
     with session.push_mutex:
         for number in range(MAX_ROUNDS):
             pull(session)
-            with session.mutex:
-                base = read_base(session.journal)
-            note_fence(session, base.fence)
+            base = read_base(session.journal)
+            session.locks.note_fence(base.fence)
             if base.seq == 0:
                 return
-            if _one_round(session, resumed=0, fence=base.fence + 1) is not None:
-                session.fence = base.fence + 1
-                if session.lock is not None:
-                    session.lock.fence_raised()
+            fence = base.fence + 1
+            if commit_entries(session, replace(base, fence=fence), base.etag, [], {}) is not None:
+                session.locks.fence_raised(fence)
                 return
-            backoff(session, number)
-    raise contention(session)
+            backoff(session.remote.policy, number)
+    raise contention(session.remote)
 
 
-def note_fence(session: Session, fence: int) -> None:
-    """Notes the fence of a root that was read, and makes sure that the lock was still held after that.
-
-    In this order alone a holder that stood still between the two can't take its successor's fence, which
-    is to keep it out, for its own.
-
-    Raises:
-        LockLostError: Another writer has the lock.
-    """
-    if session.lock is not None:
-        renew_lock(session)
-        session.fence = fence
+# -- rounds ------------------------------------------------------------------------------------
 
 
 def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, always: bool) -> PushResult:
@@ -146,8 +131,8 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
     try:
         for number in range(MAX_ROUNDS):
             if number:
-                recheck_lock(session)
-            complete = _hear_of_conflicts(session, on_conflict)
+                prepare_round(session)
+            complete = _pull_known_conflicts(session, on_conflict)
             yielding = [] if on_conflict == "raise" else resolve_all(session, on_conflict)
             if not callable(on_conflict):
                 drop_agreeing(session.journal)
@@ -160,26 +145,25 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
                 continue
             if result is not None:
                 return result
-            backoff(session, number)
-        raise contention(session)
+            backoff(session.remote.policy, number)
+        raise contention(session.remote)
     finally:
-        release_turn(session)
+        session.locks.release_turn()
 
 
-def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
-    """Pulls where conflicts are known: they are decided, or told of, by what the remote holds now.
+def _pull_known_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
+    """Pulls where conflicts are known: they are decided, or reported, by what the remote holds now.
 
     Returns:
-        False where they are only told of, and the remote could not be asked.
+        False where they are only reported, and the remote could not be asked.
 
     Raises:
         OfflineError: They are to be decided, and the remote can't be asked.
     """
-    with session.mutex:
-        known = find_conflicts(session, agreeing=callable(on_conflict))
+    if not find_conflicts(session, agreeing=callable(on_conflict)):
+        return True
     try:
-        if known:
-            pull(session)
+        pull(session)
     except OfflineError:
         if on_conflict != "raise":
             raise
@@ -187,32 +171,22 @@ def _hear_of_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
     return True
 
 
-def recheck_lock(session: Session) -> None:
-    """Before another round: a lock has to be held still, and where commits take turns ours is kept.
-
-    A turn that began with a base of before the queue is spent on finding that out. With as many writers as
-    there are in the queue, only the first of them would get a commit in; so the next is kept for the whole
-    round, once all packs have been sent.
-    """
-    if session.lock is not None:
-        # Somebody else commits although we hold the lock: do we still?
-        check_lock(session)
-    elif session.commit_lock is not None and session.turn is None and not session.remote.conditional:
-        acquire_turn(session)
+def prepare_round(session: Session) -> None:
+    """Before another round: makes sure of the lock, or takes a ticket and pulls what was committed meanwhile."""
+    if session.locks.recheck():
         pull(session)
 
 
-def backoff(session: Session, number: int) -> None:
-    """Lets the writers that collided go apart: up to a growing bound, at random."""
-    policy = session.remote.policy
-    bound_seconds = min(policy.cap_seconds, CROWD_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
+def backoff(policy: RetryPolicy, number: int) -> None:
+    """Spreads the writers that collided: waits a random time up to a growing bound."""
+    bound_seconds = min(policy.cap_seconds, CONTENTION_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
     policy.sleep(policy.random() * bound_seconds)
 
 
-def contention(session: Session) -> ContentionError:
+def contention(remote: Remote) -> ContentionError:
     """Returns the error of a commit that lost every round to other writers."""
     return ContentionError(
-        f"{MAX_ROUNDS} commits of other writers came first at {session.remote.root_place}; every operation "
+        f"{MAX_ROUNDS} commits of other writers came first at {remote.root_place}; every operation "
         "is pending, push again when there is less traffic"
     )
 
@@ -221,86 +195,83 @@ def _one_round(
     session: Session,
     *,
     resumed: int,
-    fence: int | None = None,
-    yielding: Sequence[Resolution] = (),
-    always: bool = False,
-    complete: bool = True,
+    yielding: Sequence[Resolution],
+    always: bool,
+    complete: bool,
 ) -> PushResult | None:
     """One attempt on one base; None when another writer's commit came first.
 
     Args:
         session: The session.
         resumed: How many packs had been sent before.
-        fence: The commit is of this fence and of nothing else, and is made in any case.
         yielding: Conflicts in which our change gives way once the commit is in.
         always: Whether the commit is made although there is nothing to push.
         complete: Whether the conflicts that are known are all.
     """
-    with session.mutex:
-        replacing = fence is None and is_replacing(session.journal)
+    journal, remote = session.journal, session.remote
+    replacing = is_replacing(journal)
     seen = _inspect_replaced(session) if replacing else None
-    replaced = seen if isinstance(seen, FetchedRoot) else None
     with session.mutex:
-        if replacing and not is_replacing(session.journal):
-            # A pull in another thread has found that it took place.
+        if replacing and not is_replacing(journal):
+            # A pull in another thread has found that the replacement took place.
             return None
-        base = read_base(session.journal)
-        # Who lost the lock is told so before the conflicts that came of it.
-        check_fence(session, base)
-        conflicts = [] if fence is not None else _undecided(find_conflicts(session), yielding)
+        base = read_base(journal)
+        # A lost lock is reported before the conflicts that came of it.
+        session.locks.check_fence(base.fence)
+        conflicts = _undecided(find_conflicts(session), yielding)
         if conflicts:
-            raise ConflictError(conflicts, session.remote.root_place, complete=complete)
-        entries = [] if fence is not None else _to_push(pending_entries(session.journal), yielding)
-    if fence is not None:
-        base = replace(base, fence=fence)
-    elif not entries and not replacing and base.seq and not always:
-        # That the remote still has what we give way to was heard in this round.
-        apply(session.journal, yielding)
+            raise ConflictError(conflicts, remote.root_place, complete=complete)
+        entries = _to_push(pending_entries(journal), yielding)
+    if not entries and not replacing and base.seq and not always:
+        # This round has heard that the remote still has what our changes give way to.
+        apply(journal, yielding)
         return PushResult(False, seq=base.seq)
-    if session.remote.offline:
+    if remote.offline:
         raise OfflineError(
-            f"nothing was pushed to {session.remote.root_place}: {session.local.path} was opened offline; "
+            f"nothing was pushed to {remote.root_place}: {session.local.path} was opened offline; "
             "everything stays pending, open it again without offline and push"
         )
     if base.seq and base.etag is None and not replacing:
-        # The commit is known, the object that holds it is not: an answer was lost. Read it.
+        # The commit is known, the root object that holds it is not: an answer was lost. Read it.
         pull(session)
         return None
-    if replaced is not None:
-        adopt(session.remote, replaced.manifest.commits)
+    base_etag = base.etag
     if replacing or not base.seq:
         # No fence was noted of a root that is replaced, or that was not there.
-        note_fence(session, replaced.manifest.fence if replaced is not None else 0)
+        session.locks.note_fence(seen.manifest.fence if isinstance(seen, FetchedRoot) else 0)
+    if seen is not None:
+        base_etag = seen.etag
+    if isinstance(seen, FetchedRoot):
+        remote.mode.follow(seen.manifest.commits)
+        base = replacing_base(seen.manifest)
     try:
-        places = place_pending(session, entries)
-        commit = build(session, base, replaced, entries, places)
+        places = place_pending(session.local, remote, entries)
+        commit = commit_entries(session, base, base_etag, entries, places)
     except ReplacedError:
-        # Another thread writes and prunes beside this: what it wrote is pushed instead.
+        # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
         return None
-    base_etag = seen.etag if seen is not None else base.etag
-    if not note_intent(session.journal, commit, base_etag, entries):
+    if commit is None:
         return None
-    outcome = swap(session, commit, base_etag)
-    if not outcome.applied:
-        return None
-    if outcome.etag is not None:
-        finish(session, outcome.commit or commit, outcome.etag)
-    if fence is None:
-        apply(session.journal, yielding)
-        forget_uploads(session.journal)
+    apply(journal, yielding)
+    forget_uploads(journal)
+    return _result(commit, resumed)
+
+
+def _result(commit: Commit, resumed: int) -> PushResult:
+    record = commit.record
     return PushResult(
         True,
-        commit_id=commit.manifest.commit_id,
-        seq=commit.manifest.seq,
-        set_count=commit.record.set_count,
-        deleted_count=commit.record.deleted_count,
+        commit_id=record.commit_id,
+        seq=record.seq,
+        set_count=record.set_count,
+        deleted_count=record.deleted_count,
         resumed_packs=resumed,
-        value_bytes=commit.record.value_bytes,
+        value_bytes=record.value_bytes,
     )
 
 
 def _inspect_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
-    """Reads the root that the push is to replace, and gives ours the uuid that it is to have in its place."""
+    """Reads the root that the push is to replace, and gives the database the uuid that it is to have there."""
     if session.remote.offline:
         return None
     seen = inspect_root(session.remote)
@@ -332,13 +303,6 @@ def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[E
     ]
 
 
-def check_fence(session: Session, base: Base) -> None:
-    """Raises when the root shows that somebody else took the lock over."""
-    if session.lock is not None and fenced_off(base.fence, session.fence):
-        session.lock.mark_lost("the root carries a higher fence")
-        session.lock.check()
-
-
 def _start_over_if_gone(session: Session) -> list[str]:
     """Pulls, or makes everything pending where the remote is gone.
 
@@ -353,14 +317,4 @@ def _start_over_if_gone(session: Session) -> list[str]:
     return applied
 
 
-__all__ = [
-    "MAX_ROUNDS",
-    "PushResult",
-    "check_fence",
-    "contention",
-    "note_fence",
-    "push",
-    "raise_fence",
-    "recheck_lock",
-    "backoff",
-]
+__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "contention", "prepare_round", "push", "raise_fence"]

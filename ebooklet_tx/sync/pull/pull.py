@@ -24,13 +24,13 @@ from ebooklet_tx.local.journal.intents import Intent, drop_intents, read_intents
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.pull_view import read_pull_view
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.sync.commit.commit_way import adopt
 from ebooklet_tx.sync.pull.detach import finish_detaching
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
 from ebooklet_tx.sync.pull.pull_rules import Settled, dead_intents, key_count_of, settle_intents
 from ebooklet_tx.sync.pull.segments import IndexUpdate, fetch_images, fetch_update, log_of
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root
-from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.sync.session import Session
 
 
 @dataclass(slots=True)
@@ -153,7 +153,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
             local.commit()
         settled = settle_intents(view.intents, manifest.commit_id, update.commits)
         _apply(local.journal, fetched, update, view.base, settled)
-        adopt(session.remote, manifest.commits)
+        session.remote.mode.follow(manifest.commits)
     return PullResult(
         changed=manifest.commit_id != view.base.commit_id,
         seq=manifest.seq,

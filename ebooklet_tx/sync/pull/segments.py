@@ -19,8 +19,8 @@ from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.index_images import MAX_IMAGES
 from ebooklet_tx.records import SegmentRef
 from ebooklet_tx.sync.pull.pull_rules import is_rewound, leads_on_from, needs_whole_index
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot
-from ebooklet_tx.sync.session import Remote
 
 _log = logging.getLogger("ebooklet_tx")
 

@@ -25,7 +25,7 @@ from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.read.ranges import fetch_ranges, parts_of_range, sound_values
 from ebooklet_tx.sync.read.reader import Reader
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 PART_BYTES = 64 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""

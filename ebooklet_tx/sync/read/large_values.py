@@ -25,7 +25,7 @@ from ebooklet_tx.records import DIGEST_BYTES, ObjectRef
 from ebooklet_tx.sync.read.ranges import read_parts
 from ebooklet_tx.sync.read.reader import Reader
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 
 def bring_large(reader: Reader, key: str) -> None:

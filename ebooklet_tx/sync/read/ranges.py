@@ -14,7 +14,7 @@ from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.sync.in_flight import side_by_side
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 MAX_RANGE_BYTES = 16 * 2**20
 """No request reads more than this; a larger value is read in parts."""

@@ -14,7 +14,8 @@ from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry, find_entries,
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.session import Remote, Session
+from ebooklet_tx.sync.remote import Remote
+from ebooklet_tx.sync.session import Session
 
 
 class Reader(NamedTuple):

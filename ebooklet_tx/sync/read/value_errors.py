@@ -10,7 +10,7 @@ from pathlib import Path
 from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.records import ObjectRef
-from ebooklet_tx.sync.session import Remote
+from ebooklet_tx.sync.remote import Remote
 
 
 def damaged_there(remote: Remote, key: str, ref: ObjectRef) -> RemoteIntegrityError:
