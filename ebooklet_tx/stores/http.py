@@ -1,8 +1,8 @@
 """An object store read from a public http(s) address.
 
-Owns no state and keeps no connection open. The invariants: it never writes, no request leaves http
-and https, nor https for http, whatever a server redirects to, no answer makes it take in more bytes
-than the limit, and bytes that a server has transformed are refused.
+It keeps no connection open. The invariants: it never writes; whatever a server redirects to, no request uses
+another scheme than http and https, or falls back from https to http; no answer makes it hold more bytes than the
+limit; and bytes that a server has transformed are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -37,14 +37,15 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
 from ebooklet_tx.stores.deadline import TimedSocket, deadline_in
 from ebooklet_tx.stores.http_errors import error_for_answer, retry_after_seconds
-from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.stores.object_store import Blob, StoredObject
 from ebooklet_tx.stores.request import Request
+from ebooklet_tx.stores.unwritable import UnwritableStore
 
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT})
 _PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
-"""Some stores repeat how an upload travelled, although they send the bytes as they are."""
+"""Some stores repeat the encoding of the upload (`aws-chunked`) although they send the plain bytes."""
 _URL_SAFE = "/%:@!$&'()*+,;=~"
 
 
@@ -55,16 +56,16 @@ class _Answer(Protocol):
     def read(self, amount: int, /) -> bytes: ...
 
 
-class HTTPStore:
-    """Objects by the same suffixes on a URL's path that they have on the database's key.
+class HTTPStore(UnwritableStore):
+    """Objects at one URL and at that URL with suffixes, those of the database's key.
 
     With the database's key D and the address U, the object `D` is at U and `D.d/pack/x` at U with
     `.d/pack/x` appended to its path; a query string stays at the end. ETags are the web
-    server's own: where it copies a bucket, they are not the bucket's.
+    server's own: if it serves a copy of a bucket, they are not the bucket's.
 
-    A server that knows neither Range nor conditions still works: its answers are cut, and an ETag
-    that it does not send is made from the content. One that compresses unasked is told of: a range of
-    compressed bytes is none of the object.
+    A server that supports neither Range nor conditions still works: the range is cut out of its answer, and a
+    missing ETag is made from the content. A server that compresses without being asked is refused, because a
+    range of compressed bytes is no range of the object.
     """
 
     def __init__(
@@ -80,8 +81,8 @@ class HTTPStore:
         Args:
             db_url: The address of the root object.
             key: The database's key D; the last part of the URL's path if None.
-            timeout_seconds: How long to wait for each sign of life of the server.
-            max_body_bytes: The most that is taken in for one object read as a whole.
+            timeout_seconds: How long one request may take, beside what its bytes take.
+            max_body_bytes: The longest object that is read as a whole.
         """
         connection = HTTPConnection(db_url)
         self._url = urlsplit(db_url)
@@ -95,11 +96,6 @@ class HTTPStore:
     def location(self) -> str:
         """Names the store for messages; never holds a credential."""
         return self._location
-
-    @property
-    def writable(self) -> bool:
-        """False: there is no writing over plain HTTP."""
-        return False
 
     def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
         """Returns the object, or None when its ETag still is `if_none_match`."""
@@ -125,7 +121,9 @@ class HTTPStore:
             headers["If-Match"] = _quoted(if_match)
         with self._answer(request, headers) as answer:
             if if_match is not None and (_etag(answer) or if_match) != if_match:
-                raise PreconditionFailedError(f"{request.describe()}: the object has changed; read again")
+                raise PreconditionFailedError(
+                    f"{request.describe()}: the object has changed; read it again", **request.fields
+                )
             content_range = answer.headers.get("Content-Range", "" if answer.status == 206 else None)
             skip_bytes = bytes_to_skip(
                 request, content_range, _announced_bytes(answer), offset_bytes, length_bytes
@@ -138,51 +136,20 @@ class HTTPStore:
         with self._answer(request, {}, method="HEAD") as answer:
             size_bytes = _announced_bytes(answer)
             if size_bytes is None:
-                raise RemoteIntegrityError(f"{request.describe()}: the server does not tell the size")
+                raise RemoteIntegrityError(
+                    f"{request.describe()}: the server does not send the size", **request.fields
+                )
             return StoredObject(key, size_bytes, _etag(answer) or "", _modified(answer), _metadata(answer))
-
-    def put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        metadata: Mapping[str, str] | None = None,
-    ) -> str:
-        """Raises ReadOnlyError."""
-        self._refuse("put", key)
-
-    def put_parts(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        part_bytes: int,
-        resume: UploadState | None = None,
-        on_part: Callable[[UploadState], None] | None = None,
-    ) -> str:
-        """Raises ReadOnlyError."""
-        self._refuse("put_parts", key)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Raises ReadOnlyError: a web server has no listing to rely on."""
-        self._refuse("list", prefix)
-
-    def delete(self, key: str) -> None:
-        """Raises ReadOnlyError."""
-        self._refuse("delete", key)
-
-    def copy(self, source_key: str, target_key: str) -> str:
-        """Raises ReadOnlyError."""
-        self._refuse("copy", source_key)
 
     def close(self) -> None:
         """Does nothing: no connection is kept."""
 
     def _refuse(self, operation: str, key: str) -> NoReturn:
+        # A listing is refused as well: a web server has none to rely on.
         raise ReadOnlyError(
-            f"{operation} of {key!r}: {self.location} is for reading only; write through its bucket"
+            f"{operation} of {key!r}: {self.location} is for reading only; write through its bucket",
+            object_name=key or None,
+            operation=operation,
         )
 
     def _request(self, operation: str, key: str) -> Request:
@@ -192,7 +159,7 @@ class HTTPStore:
         check_object_key(key)
         suffix = key.removeprefix(self._key)
         if not key.startswith(self._key) or (suffix and not suffix.startswith(".")):
-            raise InvalidArgumentError(f"object key {key!r} is none of the database {self._key!r}")
+            raise InvalidArgumentError(f"object key {key!r} does not belong to the database {self._key!r}")
         path = quote(self._url.path, safe=_URL_SAFE) + quote(suffix)
         return urlunsplit(self._url._replace(path=path))
 
@@ -211,15 +178,15 @@ class HTTPStore:
                 if error.code == 304:
                     yield _NotModified(error.headers)
                     return
-                raise _answer_error(request, error) from error
+                raise _answer_error(request, error) from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, Error):
                 raise
-            raise _connection_error(request, error) from error
+            raise _connection_error(request, error) from None
 
 
 class _NotModified:
-    """The answer that the object is as it was."""
+    """The answer that the object is unchanged."""
 
     status = 304
 
@@ -231,7 +198,7 @@ class _NotModified:
 
 
 def _http_only_opener() -> urllib.request.OpenerDirector:
-    """Returns an opener that knows no scheme but http and https, so that no redirect leaves them."""
+    """Returns an opener for http and https alone, so that a redirect to another scheme fails."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -256,7 +223,7 @@ class _TimedHTTPConnection(http.client.HTTPConnection):
 
 
 class _TimedHTTPSConnection(http.client.HTTPSConnection):
-    """As above, encrypted."""
+    """The same over TLS."""
 
     def connect(self) -> None:
         super().connect()
@@ -274,12 +241,12 @@ class _TimedHTTPSHandler(urllib.request.HTTPSHandler):
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but none that gives encryption up."""
+    """Follows redirects, except from https to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        # Without a next request, the redirect itself is the answer, which then counts as a refusal.
+        # With None the redirect itself is the answer, which counts as a refusal.
         if req.type == "https" and urlsplit(newurl).scheme.lower() != "https":
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -289,23 +256,29 @@ def _check_encoding(request: Request, answer: _Answer) -> None:
     encoding = (answer.headers.get("Content-Encoding") or "").strip().lower()
     if encoding not in _PLAIN_ENCODINGS:
         raise RemoteAccessError(
-            f"{request.describe()}: the server sent it {encoding!r}-encoded although that was not asked for; "
-            "have it serve these objects as they are, without compression"
+            f"{request.describe()}: the server sent it {encoding!r}-encoded although no encoding was asked for; "
+            "configure it to serve these objects as they are, without compression",
+            **request.fields,
         )
 
 
 def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
     if error.code == 403:
         return ObjectMissingError(
-            f"{request.describe()}: missing or not public (403; S3 says the same of both where the bucket "
-            "may not be listed)"
+            f"{request.describe()}: missing or not public (403; S3 answers the same for both if the bucket "
+            "may not be listed)",
+            **request.fields,
         )
     if error.code in (404, 410):
-        return ObjectMissingError(f"{request.describe()}: there is no such object ({error.code})")
+        return ObjectMissingError(
+            f"{request.describe()}: there is no such object ({error.code})", **request.fields
+        )
     if error.code in (301, 302, 303, 307, 308):
         return RemoteAccessError(
-            f"{request.describe()}: the server redirects ({error.code}) to where it is not followed: out of "
-            "http and https, from https to http, or round and round; give the address that it leads to"
+            f"{request.describe()}: the server redirects ({error.code}) to an address that is not followed: to "
+            "another scheme than http and https, from https to http, or in a circle; give the address that the "
+            "redirect leads to",
+            **request.fields,
         )
     wait_seconds = retry_after_seconds(error.headers.get("Retry-After"))
     return error_for_answer(request, error.code, "", retry_after_seconds=wait_seconds)
@@ -314,15 +287,24 @@ def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
 def _connection_error(request: Request, error: OSError | http.client.HTTPException) -> Error:
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return RemoteAccessError(f"{request.describe()}: the server's certificate is not valid")
+        return RemoteAccessError(
+            f"{request.describe()}: the server's certificate is not valid; check the address and the CA bundle",
+            **request.fields,
+        )
     if isinstance(reason, str):
-        return RemoteAccessError(f"{request.describe()}: the address can't be opened ({reason})")
+        return RemoteAccessError(
+            f"{request.describe()}: the address can't be opened ({reason})", **request.fields
+        )
     kind = UnreachableStoreError if _is_unreachable(error, reason) else TransientStoreError
-    return kind(f"{request.describe()} failed: {type(reason).__name__}: {reason}", may_have_applied=False)
+    return kind(
+        f"{request.describe()} failed: {type(reason).__name__}: {reason}",
+        may_have_applied=False,
+        **request.fields,
+    )
 
 
 def _is_unreachable(error: Exception, reason: object) -> bool:
-    """True when no connection came about; urllib wraps what goes wrong until the request is sent."""
+    """True when no connection was made; urllib wraps errors only until the request is sent."""
     if not isinstance(error, urllib.error.URLError):
         return False
     if isinstance(reason, socket.gaierror | ConnectionRefusedError | TimeoutError):
@@ -339,7 +321,7 @@ def _etag(answer: _Answer) -> str | None:
     text: str | None = answer.headers.get("ETag")
     if text is None:
         return None
-    # A weak ETag keeps its mark: without it, it would compare equal to a strong one.
+    # A weak ETag keeps its mark, without which it would equal a strong one.
     return text if text.startswith("W/") else text.strip('"')
 
 

@@ -1,19 +1,16 @@
-"""A store that answers nothing: what an offline session has in place of a remote.
-
-Owns no state. The invariant: nothing is ever sent, and every request says so.
-"""
+"""A store that answers nothing: what an offline session has in place of a remote."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 from ebooklet_tx.errors import OfflineError
-from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
+from ebooklet_tx.stores.object_store import Blob, StoredObject
+from ebooklet_tx.stores.unwritable import UnwritableStore
 
 
-class OfflineStore:
-    """Answers every request with `OfflineError`."""
+class OfflineStore(UnwritableStore):
+    """Answers every request with `OfflineError`; nothing is ever sent."""
 
     def __init__(self, location: str) -> None:
         self._location = location
@@ -23,64 +20,25 @@ class OfflineStore:
         """Names the store for messages."""
         return self._location
 
-    @property
-    def writable(self) -> bool:
-        """False: nothing can be written."""
-        return False
-
     def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
-        """Raises OfflineError."""
+        """Refuses."""
         self._refuse("get", key)
 
     def get_range(self, key: str, offset_bytes: int, length_bytes: int, *, if_match: str | None = None) -> bytes:
-        """Raises OfflineError."""
+        """Refuses."""
         self._refuse("get", key)
 
     def head(self, key: str) -> StoredObject:
-        """Raises OfflineError."""
+        """Refuses."""
         self._refuse("head", key)
 
-    def put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        metadata: Mapping[str, str] | None = None,
-    ) -> str:
-        """Raises OfflineError."""
-        self._refuse("put", key)
-
-    def put_parts(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        part_bytes: int,
-        resume: UploadState | None = None,
-        on_part: Callable[[UploadState], None] | None = None,
-    ) -> str:
-        """Raises OfflineError."""
-        self._refuse("put", key)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Raises OfflineError."""
-        self._refuse("list", prefix)
-
-    def delete(self, key: str) -> None:
-        """Raises OfflineError."""
-        self._refuse("delete", key)
-
-    def copy(self, source_key: str, target_key: str) -> str:
-        """Raises OfflineError."""
-        self._refuse("copy", source_key)
-
     def close(self) -> None:
-        """Has nothing to close."""
+        """Does nothing: there is no connection."""
 
     def _refuse(self, operation: str, key: str) -> NoReturn:
         raise OfflineError(
-            f"can't {operation} {key!r} at {self._location}: this session was opened offline, so only what is "
-            "on this machine can be had; open it again without offline"
+            f"can't {operation} {key!r} at {self._location}: this session was opened offline, so it has only "
+            "what is on this machine; open it again without offline",
+            object_name=key or None,
+            operation=operation,
         )

@@ -1,9 +1,9 @@
-"""Sending failed requests again, with patience and an end.
+"""Sends failed requests again, until a policy's attempts or its time run out.
 
-Owns the patience of the block at work, in a context variable; the only module that knows tenacity. The
-invariants: only `TransientStoreError` is retried, a conditional put is sent once, an ended retry raises
-`OfflineError` naming what was tried, every wait goes through the policy's own clock, and an attempt that is
-under way at the deadline is broken off.
+Owns the limits of the current block, in a context variable; the only module that knows tenacity. The
+invariants: only `TransientStoreError` is retried; a conditional put is sent once; a request that is given up
+raises one `OfflineError`, which names what was tried and has the last failure as its only cause; every wait
+uses the policy's own clock; and an attempt that is under way at the deadline is ended.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import tenacity
 
@@ -37,8 +37,8 @@ class Patience:
     """How long requests are tried at most, whatever their policy says.
 
     Attributes:
-        deadline_seconds: Each, with all its attempts and waits.
-        unreachable_seconds: Each of which there is nobody to ask.
+        deadline_seconds: The limit for each request, with all its attempts and waits.
+        unreachable_seconds: The limit for a request for which no connection can be made.
     """
 
     deadline_seconds: float = math.inf
@@ -51,14 +51,14 @@ _patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_EN
 
 @contextlib.contextmanager
 def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float = math.inf) -> Iterator[None]:
-    """Lessens the patience of this thread's requests in the block."""
+    """Shortens the time that this thread's requests are tried for in the block; never lengthens it."""
     outer = _patience.get()
-    lessened = Patience(
+    shortened = Patience(
         min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
     )
-    # Within the block that ends it: one that an interrupt left behind would stay for good.
+    # Set inside the `try`, so that no interrupt can leave it set for good.
     try:
-        _patience.set(lessened)
+        _patience.set(shortened)
         yield
     finally:
         _patience.set(outer)
@@ -67,8 +67,8 @@ def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float =
 class _LimitedAttempt:
     """One attempt, with the deadline of all of them.
 
-    No generator: tenacity's attempt takes every exception, and so would end one without a `yield` where an
-    interrupt comes before that.
+    A class, not a generator with `contextmanager`: tenacity's attempt swallows every exception, so an interrupt
+    before the `yield` would end the generator without one.
     """
 
     def __init__(
@@ -90,20 +90,19 @@ class _LimitedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, how long and how patiently a failed request is sent again.
+    """How often and for how long a failed request is sent again.
 
-    Waits grow exponentially and are drawn evenly between nothing and their bound (full jitter); a
-    store's Retry-After is the least that is waited. No wait is begun that would end past the
-    deadline.
+    The bound of the waits grows exponentially, and each wait is drawn evenly between zero and its bound (full
+    jitter). A store's Retry-After is the shortest wait. No wait begins that would end past the deadline.
 
-    By default the deadline alone ends it: a store that is restarted is waited for.
+    By default only the deadline ends the attempts, so that a store that restarts is waited for.
 
     Attributes:
-        attempts: How often a request is sent at most; more often than the usual waits ever come to.
+        attempts: How often a request is sent at most; the default is never reached before the deadline.
         deadline_seconds: How long all attempts and waits may take together.
         base_seconds: The bound of the first wait.
         cap_seconds: The bound of any wait.
-        clock: Tells seconds that never go back.
+        clock: Returns seconds that never go back.
         sleep: Waits for seconds.
         random: Draws from 0 (included) to 1.
     """
@@ -118,7 +117,7 @@ class RetryPolicy:
 
     @classmethod
     def without_backoff(cls, attempts: int = 6) -> RetryPolicy:
-        """Returns a policy that never waits, whatever the store asks for; meant for tests."""
+        """Returns a policy that never waits, whatever the store asks for; for tests."""
         return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep)
 
     def call(self, operation: str, func: Callable[[], T], *, location: str = "", key: str = "") -> T:
@@ -127,13 +126,19 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
-        at = self.clock() + self._deadline_seconds()
+        started = self.clock()
+        at = started + self._deadline_seconds()
 
         def attempt() -> T:
             with deadline_at(self.clock, at):
                 return func()
 
-        return self._retrying(operation, location, key)(attempt)
+        try:
+            return self._retrying(started)(attempt)
+        except tenacity.RetryError as error:
+            last = error.last_attempt
+        # Not in the handler: a traceback would show tenacity's own error beside ours.
+        raise self._given_up(operation, location, key, started, last) from _without_frames(last)
 
     def attempts_for(
         self, operation: str, *, location: str = "", key: str = ""
@@ -148,17 +153,21 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
-        at = self.clock() + self._deadline_seconds()
-        return (
-            _LimitedAttempt(attempt, deadline_at(self.clock, at))
-            for attempt in self._retrying(operation, location, key)
-        )
+        started = self.clock()
+        at = started + self._deadline_seconds()
+        try:
+            for attempt in self._retrying(started):
+                yield _LimitedAttempt(attempt, deadline_at(self.clock, at))
+        except tenacity.RetryError as error:
+            last = error.last_attempt
+        else:
+            return
+        raise self._given_up(operation, location, key, started, last) from _without_frames(last)
 
     def _deadline_seconds(self) -> float:
         return min(self.deadline_seconds, _patience.get().deadline_seconds)
 
-    def _retrying(self, operation: str, location: str, key: str) -> tenacity.Retrying:
-        started = self.clock()
+    def _retrying(self, started: float) -> tenacity.Retrying:
         deadline_seconds = self._deadline_seconds()
         unreachable_seconds = _patience.get().unreachable_seconds
 
@@ -169,24 +178,23 @@ class RetryPolicy:
                 late = late or until > unreachable_seconds
             return late or state.attempt_number >= self.attempts
 
-        def give_up(state: tenacity.RetryCallState) -> NoReturn:
-            subject = " ".join(
-                word
-                for word in (operation, f"of {key!r}" if key else "", f"at {location}" if location else "")
-                if word
-            )
-            cause = _failure(state)
-            raise OfflineError(
-                f"{subject} was given up after {state.attempt_number} attempts in "
-                f"{self.clock() - started:.1f} s; local work is kept, try again later. Last failure: {cause}"
-            ) from cause
-
         return tenacity.Retrying(
             sleep=self.sleep,
             stop=stop,
             wait=self._wait_seconds,
             retry=tenacity.retry_if_exception_type(TransientStoreError),
-            retry_error_callback=give_up,
+        )
+
+    def _given_up(
+        self, operation: str, location: str, key: str, started: float, last: tenacity.Future
+    ) -> OfflineError:
+        words = (operation, f"of {key!r}" if key else "", f"at {location}" if location else "")
+        return OfflineError(
+            f"{' '.join(filter(None, words))} was given up after {last.attempt_number} attempts in "
+            f"{self.clock() - started:.1f} s; local work is kept, try again later. "
+            f"Last failure: {last.exception()}",
+            object_name=key or None,
+            operation=operation,
         )
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
@@ -205,11 +213,17 @@ def _failure(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
 
 
+def _without_frames(last: tenacity.Future) -> BaseException | None:
+    """Returns the last failure without its traceback, which lies within the retries; its message says all."""
+    failure = last.exception()
+    return failure.with_traceback(None) if failure is not None else None
+
+
 class RetryingStore(PassingStore):
     """An object store that sends failed requests of another one again.
 
-    A conditional put is sent once: only the caller can tell, by reading back, whether a failed one
-    took effect, and a blind second one would report the first one's success as a conflict.
+    A conditional put is sent once. After a failure only the caller can tell, by reading back, whether it took
+    effect; a second one would report the success of the first as a conflict.
     """
 
     def __init__(self, inner: ObjectStore, policy: RetryPolicy | None = None) -> None:
@@ -239,10 +253,10 @@ class RetryingStore(PassingStore):
         resume: UploadState | None = None,
         on_part: Callable[[UploadState], None] | None = None,
     ) -> str:
-        """Writes an object in parts, going on from the last part that arrived.
+        """Writes an object in parts, resuming after the last part that arrived.
 
-        The policy's deadline is for standing still, not for the whole upload: while new parts keep
-        arriving between failures, the attempts are counted anew.
+        The policy limits the time without progress, not the time of the whole upload: whenever a new part
+        arrived before a failure, attempts and time are counted from zero again.
         """
         upload = _Upload(resume, on_part)
 
@@ -266,7 +280,7 @@ class RetryingStore(PassingStore):
 
         def next_batch() -> tuple[StoredObject, ...]:
             nonlocal listing
-            # A failed listing can't be gone on with: it is begun anew and what was seen is skipped.
+            # A failed listing can't be resumed: it is begun again, without what was yielded already.
             current, listing = listing, None
             if current is None:
                 current = (found for found in self.inner.list(prefix) if found.key not in yielded)
@@ -283,7 +297,7 @@ class RetryingStore(PassingStore):
 
 
 class _Upload:
-    """How far an upload has come over all its attempts."""
+    """The progress of an upload over all its attempts."""
 
     def __init__(self, state: UploadState | None, on_part: Callable[[UploadState], None] | None) -> None:
         self.state = state
@@ -292,7 +306,7 @@ class _Upload:
 
     def advance(self, state: UploadState) -> None:
         self.state = state
-        # The most ever, so that an upload which the store keeps forgetting does not count as progress.
+        # Never lowered, so that an upload that the store drops again and again makes no progress.
         self.most_parts = max(self.most_parts, len(state.parts))
         if self._on_part is not None:
             self._on_part(state)

@@ -65,17 +65,25 @@ def translated(request: Request, error: Exception, redact: Callable[[str], str])
     if isinstance(error, _NO_CREDENTIALS):
         return RemoteAccessError(
             f"{shown}: no usable credentials ({type(error).__name__}); give access_key_id "
-            "and access_key, or a profile, or set up boto3's own chain"
+            "and access_key, or a profile, or set up boto3's own chain",
+            **request.fields,
         )
     if isinstance(error, botocore.exceptions.ParamValidationError):
-        return InvalidArgumentError(f"{shown}: not a valid name or metadata for S3")
+        return InvalidArgumentError(f"{shown}: not a valid name or metadata for S3", **request.fields)
     if isinstance(error, botocore.exceptions.FlexibleChecksumError):
-        return RemoteIntegrityError(f"{shown}: the bytes do not match the store's checksum")
+        return RemoteIntegrityError(f"{shown}: the bytes do not match the store's checksum", **request.fields)
     if isinstance(error, botocore.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return RemoteAccessError(f"{shown}: the server's certificate is not valid")
+        return RemoteAccessError(
+            f"{shown}: the server's certificate is not valid; check endpoint_url and the CA bundle",
+            **request.fields,
+        )
     if isinstance(error, _NOT_CONNECTED):
-        return UnreachableStoreError(f"{shown} failed: {_reason(error)}", may_have_applied=False)
-    return TransientStoreError(f"{shown} failed: {_reason(error)}", may_have_applied=request.writes)
+        return UnreachableStoreError(
+            f"{shown} failed: {_reason(error)}", may_have_applied=False, **request.fields
+        )
+    return TransientStoreError(
+        f"{shown} failed: {_reason(error)}", may_have_applied=request.writes, **request.fields
+    )
 
 
 def needs_renewal(error: Exception) -> bool:
@@ -120,9 +128,10 @@ def _code(error: botocore.exceptions.ClientError) -> str:
 
 def _reason(error: Exception) -> str:
     """Names an error's kind, and what the system said below it; botocore's own text may hold credentials."""
-    below: BaseException | None = error
+    # Causes only: the context may be an error that the caller was handling.
+    below: object = getattr(error, "kwargs", {}).get("error") or error
     for _ in range(_LONGEST_CHAIN):
         if isinstance(below, OSError) and below.strerror:
             return f"{type(error).__name__} ({below.strerror})"
-        below = None if below is None else below.__cause__ or below.__context__
+        below = getattr(below, "__cause__", None)
     return type(error).__name__

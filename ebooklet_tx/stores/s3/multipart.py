@@ -180,9 +180,11 @@ class MultipartUpload:
     def _asked_of_known_upload(self, send: Callable[[S3Client], Any]) -> Any:
         try:
             return self._ask(self._request, send)
-        except ObjectMissingError as error:
-            # Forgotten while under way: the next try finds that out and begins anew.
-            raise TransientStoreError(f"{self._request.describe()}: the store dropped the upload") from error
+        except ObjectMissingError:
+            # The next attempt finds out that the upload is gone, and begins a new one.
+            raise TransientStoreError(
+                f"{self._request.describe()}: the store dropped the upload", **self._request.fields
+            ) from None
 
 
 def _joined_etag(state: UploadState) -> str | None:

@@ -102,13 +102,15 @@ class Sender:
             raise TransientStoreError(
                 f"{request.describe()}: credentials could not be fetched ({type(error).__name__})",
                 may_have_applied=False,
+                **request.fields,
             ) from None
         except Exception as error:
             # A program of the user's or a service provides them, and may fail in any way. Its message is not
             # shown: it may hold the credentials.
             raise RemoteAccessError(
                 f"{request.describe()}: the credentials are missing or have expired, and no new ones can be had "
-                f"({type(error).__name__}); check the profile, credential_process, login or role that gives them"
+                f"({type(error).__name__}); check the profile, credential_process, login or role that gives them",
+                **request.fields,
             ) from None
         self._secrets = (frozen.secret_key, frozen.token, frozen.access_key)
 

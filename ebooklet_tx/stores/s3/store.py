@@ -107,7 +107,9 @@ class S3Store:
             with contextlib.closing(answer["Body"]) as body:
                 # Some stores ignore If-Match, and some send a part as 200, told only by its Content-Range.
                 if if_match is not None and _received_etag(answer) != if_match:
-                    raise PreconditionFailedError(f"{request.describe()}: the object has changed; read again")
+                    raise PreconditionFailedError(
+                        f"{request.describe()}: the object has changed; read it again", **request.fields
+                    )
                 partial = answer["ResponseMetadata"]["HTTPStatusCode"] == 206
                 content_range = answer.get("ContentRange", "" if partial else None)
                 skip_bytes = bytes_to_skip(
