@@ -48,6 +48,8 @@ _LONGEST_CHAIN = 16
 class NotModifiedError(Error):
     """The object still has the ETag that the request named."""
 
+    kind = "not_modified"
+
 
 def translated(request: Request, error: Exception, redact: Callable[[str], str]) -> Error:
     """Returns our error for one of botocore.

@@ -1,0 +1,72 @@
+"""The import: cheap, complete, and plain where the system is not POSIX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ebooklet_tx
+
+CPU_SECONDS = 0.15
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=120
+    )
+
+
+def test_it_loads_no_heavy_package_and_costs_little() -> None:
+    done = run(
+        "import time\n"
+        "began = time.process_time()\n"
+        "import ebooklet_tx\n"
+        "seconds = time.process_time() - began\n"
+        "import sys\n"
+        "print(seconds, sorted({'alembic', 'boto3', 'botocore', 'sqlalchemy'} & set(sys.modules)))\n"
+    )
+    seconds, loaded = done.stdout.split(maxsplit=1)
+    assert loaded.strip() == "[]", done.stderr
+    assert float(seconds) <= CPU_SECONDS
+
+
+def test_opening_a_folder_loads_neither_boto3_nor_sqlalchemy_later() -> None:
+    done = run(
+        "import sys, ebooklet_tx\n"
+        "[getattr(ebooklet_tx, name) for name in ebooklet_tx.__all__]\n"
+        "print(sorted({'alembic', 'boto3', 'botocore', 'sqlalchemy'} & set(sys.modules)))\n"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_each_public_name_is_there_and_is_listed() -> None:
+    assert set(ebooklet_tx.__all__) <= set(dir(ebooklet_tx))
+    assert len(set(ebooklet_tx.__all__)) == len(ebooklet_tx.__all__)
+    assert all(getattr(ebooklet_tx, name) is not None for name in ebooklet_tx.__all__)
+    assert ebooklet_tx.EVariableLengthValue is ebooklet_tx.Database
+    assert ebooklet_tx.remote.S3Connection is ebooklet_tx.S3Connection
+    with pytest.raises(AttributeError, match="has no attribute 'opne'"):
+        ebooklet_tx.opne  # noqa: B018
+
+
+def test_all_names_can_be_imported_at_once() -> None:
+    done = run("from ebooklet_tx import *\nprint(open.__module__, S3Connection.__name__)\n")
+    assert done.stdout.split() == ["ebooklet_tx.opening.opening", "S3Connection"], done.stderr
+
+
+def test_a_system_without_posix_locks_is_told_plainly() -> None:
+    done = run(
+        "import sys\n"
+        "sys.platform = 'win32'\n"
+        "sys.modules['fcntl'] = None\n"
+        "try:\n"
+        "    import ebooklet_tx\n"
+        "except ImportError as error:\n"
+        "    print(type(error).__name__, error.kind, error)\n"
+    )
+    assert done.stdout.startswith("UnsupportedPlatformError unsupported_platform ebooklet_tx needs POSIX"), (
+        done.stdout + done.stderr
+    )
+    assert "Windows Subsystem for Linux" in done.stdout
