@@ -33,6 +33,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.segment import build_segment, iter_rows, read_segment
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
+from ebooklet_tx.local.detach import Forgotten, forget_remote
 from ebooklet_tx.local.journal.pending.detachment import note_deletion
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.maintenance.named import GARBAGE_NOTE, list_own
@@ -41,7 +42,6 @@ from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import learn_mode, new_lock
-from ebooklet_tx.sync.pull.detach import Forgotten, forget_remote
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Session

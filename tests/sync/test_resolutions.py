@@ -8,7 +8,7 @@ import pytest
 
 from ebooklet_tx import MISSING, Conflict, Version
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.pull.resolve import Resolution, decide, gives_way
+from ebooklet_tx.sync.pull.resolve import Resolution, chooses_theirs, decide
 
 THEIRS = digest_of(b"theirs")
 OURS = digest_of(b"ours")
@@ -49,7 +49,7 @@ def test_a_value_that_the_other_writer_has_is_the_other_writers_version() -> Non
 
 def test_a_choice_counts_for_the_versions_that_it_was_made_for() -> None:
     theirs = decide(conflict(), "theirs", encode)
-    assert gives_way(theirs, THEIRS, OURS)
-    assert not gives_way(theirs, digest_of(b"later"), OURS)
-    assert not gives_way(theirs, THEIRS, None)
-    assert not gives_way(decide(conflict(), "ours", encode), THEIRS, OURS)
+    assert chooses_theirs(theirs, THEIRS, OURS)
+    assert not chooses_theirs(theirs, digest_of(b"later"), OURS)
+    assert not chooses_theirs(theirs, THEIRS, None)
+    assert not chooses_theirs(decide(conflict(), "ours", encode), THEIRS, OURS)

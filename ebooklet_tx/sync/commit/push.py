@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
+from ebooklet_tx.local.detach import start_over
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
@@ -22,10 +23,9 @@ from ebooklet_tx.sync.commit.builder import Commit, place_pending, replacing_bas
 from ebooklet_tx.sync.commit.packing import ReplacedError, reconcile_uploads
 from ebooklet_tx.sync.commit.publish import commit_entries
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
-from ebooklet_tx.sync.pull.detach import start_over
 from ebooklet_tx.sync.pull.identity import identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, gives_way, resolve_all
+from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, chooses_theirs, resolve_all
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
@@ -290,7 +290,7 @@ def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) ->
         conflict
         for conflict in conflicts
         if conflict.key not in decided
-        or not gives_way(decided[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
+        or not chooses_theirs(decided[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
     ]
 
 
@@ -299,7 +299,7 @@ def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[E
     return [
         entry
         for entry in entries
-        if entry.key not in decided or not gives_way(decided[entry.key], entry.remote_digest, entry.digest)
+        if entry.key not in decided or not chooses_theirs(decided[entry.key], entry.remote_digest, entry.digest)
     ]
 
 

@@ -17,6 +17,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.formats.segment import read_segment
+from ebooklet_tx.local.detach import finish_detaching
 from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, type_fact
 from ebooklet_tx.local.journal.index_images import apply_images
@@ -24,7 +25,6 @@ from ebooklet_tx.local.journal.intents import Intent, drop_intents, read_intents
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.pull_view import read_pull_view
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.sync.pull.detach import finish_detaching
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
 from ebooklet_tx.sync.pull.pull_rules import Settled, dead_intents, key_count_of, settle_intents
 from ebooklet_tx.sync.pull.segments import IndexUpdate, fetch_images, fetch_update, log_of

@@ -77,7 +77,7 @@ def resolve_all(session: Session, on_conflict: str | Resolver) -> list[Resolutio
     return [item for item in resolutions if item.choice == "theirs"]
 
 
-def gives_way(item: Resolution, theirs: bytes | None, ours: bytes | None) -> bool:
+def chooses_theirs(item: Resolution, theirs: bytes | None, ours: bytes | None) -> bool:
     """Whether the other writer's version was chosen, for these two digests of the key."""
     chosen = item.conflict
     same = (chosen.theirs_version.digest, chosen.ours_version.digest) == (theirs, ours)

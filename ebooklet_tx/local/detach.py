@@ -1,6 +1,6 @@
 """Detaching a database from a remote that is gone: what is on this machine is what the next push sends.
 
-The invariant: a remote is forgotten only where its own user deleted it, or where every value is on this machine.
+The invariant: a remote is forgotten only where this user asked for that, or where no value is lost by it.
 What was written and not committed is committed first, and fetched values are in the file by then.
 """
 
