@@ -39,7 +39,14 @@ class Host(Protocol):
 
 
 class Change(Unshared):
-    """The difference between a session and its remote."""
+    """The difference between a session and its remote.
+
+    Example:
+        >>> changes = db.changes()
+        >>> db["a"] = 10
+        >>> bool(changes.push()), bool(changes.push())
+        (True, False)
+    """
 
     def __init__(self, database: Host) -> None:
         self._database = database
@@ -61,6 +68,10 @@ class Change(Unshared):
         """Takes in what others have pushed; one request when there is nothing new.
 
         Pending changes stay as they are; `conflicts` tells which of them meet another's.
+
+        Example:
+            >>> bool(db.changes().pull())  # Nothing new.
+            False
         """
         if self._database.writable:
             return pull(self._committed("pull"))
@@ -86,6 +97,11 @@ class Change(Unshared):
                 gone with it, and nothing was changed.
             LockLostError: Another writer took the lock over; everything stays pending.
             OfflineError: The store can't be reached; everything stays pending.
+
+        Example:
+            >>> db["a"] = 10
+            >>> db.changes().push(on_conflict=lambda conflict: max(conflict.ours, conflict.theirs)).updated
+            True
         """
         session = self._committed("push", fold=True)
         choice = session.on_conflict if on_conflict is None else on_conflict
@@ -93,7 +109,12 @@ class Change(Unshared):
 
     @at_edge
     def update(self) -> None:
-        """Commits what was written, so that everything asked here takes it in account."""
+        """Commits what was written, so that everything asked here takes it in account.
+
+        Example:
+            >>> changes = db.changes()
+            >>> changes.update()
+        """
         self._committed("update")
 
     build_changelog = update
@@ -115,6 +136,11 @@ class Change(Unshared):
 
         `key`; `remote_timestamp` and `local_timestamp` as datetimes in UTC, the remote's None for a
         key that it does not have; `operation`, "set" or "delete".
+
+        Example:
+            >>> del db["a"]
+            >>> [(change["key"], change["operation"]) for change in db.changes().iter_changes()]
+            [('a', 'delete')]
         """
         with self._reading("iter_changes") as session:
             entries = pending_entries(session.journal)
@@ -131,7 +157,12 @@ class Change(Unshared):
 
     @at_edge
     def conflicts(self) -> list[Conflict]:
-        """Returns the keys that were changed here and by another writer, as far as was pulled."""
+        """Returns the keys that were changed here and by another writer, as far as was pulled.
+
+        Example:
+            >>> [conflict.key for conflict in db.changes().conflicts()]
+            []
+        """
         with self._reading("conflicts") as session:
             return find_conflicts(session)
 
@@ -149,6 +180,11 @@ class Change(Unshared):
 
         Raises:
             KeyError: A key is not in conflict; nothing was settled.
+
+        Example:
+            >>> changes = db.changes()
+            >>> changes.resolve([conflict.key for conflict in changes.conflicts()], "ours")
+            0
         """
         if isinstance(keys, Mapping):
             choices = dict(keys)
@@ -169,6 +205,11 @@ class Change(Unshared):
 
         Raises:
             InvalidTypeError: `keys` is a str; give a list for one key.
+
+        Example:
+            >>> db["a"] = 10
+            >>> db.changes().discard(["a"]), db["a"]
+            (1, 1)
         """
         wanted = None if keys is None else list(several(keys, "discard"))
         session = self._committed("discard")

@@ -40,6 +40,11 @@ def open_ebooklet(
         remote_conn: As in `open`; so are `file_path`, `flag`, `value_serializer`, `n_buckets`, `buffer_size`.
         group_bytes: No effect; so are `num_groups` and `push_packers`.
         **options: Keyword arguments of `open`.
+
+    Example:
+        >>> with ebooklet_tx.open_ebooklet(remote, "other.blt") as other:
+        ...     dict(other)
+        {'a': 1, 'b': 2}
     """
     database: Database = open_database(
         remote_conn, file_path, flag, value_serializer, n_buckets, buffer_size, **options
@@ -68,6 +73,11 @@ def open_rcg(
 
     Raises:
         UnsupportedFormatError: The database there is no group.
+
+    Example:
+        >>> with ebooklet_tx.open_rcg(remote + "-group", "group.blt", "c") as group:
+        ...     len(group)
+        0
     """
     database: Database = open_database(
         remote_conn, file_path, flag, None, n_buckets, buffer_size, remote_conn_group=True, **options

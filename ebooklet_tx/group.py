@@ -28,6 +28,12 @@ class RemoteConnGroup(Database):
     member's metadata when it was added), `user_meta` (what the caller gave) and `remote_conn` (the place,
     without credentials). It can be given to `open` as it is; `trust_entries` there says how far it is followed.
     Entries without `entry_version`, as ebooklet before 0.9 wrote them, hold the member's metadata as `user_meta`.
+
+    Example:
+        >>> with ebooklet_tx.open(remote + "-group", "group.blt", "c", remote_conn_group=True) as group:
+        ...     group.add(remote, key="stations", user_meta={"version": 1})
+        ...     print(group["stations"]["type"], group["stations"]["user_meta"])
+        EVariableLengthValue {'version': 1}
     """
 
     @at_edge
@@ -45,6 +51,12 @@ class RemoteConnGroup(Database):
             RemoteMissingError: There is no database at the place; nothing was changed.
             InvalidValueError: `user_meta` is not JSON.
             ReadOnlyError: The group is open for reading.
+
+        Example:
+            >>> with ebooklet_tx.open(remote + "-group", "group.blt", "c", remote_conn_group=True) as group:
+            ...     group.add(remote)
+            ...     list(group) == [db.uuid]
+            True
         """
         self._writing()
         if key is not None:

@@ -43,6 +43,11 @@ class RemoteSession(Unshared):
     """A database in its remote, without any local file; what a connection's `open` returns.
 
     True when there is a database. Where there is none the getters return None.
+
+    Example:
+        >>> with ebooklet_tx.connect(remote).open() as session:
+        ...     print(bool(session), session.get_type())
+        True EVariableLengthValue
     """
 
     def __init__(
@@ -103,19 +108,37 @@ class RemoteSession(Unshared):
 
     @at_edge
     def get_uuid(self) -> UUID | None:
-        """Returns the database's identity."""
+        """Returns the database's identity.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     session.get_uuid().hex == db.uuid
+            True
+        """
         root = self._read_root()
         return None if root is None else UUID(hex=root.manifest.uuid)
 
     @at_edge
     def get_type(self) -> str | None:
-        """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases."""
+        """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     session.get_type()
+            'EVariableLengthValue'
+        """
         root = self._read_root()
         return None if root is None else _TYPE_NAMES[root.manifest.type]
 
     @at_edge
     def get_timestamp(self) -> int | None:
-        """Returns when the last commit was made, in microseconds since 1970 UTC by its writer's clock."""
+        """Returns when the last commit was made, in microseconds since 1970 UTC by its writer's clock.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     session.get_timestamp() > 1_700_000_000_000_000
+            True
+        """
         root = self._read_root()
         return None if root is None else root.manifest.committed_at_us
 
@@ -125,6 +148,11 @@ class RemoteSession(Unshared):
 
         Raises:
             RemoteIntegrityError: It is damaged, or its object is missing.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     print(session.get_user_metadata())
+            None
         """
         root = self._read_root()
         if root is None:
@@ -176,6 +204,11 @@ class RemoteSession(Unshared):
             UnsupportedFormatError: Something else lies at the place; nothing was deleted.
             LockTimeoutError: Another writer kept the lock; nothing was deleted.
             OfflineError: The store keeps failing; call it again.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open("w") as session:
+            ...     session.delete_remote().deleted_objects > 0
+            True
         """
         remote = self._writing()
         self._is_read = False
@@ -193,6 +226,11 @@ class RemoteSession(Unshared):
             InvalidArgumentError: There is one at the target; it was left as it was.
             ReadOnlyError: The target can only be read.
             OfflineError: A store keeps failing; call it again, which goes on with what has arrived.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     session.copy_remote(remote + "-copy").key_count
+            2
         """
         source = self._usable()
         connection = parse_connection(remote_conn)
@@ -227,6 +265,11 @@ class RemoteSession(Unshared):
             InvalidArgumentError: The timestamp is none; nothing was broken.
             LockTimeoutError: The lock changed hands all the time.
             OfflineError: The store keeps failing.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open("w") as session:
+            ...     session.break_other_locks()
+            []
         """
         remote = self._writing()
         before = None if timestamp is None else as_datetime(timestamp_us(timestamp))
@@ -244,7 +287,12 @@ class RemoteSession(Unshared):
     # -- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Lets go of the store's connections; twice is no error."""
+        """Lets go of the store's connections; twice is no error.
+
+        Example:
+            >>> session = ebooklet_tx.connect(remote).open()
+            >>> session.close()
+        """
         if not self._closed:
             self._closed = True
             self._remote.store.close()

@@ -39,6 +39,11 @@ class BaseConnection(ABC):
 
         Raises:
             ReadOnlyError: The address can only be read, and the flag is not `r`.
+
+        Example:
+            >>> with ebooklet_tx.connect(remote).open() as session:
+            ...     session.get_uuid().hex == db.uuid
+            True
         """
         # The one import upward: a session needs every room below it, and all of them need this package.
         from ebooklet_tx.remote_session import RemoteSession

@@ -18,6 +18,10 @@ class DirectoryConnection(BaseConnection):
     Attributes:
         folder: The folder that holds the remote; a relative path starts at the current folder.
         name: The database's name in it, a single path part.
+
+    Example:
+        >>> ebooklet_tx.DirectoryConnection("/srv/shared", "stations").url
+        'file:///srv/shared/stations'
     """
 
     folder: Path

@@ -14,6 +14,10 @@ class HTTPConnection(BaseConnection):
 
     Attributes:
         db_url: The address of the root object; the other objects lie beside it.
+
+    Example:
+        >>> ebooklet_tx.HTTPConnection("https://example.org/stations.blt").key
+        'stations.blt'
     """
 
     db_url: str

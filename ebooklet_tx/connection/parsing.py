@@ -50,13 +50,13 @@ def connect(source: RemoteConn, *, trust_entries: bool = False) -> Connection:
         trust_entries: Whether an entry of a group may name a bucket or a folder that you did not name; see
             `open`.
 
-    Example:
-        remote = connect("s3://my-bucket/stations.blt?endpoint_url=https://s3.example.org&region=eu-1")
-        with ebooklet_tx.open(remote, "stations.blt") as db:
-            ...
-
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable address.
+
+    Example:
+        >>> address = "s3://my-bucket/stations.blt?endpoint_url=https://s3.example.org&region=eu-1"
+        >>> ebooklet_tx.connect(address).endpoint_url
+        'https://s3.example.org'
     """
     return parse_connection(source, "source", trust_entries=trust_entries)
 

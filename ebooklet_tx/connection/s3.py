@@ -40,6 +40,11 @@ class S3Connection(BaseConnection):
             default.
         acl: The canned ACL of every object but locks, as `public-read` for a public database. Locks get it
             only if it is one of `bucket-owner-*`.
+
+    Example:
+        >>> connection = ebooklet_tx.S3Connection(db_key="stations.blt", bucket="my-bucket")
+        >>> connection.url
+        's3://my-bucket/stations.blt'
     """
 
     access_key_id: str | None = None

@@ -23,6 +23,12 @@ class Database(WritableDatabase):
     """An open database: a mapping of str keys to values, local first, pushed on demand.
 
     Threads may share one session. A process that was forked from it may not: it opens its own.
+
+    Example:
+        >>> with ebooklet_tx.open(remote, "other.blt", "w", "orjson") as other:
+        ...     other["c"] = [1, 2, 3]
+        ...     print(dict(other), bool(other.changes().push()))
+        {'a': 1, 'b': 2, 'c': [1, 2, 3]} True
     """
 
     @property
@@ -37,7 +43,13 @@ class Database(WritableDatabase):
 
     @at_edge
     def changes(self) -> Change:
-        """Returns what differs from the remote, with the ways to pull, push or discard it."""
+        """Returns what differs from the remote, with the ways to pull, push or discard it.
+
+        Example:
+            >>> db["a"] = 10
+            >>> [change["key"] for change in db.changes().iter_changes()]
+            ['a']
+        """
         self._usable()
         return Change(self)
 
@@ -55,6 +67,10 @@ class Database(WritableDatabase):
 
         Raises:
             OfflineError: The store keeps failing; what was sent is kept for the next call.
+
+        Example:
+            >>> db.compact().moved_keys
+            0
         """
         several(packs, "compact(packs=)")
         with self._outside_transaction("compact") as session:
@@ -72,6 +88,12 @@ class Database(WritableDatabase):
             UUIDMismatchError, UnsupportedFormatError: Something else lies there; nothing was deleted.
             LockTimeoutError: Another writer holds the remote's lock; nothing was deleted.
             OfflineError: The store keeps failing; call it again to finish.
+
+        Example:
+            >>> db.delete_remote().deleted_objects > 0
+            True
+            >>> db["a"]
+            1
         """
         with self._outside_transaction("delete_remote") as session:
             pass
@@ -91,6 +113,10 @@ class Database(WritableDatabase):
             InvalidArgumentError: A database lies there already; nothing was changed.
             ReadOnlyError: The target can only be read.
             OfflineError: A store keeps failing.
+
+        Example:
+            >>> db.copy_remote(remote + "-copy").key_count
+            2
         """
         source = self._usable().remote
         target = remote_at(parse_connection(remote_conn), for_writing=True)

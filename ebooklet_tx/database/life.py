@@ -135,6 +135,11 @@ class OpenSession(Unshared):
 
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
+
+        Example:
+            >>> db.close()
+            >>> db.closed
+            True
         """
         self._closed = True
         if os.getpid() != self._pid:

@@ -55,7 +55,12 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
     @at_edge
     def get(self, key: str, default: Any = None) -> Any:
-        """Returns the value of a key, or `default` when there is none."""
+        """Returns the value of a key, or `default` when there is none.
+
+        Example:
+            >>> db.get("a"), db.get("z"), db.get("z", 0)
+            (1, None, 0)
+        """
         found = self._read_user(key)
         return default if found is None else self._serializer.loads(key, found[1])
 
@@ -147,19 +152,34 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
     @at_edge
     def keys(self, prefix: str = "") -> KeysView[str]:
-        """Returns a view of the keys in order, all of them or those with a prefix."""
+        """Returns a view of the keys in order, all of them or those with a prefix.
+
+        Example:
+            >>> list(db.keys()), list(db.keys(prefix="b")), "a" in db.keys()
+            (['a', 'b'], ['b'], True)
+        """
         self._usable()
         return KeysOf(self, text_of(prefix))
 
     @at_edge
     def items(self) -> ItemsView[str, Any]:
-        """Returns a view of the pairs in order of key; values that are not here are fetched."""
+        """Returns a view of the pairs in order of key; values that are not here are fetched.
+
+        Example:
+            >>> list(db.items())
+            [('a', 1), ('b', 2)]
+        """
         self._usable()
         return ItemsOf(self)
 
     @at_edge
     def values(self) -> ValuesView[Any]:
-        """Returns a view of the values in order of key; those that are not here are fetched."""
+        """Returns a view of the values in order of key; those that are not here are fetched.
+
+        Example:
+            >>> sum(db.values())
+            3
+        """
         self._usable()
         return ValuesOf(self)
 
@@ -197,6 +217,10 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
 
         Values that are not on this machine are fetched together.
+
+        Example:
+            >>> dict(db.get_items(["b", "z"], default=0))
+            {'b': 2, 'z': 0}
         """
         return self._items_of([text_of(key) for key in several(keys, "get_items")], default)
 
@@ -224,6 +248,11 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             InvalidTypeError: The function is a lambda, or defined inside another; nothing was started.
             WorkerError: A process died, or could not import the function.
             Error: A value can't be had; and whatever the function raises.
+
+        Example:
+            >>> from stations import doubled  # def doubled(key, value): return key, 2 * value
+            >>> dict(db.map(doubled, keys=["a"], n_workers=1))
+            {'a': 2}
         """
         wanted = None if keys is None else several(keys, "map")
         return map_items(func, self._mapped_items(wanted), n_workers)
@@ -244,6 +273,10 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
         Returns:
             The keys whose values could not be had, each with the reason.
+
+        Example:
+            >>> db.load_items()  # An empty dict: every value is here now.
+            {}
         """
         reader = reader_of(self._usable())
         if keys is None:
@@ -269,7 +302,13 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
     @at_edge
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
-        """Yields (key, timestamp in microseconds), with the value behind it if asked."""
+        """Yields (key, timestamp in microseconds), with the value behind it if asked.
+
+        Example:
+            >>> db.set_timestamp("a", 1_700_000_000_000_000)
+            >>> next(db.timestamps()), next(db.timestamps(include_value=True))
+            (('a', 1700000000000000), ('a', 1700000000000000, 1))
+        """
         keys = chain.from_iterable(self._key_pages(""))
         if not include_value:
             for key in keys:
@@ -288,7 +327,13 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def get_timestamp(
         self, key: str, include_value: bool = False, decode_value: bool = True, default: Any = None
     ) -> Any:
-        """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing."""
+        """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing.
+
+        Example:
+            >>> db.set_timestamp("a", "2026-01-31T12:00:00+00:00")
+            >>> db.get_timestamp("a"), db.get_timestamp("z", default=0)
+            (1769860800000000, 0)
+        """
         if not include_value:
             stamp = self._timestamp_of(text_of(key))
             return default if stamp is None else stamp
@@ -300,7 +345,13 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
     @at_edge
     def get_metadata(self, include_timestamp: bool = False) -> Any:
-        """Returns the database's metadata, None when there is none; or (metadata, timestamp)."""
+        """Returns the database's metadata, None when there is none; or (metadata, timestamp).
+
+        Example:
+            >>> db.set_metadata({"owner": "me"})
+            >>> db.get_metadata()
+            {'owner': 'me'}
+        """
         found = self._read(METADATA_KEY)
         if found is None:
             return None

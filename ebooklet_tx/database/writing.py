@@ -47,6 +47,11 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         Raises:
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
+
+        Example:
+            >>> db.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
+            >>> db["c"]
+            3
         """
         self._writing()
         check_key(key)
@@ -59,6 +64,11 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         Raises:
             KeyError: There is no such key.
+
+        Example:
+            >>> db.set_timestamp("a", 1_700_000_000_000_000)
+            >>> db.get_timestamp("a", include_value=True)
+            (1700000000000000, 1)
         """
         self._writing()
         stamp = timestamp_us(timestamp)
@@ -73,13 +83,25 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
-        """Sets the database's metadata, anything that is JSON; it is pushed as a key is."""
+        """Sets the database's metadata, anything that is JSON; it is pushed as a key is.
+
+        Example:
+            >>> db.set_metadata({"unit": "m3/s"})
+            >>> db.get_metadata()
+            {'unit': 'm3/s'}
+        """
         self._writing()
         self._put([(METADATA_KEY, encode_metadata(data), timestamp_us(timestamp))])
 
     @at_edge
     def update(self, other: Any = (), /, **more: Any) -> None:
-        """Sets many keys; when one of them can't be set, none is."""
+        """Sets many keys; when one of them can't be set, none is.
+
+        Example:
+            >>> db.update({"b": 20}, c=30)
+            >>> dict(db)
+            {'a': 1, 'b': 20, 'c': 30}
+        """
         self._writing()
         if isinstance(other, Mapping):
             pairs = list(other.items())
@@ -110,7 +132,12 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Returns a key's value; sets it to `default` first where there is none, in one step for all threads."""
+        """Returns a key's value; sets it to `default` first where there is none, in one step for all threads.
+
+        Example:
+            >>> db.setdefault("a", 5), db.setdefault("c", 5)
+            (1, 5)
+        """
         self._writing()
         check_key(key)
         while True:
@@ -128,6 +155,10 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         Raises:
             KeyError: There is no such key, and no default was given.
+
+        Example:
+            >>> db.pop("a"), db.pop("a", None)
+            (1, None)
         """
         self._writing()
         while True:
@@ -149,6 +180,10 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         Raises:
             KeyError: There is none.
+
+        Example:
+            >>> db.popitem()
+            ('a', 1)
         """
         self._writing()
         while True:
@@ -161,7 +196,13 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def clear(self) -> None:
-        """Deletes every key; the next push deletes them in the remote. The metadata stays."""
+        """Deletes every key; the next push deletes them in the remote. The metadata stays.
+
+        Example:
+            >>> db.clear()
+            >>> len(db)
+            0
+        """
         session = self._writing()
         with session.mutex:
             session.local.overlay.clear(timestamp_us(None))
@@ -172,6 +213,15 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
         was written before the block is committed first.
+
+        Example:
+            >>> try:
+            ...     with db.transaction():
+            ...         db["a"] = 100
+            ...         raise RuntimeError("half way")
+            ... except RuntimeError:
+            ...     print(db["a"])
+            1
         """
         with self._outside_transaction("a transaction") as session:
             session.local.commit()
@@ -194,6 +244,10 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
+
+        Example:
+            >>> db["c"] = 3
+            >>> db.sync()  # From here on "c" survives a power loss.
         """
         with self._outside_transaction("sync") as session:
             session.local.commit(fold=True)
@@ -210,6 +264,11 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Returns:
             How many items the file holds less: values that were replaced or deleted, and local copies that
             were dropped.
+
+        Example:
+            >>> del db["a"]
+            >>> db.prune()
+            1
         """
         keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
         with self._outside_transaction("prune") as session:

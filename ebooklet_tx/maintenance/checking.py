@@ -65,6 +65,10 @@ def collect(
         LockTimeoutError: Another writer kept the lock.
         LockLostError: Another writer took the lock over; what was deleted was garbage.
         OfflineError: The store can't be reached; run it again.
+
+    Example:
+        >>> ebooklet_tx.collect(remote, dry_run=True).deleted.objects
+        0
     """
     if lock not in ("exclusive", None):
         raise InvalidArgumentError(f"unknown lock {lock!r}; give 'exclusive' or None")
@@ -107,6 +111,10 @@ def fsck(
         ReadOnlyError: The remote can only be read, and so not be listed.
         LockTimeoutError: Another writer kept the lock.
         OfflineError: The remote can't be reached.
+
+    Example:
+        >>> ebooklet_tx.fsck(remote).claimed_but_missing
+        []
     """
     if min_age < timedelta(0):
         raise InvalidArgumentError(f"min_age must not be negative, but is {min_age}")
@@ -141,6 +149,10 @@ def verify(
         RemoteMissingError: There is no database.
         UnsupportedFormatError: Something else lies there.
         OfflineError: The remote can't be reached.
+
+    Example:
+        >>> ebooklet_tx.verify(remote, read_values=True).damage
+        ()
     """
     remote = remote_at(parse_connection(remote_conn), retry=retry)
     with contextlib.closing(remote.store), _copies(file_path) as find_copy:

@@ -50,6 +50,10 @@ def status(file_path: str | os.PathLike[str]) -> Status:
     Raises:
         LocalMissingError: There is no such file.
         UnsupportedFormatError: It is no Booklet that can be used here.
+
+    Example:
+        >>> ebooklet_tx.status("db.blt").keys
+        2
     """
     return _status(inspect_pair(local_path(file_path), conflicts=conflicts_in))
 
@@ -103,6 +107,11 @@ def recover(
         UnsupportedFormatError: It is no Booklet that can be used here, or is newer than this code.
         LockTimeoutError: Another session has it open for writing.
         LocalStorageError: The local disk refuses; run it again when there is room.
+
+    Example:
+        >>> db.close()
+        >>> ebooklet_tx.recover("db.blt").failed
+        False
     """
     path = local_path(file_path)
     given = None if remote_conn is None else parse_connection(remote_conn)

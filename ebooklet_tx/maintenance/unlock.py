@@ -59,6 +59,10 @@ def unlock(
         ReadOnlyError: The remote can only be read.
         LockHeldError: The holder may be at work; the message names it. Nothing was changed.
         OfflineError: The remote can't be reached.
+
+    Example:
+        >>> print(ebooklet_tx.unlock("db.blt"))
+        None
     """
     if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
         raise InvalidArgumentError(f"lock_timeout must be a number of seconds, not {lock_timeout!r}")

@@ -157,6 +157,12 @@ def open(
         OfflineError: The remote can't be reached; or `offline` is True and there is no local file.
         PickleRefusedError: The values are pickled, and pickle is refused.
         RemoteAccessError: The store refuses.
+
+    Example:
+        >>> with ebooklet_tx.open(remote + "-new", "new.blt", flag="c", value_serializer="orjson") as new:
+        ...     new["flow"] = [1.5, 2.5]
+        ...     print(new["flow"], bool(new.changes().push()))
+        [1.5, 2.5] True
     """
     _check_process()
     connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")

@@ -105,6 +105,12 @@ class RetryPolicy:
         clock: Returns seconds that never go back.
         sleep: Waits for seconds.
         random: Draws from 0 (included) to 1.
+
+    Example:
+        >>> patient = ebooklet_tx.RetryPolicy(deadline_seconds=600)
+        >>> with ebooklet_tx.open(remote, "other.blt", retry=patient) as other:
+        ...     other["a"]
+        1
     """
 
     attempts: int = 100

@@ -1,0 +1,83 @@
+"""Each function and method that users call has an example in its docstring, and the example runs."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ebooklet_tx
+
+WITHOUT_EXAMPLE = {
+    # The same function under another name.
+    "Change.build_changelog",
+    "EVariableLengthValue",
+    # Refusals, and what `open` and `connect` show.
+    "RemoteConnGroup.set",
+    "RemoteConnGroup.setdefault",
+    "RemoteConnGroup.update",
+    # What this package calls itself.
+    "RetryPolicy.attempts_for",
+    "RetryPolicy.call",
+    "RetryPolicy.without_backoff",
+}
+"""Names of functions, methods and classes that need none."""
+
+RECORDS = {
+    *("CollectReport", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport", "PullResult"),
+    *("PushResult", "RecoverReport", "Status", "VerifyReport", "Version"),
+}
+"""Plain results, which users read and never make."""
+
+MODULE = "def doubled(key, value):\n    return key, 2 * value\n"
+
+
+def targets() -> Iterator[tuple[str, Any]]:
+    for name in ebooklet_tx.__all__:
+        value = getattr(ebooklet_tx, name)
+        if name in RECORDS or name in WITHOUT_EXAMPLE:
+            continue
+        if inspect.isclass(value) and not issubclass(value, BaseException):
+            yield name, value
+            for called, method in inspect.getmembers(value, inspect.isroutine):
+                defined = getattr(method, "__module__", None) or ""
+                if not called.startswith("_") and defined.startswith("ebooklet_tx"):
+                    yield f"{name}.{called}", method
+        elif inspect.isfunction(value):
+            yield name, value
+
+
+TARGETS = {name: value for name, value in targets() if name not in WITHOUT_EXAMPLE}
+ADDRESS_METHODS = ("endpoint", "to_dict")
+"""Of a connection: one line each, told by their types."""
+
+
+@pytest.fixture
+def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What examples use: `remote` and `db`, an open database of 1 and 2 under a and b that was pushed there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stations.py").write_text(MODULE)
+    remote = f"file://{tmp_path}/remote/stations"
+    with ebooklet_tx.open(remote, "db.blt", "c", "orjson", 1009, lock=None) as db:
+        db.update({"a": 1, "b": 2})
+        db.changes().push()
+        yield {"ebooklet_tx": ebooklet_tx, "remote": remote, "db": db}
+    sys.modules.pop("stations", None)
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if not name.endswith(ADDRESS_METHODS)])
+def test_the_example_runs(name: str, names: dict[str, Any]) -> None:
+    text = inspect.getdoc(TARGETS[name]) or ""
+    assert "Example:" in text, f"{name} has no example"
+    found = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    assert found.examples, f"the example of {name} has no line that begins with >>>"
+    output: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(found, out=output.append, clear_globs=False)
+    assert runner.failures == 0, "".join(output)
