@@ -1,7 +1,7 @@
 """Before a session commits: how commits are made at its place, and the lock that it takes and adapts.
 
 The invariants: a lock is of the kind that the root says commits want; a session that took the lock over from a
-holder that had not let go raises the root's fence before it does anything else.
+holder that had not released it raises the root's fence before it does anything else.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def reconcile_mode(journal: Journal, remote: Remote, commits: CommitWay | None =
 
 
 def begin_locked(session: Session) -> None:
-    """Begins a session under its lock: fences off a holder that had not let go, and notes the fence."""
+    """Begins a session under its lock: fences off a holder that had not released it, and notes the fence."""
     if session.locks.owes_fence:
         raise_fence(session)
     else:

@@ -57,7 +57,7 @@ def test_values_that_a_prune_moves_are_no_damage(
 ) -> None:
     between(monkeypatch, prune(db))
     assert db.changes().push()
-    assert not db._session.local._damaged
+    assert not db._session.local._fetched._damaged
     assert bench.fresh_contents() == dict(db)
 
 
@@ -102,7 +102,7 @@ def test_values_that_are_read_in_pages_while_they_move(db: Database) -> None:
             prune(db)()
         found[key] = value
     assert {key: found[key] for key in db} == dict(db)
-    assert not db._session.local._damaged
+    assert not db._session.local._fetched._damaged
 
 
 def test_threads_that_set_prune_and_push_at_once(bench: Bench, db: Database) -> None:

@@ -1,12 +1,12 @@
 """Publishing a commit: it is built, noted as an intent, swapped in, and becomes the journal's base.
 
-The invariant: the intent, written before the swap, holds the commit's rows. So whoever learns that the swap took
-place, this process or a later one, can make the commit the base, whatever happened to the process or the answer.
+The invariant: the intent, written before the swap, holds the commit's rows. So once the swap is known to
+have taken place, this process or a later one can make the commit the base, whatever happened to the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ebooklet_tx.errors import Error
 from ebooklet_tx.formats.segment import read_segment
@@ -65,7 +65,17 @@ def commit_entries(
 def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     """Swaps a commit in, and tells the journal what came to light on the way."""
     journal, remote = session.journal, session.remote
-    swap = Swap(commit, base_etag, _absorber(session, commit.manifest.commit_id))
+    base = read_base(journal)
+
+    def absorb(fetched: FetchedRoot) -> bool:
+        if is_replacing(journal) and not replacement_applied(session.local, remote, fetched):
+            return False
+        if apply_root(session, fetched, since=base) is None:
+            pull(session)
+        # The log decides, not what this pull settled: another thread's may have come first.
+        return is_logged(journal, commit.manifest.commit_id)
+
+    swap = Swap(commit, base_etag, absorb)
     try:
         outcome = swap_root(remote, session.locks, swap)
     except Error:
@@ -78,22 +88,6 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     if outcome.pull_root:
         pull(session)
     return outcome
-
-
-def _absorber(session: Session, commit_id: str) -> Callable[[FetchedRoot], bool]:
-    """Returns what takes another writer's root in and tells whether a commit lies below it."""
-    journal = session.journal
-    base = read_base(journal)
-
-    def absorb(fetched: FetchedRoot) -> bool:
-        if is_replacing(journal) and not replacement_applied(session.local, session.remote, fetched):
-            return False
-        if apply_root(session, fetched, since=base) is None:
-            pull(session)
-        # The log decides, not what this pull settled: another thread's may have come first.
-        return is_logged(journal, commit_id)
-
-    return absorb
 
 
 def _become_base(journal: Journal, commit: Commit, etag: str) -> None:

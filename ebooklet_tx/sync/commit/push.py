@@ -18,12 +18,13 @@ from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.uploads import forget_uploads
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.builder import Commit, place_pending, replacing_base
 from ebooklet_tx.sync.commit.packing import ReplacedError, reconcile_uploads
 from ebooklet_tx.sync.commit.publish import commit_entries
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
-from ebooklet_tx.sync.pull.identity import identity_of_file, identity_of_root, reconcile_identity
+from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, chooses_theirs, resolve_all
 from ebooklet_tx.sync.remote import Remote
@@ -90,11 +91,15 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         unresolved = bool(read_intents(session.journal))
         resumed = reconcile_uploads(session.journal, session.remote)
         settled: list[str] = []
+        if force or unresolved:
+            try:
+                settled = pull(session).applied
+            except RemoteMissingError:
+                if not force:
+                    raise
+                start_over(session.local, session.remote.root_place)
         if force:
-            settled = _start_over_if_gone(session)
             on_conflict = "ours"
-        elif unresolved:
-            settled = pull(session).applied
         result = _rounds(session, resumed, on_conflict, always=force)
         with session.mutex:
             # A pull in between may have made values stale, and a choice may have set some.
@@ -210,7 +215,10 @@ def _one_round(
     """
     journal, remote = session.journal, session.remote
     replacing = is_replacing(journal)
-    seen = _inspect_replaced(session) if replacing else None
+    seen = None
+    if replacing:
+        here = identity_of_file(session.local, session.type, session.serializer_name)
+        seen = _inspect_replaced(session.local, remote, here)
     with session.mutex:
         if replacing and not is_replacing(journal):
             # A pull in another thread has found that the replacement took place.
@@ -223,7 +231,7 @@ def _one_round(
             raise ConflictError(conflicts, remote.root_place, complete=complete)
         entries = _to_push(pending_entries(journal), yielding)
     if not entries and not replacing and base.seq and not always:
-        # This round has heard that the remote still has what our changes give way to.
+        # This round has read that the remote still has what our changes give way to.
         apply(journal, yielding)
         return PushResult(False, seq=base.seq)
     if remote.offline:
@@ -270,17 +278,14 @@ def _result(commit: Commit, resumed: int) -> PushResult:
     )
 
 
-def _inspect_replaced(session: Session) -> FetchedRoot | DamagedRoot | None:
+def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> FetchedRoot | DamagedRoot | None:
     """Reads the root that the push is to replace, and gives the database the uuid that it is to have there."""
-    if session.remote.offline:
+    if remote.offline:
         return None
-    seen = inspect_root(session.remote)
+    seen = inspect_root(remote)
     if seen is not None:
-        here = identity_of_file(session.local, session.type, session.serializer_name)
-        there = None
-        if isinstance(seen, FetchedRoot):
-            there = identity_of_root(seen.manifest, session.remote.root_place)
-        reconcile_identity(session.local, here, there)
+        there = identity_of_root(seen.manifest, remote.root_place) if isinstance(seen, FetchedRoot) else None
+        reconcile_identity(local, here, there)
     return seen
 
 
@@ -301,20 +306,6 @@ def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[E
         for entry in entries
         if entry.key not in decided or not chooses_theirs(decided[entry.key], entry.remote_digest, entry.digest)
     ]
-
-
-def _start_over_if_gone(session: Session) -> list[str]:
-    """Pulls, or makes everything pending where the remote is gone.
-
-    Returns:
-        Ids of unresolved pushes that turned out to have succeeded.
-    """
-    applied: list[str] = []
-    try:
-        applied = pull(session).applied
-    except RemoteMissingError:
-        start_over(session.local, session.remote.root_place)
-    return applied
 
 
 __all__ = ["MAX_ROUNDS", "PushResult", "backoff", "contention", "prepare_round", "push", "raise_fence"]

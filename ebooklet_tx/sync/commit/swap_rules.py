@@ -1,6 +1,6 @@
 """What a root that is read back says about a compare-and-swap: pure decisions.
 
-Owns no state. The invariant: a commit counts as applied only when the root, or the log of commits below
+The invariant: a commit counts as applied only when the root, or the log of commits below
 it, names its id; as not applied only when the root that it was to replace is still there, or the root is
 another whose log does not name it. An answer of the store alone decides nothing but plain success.
 
@@ -28,7 +28,7 @@ class Verdict(enum.Enum):
 
     OURS = "the root is ours: it took place"
     UNTOUCHED = "the old root is still there: it may be tried again as it is"
-    OTHERS = "the root is somebody else's: its log tells whether ours lies below"
+    OTHERS = "the root is another writer's: its log tells whether ours lies below"
     GONE = "there is no root any more, although there was one"
 
 
@@ -51,7 +51,7 @@ def was_applied(commit_id: str, root_commit_id: str, logged: Collection[str]) ->
 def may_still_apply(base_etag: str | None, root_etag: str | None) -> bool:
     """Whether a swap that is still on its way can succeed: only on the very root that it was made for.
 
-    None stands for no root. A root that was replaced never comes back, because each has an id of its own.
+    None stands for no root. A root that was replaced never comes back, because each commit has an id of its own.
     """
     return base_etag == root_etag
 

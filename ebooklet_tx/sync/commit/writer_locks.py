@@ -87,7 +87,7 @@ class WriterLocks:
 
         Args:
             timeout_seconds: How long to wait for another writer.
-            force: Whether it is taken whoever holds it.
+            force: Whether it is taken from a writer that holds it.
 
         Raises:
             LockTimeoutError: Another writer kept it; the message names it.
@@ -166,14 +166,14 @@ class WriterLocks:
 
     @property
     def owes_fence(self) -> bool:
-        """Whether the lock was taken over from a holder that had not let go."""
+        """Whether the lock was taken over from a holder that had not released it."""
         return self.held is not None and self.held.taken_over
 
     def note_fence(self, fence: int) -> None:
         """Notes the fence of a root that was read, and makes sure that the lock was still held after that.
 
-        Only in this order can a holder that stood still between the two not take its successor's fence, which
-        is to keep it out, for its own.
+        In this order alone, a holder that is suspended between the two can't mistake the higher fence of its
+        successor, which is to keep it out, for its own.
 
         Raises:
             LockLostError: Another writer has the lock.
