@@ -18,7 +18,7 @@ from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
 from ebooklet_tx.sync.pull.pull import PullResult, pull
-from ebooklet_tx.sync.pull.resolve import Resolver, resolve_keys
+from ebooklet_tx.sync.pull.resolve import Resolver, apply, decide_keys
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
 from ebooklet_tx.tracebacks import at_edge
@@ -194,7 +194,10 @@ class Change(Unshared):
             )
         else:
             choices = dict.fromkeys([keys] if isinstance(keys, str) else keys, choice)
-        return resolve_keys(self._committed("resolve"), choices)
+        session = self._committed("resolve")
+        resolutions = decide_keys(find_conflicts(session), choices, session.encode)
+        apply(session.journal, resolutions)
+        return len(resolutions)
 
     @at_edge
     def discard(self, keys: Iterable[str] | None = None) -> int:

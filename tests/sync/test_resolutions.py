@@ -8,7 +8,7 @@ import pytest
 
 from ebooklet_tx import MISSING, Conflict, Version
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.pull.resolve import Resolution, chooses_theirs, decide
+from ebooklet_tx.sync.pull.resolve import Resolution, chooses_theirs, decide, decide_keys
 
 THEIRS = digest_of(b"theirs")
 OURS = digest_of(b"ours")
@@ -45,6 +45,19 @@ def test_a_function_gets_the_conflict_and_gives_the_value() -> None:
 def test_a_value_that_the_other_writer_has_is_the_other_writers_version() -> None:
     assert decide(conflict(), lambda _: b"theirs", encode).choice == "theirs"
     assert decide(conflict(theirs=None), lambda _: MISSING, encode).choice == "theirs"
+
+
+def test_keys_are_decided_each_in_its_way() -> None:
+    asked = conflict()
+    for choice, decided in (
+        ("ours", Resolution(asked, "ours")),
+        ("newest", Resolution(asked, "theirs")),
+        (MISSING, Resolution(asked, None, None)),
+        (b"merged", Resolution(asked, None, b"merged")),
+    ):
+        assert decide_keys([asked], {"k": choice}, encode) == [decided]
+    with pytest.raises(KeyError, match="other"):
+        decide_keys([asked], {"k": "ours", "other": "ours"}, encode)
 
 
 def test_a_choice_counts_for_the_versions_that_it_was_made_for() -> None:

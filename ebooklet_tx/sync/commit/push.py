@@ -138,7 +138,11 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
             if number:
                 prepare_round(session)
             complete = _pull_known_conflicts(session, on_conflict)
-            yielding = [] if on_conflict == "raise" else resolve_all(session, on_conflict)
+            yielding: list[Resolution] = []
+            if on_conflict != "raise":
+                # Only a function is asked about keys to which both sides gave the same value.
+                conflicts = find_conflicts(session, agreeing=callable(on_conflict))
+                yielding = resolve_all(session.journal, conflicts, on_conflict, session.encode)
             if not callable(on_conflict):
                 drop_agreeing(session.journal)
             try:

@@ -14,8 +14,7 @@ from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.resolutions import Settlement, settle
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, find_conflicts
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict
 from ebooklet_tx.timestamps import now_us
 
 Resolver = Callable[[Conflict], Any]
@@ -60,20 +59,19 @@ def _keeping(conflict: Conflict, outcome: Any, encode: Encoder) -> Resolution:
     return Resolution(conflict, None, value)
 
 
-def resolve_all(session: Session, on_conflict: str | Resolver) -> list[Resolution]:
-    """Resolves every conflict in one way, but for those in which the other writer's version is chosen.
+def resolve_all(
+    journal: Journal, conflicts: Sequence[Conflict], choice: str | Resolver, encode: Encoder
+) -> list[Resolution]:
+    """Resolves conflicts in one way, but for those in which the other writer's version is chosen.
 
     Our change of a key is dropped for the version that was chosen and for no other, so not before it is
     certain that the remote still has it: `apply` does that once the commit is in.
 
-    Only a function is asked about keys to which both sides gave the same value.
-
     Returns:
         The resolutions in which the other writer's version was chosen; nothing was done about them.
     """
-    conflicts = find_conflicts(session, agreeing=callable(on_conflict))
-    resolutions = [decide(conflict, on_conflict, session.encode) for conflict in conflicts]
-    apply(session.journal, [item for item in resolutions if item.choice != "theirs"])
+    resolutions = [decide(conflict, choice, encode) for conflict in conflicts]
+    apply(journal, [item for item in resolutions if item.choice != "theirs"])
     return [item for item in resolutions if item.choice == "theirs"]
 
 
@@ -84,24 +82,23 @@ def chooses_theirs(item: Resolution, theirs: bytes | None, ours: bytes | None) -
     return same and item.choice == "theirs"
 
 
-def resolve_keys(session: Session, choices: Mapping[str, Any]) -> int:
-    """Resolves the conflicts of some keys, each by a choice, a function, or a value to keep.
+def decide_keys(conflicts: Sequence[Conflict], choices: Mapping[str, Any], encode: Encoder) -> list[Resolution]:
+    """Decides the conflicts of some keys, each by a choice, a function, or a value to keep.
 
     Raises:
-        KeyError: A key is not in conflict; nothing was resolved.
+        KeyError: A key is not in conflict.
     """
-    conflicts = {conflict.key: conflict for conflict in find_conflicts(session)}
+    by_key = {conflict.key: conflict for conflict in conflicts}
     for key in choices:
-        if key not in conflicts:
+        if key not in by_key:
             raise KeyError(key)
-    resolutions = []
-    for key, choice in choices.items():
-        if callable(choice) or (isinstance(choice, str) and choice in CHOICES):
-            resolutions.append(decide(conflicts[key], choice, session.encode))
-        else:
-            resolutions.append(_keeping(conflicts[key], choice, session.encode))
-    apply(session.journal, resolutions)
-    return len(resolutions)
+    return [_decide_key(by_key[key], choice, encode) for key, choice in choices.items()]
+
+
+def _decide_key(conflict: Conflict, choice: Any, encode: Encoder) -> Resolution:
+    if callable(choice) or (isinstance(choice, str) and choice in CHOICES):
+        return decide(conflict, choice, encode)
+    return _keeping(conflict, choice, encode)
 
 
 def apply(journal: Journal, resolutions: Sequence[Resolution]) -> None:
