@@ -20,21 +20,19 @@ from tests.documents.page_blocks import REPOSITORY
 PACKAGE = REPOSITORY / "ebooklet_tx"
 
 MODULES_IN_A_FOLDER_TARGET = 18
-MODULES_IN_A_FOLDER_TODAY: dict[str, int] = {".": 21}
+MODULES_IN_A_FOLDER_TODAY: dict[str, int] = {}
 """Folders that still hold more modules than the target, and how many."""
 
 FILE_LINES_TARGET = 400
 WHY_SO_LONG = re.compile(r"\bone file\b", re.IGNORECASE)
 """What the docstring of a longer module has: "One file although long, because ..."."""
-LONG_FILES_TODAY: frozenset[str] = frozenset(
-    {"cli/demo.py", "database.py", "local/value_file.py", "maintenance/repair.py"}
-)
+LONG_FILES_TODAY: frozenset[str] = frozenset({"cli/demo.py", "local/value_file.py", "maintenance/repair.py"})
 
 SESSION_FUNCTIONS_TARGET = 30
-SESSION_FUNCTIONS_TODAY = 122
+SESSION_FUNCTIONS_TODAY = 81
 
 MUTEX_BLOCKS_TARGET = 25
-MUTEX_BLOCKS_TODAY = 77
+MUTEX_BLOCKS_TODAY = 66
 
 SQL_TODAY: dict[str, int] = {"maintenance/recover.py": 3}
 """Modules outside the rooms of SQL that still hold statements, and how many; none is the target."""
@@ -43,10 +41,10 @@ WORDS_TODAY: dict[str, int] = {
     "anybody": 6,
     "gone on with": 3,
     "his": 4,
-    "somebody": 33,
-    "take_in": 5,
+    "somebody": 32,
+    "take_in": 3,
     "they say": 4,
-    "whoever": 29,
+    "whoever": 27,
 }
 WORDS_GONE = ("crowded", "find_out", "him", "stand_firm", "to be stood on", "wait_a_little", "what lacks")
 

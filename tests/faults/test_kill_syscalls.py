@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 import ebooklet_tx
+from tests.campaigns import amounts
 from tests.faults import checks
 from tests.faults.killing import (
     KillServer,
@@ -165,7 +166,7 @@ DEFAULT_POINTS = {
     "a damaged journal": 12,
     "starting anew": 16,
 }
-"""How many points of each scenario the default run takes; `-m slow` takes them all."""
+"""How many points of each scenario CI takes, and the default run half of them; `-m slow` takes them all."""
 
 RECOVERY_SOURCES = 4
 POINTS_PER_RECOVERY = 14
@@ -192,9 +193,10 @@ def matrix_from_within(
     made.remove()
 
 
+@pytest.mark.parametrize("one_in", amounts(2, 1))
 @pytest.mark.parametrize("matrix", DEFAULT_POINTS, indirect=True)
-def test_kill_at_calls(matrix: Matrix, counted: Counted) -> None:
-    points = _spread(matrix.points(), DEFAULT_POINTS[matrix.name])
+def test_kill_at_calls(matrix: Matrix, counted: Counted, one_in: int) -> None:
+    points = _spread(matrix.points(), DEFAULT_POINTS[matrix.name] // one_in)
     counted(matrix.kind, _go_through(matrix, points))
 
 
@@ -238,14 +240,15 @@ def _kill_in_recovery(
     return killed
 
 
+@pytest.mark.parametrize("sources", amounts(RECOVERY_SOURCES // 2, RECOVERY_SOURCES))
 def test_kill_in_recovery(
-    kill_server: KillServer, scratch: Path, strace_is_there: bool, counted: Counted
+    kill_server: KillServer, scratch: Path, strace_is_there: bool, counted: Counted, sources: int
 ) -> None:
     killed = _kill_in_recovery(
         kill_server,
         scratch,
         strace=strace_is_there,
-        sources=RECOVERY_SOURCES,
+        sources=sources,
         points_each=POINTS_PER_RECOVERY,
     )
     counted(KIND if strace_is_there else WITHIN_KIND, killed)
