@@ -1,8 +1,8 @@
 """The lease: one writer at a time, on stores with conditional writes.
 
 Owns the object `D.lock` while it holds it. The invariant: the lease is changed only by If-Match or
-If-None-Match, so that whoever lost it finds out at the next renewal; the correctness of commits never
-rests on it, only on the compare-and-swap of the root.
+If-None-Match, so that a holder that lost it learns so at its next renewal. The correctness of commits never
+rests on the lease, only on the compare-and-swap of the root.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from ebooklet_tx.timestamps import now_us
 LEASE_TTL_SECONDS = 60.0
 TAKING_TRIES = 3
 STALE_REFUSALS = 2
-"""How often a write is refused, with the very ETag there before and after, until conditions count as broken."""
+"""How often a write is refused although its ETag is right, until the store's conditions count as broken."""
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -60,8 +60,8 @@ class Lease(HeldLock):
     """A lease on one database, for one session.
 
     Attributes:
-        taken_over: Whether an earlier holder had not let go: then a root with a raised fence has to be
-            committed before anything else. Until that is done, freeing it passes the debt on.
+        taken_over: Whether it was taken from a holder that had not released it. Then a root with a raised fence
+            has to be committed before anything else; a release before that leaves this to the next holder.
     """
 
     _thread_name = "ebooklet_tx lease"
@@ -84,14 +84,14 @@ class Lease(HeldLock):
     # -- taking ----------------------------------------------------------------------------
 
     def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
-        """Takes the lease, waiting while somebody else holds it; then renews it in a thread.
+        """Takes the lease, waiting while another writer holds it; then renews it in a thread.
 
         Args:
             timeout_seconds: How long to wait.
-            force: Take it over at once, whoever holds it.
+            force: Take it over at once, even from a live holder.
 
         Raises:
-            LockTimeoutError: Its holder kept it; the message names holder, host, pid and age.
+            LockTimeoutError: The holder did not release it; the message names host, process and age.
             ConditionUnsupportedError: The store's conditional writes don't work on it.
         """
         began = self._clock()
@@ -100,9 +100,9 @@ class Lease(HeldLock):
         while True:
             denied: RemoteAccessError | None = None
             try:
-                seen = self._lookup()
+                seen = self.lookup()
             except RemoteAccessError as error:
-                # Without the right to list, S3 says so of an object that is missing: then it can be created.
+                # Without the right to list, S3 answers so for a missing object, which can be created.
                 seen, denied = None, error
             now = self._clock()
             dead = force or (seen is not None and seen.record is not None and is_dead(seen.record.holder))
@@ -111,7 +111,7 @@ class Lease(HeldLock):
                 watch = watch_on(seen, watch, now)
                 waited = now - began
                 if waited >= timeout_seconds:
-                    raise LockTimeoutError(self._who_holds(seen, waited))
+                    raise self._timeout_error(seen, waited)
                 self._policy.sleep(min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited))
                 continue
             if self._try_to_take(step, seen):
@@ -123,11 +123,13 @@ class Lease(HeldLock):
             waited = self._clock() - began
             if failures >= TAKING_TRIES and waited >= timeout_seconds:
                 raise LockTimeoutError(
-                    f"the lock {self._name} changed whenever it was to be taken, {failures} times in "
-                    f"{waited:.0f} seconds; wait longer with lock_timeout, or see whether the store's "
-                    "conditional writes work (conditional_writes='auto' tries them)"
+                    f"another writer changed the lock {self._name} at each of {failures} attempts to take it, in "
+                    f"{waited:.0f} seconds; wait longer with lock_timeout, or check whether the store's "
+                    "conditional writes work (conditional_writes='auto' tries them)",
+                    object_name=self._key,
+                    operation="lock",
                 )
-            # Those who came too late at the same moment go apart.
+            # A random pause, so that waiters that came too late together don't try again together.
             pause = self._policy.random() * taking_pause_seconds(failures)
             self._policy.sleep(min(pause, max(timeout_seconds - waited, 0.0)))
 
@@ -143,7 +145,7 @@ class Lease(HeldLock):
         return True
 
     def take_over(self, seen: Seen) -> bool:
-        """Takes the lease from a holder as it was seen, at once; False when it has changed since."""
+        """Takes the lease at once from the holder that was seen; False when the lease has changed since."""
         if not self._try_to_take(Step.TAKE_OVER, seen):
             return False
         self._start_renewing()
@@ -151,9 +153,6 @@ class Lease(HeldLock):
 
     def lookup(self) -> Seen | None:
         """Reads the lease as it is; None when there is none."""
-        return self._lookup()
-
-    def _lookup(self) -> Seen | None:
         try:
             blob = self._store.get(self._key, max_bytes=MAX_LOCK_BYTES)
         except ObjectMissingError:
@@ -166,17 +165,17 @@ class Lease(HeldLock):
         try:
             return Seen(blob.etag, decode_lease(blob.data, name=self._name))
         except RemoteIntegrityError as error:
-            # Garbage in the lock's place is treated as a holder who never renews.
+            # An unreadable lock is treated as that of a holder that never renews.
             _log.warning("%s", error)
             return Seen(blob.etag, None)
 
     def _write(self, record: LeaseRecord, if_match: str | None) -> str | None:
-        """Writes the lease if it is as it was seen; None when somebody came first.
+        """Writes the lease if its ETag is still `if_match`; None when another writer was first.
 
-        A write whose answer was lost is read back: the token tells whose it is.
+        A write whose answer was lost is read back: the token tells whether the lease is ours.
 
         Raises:
-            ConditionUnsupportedError: It is refused again and again although it is as it was seen.
+            ConditionUnsupportedError: The write is refused although the lease has that ETag.
         """
         data = encode_lease(record)
         outcome: str | None = None
@@ -198,7 +197,7 @@ class Lease(HeldLock):
         return outcome
 
     def _read_back(self, record: LeaseRecord, if_match: str | None, failure: Error, refusals: int) -> str | None:
-        seen = self._lookup()
+        seen = self.lookup()
         written = judge_write(seen, token=record.token, if_match=if_match)
         if written is Written.OURS and seen is not None:
             return seen.etag
@@ -206,18 +205,22 @@ class Lease(HeldLock):
             return None
         if refusals >= STALE_REFUSALS:
             raise ConditionUnsupportedError(
-                f"the lock {self._name} can't be written although it has the very ETag that was asked for: the "
-                "store's conditional writes don't work on it any more (was versioning switched on?)"
+                f"the lock {self._name} can't be written although it has the ETag that the condition names: the "
+                "store's conditional writes don't work on it any more (was versioning switched on?)",
+                object_name=self._key,
+                operation="lock",
             ) from failure
-        raise failure if isinstance(failure, TransientStoreError) else TransientStoreError(str(failure))
+        if isinstance(failure, TransientStoreError):
+            raise failure
+        raise TransientStoreError(str(failure), object_name=self._key, operation="lock") from None
 
     # -- keeping ---------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """Writes the lease anew.
+        """Writes the lease again with a new token, so that its ETag changes.
 
         Raises:
-            LockLostError: Somebody else has it.
+            LockLostError: Another writer has it.
         """
         with self._mutex:
             self._raise_if_lost()
@@ -228,11 +231,11 @@ class Lease(HeldLock):
                 self._raise_if_lost()
 
     def _write_again(self, *, held: bool) -> bool:
-        """Writes the lease that was ours; False when it is somebody else's."""
+        """Writes the lease that was ours; False when another writer has it."""
         if self._etag is not None and self._write(self._record(held=held), self._etag) is not None:
             return True
         for _ in range(TAKING_TRIES):
-            seen = self._lookup()
+            seen = self.lookup()
             if seen is None or not still_holds(seen, self.holder):
                 return False
             if self._write(self._record(held=held), seen.etag) is not None:
@@ -240,20 +243,20 @@ class Lease(HeldLock):
         return False
 
     def check(self) -> None:
-        """Makes sure that the lease is held; no request while it is known to be fresh.
+        """Makes sure that the lease is held; sends no request while it is known to be fresh.
 
         Raises:
-            LockLostError: Somebody else has it; every change is still pending.
+            LockLostError: Another writer has it; every change is still pending.
         """
         self._raise_if_lost()
         if self._clock() >= self._fresh_until:
             self.renew()
         self._raise_if_lost()
 
-    def _let_go(self) -> None:
-        """Marks the lease free; one that is lost is left alone.
+    def _release_held(self) -> None:
+        """Marks the lease free; leaves a lost one alone.
 
-        Where taking it was cut short, its owner's name in it tells whether it was taken.
+        If taking it was interrupted, the owner in the lease tells whether it was taken.
         """
         if not self._claimed or self._lost is not None:
             return
@@ -261,17 +264,17 @@ class Lease(HeldLock):
             try:
                 self._write_again(held=False)
             except ConditionUnsupportedError:
-                # The very ETag that is ours is there, and nobody can take the lease on a condition.
+                # The lease still has our ETag, and no other writer can take it on a condition.
                 self._store.put(self._key, encode_lease(self._record(held=False)))
         except Error as error:
-            _log.warning("the lock %s could not be released and will run out: %s", self._key, error)
+            _log.warning("the lock %s could not be released; it expires by itself: %s", self._key, error)
         self._forget()
 
     def _forget(self) -> None:
         self._etag = None
         self._claimed = False
 
-    # -- words -----------------------------------------------------------------------------
+    # -- messages ---------------------------------------------------------------------------
 
     @property
     def _title(self) -> str:
@@ -288,25 +291,31 @@ class Lease(HeldLock):
             written_at_us=now_us(),
         )
 
-    def _who_holds(self, seen: Seen, waited_seconds: float) -> str:
-        who = describe(seen.record) if seen.record is not None else "somebody unknown"
-        return (
-            f"the database is locked by {who} (lock {self._name}); it did not let go within "
-            f"{waited_seconds:.0f} seconds; wait longer with lock_timeout, or, when that writer is surely gone, "
-            "use force_lock=True or 'python -m ebooklet_tx unlock'"
+    def _timeout_error(self, seen: Seen, waited_seconds: float) -> LockTimeoutError:
+        holder = describe(seen.record) if seen.record is not None else UNKNOWN_HOLDER
+        return LockTimeoutError(
+            f"the database is locked by {holder} (lock {self._name}), which did not release it within "
+            f"{waited_seconds:.0f} seconds; wait longer with lock_timeout, or, if that writer has surely ended, "
+            "use force_lock=True or 'ebooklet-tx unlock'",
+            object_name=self._key,
+            operation="lock",
         )
 
 
+UNKNOWN_HOLDER = "an unknown writer"
+"""What messages call a holder whose lock can't be read."""
+
+
 def describe(record: LeaseRecord) -> str:
-    """Names a holder for people: its host, process and age."""
+    """Names a holder in a message: its host, process and age."""
     age = max(0.0, time.time() - record.acquired_at_us / 1e6)
     return f"{record.holder.host}, process {record.holder.pid}, for {age:.0f} seconds"
 
 
 def force_release(store: ObjectStore, key: str, seen: Seen) -> bool:
-    """Marks a lease free that is held by somebody, as it was seen; False when it has changed since.
+    """Marks a lease free that another writer holds; False when it has changed since it was seen.
 
-    Whoever takes it next has to raise the root's fence first.
+    The next holder has to raise the root's fence first.
     """
     lease = Lease(store, key)
     return (

@@ -1,10 +1,10 @@
-"""What to do about a lease: pure decisions, with no clock, store or thread of their own.
+"""What to do about a lease: pure decisions, without a clock, a store or a thread.
 
-Owns no state. The invariant: a lease is taken only by a write that fails if the object changed since
-it was looked at, and from a live holder only after the object's ETag stood still for a whole TTL on
-the waiter's own monotonic clock. No clock is compared across machines.
+The invariant: a lease is taken only by a write that fails if the object has changed since it was read, and from
+a live holder only after the object's ETag stayed the same for a whole TTL on the waiter's own monotonic clock.
+No clock is compared across machines.
 
-The driver in `lease` acts on these decisions, and tests/model explores them exhaustively.
+`lease` acts on these decisions, and tests/model explores them exhaustively.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A session, as it signs a lease: enough to tell people who it is, and itself whose it is.
+    """A session as its lease names it: for messages, and for the session to recognize its own lease.
 
-    `boot_id` and `pid` mean something on `host` alone.
+    `boot_id` and `pid` have a meaning only on `host`.
     """
 
     owner: str
@@ -37,10 +37,16 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """What the lease object says; `token` is new in every write, so that no two have one ETag.
+    """The content of a lease object.
 
-    `fence_owed` says that an earlier holder, from whom it was taken, has not been fenced off yet;
-    `written_at_us` is when this was written, by the clock that `acquired_at_us` is of, 0 where it is not told.
+    Attributes:
+        held: False when the lease is marked free.
+        holder: Who has it, or had it last.
+        token: New in every write, so that no two writes give the same ETag.
+        ttl_seconds: How long a waiter waits for a renewal.
+        acquired_at_us: When the holder took it, by the holder's clock.
+        fence_owed: Whether it was taken from a holder that no fence keeps from committing yet.
+        written_at_us: When this was written, by the same clock; 0 if it is not known.
     """
 
     held: bool
@@ -54,7 +60,7 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A lease object as it was read; `record` None when it could not be understood."""
+    """A lease object as it was read; `record` is None when it is no lease of ours."""
 
     etag: str
     record: LeaseRecord | None
@@ -62,7 +68,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Since when, on one's own monotonic clock, a lease object has had the ETag it has."""
+    """Since when, on the waiter's own monotonic clock, a lease object has had its ETag."""
 
     etag: str
     since_seconds: float
@@ -75,18 +81,18 @@ class Step(enum.Enum):
     TAKE_FREE = "take it: it is marked free"
     TAKE_OVER = "take it over: its holder is dead or has not renewed it for a whole TTL"
     KEEP = "it is ours"
-    WAIT = "wait: somebody holds it"
+    WAIT = "wait: another writer holds it"
 
 
 def next_step(seen: Seen | None, watch: Watch | None, now_seconds: float, me: Holder, *, dead: bool) -> Step:
-    """Decides how to go about a lease.
+    """Decides what to do next in order to take a lease.
 
     Args:
         seen: The object as it is now, or None when there is none.
         watch: Since when it has had this ETag, as far as this waiter knows.
         now_seconds: The waiter's monotonic clock.
         me: The waiter.
-        dead: Whether the holder is known to be a dead process of this very machine.
+        dead: Whether the holder is known to be a dead process of this machine.
     """
     if seen is None:
         return Step.CREATE
@@ -103,10 +109,10 @@ def next_step(seen: Seen | None, watch: Watch | None, now_seconds: float, me: Ho
 
 
 def owes_fence(step: Step, seen: Seen | None) -> bool:
-    """Whether who takes a lease has to raise the root's fence before anything else.
+    """Whether the new holder of a lease has to raise the root's fence before anything else.
 
-    The debt outlives a session that could not pay it: a lease may be freed, and somebody still believe
-    that it is his.
+    This outlives a session that did not do so: a lease may be marked free while the holder that it was taken
+    from still believes that it has it.
     """
     if step is Step.TAKE_OVER:
         return True
@@ -114,7 +120,7 @@ def owes_fence(step: Step, seen: Seen | None) -> bool:
 
 
 class Written(enum.Enum):
-    """What became of a write of a lease that had no plain success."""
+    """The effect of a write of a lease that did not simply succeed."""
 
     OURS = "it took place: its token is there"
     UNTOUCHED = "what it was to replace is still there"
@@ -122,7 +128,7 @@ class Written(enum.Enum):
 
 
 def judge_write(seen: Seen | None, *, token: str, if_match: str | None) -> Written:
-    """Decides, from the lease as it is read back, what became of a write."""
+    """Decides, from the lease as it is read back, what effect a write had."""
     if seen is not None and seen.record is not None and seen.record.token == token:
         return Written.OURS
     there = seen.etag if seen is not None else None
@@ -130,10 +136,10 @@ def judge_write(seen: Seen | None, *, token: str, if_match: str | None) -> Writt
 
 
 def still_holds(seen: Seen | None, me: Holder) -> bool:
-    """Whether a lease with an unexpected ETag is ours all the same.
+    """Whether a lease with an unexpected ETag is still ours.
 
-    An earlier write of ours may have taken effect although its answer never came: the ETag is another
-    then, and the owner still the same.
+    An earlier write of ours may have taken effect although its answer never arrived: then the ETag is another,
+    and the owner is the same.
     """
     if seen is None or seen.record is None:
         return False
@@ -141,16 +147,16 @@ def still_holds(seen: Seen | None, me: Holder) -> bool:
 
 
 def watch_on(seen: Seen, watch: Watch | None, now_seconds: float) -> Watch:
-    """Returns the watch after another look: it begins anew when the ETag has changed."""
+    """Returns the watch after another read: it starts again when the ETag has changed."""
     if watch is not None and watch.etag == seen.etag:
         return watch
     return Watch(seen.etag, now_seconds)
 
 
 def poll_seconds(waited_seconds: float, ttl_seconds: float) -> float:
-    """Returns how long to wait before the next look: longer the longer one has waited already.
+    """Returns how long to wait before the next read: the longer, the longer the waiter has waited already.
 
-    So a lock that is held for a moment is had soon, and one that is held for hours is not asked after often.
+    So a lock that is held for a moment is taken soon, and one that is held for hours is rarely read.
     """
     return min(
         max(waited_seconds / 4, MIN_POLL_SECONDS), max(ttl_seconds / 20, MIN_POLL_SECONDS), MAX_POLL_SECONDS
@@ -158,23 +164,23 @@ def poll_seconds(waited_seconds: float, ttl_seconds: float) -> float:
 
 
 def taking_pause_seconds(failures: int) -> float:
-    """Returns how long to pause at most after so many writes that came too late, before the next look."""
+    """Returns the longest pause before the next read, after so many writes that came too late."""
     return min(MIN_POLL_SECONDS * 2.0 ** min(failures - 1, 10), MAX_POLL_SECONDS)
 
 
 def encode_lease(record: LeaseRecord) -> bytes:
-    """Returns the bytes of a lease object: JSON, for people to read as well."""
+    """Returns the bytes of a lease object: JSON, so that people can read it as well."""
     return json.dumps({"format": LEASE_FORMAT, **asdict(record)}, sort_keys=True, indent=1).encode()
 
 
 def decode_lease(data: bytes, *, name: str) -> LeaseRecord:
-    """Reads a lease object as foreign input.
+    """Decodes a lease object, which another program may have written.
 
     Raises:
         UnsupportedFormatError: A newer version wrote it.
         RemoteIntegrityError: It is no lease.
     """
-    way_out = "if no writer is at work, remove it with 'unlock' or open with force_lock=True"
+    way_out = "if no writer runs, remove it with 'ebooklet-tx unlock' or open with force_lock=True"
     try:
         if len(data) > MAX_LOCK_BYTES:
             raise ValueError("it is too long")
@@ -202,9 +208,9 @@ def decode_lease(data: bytes, *, name: str) -> LeaseRecord:
 def _read_holder(parsed: Any) -> Holder:
     texts = [parsed[name] for name in ("owner", "host", "boot_id")]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("its holder is not described in words")
+        raise ValueError("a field of its holder is no text")
     owner, host, boot_id = texts
-    # It is shown to people, and may have been written by anybody.
+    # Messages show it, and any program may have written it.
     host = "".join(letter if letter.isprintable() else "?" for letter in host[:255])
     return Holder(owner=owner, host=host, boot_id=boot_id, pid=_whole(parsed["pid"], 2**31 - 1))
 

@@ -1,7 +1,7 @@
-"""Who this process is, and whether another process of this machine still lives.
+"""The identity of this process, and whether another process of this machine still runs.
 
-Owns no state. The invariant: a process is called dead only when it is certain: the same boot and namespace
-of process numbers, and no process of that number, or one that has ended and is not yet buried.
+The invariant: a process is called dead only when that is certain: it ran in the same boot and PID namespace, and
+there is no process of that number, or only a zombie.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_clock() -> float:
-    """Returns monotonic seconds that go on while the machine sleeps, as other machines' do."""
+    """Returns monotonic seconds that include the time in which the machine is suspended."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 
 
 def boot_id() -> str:
-    """Returns what tells this boot of this machine from any other, empty where nothing does."""
+    """Returns an identifier of this boot of this machine, empty where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -40,7 +40,7 @@ def new_holder() -> Holder:
 
 
 def is_dead(holder: Holder) -> bool:
-    """True when a holder is a process of this machine and boot that is no more."""
+    """True when a holder was a process of this machine and boot that has ended."""
     mine = boot_id()
     if not mine or holder.boot_id != f"{mine}/{_namespace()}" or holder.pid <= 0:
         return False
@@ -56,7 +56,7 @@ def is_dead(holder: Holder) -> bool:
 
 
 def _namespace() -> str:
-    """A pid means nothing in another container's namespace, although boot and host may be equal."""
+    """Identifies the PID namespace: a pid has no meaning in another container, even at equal boot and host."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

@@ -1,13 +1,13 @@
 """Tickets: one writer at a time, on stores whose conditional writes don't work.
 
 Owns the objects `D.lock.<number>.<id>` of one session while it holds or waits. It is Lamport's bakery
-(L. Lamport, "A new solution of Dijkstra's concurrent programming problem", 1974) with a listing for
-the reading of everybody's number: it needs neither compare-and-swap nor any order of the requests,
-only that a listing shows every ticket that was there before it began.
+algorithm (L. Lamport, "A new solution of Dijkstra's concurrent programming problem", 1974), where one listing
+reads the numbers of all writers. It needs neither compare-and-swap nor any order of the requests, only that a
+listing shows every ticket that was there before it began.
 
-The invariant: nobody enters while a ticket with a lower number, or one whose number is still being
-chosen, is there. Weaker than a lease in one way that can't be helped: a ticket that stood still for
-a whole TTL is removed, and its holder, if it was only slow, finds out when it next looks.
+The invariant: no writer enters while there is a ticket with a lower number, or one whose number is still being
+chosen. It is weaker than a lease in one way that can't be avoided: a ticket that was not renewed for a whole TTL
+is removed, and its holder, if it was only slow, learns so at its next listing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
 )
 from ebooklet_tx.limits import MAX_LOCK_BYTES
-from ebooklet_tx.locks.lease import describe
+from ebooklet_tx.locks.lease import UNKNOWN_HOLDER, describe
 from ebooklet_tx.locks.lease_rules import Holder, LeaseRecord, Watch, decode_lease, encode_lease, poll_seconds
 from ebooklet_tx.locks.process_identity import boot_clock, is_dead
 from ebooklet_tx.locks.writer_lock import HeldLock
@@ -44,18 +44,18 @@ _log = logging.getLogger("ebooklet_tx")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ticket:
-    """A place in the queue; number 0 while it is being chosen."""
+    """A position in the queue; number 0 while it is being chosen."""
 
     number: int
     owner: str
 
     def suffix(self) -> str:
-        """Returns what the ticket's object is called behind the lock's key."""
+        """Returns the name of the ticket's object after the lock's key and a dot."""
         return f"{_CHOOSING if self.number == 0 else f'{self.number:012d}'}.{self.owner}"
 
 
 def parse_ticket(suffix: str) -> Ticket | None:
-    """Reads a ticket off its object's name; None when it is something else."""
+    """Returns the ticket that an object's name describes; None when it is another object."""
     number, _, owner = suffix.partition(".")
     if not owner or not (number == _CHOOSING or _NUMBER.fullmatch(number)):
         return None
@@ -63,17 +63,17 @@ def parse_ticket(suffix: str) -> Ticket | None:
 
 
 def next_number(tickets: list[Ticket]) -> int:
-    """Returns a number behind every one that is out."""
+    """Returns a number above those of all tickets."""
     return max((ticket.number for ticket in tickets), default=0) + 1
 
 
 def stands_before(mine: Ticket, other: Ticket) -> bool:
-    """Whether another ticket keeps its holder's turn before ours."""
+    """Whether another ticket's turn comes before ours."""
     return other.owner != mine.owner and (other.number == 0 or other < mine)
 
 
 class TicketLock(HeldLock):
-    """A ticket of one session; the same face as a lease."""
+    """A ticket of one session; it has the interface of a lease."""
 
     _thread_name = "ebooklet_tx ticket"
 
@@ -96,12 +96,12 @@ class TicketLock(HeldLock):
         self._renewed_at = float("-inf")
 
     def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
-        """Waits for its turn; see `Lease.acquire`."""
+        """Takes a ticket and waits for its turn; see `Lease.acquire`."""
         began = self._clock()
         self._stop.clear()
         self._acquired_at_us = now_us()
         try:
-            # A ticket that could not be removed again would stand in everybody's way.
+            # Tried first: a ticket that can't be removed again would block every writer.
             self._remove(Ticket(0, self.holder.owner))
             tickets = self._take_a_number()
             self._start_renewing()
@@ -110,17 +110,19 @@ class TicketLock(HeldLock):
             self.release()
             raise RemoteAccessError(
                 f"writers of {self._name} wait for their turn by tickets, which need the rights to read, write, "
-                f"list and delete (s3:GetObject, s3:PutObject, s3:ListBucket, s3:DeleteObject): {error}"
+                f"list and delete (s3:GetObject, s3:PutObject, s3:ListBucket, s3:DeleteObject): {error}",
+                object_name=error.object_name,
+                operation=error.operation,
             ) from error
         except BaseException:
             self.release()
             raise
 
     def _take_a_number(self) -> dict[Ticket, StoredObject]:
-        """Puts a ticket behind all others; returns what was there once it was.
+        """Writes a ticket with a number above all others; returns the tickets that were there afterwards.
 
-        Whoever saw the choosing ticket stand still for a whole TTL removed it, and went by without waiting
-        for the number. So a number counts only if the choosing ticket was still there after it.
+        A writer that saw the choosing ticket without a renewal for a whole TTL removed it, and did not wait for
+        the number. So a number counts only if the choosing ticket was still there after it was written.
         """
         choosing = Ticket(0, self.holder.owner)
         while True:
@@ -140,14 +142,14 @@ class TicketLock(HeldLock):
         clear_before = False
         while True:
             before = [found for ticket, found in tickets.items() if stands_before(self._mine(), ticket)]
-            waiting = [found for found in before if not self._out_of_turn(found, force=force)]
+            waiting = [found for found in before if not self._remove_if_abandoned(found, force=force)]
             waited = self._clock() - began
             if not waiting and clear_before:
                 self._raise_unless_there(self._mine(), tickets)
                 return
             if waiting and waited >= timeout_seconds:
-                raise LockTimeoutError(self._who_holds(waiting[0].key))
-            # Clear has to be seen once more after a while: a store may list a write a little late.
+                raise self._timeout_error(waiting[0].key, waited)
+            # The queue has to be clear in a second listing too: a store may list a write a little late.
             clear_before = not waiting
             poll = min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited)
             self._policy.sleep(self._settle_seconds if clear_before else poll)
@@ -167,8 +169,8 @@ class TicketLock(HeldLock):
                 found[ticket] = entry
         return found
 
-    def _out_of_turn(self, found: StoredObject, *, force: bool) -> bool:
-        """Removes a ticket whose holder is dead or has stood still for a whole TTL."""
+    def _remove_if_abandoned(self, found: StoredObject, *, force: bool) -> bool:
+        """Removes a ticket whose holder is dead or has not renewed it for a whole TTL; True if it did."""
         now = self._clock()
         watch = self._watches.get(found.key)
         if watch is None or watch.etag != found.etag:
@@ -178,7 +180,7 @@ class TicketLock(HeldLock):
         else:
             gone = now - watch.since_seconds >= self._ttl_seconds
         if gone or force:
-            _log.warning("the ticket %s was removed: its holder is gone or silent", found.key)
+            _log.warning("the ticket %s was removed: its holder has ended or does not renew it", found.key)
             self._store.delete(found.key)
             self.taken_over = True
         return gone or force
@@ -202,10 +204,10 @@ class TicketLock(HeldLock):
     # -- keeping ---------------------------------------------------------------------------
 
     def renew(self) -> None:
-        """Writes the ticket anew, unless somebody removed it.
+        """Writes the ticket again, unless another writer removed it.
 
         Raises:
-            LockLostError: It is gone.
+            LockLostError: It was removed.
         """
         with self._mutex:
             if self._ticket is None or self._stop.is_set():
@@ -214,7 +216,7 @@ class TicketLock(HeldLock):
             renewed_before, self._renewed_at = self._renewed_at, self._clock()
             self._put(self._ticket)
             if self._clock() - renewed_before >= self._ttl_seconds:
-                # It may have been removed between the look and the write, which would have brought it back.
+                # It may have been removed between the listing and the write, which would bring it back.
                 self._lost = "it was not renewed for a whole TTL"
                 self._remove(self._ticket)
                 self._raise_if_lost()
@@ -234,8 +236,8 @@ class TicketLock(HeldLock):
             self._lost = "another writer removed its ticket"
         self._raise_if_lost()
 
-    def _let_go(self) -> None:
-        """Removes the tickets; one that is lost as well, so that it stands in nobody's way."""
+    def _release_held(self) -> None:
+        """Removes the tickets, lost ones too, so that they block no other writer."""
         for ticket in sorted(self._placed):
             try:
                 self._remove(ticket)
@@ -247,31 +249,33 @@ class TicketLock(HeldLock):
         self._ticket = None
         self._placed.clear()
 
-    # -- words -----------------------------------------------------------------------------
+    # -- messages ---------------------------------------------------------------------------
 
     @property
     def _title(self) -> str:
         return f"the ticket for {self._name}"
 
-    def _who_holds(self, key: str) -> str:
+    def _timeout_error(self, key: str, waited_seconds: float) -> LockTimeoutError:
         record = record_of(self._store, key)
-        who = describe(record) if record is not None else "somebody unknown"
-        return (
-            f"the database is locked by {who} (ticket {key!r} at {self._store.location}); wait longer with "
-            "lock_timeout, or, when that writer is surely gone, use force_lock=True or "
-            "'python -m ebooklet_tx unlock'"
+        holder = describe(record) if record is not None else UNKNOWN_HOLDER
+        return LockTimeoutError(
+            f"the database is locked by {holder} (ticket {key!r} at {self._store.location}), which did not "
+            f"release it within {waited_seconds:.0f} seconds; wait longer with lock_timeout, or, if that writer "
+            "has surely ended, use force_lock=True or 'ebooklet-tx unlock'",
+            object_name=key,
+            operation="lock",
         )
 
 
 def read_tickets(store: ObjectStore, key: str) -> list[tuple[StoredObject, LeaseRecord | None]]:
-    """Lists every ticket, with what it says of its holder; None where that can't be read."""
+    """Returns every ticket with the record of its holder, None where that can't be read."""
     prefix = f"{key}."
     listed = [found for found in store.list(prefix) if parse_ticket(found.key[len(prefix) :])]
     return [(found, record_of(store, found.key)) for found in listed]
 
 
 def record_of(store: ObjectStore, key: str) -> LeaseRecord | None:
-    """Reads a ticket; None when it is gone, or no ticket of ours."""
+    """Reads a ticket; None when it was removed, or is no ticket of ours."""
     try:
         blob = store.get(key, max_bytes=MAX_LOCK_BYTES)
         return decode_lease(blob.data, name=key) if blob is not None else None

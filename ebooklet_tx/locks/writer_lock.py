@@ -1,9 +1,9 @@
-"""What any lock on a remote does while it is held: renew itself, know that it is lost, let go.
+"""What every lock on a remote does while it is held: renew itself, notice that it is lost, release itself.
 
-Owns the thread that renews, and the word that the lock is lost. The invariant: once the lock is known
-to be lost, everything that needs it raises, for good; in a forked child nothing is held, and nothing
-of the parent's is touched. What may lie in the store is known from before it is sent, so that `release` gives it
-up wherever `acquire` was cut short; a lock that nobody refers to any more is not renewed.
+Owns the thread that renews, and the fact that the lock is lost. The invariants: once the lock is known to be
+lost, everything that needs it raises, for good; a forked child holds nothing and touches nothing of its parent;
+what may lie in the store is recorded before it is sent, so that `release` removes it wherever `acquire` was
+interrupted; and a lock without references is not renewed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _log = logging.getLogger("ebooklet_tx")
 
 
 class HeldLock(ABC):
-    """A lock on one database, for one session; how it is taken is a subclass's.
+    """A lock on one database, for one session; a subclass decides how it is taken.
 
     Attributes:
-        taken_over: Whether an earlier holder had not let go: then a root with a raised fence has to be
-            committed before anything else.
-        holder: Who we are to other writers.
+        taken_over: Whether it was taken from a holder that had not released it. Then a root with a raised fence
+            has to be committed before anything else.
+        holder: This session, as other writers see it.
     """
 
     _thread_name = "ebooklet_tx lock"
@@ -57,14 +57,14 @@ class HeldLock(ABC):
         self._clock = clock
         self._acquired_at_us = 0
         self._lost: str | None = None
-        # Reentrant, so that whoever was interrupted while holding it can still release the lock.
+        # Reentrant, so that a thread that was interrupted while it held the mutex can still release the lock.
         self._mutex = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @abstractmethod
     def acquire(self, timeout_seconds: float, *, force: bool = False) -> None:
-        """Takes the lock, waiting while somebody else holds it; then renews it in a thread."""
+        """Takes the lock, waiting while another writer holds it; then renews it in a thread."""
 
     @abstractmethod
     def check(self) -> None:
@@ -76,15 +76,15 @@ class HeldLock(ABC):
 
     @abstractmethod
     def renew(self) -> None:
-        """Says to other writers that the holder lives.
+        """Shows other writers that the holder still runs.
 
         Raises:
-            LockLostError: Somebody else has the lock.
+            LockLostError: Another writer has the lock.
         """
 
     @abstractmethod
-    def _let_go(self) -> None:
-        """Gives up what is held in the store, if anything is; the mutex is held and the thread has ended."""
+    def _release_held(self) -> None:
+        """Releases what is held in the store, if anything is; the mutex is held and the thread has ended."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -110,13 +110,13 @@ class HeldLock(ABC):
         self._thread.start()
 
     def fence_raised(self) -> None:
-        """Notes that no earlier holder can commit any more."""
+        """Records that no earlier holder can commit any more."""
         self.taken_over = False
 
-    # -- losing and letting go -------------------------------------------------------------
+    # -- losing and releasing --------------------------------------------------------------
 
     def mark_lost(self, why: str) -> None:
-        """Notes that the lock is gone, as a push found out by the root's fence."""
+        """Records that the lock is lost, as a push learns from the root's fence."""
         self._lost = why
         self._stop.set()
 
@@ -124,29 +124,30 @@ class HeldLock(ABC):
         if self._lost is not None:
             raise LockLostError(
                 f"the lock {self._name} is lost: {self._lost}; every change is still pending: close, open "
-                "again, and push"
+                "again, and push",
+                object_name=self._key,
             )
 
     def release(self) -> None:
-        """Ends the thread, and gives up in the store what is held there, or may be.
+        """Ends the thread, and removes from the store what is held there, or may be.
 
-        Twice is no error, and finishes what was cut short.
+        Calling it again is no error, and finishes what was interrupted.
         """
         self._stop.set()
-        # One that was interrupted before it ran ends by itself.
+        # A thread that was interrupted before it ran ends by itself.
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
         self._thread = None
-        # A lock that can't be given back runs out by itself: nobody's close waits long for that.
+        # A lock that can't be released expires by itself, so closing does not wait long for it.
         with self._mutex, patience(deadline_seconds=RELEASE_SECONDS):
-            self._let_go()
+            self._release_held()
 
     @contextlib.contextmanager
     def holding(self, timeout_seconds: float) -> Iterator[Self]:
         """Holds the lock for a block, however that ends.
 
         Raises:
-            LockTimeoutError: Another writer kept it.
+            LockTimeoutError: Another writer did not release it.
         """
         try:
             try:
@@ -155,31 +156,31 @@ class HeldLock(ABC):
             finally:
                 self.release()
         finally:
-            # For the case that the first one was interrupted.
+            # In case the first one was interrupted.
             self.release()
 
     def forget_in_child(self) -> None:
         """In a forked child: the lock is the parent's; there is no thread here to stop."""
         self._thread = None
-        # The parent's thread may have held it at the fork.
+        # A thread of the parent may have held the mutex at the fork.
         self._mutex = threading.RLock()
         self._forget()
 
 
 def _renew_while_owned(owned: weakref.ref[HeldLock], stop: threading.Event, seconds: float) -> None:
-    """Renews a lock every so many seconds, until it is stopped or lost, or nobody refers to it any more."""
+    """Renews a lock every so many seconds, until it is stopped or lost, or has no references any more."""
     while not stop.wait(seconds):
         lock = owned()
         if lock is None:
             return
         try:
-            # The next one comes soon, and a close waits for this one to end.
+            # The next renewal comes soon, and a close waits for this one.
             with patience(deadline_seconds=RENEWAL_SECONDS):
                 lock.renew()
         except LockLostError:
             return
         except Error as error:
-            # It may still be held: the next renewal or push finds out.
+            # It may still be held: the next renewal or push learns whether it is.
             _log.warning("%s could not be renewed: %s", lock._title, error)
         del lock
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ebooklet_tx.errors import LockHeldError, LockTimeoutError, ObjectMissingError
-from ebooklet_tx.locks.lease import Lease, describe, force_release
+from ebooklet_tx.locks.lease import UNKNOWN_HOLDER, Lease, describe, force_release
 from ebooklet_tx.locks.lease_rules import LeaseRecord, Seen, Watch, poll_seconds
 from ebooklet_tx.locks.process_identity import is_dead
 from ebooklet_tx.locks.tickets import read_tickets
@@ -41,7 +41,7 @@ class LockThere:
 
     def describe(self) -> str:
         """Names its holder for people."""
-        return describe(self.record) if self.record is not None else "somebody unknown"
+        return describe(self.record) if self.record is not None else UNKNOWN_HOLDER
 
     @property
     def may_live(self) -> bool:

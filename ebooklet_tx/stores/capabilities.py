@@ -1,8 +1,8 @@
-"""The probe: a trial of how a store treats conditional writes.
+"""The probe: a test of how a store treats conditional writes.
 
-Owns two objects `D.lock.probe-*` for the moment. The invariant: a probe removes what it wrote, and what one
-that was killed some time ago left, before it answers; it leaves alone what another one may be at work
-with; and it can only disqualify a store, because a race that did not happen proves nothing.
+Owns two objects `D.lock.probe-*` while it runs. The invariants: before it answers, a probe removes what it wrote,
+and what an earlier probe left that was killed; it leaves the objects of a probe that may still run; and it can
+only disqualify a store, because a race that did not happen proves nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ebooklet_tx.stores.object_store import ObjectStore
 
 CREATORS = 8
 LEFT_BEHIND_SECONDS = 3600.0
-"""How much older than ours, by the store's own clock, an object is before its probe counts as killed."""
+"""How much older than ours, by the store's own clock, an object must be for its probe to count as killed."""
 
 _TRIES = 3
 WRONG_ETAG = "00000000000000000000000000000000"
-"""What no object has, as all that is compared carries a nonce."""
+"""An ETag that no object has, as every object that is compared has a nonce."""
 
 
 class Conditional(enum.Enum):
@@ -53,16 +53,16 @@ class Conditional(enum.Enum):
     """They work one at a time, but several creates at once succeeded."""
 
     UNUSABLE = "unusable"
-    """A root can't be replaced by them, whatever new objects show."""
+    """They can't replace a root, although they work on new objects."""
 
     @property
     def works(self) -> bool:
-        """Whether a compare-and-swap may rest on them."""
+        """Whether a compare-and-swap can use them."""
         return self in (Conditional.QUOTED, Conditional.UNQUOTED)
 
 
 class CleaningDeniedError(RemoteAccessError):
-    """What a probe would write could not be removed again, so nothing was tried."""
+    """The rights to remove the objects of a probe are missing, so nothing was written."""
 
     kind = "cleaning_denied"
 
@@ -72,7 +72,7 @@ class Quoting(Protocol):
 
     Attributes:
         quote_etags: Whether they are sent with quotes.
-        etags_proven: Whether a write was accepted so.
+        etags_proven: Whether a conditional write succeeded with that setting.
     """
 
     quote_etags: bool
@@ -85,7 +85,7 @@ def probe(store: ObjectStore, key: str, quoting: Quoting | None) -> Conditional:
     Args:
         store: The store.
         key: The lock's key, `D.lock`.
-        quoting: The store whose `quote_etags` may be tried and is left as it works; None when the
+        quoting: The store whose `quote_etags` is tried and left at the value that works; None when the
             store has no such choice.
 
     Raises:
@@ -106,7 +106,7 @@ def probe(store: ObjectStore, key: str, quoting: Quoting | None) -> Conditional:
 
 
 def _check_rights(store: ObjectStore, name: str) -> None:
-    """Makes sure that what is written can be removed again, before anything is.
+    """Makes sure, before anything is written, that it can be removed again.
 
     Raises:
         CleaningDeniedError: It can't.
@@ -115,7 +115,11 @@ def _check_rights(store: ObjectStore, name: str) -> None:
         try:
             ask(name)
         except RemoteAccessError as error:
-            raise CleaningDeniedError(f"the right {right} is missing: {error}") from error
+            raise CleaningDeniedError(
+                f"the right {right} is missing: {error}",
+                object_name=error.object_name,
+                operation=error.operation,
+            ) from error
 
 
 def _clean_up(store: ObjectStore, prefix: str, ours: Collection[str]) -> None:
@@ -165,10 +169,10 @@ def _put(
     if_absent: bool = False,
     must_work: bool = False,
 ) -> str | Error | None:
-    """Returns the ETag when the write took place, the store's answer when it refused, None when unclear.
+    """Returns the ETag when the write took effect, the store's answer when it refused, None when unclear.
 
-    A server error says nothing by itself (Ceph gives it to losers), so the object is read. Where the write
-    should have worked, an unconditional one has to succeed before the failure counts as a refusal.
+    A server error alone is no answer (Ceph sends it to writers that lose a race), so the object is read back. If
+    the write should have worked, an unconditional one has to succeed before the failure counts as a refusal.
     """
     for number in range(_TRIES):
         try:
@@ -188,7 +192,7 @@ def _put(
             if refused or (blob is not None and if_absent):
                 return error
             if must_work:
-                # Raises when it is no matter of conditions, and the store takes no writes at all.
+                # Raises if the store takes no writes at all, so that conditions are not the reason.
                 store.put(f"{name}-plain", b"plain")
     return None
 

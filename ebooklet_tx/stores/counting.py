@@ -1,7 +1,7 @@
-"""An object store that counts what goes through it.
+"""An object store that counts the requests to another.
 
-Owns the counts. The invariant: every request is counted once, when it is sent, whether or not it
-succeeds, and passed on unchanged. Put below the retries it counts each attempt.
+Every request is counted once, when it is sent, whether or not it succeeds, and passed on unchanged. Below the
+retries it counts each attempt.
 """
 
 from __future__ import annotations

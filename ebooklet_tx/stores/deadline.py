@@ -1,10 +1,10 @@
-"""A time by which a request has to be over, however often the other side shows a sign of life.
+"""A time by which a request has to end, even if the server keeps sending a byte now and then.
 
-Owns what stands in a context variable: the deadline of the request that this thread is making. The invariant:
-no wait for the network begins that would end past it. A read timeout alone is begun anew by every byte.
+Owns a context variable: the deadline of the request that this thread is making. The invariant: no wait for the
+network begins that would end past it. A read timeout alone would begin again with every byte.
 
-Bytes that travel put the deadline off, by what they take on the slowest line that is waited for: so a large
-value on a slow line arrives, and a server that sends a byte now and then gains nothing by it.
+Each byte that is sent or received extends the deadline by the time that it takes at 4 KiB a second. So a large
+value arrives over a slow line, and a server that sends single bytes can't hold a request up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SEND_BYTES = 64 * 1024
 
 
 class Deadline:
-    """When a request has to be over, on the clock of its retries."""
+    """When a request has to end, on the clock of its retries."""
 
     def __init__(self, clock: Callable[[], float], at: float) -> None:
         self.clock = clock
@@ -30,11 +30,11 @@ class Deadline:
         self._moved_bytes = 0
 
     def moved(self, byte_count: int) -> None:
-        """Notes bytes that were sent or have arrived."""
+        """Counts bytes that were sent or received."""
         self._moved_bytes += byte_count
 
     def remaining_seconds(self) -> float:
-        """Returns how long may still be waited; 0 or less once it is past."""
+        """Returns the time that is left; 0 or less once the deadline is past."""
         return self.at + self._moved_bytes / SLOWEST_BYTES_PER_SECOND - self.clock()
 
 
@@ -43,9 +43,9 @@ _current: ContextVar[Deadline | None] = ContextVar("ebooklet_tx_deadline", defau
 
 @contextlib.contextmanager
 def deadline_at(clock: Callable[[], float], at: float) -> Iterator[None]:
-    """Sets a time by which all requests in the block have to be over."""
+    """Sets a time by which all requests in the block have to end."""
     outer = _current.get()
-    # Within the block that ends it: one that an interrupt left behind would end all later requests of the thread.
+    # Set inside the `try`: a deadline that an interrupt left set would end all later requests of the thread.
     try:
         _current.set(Deadline(clock, at))
         yield
@@ -55,11 +55,11 @@ def deadline_at(clock: Callable[[], float], at: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deadline_in(seconds: float, *, at_least: bool = False) -> Iterator[None]:
-    """Gives one request so many seconds, or what is left until the deadline of its retries if that is less.
+    """Limits one request to so many seconds, or to the time left until its retries' deadline if that is less.
 
     Args:
         seconds: How long it may take.
-        at_least: Whether it has that long even where its retries' deadline comes before.
+        at_least: Whether it has that time even if the deadline of its retries comes earlier.
     """
     outer = _current.get()
     clock = time.monotonic if outer is None else outer.clock
@@ -69,7 +69,7 @@ def deadline_in(seconds: float, *, at_least: bool = False) -> Iterator[None]:
 
 
 class TimedSocket:
-    """A socket on which nobody waits past the deadline of the request at hand; all else is the socket's."""
+    """A socket that never waits past the deadline of the current request; all else is the socket's own."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -79,12 +79,12 @@ class TimedSocket:
         return getattr(self._sock, name)
 
     def settimeout(self, seconds: float | None) -> None:
-        """Sets how long to wait for each sign of life."""
+        """Sets how long to wait for each piece."""
         self._timeout_seconds = seconds
         self._sock.settimeout(seconds)
 
     def sendall(self, data: Any) -> None:
-        """Sends all, waiting for each piece as long as the timeout says."""
+        """Sends all data, waiting for each piece at most the timeout."""
         view = memoryview(data).cast("B")
         while view:
             deadline = self.begin_waiting()
@@ -118,12 +118,12 @@ class TimedSocket:
 
 
 class _TimedReader(io.RawIOBase):
-    """What comes in on a socket, until the deadline of the request that reads it."""
+    """The bytes that arrive on a socket, until the deadline of the request that reads them."""
 
     def __init__(self, sock: TimedSocket, inner: Any) -> None:
         super().__init__()
         self._sock = sock
-        # Counted by the socket, which stays open until this is closed as well.
+        # The socket counts this file, and stays open until it is closed as well.
         self._inner = inner
 
     def readable(self) -> bool:

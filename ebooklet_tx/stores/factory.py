@@ -1,7 +1,6 @@
-"""From a connection to the object store behind it.
+"""Makes the object store that a connection names.
 
-Owns no state. The invariant: every store handed out retries by one policy, and boto3 is imported only
-when a bucket is really to be spoken to.
+Every store retries by one policy, and boto3 is imported only for a connection that leads to a bucket.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ _S3_BASE_SECONDS = 0.5
 def open_store(
     connection: Connection, *, policy: RetryPolicy | None = None, for_writing: bool = False
 ) -> RetryingStore:
-    """Returns the store at a place; nothing is sent yet.
+    """Returns the store that a connection names; nothing is sent yet.
 
-    An `S3Connection` is spoken to as a bucket when it names one, with one exception: when it has a
-    `db_url` as well and no credentials of its own, it is read through the `db_url`, unless
-    `for_writing` says that boto3's own credentials are to be tried.
+    An `S3Connection` that names a bucket leads to that bucket, with one exception: if it has a `db_url` as well
+    and no credentials of its own, it is read through the `db_url`. `for_writing` leads to the bucket with the
+    credentials of boto3's own chain.
 
     Args:
-        connection: The place.
+        connection: Where the store is.
         policy: How to retry; None for one made of the connection's `retries`.
-        for_writing: Whether writes are meant.
+        for_writing: Whether the caller will write.
 
     Raises:
         RemoteAccessError: No S3 client can be made of the profile and settings.

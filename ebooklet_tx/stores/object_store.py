@@ -1,11 +1,10 @@
 """The one interface between this package and an object store.
 
-Owns no state. The invariant that every implementation keeps (tests/contract runs one suite over
-all of them): `put` is atomic, so a reader sees the old bytes or the new bytes of an object,
-never a mixture; a conditional `put` whose condition does not hold changes nothing; what a
-completed `put` wrote is what the next `get`, `head` or `list` shows.
+Every implementation keeps these invariants (tests/contract runs one suite over all of them): `put` is atomic, so
+a reader sees the old bytes or the new bytes of an object, never a mixture; a conditional `put` whose condition
+does not hold changes nothing; the next `get`, `head` or `list` shows what a completed `put` wrote.
 
-Errors are those of `ebooklet_tx.errors`, each message naming operation, object and way out:
+Errors are those of `ebooklet_tx.errors`, with the object's name and the operation as fields:
 `ObjectMissingError` (404), `PreconditionFailedError` (412, and 404 on If-Match),
 `ConditionUnsupportedError` (501), `RemoteAccessError` (401, 403, no such bucket),
 `TransientStoreError` (time-outs, cut connections, 409, 429, 5xx), `RemoteIntegrityError` (a body
@@ -22,7 +21,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a store tells about an object without its bytes."""
+    """What a store knows about an object, without its bytes."""
 
     key: str
     size_bytes: int
@@ -33,7 +32,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """An object's bytes with what the store said beside them."""
+    """An object's bytes, with its ETag and metadata."""
 
     data: bytes
     etag: str
@@ -42,7 +41,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class UploadState:
-    """How far a multipart upload has come; enough to go on with it in another process.
+    """The progress of a multipart upload; enough to resume it in another process.
 
     `parts` holds (part number from 1, ETag) of the parts that have arrived, in order.
     """
@@ -52,7 +51,7 @@ class UploadState:
 
 
 class ByteSource(Protocol):
-    """Bytes that can be read again and again in pieces, so that a part can be sent twice."""
+    """Bytes that can be read more than once in pieces, so that a part can be sent twice."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -65,8 +64,8 @@ class ByteSource(Protocol):
 class ObjectStore(Protocol):
     """A flat namespace of objects: a bucket, or a folder that behaves like one.
 
-    ETags are opaque strings, kept as the store sent them but for surrounding quotes, which are
-    taken off. Metadata names are lower-case ASCII.
+    ETags are opaque strings, as the store sent them but without the surrounding quotes. Metadata names
+    are lower-case ASCII.
     """
 
     @property
@@ -81,7 +80,7 @@ class ObjectStore(Protocol):
         """Returns the object, or None when its ETag still is `if_none_match`.
 
         Raises:
-            ObjectTooLargeError: It is longer than `max_bytes`; no more than that was taken into memory.
+            ObjectTooLargeError: It is longer than `max_bytes`; no more than that was held in memory.
         """
         ...
 
@@ -108,8 +107,8 @@ class ObjectStore(Protocol):
         """Writes the whole object in one request and returns its ETag.
 
         With `if_match` or `if_absent` the write takes place only if the object has that ETag, or
-        does not exist. A conditional write is never sent twice on its own account: after a
-        `TransientStoreError` the caller reads back.
+        does not exist. The store never sends a conditional write twice: after a `TransientStoreError` the
+        caller reads back.
         """
         ...
 
@@ -124,8 +123,8 @@ class ObjectStore(Protocol):
     ) -> str:
         """Writes an object of any size in parts, in constant memory, and returns its ETag.
 
-        `on_part` is called when the upload has begun and after each part has arrived, with what
-        `resume` takes to go on from there. An upload that the store no longer knows is begun anew.
+        `on_part` is called when the upload has begun and after each part has arrived, with the state that
+        `resume` takes later. An upload that the store no longer knows begins again.
         """
         ...
 
@@ -134,7 +133,7 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
+        """Removes the object; it is no error if there is none."""
         ...
 
     def copy(self, source_key: str, target_key: str) -> str:

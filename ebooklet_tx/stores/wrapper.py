@@ -1,7 +1,7 @@
 """An object store that passes every request on to another: the base of those that count or retry.
 
-Owns no state but the store within. The invariant: every request reaches the inner store unchanged,
-once, through `_pass`; what a subclass adds stands around that one call.
+Every request reaches the inner store unchanged, once, through `_pass`; a subclass adds its work around that one
+call.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class PassingStore:
     """Passes every request on, through `_pass`, which a subclass overrides.
 
-    An upload in parts passes the kinds `put_parts` (its begin) and `part` (each part's arrival); its end
-    is the return of `put_parts`. A subclass guards what it counts by `_mutex`, as requests come from many
+    An upload in parts passes the kinds `put_parts` (its begin) and `part` (the arrival of each part); its end
+    is the return of `put_parts`. A subclass protects its counts with `_mutex`, as requests come from many
     threads.
     """
 
@@ -32,10 +32,10 @@ class PassingStore:
         return send()
 
     def _sent(self, byte_count: int) -> None:
-        """Told of the bytes of each write before it is sent."""
+        """Called with the bytes of each write before it is sent."""
 
     def _received(self, byte_count: int) -> None:
-        """Told of the bytes of each read after it is answered."""
+        """Called with the bytes of each read after its answer."""
 
     @property
     def location(self) -> str:
@@ -67,7 +67,7 @@ class PassingStore:
         return data
 
     def head(self, key: str) -> StoredObject:
-        """Returns what the store tells about an object without its bytes."""
+        """Returns what the store knows about an object, without its bytes."""
         return self._pass("head", key, lambda: self.inner.head(key))
 
     def put(
@@ -98,7 +98,7 @@ class PassingStore:
     ) -> str:
         """Writes an object in parts and returns its ETag."""
 
-        def tell(state: UploadState, known: list[int]) -> None:
+        def report(state: UploadState, known: list[int]) -> None:
             if len(state.parts) > known[0]:
                 known[0] = len(state.parts)
                 self._pass("part", key, lambda: None)
@@ -115,17 +115,17 @@ class PassingStore:
                 watched,
                 part_bytes=part_bytes,
                 resume=resume,
-                on_part=lambda state: tell(state, known_parts),
+                on_part=lambda state: report(state, known_parts),
             ),
         )
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yields the objects whose names begin with `prefix`."""
-        # Read to its end at once, so that the request has taken place when `_pass` is done with it.
+        # Read to its end at once, so that all requests have been sent when `_pass` returns.
         yield from self._pass("list", prefix, lambda: tuple(self.inner.list(prefix)))
 
     def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
+        """Removes the object; it is no error if there is none."""
         self._pass("delete", key, lambda: self.inner.delete(key))
 
     def copy(self, source_key: str, target_key: str) -> str:
@@ -133,12 +133,12 @@ class PassingStore:
         return self._pass("copy", source_key, lambda: self.inner.copy(source_key, target_key))
 
     def close(self) -> None:
-        """Lets go of the inner store's connections."""
+        """Closes the inner store's connections."""
         self.inner.close()
 
 
 class _WatchedSource:
-    """Tells of the bytes that an upload in parts reads in order to send them."""
+    """Reports the bytes that an upload in parts reads in order to send them."""
 
     def __init__(self, source: ByteSource, sent: Callable[[int], None]) -> None:
         self._source = source

@@ -154,7 +154,7 @@ def test_bombs_in_every_place_of_a_remote(tmp_path: Path, endless: str) -> None:
 
     lock = made(tmp_path / "lock")
     sparse(lock.root.with_name("db.lock"))
-    expect(case(lock, "w", lock="exclusive"), "LockTimeoutError: .*somebody unknown")
+    expect(case(lock, "w", lock="exclusive"), "LockTimeoutError: .*an unknown writer")
     expect(case(lock, "w", lock="exclusive", force_lock=True), "[('k', b'v')]")
 
     for start, outcome in (

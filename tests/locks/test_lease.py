@@ -188,7 +188,7 @@ def test_the_error_names_holder_host_process_and_age(store: ObjectStore, clock: 
         lease(store, clock, "second").acquire(7)
     text = str(caught.value)
     assert re.search(r"host-of-first, process 4711, for 9[01] seconds", text)
-    assert "did not let go within 7 seconds" in text
+    assert "did not release it within 7 seconds" in text
     assert "force_lock" in text
     assert "lock_timeout" in text
     assert repr(KEY) in text
@@ -257,7 +257,7 @@ def test_garbage_in_its_place_is_a_holder_who_never_renews(
     store.put(KEY, b"\x00 garbage")
     with (
         caplog.at_level(logging.WARNING, "ebooklet_tx"),
-        pytest.raises(LockTimeoutError, match="somebody unknown"),
+        pytest.raises(LockTimeoutError, match="an unknown writer"),
     ):
         lease(store, clock, "first").acquire(30)
     assert "not one of ours" in caplog.text
@@ -272,7 +272,7 @@ def test_garbage_in_its_place_is_a_holder_who_never_renews(
 
 def test_garbage_is_freed_by_unlocking(store: ObjectStore, clock: Clock) -> None:
     store.put(KEY, b"garbage")
-    assert unlock(Remote(RetryingStore(store), ObjectNames("db"))) == "somebody unknown"
+    assert unlock(Remote(RetryingStore(store), ObjectNames("db"))) == "an unknown writer"
     first = lease(store, clock, "first")
     first.acquire(0)
     first.release()
@@ -515,7 +515,7 @@ def test_a_lease_that_can_not_be_released_is_told_and_runs_out(
     first.acquire(0)
     with caplog.at_level(logging.WARNING, "ebooklet_tx"):
         first.release()
-    assert "will run out" in caplog.text
+    assert "expires by itself" in caplog.text
     second = lease(inner, clock, "second")
     second.acquire(100)
     assert second.taken_over

@@ -177,5 +177,5 @@ def test_what_can_only_be_read_has_no_lock(remote_conn: Any) -> None:
 def test_a_lock_that_is_no_lock_of_ours_is_removed(holding: Database, place: Place, tmp_path: Path) -> None:
     holding.close()
     (tmp_path / "remote" / "db.lock").write_bytes(json.dumps({"who": "knows"}).encode())
-    assert ebooklet_tx.unlock(remote_conn=place.connection) == "somebody unknown"
+    assert ebooklet_tx.unlock(remote_conn=place.connection) == "an unknown writer"
     open_at(place, tmp_path / "next.blt", "w", lock_timeout=0).close()

@@ -1,8 +1,8 @@
-"""The temporary files of a directory store: where every object begins.
+"""The temporary files of a directory store, in which every object is written first.
 
-Owns the store's folder of temporary files. The invariants: the folder is a folder and no link to one, held
-open while it is used, so that nobody can put another in its place; a file in it is made where nothing is; and
-only files with names of ours are ever removed.
+Owns the store's folder of temporary files. The invariants: it is a folder and no link to one, and is held open
+while it is used, so that no other program can replace it; a file in it is made only under a name that is free;
+and only files with names of this package are ever removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_FOLDER = {errno.ENOTDIR, errno.ELOOP}
 
 
 class TemporaryFile:
-    """A name in the folder of temporary files, while that is held open."""
+    """A name in the folder of temporary files, while that folder is held open."""
 
     def __init__(self, name: str, folder_fd: int) -> None:
         self.name = name
@@ -53,35 +53,35 @@ class TemporaryFile:
             return False
 
     def rename(self, target: Path) -> None:
-        """Puts the file in a place, and over what is there."""
+        """Moves the file to a path, replacing what is there."""
         os.rename(self.name, target, src_dir_fd=self._folder_fd)
 
     def remove(self) -> None:
-        """Removes the file, if it is still there."""
+        """Removes the file, if it still exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.name, dir_fd=self._folder_fd)
 
 
 class TemporaryFolder:
-    """The folder; it is made when it is first needed, in a store's folder that exists."""
+    """The folder of temporary files; it is made when it is first needed, in a store's folder that exists."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @contextlib.contextmanager
     def new_file(self, suffix: str = "") -> Iterator[TemporaryFile]:
-        """Gives a name that nothing has."""
+        """Yields a temporary file under a free name; the file itself is not made yet."""
         with self._opened() as fd:
             yield TemporaryFile(secrets.token_hex(16) + suffix, fd)
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[TemporaryFile]:
-        """Gives a file by the name that it had."""
+        """Yields the temporary file of a name."""
         with self._opened() as fd:
             yield TemporaryFile(name, fd)
 
     def remove_older(self, than: float) -> None:
-        """Removes our files that were last written before a time; the folder may be missing.
+        """Removes this package's files that were last written before a time; the folder may be missing.
 
         Raises:
             RemoteAccessError: It is a link, or no folder; nothing was removed.
@@ -107,8 +107,9 @@ class TemporaryFolder:
                     raise
                 raise RemoteAccessError(
                     f"{self.path} is a link or no folder, so no temporary files are made in it, and none are "
-                    "removed; nothing was changed: remove it, or ask whoever made it"
-                ) from error
+                    "removed; nothing was changed: remove it, or ask the user that made it",
+                    path=self.path,
+                ) from None
             yield opened.number
         finally:
             opened.close()

@@ -1,8 +1,8 @@
-"""One multipart upload to S3, begun or gone on with.
+"""One multipart upload to S3, new or resumed.
 
-Owns nothing beyond a single `send`. The invariants: only parts that the caller recorded and that the
-store still has, in sequence from the first, are gone on from; the completion is never conditional;
-an upload that the store has forgotten is recognised as completed, or begun anew.
+An upload is resumed only after those parts that the caller recorded and the store still has, in sequence from the
+first; its completion is never conditional; and an upload that the store no longer knows is recognized as
+completed, or begins again.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class MultipartUpload:
             bucket: The bucket.
             request: The write that the requests belong to; names the object.
             ask: Sends one request and raises errors of ours.
-            put_options: What is asked of the store for the object, as boto3 names it.
-            checksum: Gives what is sent along with a part, so that it is refused unless it arrived whole.
+            put_options: The arguments with which the object is written, as boto3 names them.
+            checksum: Returns the arguments that make the store refuse a part that did not arrive whole.
         """
         self._checksum = checksum
         self._put_options = put_options
@@ -103,7 +103,7 @@ class MultipartUpload:
         return UploadState(answer["UploadId"])
 
     def _found_again(self, size_bytes: int, resume: UploadState | None) -> tuple[UploadState, int] | str | None:
-        """Returns what there is to go on from and its length; the ETag if all is done; None for anew."""
+        """Returns the state to resume from and its length; the ETag if all is done; None to begin again."""
         if resume is None or not resume.upload_id:
             return None
         try:
@@ -111,7 +111,7 @@ class MultipartUpload:
         except ObjectMissingError:
             return self._completed_etag(size_bytes, resume)
         except (RemoteAccessError, InvalidArgumentError):
-            # Not every store can list parts; what is there can't be known, so none of it is used.
+            # This store can't list parts, so it is unknown which of them it has, and none is used.
             return None
         kept: list[tuple[int, str]] = []
         offset_bytes = 0

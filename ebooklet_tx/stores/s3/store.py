@@ -120,7 +120,7 @@ class S3Store:
         return self._sender.send(request, fetch)
 
     def head(self, key: str) -> StoredObject:
-        """Returns what the store knows of the object without its bytes."""
+        """Returns what the store knows about the object, without its bytes."""
 
         def send_head(client: S3Client) -> StoredObject:
             return _described(key, client.head_object(Bucket=self._bucket, Key=key))
@@ -235,7 +235,7 @@ class S3Store:
                 return
 
     def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
+        """Removes the object; it is no error if there is none."""
         request = Request("delete", self._location, key, writes=True)
         try:
             self._sender.send(request, lambda client: client.delete_object(Bucket=self._bucket, Key=key))
