@@ -64,8 +64,9 @@ if TYPE_CHECKING:
     from ebooklet_tx.maintenance.checking import collect, fsck, verify
     from ebooklet_tx.maintenance.copy import CopyReport
     from ebooklet_tx.maintenance.erase import EraseReport
-    from ebooklet_tx.maintenance.repair import recover, status
+    from ebooklet_tx.maintenance.repair import recover
     from ebooklet_tx.maintenance.reports import RecoverReport, Status
+    from ebooklet_tx.maintenance.status import status
     from ebooklet_tx.maintenance.unlock import unlock
     from ebooklet_tx.opening import open
     from ebooklet_tx.remote_session import RemoteSession
@@ -108,14 +109,12 @@ _HOMES = {
     ),
     "ebooklet_tx.maintenance.copy": ("CopyReport",),
     "ebooklet_tx.maintenance.erase": ("EraseReport",),
-    "ebooklet_tx.maintenance.repair": (
-        "recover",
-        "status",
-    ),
+    "ebooklet_tx.maintenance.repair": ("recover",),
     "ebooklet_tx.maintenance.reports": (
         "RecoverReport",
         "Status",
     ),
+    "ebooklet_tx.maintenance.status": ("status",),
     "ebooklet_tx.maintenance.unlock": ("unlock",),
     "ebooklet_tx.opening": ("open",),
     "ebooklet_tx.remote_session": ("RemoteSession",),

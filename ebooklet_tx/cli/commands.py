@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 import ebooklet_tx
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.maintenance.checking import collect, verify
-from ebooklet_tx.maintenance.repair import history
+from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.timestamps import as_datetime
 from ebooklet_tx.tracebacks import full_tracebacks
 

@@ -18,14 +18,13 @@ import secrets
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ebooklet_tx.cli.demo_input import changed_texts, read_sources
 from ebooklet_tx.connection import Connection, DirectoryConnection, S3Connection, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import Error, InvalidArgumentError, ObjectMissingError
@@ -36,10 +35,6 @@ from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.connecting import remote_at, wrapped_stores
-
-CHANGED_COUNT = 50
-PACKED_VALUE_BYTES = 4 * 1024
-"""A value longer than this never rides in the index, so its push has a pack to resume."""
 
 KILL_POINTS = ("before-root", "after-root")
 """Before the root is put, when every pack has arrived; or after it, before the answer is seen."""
@@ -156,7 +151,7 @@ class _Demo:
         self._say("")
         self._say(f"{'step':<28}{'requests':>9}{'bytes up':>13}{'bytes down':>13}{'seconds':>9}")
         self._store_and_push(texts)
-        changed = _changed(texts)
+        changed = changed_texts(texts)
         digests |= {key: digest_of(text.encode()) for key, text in changed.items()}
         with self._step(f"change {len(changed)} values") as stores, self._opened(stores) as database:
             database.update(changed)
@@ -259,46 +254,6 @@ class _Demo:
             self._say("the second copy does NOT have the keys that were stored")
         word = "every value equal" if outcome.sound else "NOT every value equal"
         self._say(f"{word}: {outcome.equal:,} of {outcome.values:,}")
-
-
-# -- the input ---------------------------------------------------------------------------------
-
-
-def read_sources(limit: int | None = None) -> tuple[dict[str, str], int]:
-    """Reads the standard library's source files.
-
-    Args:
-        limit: How many to take at most, spread evenly; None for all.
-
-    Returns:
-        Texts by path below the library's folder, and how many files are no text.
-    """
-    library = Path(sysconfig.get_path("stdlib"))
-    installed = {"site-packages", "dist-packages", "__pycache__"}
-    paths = sorted(path for path in library.rglob("*.py") if installed.isdisjoint(path.parts))
-    if limit is not None and limit < len(paths):
-        paths = [paths[number * len(paths) // limit] for number in range(limit)]
-    texts: dict[str, str] = {}
-    skipped = 0
-    for path in paths:
-        try:
-            with path.open("rb") as source:
-                encoding, _ = tokenize.detect_encoding(source.readline)
-            texts[path.relative_to(library).as_posix()] = path.read_bytes().decode(encoding)
-        except (SyntaxError, UnicodeDecodeError):
-            # The library's tests hold files that are wrong on purpose.
-            skipped += 1
-    if not texts:
-        raise InvalidArgumentError(f"there are no source files in {library}; this Python comes without them")
-    return texts, skipped
-
-
-def _changed(texts: Mapping[str, str]) -> dict[str, str]:
-    """Returns new versions of up to 50 texts, spread evenly over those that are long enough for a pack."""
-    keys = sorted(key for key, text in texts.items() if len(text) > PACKED_VALUE_BYTES) or sorted(texts)
-    count = min(CHANGED_COUNT, len(keys))
-    chosen = [keys[number * len(keys) // count] for number in range(count)]
-    return {key: f"{texts[key]}\n# changed by the demo of ebooklet_tx\n" for key in chosen}
 
 
 # -- places ------------------------------------------------------------------------------------

@@ -33,9 +33,7 @@ from datetime import UTC, datetime, timedelta
 from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, ObjectTooLargeError, RemoteMissingError
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_NOTED_NAMES
 from ebooklet_tx.maintenance.check_reports import CollectReport, Tally
-from ebooklet_tx.maintenance.named import GARBAGE_NOTE, own_name
-from ebooklet_tx.maintenance.remote_index import RemoteIndex
-from ebooklet_tx.maintenance.survey import Survey, names_of, survey
+from ebooklet_tx.maintenance.inventory import GARBAGE_NOTE, Inventory, objects_named, own_name, take_inventory
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import new_lock
@@ -89,7 +87,8 @@ def collect(
         raise InvalidArgumentError(
             f"grace_seconds must be a number from 0 to {MAX_GRACE_SECONDS:g}, not {grace_seconds!r}"
         )
-    with held_lock(remote, lock_timeout_seconds, wanted=locked and not dry_run) as lock, survey(remote) as found:
+    wanted = locked and not dry_run
+    with held_lock(remote, lock_timeout_seconds, wanted=wanted) as lock, take_inventory(remote) as found:
         if found.fetched is None:
             raise RemoteMissingError(
                 f"there is no database {remote.root_place}, so nothing there is known to be garbage; check the "
@@ -104,10 +103,10 @@ def collect(
             live=_tally(found.live()),
             young=_tally(swept.young),
             deleted=_tally(swept.deleted),
-            strange=_tally(found.strange),
+            strange=_tally(found.listing.strange),
             deleted_names=_keys(swept.deleted),
             young_names=_keys(swept.young),
-            strange_names=_keys(found.strange),
+            strange_names=_keys(found.listing.strange),
         )
 
 
@@ -122,16 +121,16 @@ def held_lock(remote: Remote, timeout_seconds: float, *, wanted: bool) -> Iterat
 
 
 def sweep(
-    remote: Remote, found: Survey, grace: timedelta, *, lock: WriterLock | None = None, dry_run: bool = False
+    remote: Remote, found: Inventory, grace: timedelta, *, lock: WriterLock | None = None, dry_run: bool = False
 ) -> Swept:
-    """Deletes what a survey has found dead and what has been so for the grace period.
+    """Deletes what is dead, and has been so for the grace period.
 
     Raises:
         RemoteIntegrityError: A part of an index can't be read; nothing was deleted.
     """
     dead = found.dead()
     if not dead:
-        if found.noted and not dry_run:
+        if found.listing.note is not None and not dry_run:
             remote.store.delete(remote.names.object(GARBAGE_NOTE))
         return Swept([], [])
     since = _dead_since(remote, found, dead)
@@ -156,9 +155,9 @@ def _is_old(there: StoredObject, since: datetime | None, now: datetime | None, g
     return max(there.last_modified, since).replace(microsecond=0) + grace <= now
 
 
-def _dead_since(remote: Remote, found: Survey, dead: Iterable[str]) -> dict[str, datetime]:
+def _dead_since(remote: Remote, found: Inventory, dead: Iterable[str]) -> dict[str, datetime]:
     """Returns moments since when objects are known to have been dead."""
-    known = _read_note(remote) if found.noted else {}
+    known = _read_note(remote) if found.listing.note is not None else {}
     if found.root_modified is None:
         return {name: known[name] for name in dead if name in known}
     return {name: min(known.get(name, found.root_modified), found.root_modified) for name in dead}
@@ -212,8 +211,8 @@ def _read_note(remote: Remote) -> dict[str, datetime]:
         return {}
 
 
-def _named_since(remote: Remote, found: Survey) -> set[str]:
-    """Returns what the root names if it is another than the one surveyed.
+def _named_since(remote: Remote, found: Inventory) -> set[str]:
+    """Returns what the root names if it is another than the inventory's.
 
     Raises:
         RemoteIntegrityError: It is damaged, or there is none any more.
@@ -227,11 +226,7 @@ def _named_since(remote: Remote, found: Survey) -> set[str]:
         raise RemoteMissingError(f"the database {remote.root_place} was deleted meanwhile") from error
     if fetched is None:
         return set()
-    with RemoteIndex() as index:
-        index.add_root(remote, fetched.root)
-        for problem in index.problems:
-            raise problem.error
-        return names_of(fetched.root, index.packs())
+    return set(objects_named(remote, fetched.root))
 
 
 def _delete(remote: Remote, names: list[str], lock: WriterLock | None) -> None:

@@ -31,7 +31,7 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.formats.root import encode_root
-from ebooklet_tx.maintenance.named import list_own, objects_in_use
+from ebooklet_tx.maintenance.inventory import list_objects, objects_named
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import learn_mode, new_lock
@@ -119,8 +119,8 @@ def _copy(source: Remote, target: Remote, lock: WriterLock, root: FetchedRoot) -
         if _is_copied(target, root):
             return _report(root, copied, present=0, root_bytes=0)
         try:
-            sizes = objects_in_use(source, root)
-            there = {name: found.size_bytes for name, found in list_own(target).items()}
+            sizes = objects_named(source, root.root)
+            there = {name: found.size_bytes for name, found in list_objects(target).own.items()}
             missing = {name: size for name, size in sizes.items() if there.get(name) != size}
             _send_all(source, target, missing, copied)
         except RemoteIntegrityError:

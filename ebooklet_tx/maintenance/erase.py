@@ -36,7 +36,7 @@ from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.local.detach import Forgotten, forget_remote
 from ebooklet_tx.local.journal.pending.detachment import note_deletion
 from ebooklet_tx.locks.lease import Lease
-from ebooklet_tx.maintenance.named import GARBAGE_NOTE, list_own
+from ebooklet_tx.maintenance.inventory import DELETION, GARBAGE_NOTE, list_objects
 from ebooklet_tx.records import IndexRow
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
@@ -50,8 +50,7 @@ GRACE_SECONDS = 24 * 3600.0
 """How old an object has to be before it is deleted although nothing says whose it is."""
 
 MAX_LOOKS = 20
-_NOTE = "snapshot/deleted-"
-_PHASES = ("pack", "index", "snapshot", GARBAGE_NOTE, _NOTE)
+_PHASES = ("pack", "index", "snapshot", GARBAGE_NOTE, DELETION)
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -209,7 +208,7 @@ def _erase(
 
 
 def _phase_of(name: str) -> str:
-    return _NOTE if name.startswith(_NOTE) else name.partition("/")[0]
+    return DELETION if name.startswith(DELETION) else name.partition("/")[0]
 
 
 def _delete_root(
@@ -221,11 +220,11 @@ def _delete_root(
         root = read_root_or_none(remote)
         if root is not None and not (size_bytes is not None and root.manifest.uuid != uuid):
             uuid = _check_uuid(remote, root, uuid)
-        listed = list_own(remote)
+        listed = list_objects(remote).own_and_note()
         if root is None or root.manifest.uuid != uuid:
             # Gone; or gone, though the answer was lost, and somebody has begun another database since.
             return size_bytes, listed
-        _note_names(remote, f"{_NOTE}{root.manifest.commit_id}", listed)
+        _note_names(remote, f"{DELETION}{root.manifest.commit_id}", listed)
         before()
         lock.check()
         size_bytes = len(root.data)
@@ -280,7 +279,7 @@ def _note_names(remote: Remote, note: str, listed: dict[str, StoredObject]) -> N
 
 def _names_noted(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]:
     """Returns the names that deletions have noted, and of the notes; a damaged one tells nothing."""
-    noted = {name for name in listed if name.startswith(_NOTE)}
+    noted = {name for name in listed if name.startswith(DELETION)}
     names = set(noted)
     for note in noted:
         key = remote.names.object(note)

@@ -1,8 +1,7 @@
-"""Looking at a database from outside, and putting it right after a crash.
+"""Repairing a database after a crash: the local pair first, then what an interrupted push left.
 
-Owns no state. The invariant: `status`, `history` and a dry run change nothing, neither on this machine
-nor at the remote; `recover` leaves a sound local pair whatever becomes of its remote part, and says
-what it did and what it could not do.
+The invariant: a dry run changes nothing, here or at the remote; `recover` leaves a sound local
+pair whatever becomes of its remote part, and says what it did and what it could not do.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from ebooklet_tx.local.journal.facts import known_type, note_connection
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
-from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport, Status, UnresolvedPush
-from ebooklet_tx.records import CommitRecord
+from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport
+from ebooklet_tx.maintenance.status import is_push_interrupted, repairs_of, unresolved_pushes
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
 from ebooklet_tx.sync.commit.writer_locks import WriterLocks
@@ -38,30 +37,6 @@ from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import stored_name
 
 LOCK_TIMEOUT_SECONDS = 10.0
-
-
-@at_edge
-def status(file_path: str | os.PathLike[str]) -> Status:
-    """Tells how a local database stands; nothing is changed and no remote is asked.
-
-    Args:
-        file_path: The local Booklet file.
-
-    Raises:
-        LocalMissingError: There is no such file.
-        UnsupportedFormatError: It is no Booklet that can be used here.
-
-    Example:
-        >>> ebooklet_tx.status("db.blt").keys
-        2
-    """
-    return _status(inspect_pair(local_path(file_path), conflicts=conflicts_in))
-
-
-@at_edge
-def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
-    """Returns the newest commits of the remote that this machine has heard of, the newest first."""
-    return inspect_pair(local_path(file_path), conflicts=conflicts_in, log_rows=limit).log
 
 
 @at_edge
@@ -173,7 +148,7 @@ def recover(
         pending_sets=now.pending_sets,
         pending_deletes=now.pending_deletes,
         pending_bytes=now.pending_bytes,
-        unresolved=_unresolved(now),
+        unresolved=unresolved_pushes(now),
         base_seq=int(now.facts.get("base_seq", 0)),
         base_commit_id=now.facts.get("base_commit_id"),
     )
@@ -268,7 +243,7 @@ def _told(
     retry: RetryPolicy | None,
 ) -> RecoverReport:
     """Says what `recover` would do."""
-    actions = list(_repairs(found)) or ["the local pair is sound"]
+    actions = list(repairs_of(found)) or ["the local pair is sound"]
     if accept_deletes and found.missing_keys:
         actions.append(f"the deletion of {len(found.missing_keys)} keys that were missing would be accepted")
     failure = None
@@ -288,7 +263,7 @@ def _told(
             applied = [commit_id for commit_id, answer in answers.items() if answer]
             dropped = [commit_id for commit_id, answer in answers.items() if answer is False]
             actions += [_answer(commit_id, answer) for commit_id, answer in answers.items()]
-    if connection is not None and _interrupted(found):
+    if connection is not None and is_push_interrupted(found):
         unresolved_work = bool(found.pending_sets or found.pending_deletes) and not applied
         if unresolved_work:
             actions.append(
@@ -312,7 +287,7 @@ def _told(
         pending_sets=found.pending_sets,
         pending_deletes=found.pending_deletes,
         pending_bytes=found.pending_bytes,
-        unresolved=_unresolved(found),
+        unresolved=unresolved_pushes(found),
         base_seq=int(found.facts.get("base_seq", 0)),
         base_commit_id=found.facts.get("base_commit_id"),
     )
@@ -332,76 +307,10 @@ def _told_of_root(report: RecoverReport, connection: Connection, retry: RetryPol
     return replace(report, actions=(*report.actions, action), remote_damage=str(seen.error))
 
 
-def _repairs(found: Inspection) -> list[str]:
-    """Says in sentences what is not as a closed session leaves it."""
-    repairs = []
-    if found.journal_detail is not None:
-        repairs.append(found.journal_detail)
-    repairs += {
-        "missing": ["there is no journal: it is made from the file, every key of which is then pending"],
-        "unusable": ["the journal is set aside under a new name and made anew from the file"],
-        "damaged": ["the journal is set aside under a new name and made anew from the file"],
-        "foreign": ["the journal is set aside under a new name and made anew from the file"],
-        "older": ["the journal is backed up and migrated"],
-        "newer": ["only a newer ebooklet_tx can use it: upgrade"],
-    }.get(found.journal, [])
-    if found.rebuild == "finished":
-        repairs.append("a finished rebuild of the file waits to be put in place")
-    elif found.rebuild == "partial":
-        repairs.append("an unfinished rebuild of the file is to be removed")
-    if found.guard == "complete":
-        repairs.append("a finished append is to be released")
-    elif found.guard == "torn":
-        repairs.append("an interrupted append is to be taken back: the file is rebuilt from the journal")
-    if found.edited:
-        repairs.append("another program has changed the file: what it set and deleted becomes pending")
-    if found.adopted:
-        repairs.append("the file was adopted and has not been compared with a remote")
-    if _interrupted(found):
-        repairs.append("a push was interrupted: it is settled against the remote")
-    return repairs
-
-
-def _interrupted(found: Inspection) -> bool:
-    return bool(found.intents or found.packs_arrived or found.packs_unfinished) and not found.in_use
-
-
 def _answer(commit_id: str, applied: bool | None) -> str:
     if applied is None:
         return f"whether the interrupted push {commit_id} took effect is for the index to tell"
     return f"the interrupted push {commit_id} {'had' if applied else 'had not'} taken effect"
-
-
-def _status(found: Inspection) -> Status:
-    connection = noted_connection(found.facts, journal_path(found.path))
-    return Status(
-        file=str(found.path),
-        uuid=found.uuid,
-        file_bytes=found.file_bytes,
-        journal_bytes=found.journal_bytes,
-        dead_bytes=found.dead_bytes,
-        journal=found.journal,
-        in_use=found.in_use,
-        keys=found.key_count,
-        pending_sets=found.pending_sets,
-        pending_deletes=found.pending_deletes,
-        pending_bytes=found.pending_bytes,
-        staged_bytes=found.staged_bytes,
-        conflicts=len(found.conflicts),
-        unresolved=_unresolved(found),
-        packs_arrived=found.packs_arrived,
-        packs_unfinished=found.packs_unfinished,
-        base_seq=int(found.facts.get("base_seq", 0)),
-        base_commit_id=found.facts.get("base_commit_id"),
-        replaces_remote=bool(found.facts.get("replace_remote")),
-        connection=None if connection is None else dict(connection.to_dict()),
-        remote=None if connection is None else connection.url,
-        repairs=tuple(_repairs(found)),
-    )
-
-
-def _unresolved(found: Inspection) -> tuple[UnresolvedPush, ...]:
-    return tuple(UnresolvedPush(*intent) for intent in found.intents)
 
 
 def _pushed(result: PushResult | None) -> PushedCommit | None:

@@ -24,8 +24,8 @@ from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION
 from ebooklet_tx.local.merged_index import LivePlace
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
+from ebooklet_tx.maintenance.inventory import Inventory, take_inventory
 from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
-from ebooklet_tx.maintenance.survey import Survey, survey
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
@@ -82,13 +82,13 @@ def fsck(
         LockTimeoutError: Another writer kept the lock.
         OfflineError: The remote can't be reached.
     """
-    with held_lock(remote, lock_timeout_seconds, wanted=delete_orphans) as lock, survey(remote) as found:
+    with held_lock(remote, lock_timeout_seconds, wanted=delete_orphans) as lock, take_inventory(remote) as found:
         orphans = {} if found.obstacles else found.dead()
         report = FsckReport(
             db_key=remote.names.key,
             format_version=None if found.fetched is None else ROOT_FORMAT_VERSION,
             db_object_exists=found.fetched is not None,
-            torn_teardown=found.fetched is None and bool(found.listed),
+            torn_teardown=found.fetched is None and bool(found.listing.own),
             expected_objects=len(found.claimed),
             orphans=sorted(there.key for there in orphans.values()),
             claimed_but_missing=sorted(_not_as_claimed(remote, found, check_objects=check_objects)),
@@ -104,10 +104,10 @@ def fsck(
     )
 
 
-def _not_as_claimed(remote: Remote, found: Survey, *, check_objects: bool) -> Iterator[str]:
+def _not_as_claimed(remote: Remote, found: Inventory, *, check_objects: bool) -> Iterator[str]:
     problems = {problem.name: problem for problem in found.index.problems}
     for ref in _claims(found.fetched, found.packs):
-        there = found.listed.get(ref.name)
+        there = found.listing.own.get(ref.name)
         problem = problems.get(ref.name)
         wrong = there is None or (problem is not None and problem.missing)
         if there is not None and check_objects:

@@ -17,7 +17,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
-from ebooklet_tx.cli import demo
+from ebooklet_tx.cli import demo, demo_input
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_on_a_folder_every_value_is_equal_after_the_kill(kill: str, tmp_path: Pa
     assert report["sound"] is True
     assert report["values"] + report["skipped"] == FILES
     assert report["equal"] == report["values"]
-    assert report["changed"] == demo.CHANGED_COUNT
+    assert report["changed"] == demo_input.CHANGED_COUNT
     assert report["commit_was_applied"] == (kill == "after-root")
     assert report["resumed_packs"] == (1 if kill == "before-root" else 0)
     recovery = next(step for step in report["steps"] if step["name"] == "recover")
@@ -108,17 +108,17 @@ def test_what_is_kept_can_be_opened(tmp_path: Path) -> None:
     remote = json.loads(child.stdout)["remote"]
     with ebooklet_tx.open(remote, place / "third.blt", "r") as copy:
         assert len(copy) == json.loads(child.stdout)["values"]
-        text = copy[next(key for key in copy if len(copy[key]) > demo.PACKED_VALUE_BYTES)]
+        text = copy[next(key for key in copy if len(copy[key]) > demo_input.PACKED_VALUE_BYTES)]
     assert "\n" in text
 
 
 def test_it_reads_the_library_evenly_and_skips_what_is_no_text() -> None:
-    texts, skipped = demo.read_sources()
+    texts, skipped = demo_input.read_sources()
     assert len(texts) > 500
     assert skipped < 20
     assert "json/decoder.py" in texts
     assert not any("site-packages" in key for key in texts)
-    few, _ = demo.read_sources(10)
+    few, _ = demo_input.read_sources(10)
     assert len(few) <= 10
     assert few.keys() <= texts.keys()
     assert all(texts[key] == text for key, text in few.items())

@@ -24,7 +24,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.maintenance import copy
 from ebooklet_tx.maintenance.copy import copy_remote
-from ebooklet_tx.maintenance.named import objects_in_use
+from ebooklet_tx.maintenance.inventory import objects_named
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import builder as building
@@ -301,7 +301,7 @@ def test_a_source_that_is_compacted_meanwhile(shelf: Shelf, other: Shelf) -> Non
             plain = shelf.remote("ab")
             newer = read_root_or_none(plain)
             assert newer is not None
-            for name in old - {f"ab.d/{kept}" for kept in objects_in_use(plain, newer)}:
+            for name in old - {f"ab.d/{kept}" for kept in objects_named(plain, newer.root)}:
                 shelf.store.delete(name)
 
     report = copy_remote(shelf.remote("ab", lambda inner: HookedStore(inner, hook)), other.remote("ab"))

@@ -20,7 +20,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
-from ebooklet_tx.maintenance.repair import history
+from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from tests import doors

@@ -1,0 +1,204 @@
+"""The inventory of a database: every object below its prefix, held against what its root and its snapshots name.
+
+The invariant: an object is one of the database's only if its whole name is one that this package gives; any other
+is strange, and left alone. What an inventory calls dead is an object of the database's that was listed before the
+root was read, and that neither this root nor any snapshot listed names. It calls nothing dead unless every index
+that this depends on was read whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.formats.root import Root
+from ebooklet_tx.formats.segment_image import is_object_name
+from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
+from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.sync.remote import Remote
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
+
+GARBAGE_NOTE = "garbage"
+"""The relative name of the object in which the collector keeps what it has seen dead."""
+
+SNAPSHOT = "snapshot/"
+DELETION = "snapshot/deleted-"
+"""Names of the notes that deletions keep while they are under way: nobody reads by them, and they protect
+nothing."""
+
+_SNAPSHOT_NAME = re.compile(r"snapshot/[^/]+")
+
+
+# -- what is there -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What lies below a database's prefix.
+
+    Attributes:
+        own: The database's packs, index segments and snapshots, by relative name.
+        note: The collector's note, None where there is none.
+        strange: The objects that are none of the database's.
+    """
+
+    own: dict[str, StoredObject]
+    note: StoredObject | None
+    strange: list[StoredObject]
+
+    def own_and_note(self) -> dict[str, StoredObject]:
+        """Returns the database's objects with the collector's note among them."""
+        return self.own if self.note is None else {**self.own, GARBAGE_NOTE: self.note}
+
+
+def own_name(names: ObjectNames, key: str) -> str | None:
+    """Returns the relative name of an object of this database; None when the key is none of its own."""
+    if not key.startswith(names.prefix):
+        return None
+    relative = key[len(names.prefix) :]
+    return relative if is_object_name(relative) or _SNAPSHOT_NAME.fullmatch(relative) else None
+
+
+def list_objects(remote: Remote) -> Listing:
+    """Lists what lies below a database's prefix; locks lie beside it."""
+    own: dict[str, StoredObject] = {}
+    note = None
+    strange: list[StoredObject] = []
+    note_key = remote.names.object(GARBAGE_NOTE)
+    for found in remote.store.list(remote.names.prefix):
+        name = own_name(remote.names, found.key)
+        if name is not None:
+            own[name] = found
+        elif found.key == note_key:
+            note = found
+        else:
+            strange.append(found)
+    return Listing(own, note, strange)
+
+
+# -- what is named -----------------------------------------------------------------------------
+
+
+def objects_named(remote: Remote, root: Root) -> dict[str, int]:
+    """Returns sizes in bytes of the objects that a reader of a root may need, by relative name.
+
+    They are the index segments, and the packs in which values lie that are not deleted or overwritten.
+
+    Raises:
+        RemoteIntegrityError: A part of the index is missing or damaged.
+    """
+    with RemoteIndex() as index:
+        index.add_root(remote, root)
+        for problem in index.problems:
+            raise problem.error
+        return _sizes(root, list(index.packs()))
+
+
+def _sizes(root: Root, packs: list[LivePack]) -> dict[str, int]:
+    segments = {segment.name: segment.size_bytes for segment in root.manifest.segments}
+    return segments | {pack.ref.name: pack.ref.size_bytes for pack in packs}
+
+
+# -- both --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Inventory:
+    """What is there and what is named; names are relative, as an index has them.
+
+    Attributes:
+        fetched: The root, None where there is none.
+        root_modified: A moment, by the store's clock, since when this root or a later one is there; None
+            where the store does not say.
+        index: The root's index, empty where there is no root.
+        listing: The objects that are there.
+        packs: The packs that the root's live rows lie in.
+        claimed: The objects that the root names: its segments and `packs`.
+        named: `claimed`, and what snapshots name, and they themselves.
+        obstacles: Why nothing is surely dead: what could not be read of root and snapshots.
+    """
+
+    fetched: FetchedRoot | None
+    root_modified: datetime | None
+    index: RemoteIndex
+    listing: Listing
+    packs: list[LivePack] = field(default_factory=list)
+    claimed: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    obstacles: list[Error] = field(default_factory=list)
+
+    def live(self) -> list[StoredObject]:
+        """Returns the objects that are named and there."""
+        return [found for name, found in self.listing.own.items() if name in self.named]
+
+    def dead(self) -> dict[str, StoredObject]:
+        """Returns the objects that nothing names, by relative name.
+
+        Raises:
+            RemoteIntegrityError: A part of an index can't be read, so that nothing is surely dead.
+        """
+        for obstacle in self.obstacles:
+            raise RemoteIntegrityError(
+                f"nothing can be told to be garbage while a part of the index can't be read: {obstacle}; "
+                "nothing was deleted. Run `python -m ebooklet_tx verify` for what is affected"
+            ) from obstacle
+        return {name: found for name, found in self.listing.own.items() if name not in self.named}
+
+
+@contextmanager
+def take_inventory(remote: Remote) -> Iterator[Inventory]:
+    """Lists a database's objects, then reads its root, its snapshots and their indexes.
+
+    In this order: an object that a push sent after the listing can't be called dead, nor one that was sent
+    before and is named by the root that was read.
+
+    Raises:
+        RemoteIntegrityError: The root is damaged.
+        UnsupportedFormatError: A newer version, or another program, wrote it.
+    """
+    listing = list_objects(remote)
+    fetched = read_root_or_none(remote)
+    # Asked after the read: what this root does not name was unnamed when it was written, or a later one.
+    root_modified = None if fetched is None else _last_modified(remote, remote.names.root)
+    with RemoteIndex() as index:
+        found = Inventory(fetched, root_modified, index, listing)
+        if fetched is not None:
+            index.add_root(remote, fetched.root)
+            found.packs = list(index.packs())
+            found.claimed = set(_sizes(fetched.root, found.packs))
+            found.obstacles = [problem.error for problem in index.problems]
+        found.named = set(found.claimed)
+        for name in listing.own:
+            if name.startswith(SNAPSHOT) and not name.startswith(DELETION):
+                found.named.add(name)
+                found.named.update(_named_by_snapshot(remote, name, found.obstacles))
+        yield found
+
+
+def _last_modified(remote: Remote, key: str) -> datetime | None:
+    try:
+        return remote.store.head(key).last_modified
+    except ObjectMissingError:
+        return None
+
+
+def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set[str]:
+    """Returns what a snapshot names; what can't be read of it decides about garbage as well."""
+    key = remote.names.object(name)
+    try:
+        fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
+        with RemoteIndex() as index:
+            index.add_root(remote, fetched.root)
+            obstacles += [problem.error for problem in index.problems]
+            return set(_sizes(fetched.root, list(index.packs())))
+    except ObjectMissingError:
+        # Deleted since it was listed.
+        return set()
+    except (RemoteIntegrityError, UnsupportedFormatError) as error:
+        obstacles.append(error)
+        return set()
