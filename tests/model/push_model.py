@@ -470,7 +470,7 @@ class PushModel:
         return writer._replace(journal=journal), between
 
     def _own(self, journal: Journal, rows: Rows, seq: int, commit: int, etag: int | None) -> Journal:
-        """Makes a commit of this journal's own the base: `_apply_own_commit`, `finish`."""
+        """Makes a commit of this journal's own the base: `_apply_own_commit`, `_become_base`."""
         index = [NEVER] * len(KEYS)
         for key, value in rows:
             index[key] = (seq, value)

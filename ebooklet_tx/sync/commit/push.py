@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
 from ebooklet_tx.local.detach import start_over
-from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
@@ -247,15 +247,12 @@ def _one_round(
         # The commit is known, the root object that holds it is not: an answer was lost. Read it.
         pull(session)
         return None
-    base_etag = base.etag
     if replacing or not base.seq:
         # No fence was noted of a root that is replaced, or that was not there.
         session.locks.note_fence(seen.manifest.fence if isinstance(seen, FetchedRoot) else 0)
-    if seen is not None:
-        base_etag = seen.etag
     if isinstance(seen, FetchedRoot):
         remote.mode.follow(seen.manifest.commits)
-        base = replacing_base(seen.manifest)
+    base, base_etag = _to_build_on(base, seen)
     try:
         places = place_pending(session.local, remote, entries)
         commit = commit_entries(session, base, base_etag, entries, places)
@@ -291,6 +288,13 @@ def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> Fetc
         there = identity_of_root(seen.manifest, remote.root_place) if isinstance(seen, FetchedRoot) else None
         reconcile_identity(local, here, there)
     return seen
+
+
+def _to_build_on(base: Base, replaced: FetchedRoot | DamagedRoot | None) -> tuple[Base, str | None]:
+    """Returns what a commit is built on, and the ETag of the root in whose place it is put."""
+    if replaced is None:
+        return base, base.etag
+    return (replacing_base(replaced.manifest) if isinstance(replaced, FetchedRoot) else base), replaced.etag
 
 
 def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
