@@ -1,7 +1,4 @@
-"""`python -m ebooklet_tx`.
-
-Owns no state: the commands are `cli`'s.
-"""
+"""`python -m ebooklet_tx`: the commands of `cli`."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""Changes: what differs from the remote, and the ways to settle it.
+"""Changes: how a database differs from its remote, and how to push, pull, resolve or discard the difference.
 
-Owns no state: every answer is read from the journal at the moment it is asked. The invariant:
-whatever is asked takes in account what was written and not yet committed, by committing it first.
+The invariant: each answer is read from the journal when it is asked for, after uncommitted writes are committed.
 """
 
 from __future__ import annotations
@@ -58,16 +57,21 @@ class Change(Unshared):
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[Session]:
-        """Holds the mutex for a look at the journal, with what was written committed first."""
+        """Commits what was written, then holds the mutex while the journal is read."""
         session = self._committed(what) if self._database.writable else self._database._usable()
         with session.mutex:
             yield session
 
     @at_edge
     def pull(self) -> PullResult:
-        """Takes in what others have pushed; one request when there is nothing new.
+        """Applies what other writers have pushed; costs one request when there is nothing new.
 
-        Pending changes stay as they are; `conflicts` tells which of them meet another's.
+        Pending changes stay as they are; `conflicts` lists those that another writer's changes meet.
+
+        Raises:
+            RemoteMissingError: The remote is gone; everything local is kept.
+            UUIDMismatchError: Another database lies there; nothing was changed.
+            OfflineError: The store can't be reached; nothing was changed.
 
         Example:
             >>> bool(db.changes().pull())  # Nothing new.
@@ -84,12 +88,12 @@ class Change(Unshared):
         What is written is synced first, as by `sync`.
 
         Args:
-            force_push: Put our side on top where another writer changed the same keys, write the database
-                anew where the remote has vanished, and make a commit although nothing is pending.
+            force_push: Overwrite keys that another writer changed too, create the database again where the
+                remote has vanished, and make a commit although nothing is pending.
             on_conflict: What to do about keys that another writer changed too: "raise", "ours", "theirs",
                 "newest" (by timestamp), or a function that gets a `Conflict` and returns the value
-                to keep, or `MISSING` to delete the key. None for what the database was opened with. Our
-                change is dropped only for the version that the remote has when the push ends.
+                to keep, or `MISSING` to delete the key. None for what the database was opened with. A local
+                change gives way only to the version that the remote has when the push ends.
 
         Raises:
             ConflictError: Another writer changed some of the same keys; nothing was pushed.
@@ -109,7 +113,7 @@ class Change(Unshared):
 
     @at_edge
     def update(self) -> None:
-        """Commits what was written, so that everything asked here takes it in account.
+        """Commits what was written, so that every answer of this object counts it.
 
         Example:
             >>> changes = db.changes()
@@ -122,7 +126,7 @@ class Change(Unshared):
 
     @property
     def pending_deletes(self) -> frozenset[str]:
-        """The keys whose deletion is still to be pushed."""
+        """The keys that are deleted here and not yet in the remote."""
         with self._reading("pending_deletes") as session:
             return frozenset(
                 entry.key
@@ -168,7 +172,7 @@ class Change(Unshared):
 
     @at_edge
     def resolve(self, keys: str | Iterable[str] | Mapping[str, Any], choice: Any = _NO_CHOICE) -> int:
-        """Settles conflicts by hand; the next push publishes the outcome.
+        """Resolves conflicts by hand; the next push publishes the outcome.
 
         Args:
             keys: A key, several keys, or a mapping of keys to their choices.
@@ -176,10 +180,10 @@ class Change(Unshared):
                 `push`, or the value to keep. To keep one of these words as a value, give a function.
 
         Returns:
-            How many conflicts were settled.
+            How many conflicts were resolved.
 
         Raises:
-            KeyError: A key is not in conflict; nothing was settled.
+            KeyError: A key is not in conflict; nothing was resolved.
 
         Example:
             >>> changes = db.changes()
@@ -220,9 +224,9 @@ class Change(Unshared):
 
 
 def reader_pull(session: Session) -> PullResult:
-    """Pulls in a session that only reads: the lock is taken for the moment of taking in.
+    """Pulls in a session that only reads; it holds the local lock only while it applies the commit.
 
-    A writer on the same machine keeps the journal current; while it has the lock, nothing is done.
+    Does nothing while a writer on the same machine has the lock: that writer keeps the journal current.
     """
     result = PullResult()
 

@@ -1,8 +1,8 @@
 """File descriptors with an owner.
 
-Owns one descriptor at a time. The invariant: between the system's opening of it and its owner's knowing of it,
-and between its closing and the owner's forgetting of it, no bytecode runs. So no interrupt leaks one, or closes
-a number that is somebody else's by now.
+Owns one descriptor at a time. The invariant: no bytecode runs between the system call that opens one and the note
+of its number, nor between the call that closes it and the removal of that note. So no interrupt leaks a
+descriptor, or closes a number that the system has since given to another file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 
 
 class Descriptor:
-    """Owns a file of the system's that it opens; make it first, and open it where its closing is provided for.
+    """Owns a descriptor that it opens; make the object first, and open it where its closing is provided for.
 
-    It is closed at the latest when nobody refers to it any more.
+    It is closed at the latest when the object is collected.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class Descriptor:
         return self._numbers[0] if self._numbers else -1
 
     def close(self) -> None:
-        """Closes it, which also gives its locks back; twice is no error.
+        """Closes it and releases its locks; twice is no error.
 
-        A failure has nothing to say: what was written is durable by then, and Linux frees the number in any case.
+        A failure is ignored: what was written is durable by then, and Linux frees the number in any case.
         """
         with contextlib.suppress(OSError):
             # One call into C takes it from the list and closes it.

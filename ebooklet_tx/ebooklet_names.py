@@ -1,8 +1,7 @@
 """Names that programs written for ebooklet 0.6 to 0.11 call.
 
-Owns no state: each is another name of `open` with its own order of arguments. The invariant: a call written
-for ebooklet means here what it means there; arguments about ebooklet's own layout are taken and have no
-effect.
+Each is another name of `open` with its own order of arguments. The invariant: a call written for ebooklet has the
+same meaning here; arguments about ebooklet's own layout are accepted and have no effect.
 """
 
 from __future__ import annotations

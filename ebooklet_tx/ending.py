@@ -1,7 +1,7 @@
 """Clean-up steps that all run once, whatever raises meanwhile.
 
-Owns the steps that are still to be done. The invariant: a step is on the list before what it ends has begun, and
-leaves it only after it has run. So an interrupt in the middle loses none of them: another `finish` goes on.
+Owns the steps that are left. The invariant: a step is on the list before what it ends has begun, and leaves the
+list only after it has run. So an interrupt loses no step: the next `finish` continues.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import TracebackType
 class Ending:
     """Steps for the end of something, in the reverse order of their adding.
 
-    A step may run twice, when an interrupt comes between its last act and the note of it, so twice must be no
-    error. As a context, `finish` runs where the block raises, and not otherwise; give it twice (`with ending,
-    ending:`), as the first exit can be interrupted as well.
+    A step may run twice, when an interrupt comes between its end and its removal, so running twice must be no
+    error. As a context, it runs `finish` only when the block raises; give it twice (`with ending, ending:`), as
+    the first exit can be interrupted as well.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Ending:
         if error is not None:
             self.finish()
         if error is not None and not isinstance(error, Exception):
-            # Who keeps an interrupt's traceback, as notebooks do, would keep open what its frames had just got.
+            # A notebook keeps the traceback of an interrupt, and so would keep open what its frames hold.
             traceback.clear_frames(trace)
 
 

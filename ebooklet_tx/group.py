@@ -1,7 +1,6 @@
-"""Groups: a database whose values say where other databases are.
+"""Groups: databases whose values are the addresses of other databases.
 
-Owns no state beyond a database's. The invariant: a member existed in its remote when it was added, and no entry
-holds a credential.
+The invariant: a member existed in its remote when it was added, and no entry holds a credential.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ ENTRY_VERSION = 1
 
 
 class RemoteConnGroup(Database):
-    """An open group: a mapping of keys to dicts that say where a database is and what it holds.
+    """An open group: a mapping of keys to dicts, each with the address and a description of a database.
 
     An entry has `entry_version` (1), `type` and `timestamp` (microseconds) of the member, `remote_meta` (the
-    member's metadata when it was added), `user_meta` (what the caller gave) and `remote_conn` (the place,
-    without credentials). It can be given to `open` as it is; `trust_entries` there says how far it is followed.
+    member's metadata when it was added), `user_meta` (what the caller gave) and `remote_conn` (the address,
+    without credentials). `open` takes an entry as it is; its `trust_entries` says how far the entry is followed.
     Entries without `entry_version`, as ebooklet before 0.9 wrote them, hold the member's metadata as `user_meta`.
 
     Example:
@@ -41,14 +40,14 @@ class RemoteConnGroup(Database):
         """Adds a database that exists in its remote, or brings its entry up to date.
 
         Args:
-            remote_conn: The member's place, as `open` takes it. Its credentials are used and not kept.
-            key: The entry's key; None for the member's uuid as 32 hex digits. An entry of the same member
-                under its uuid gives way to one under a key that is given.
+            remote_conn: The member's address, as `open` takes it. Its credentials are used and not kept.
+            key: The entry's key; None for the member's uuid as 32 hex digits. A key that is given replaces
+                the entry of the same member under its uuid.
             user_meta: Anything that is JSON; kept in the entry as it is.
 
         Raises:
-            InvalidArgumentError: It is no connection; nothing was asked.
-            RemoteMissingError: There is no database at the place; nothing was changed.
+            InvalidArgumentError: It is no connection; no request was sent.
+            RemoteMissingError: There is no database at the address; nothing was changed.
             InvalidValueError: `user_meta` is not JSON.
             ReadOnlyError: The group is open for reading.
 
@@ -106,7 +105,7 @@ class RemoteConnGroup(Database):
 
 
 def reading_entries(serializer: Serializer, connection: Connection) -> Serializer:
-    """Returns a group's serializer with values that are known as its entries, and know where it lies."""
+    """Returns a group's serializer that decodes values as entries which know where the group lies."""
     place = connection.endpoint()
 
     def loads(encoded: bytes) -> Any:

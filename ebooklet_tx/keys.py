@@ -1,7 +1,7 @@
-"""Keys: what may be one.
+"""Checks of keys.
 
-Owns no state. The invariant: a key that passes `check_key` can be written as UTF-8, fits Booklet's limit, and
-is none that booklet keeps for itself.
+The invariant: a key that passes `check_key` can be written as UTF-8, fits Booklet's limit, and is not reserved by
+booklet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ebooklet_tx.limits import MAX_KEY_BYTES, RESERVED_TEXTS
 
 
 def text_of(key: object) -> str:
-    """Returns a key that is text, whether it may be set or not.
+    """Returns a key that is text, although it may not be one that can be set.
 
     Raises:
         InvalidKeyError: It is no str, or can't be written as UTF-8.
@@ -28,10 +28,10 @@ def text_of(key: object) -> str:
 
 
 def several(keys: Iterable[str], what: str) -> Iterable[str]:
-    """Returns keys that are given as several, for `what` to take them.
+    """Returns several keys as they were given to `what`.
 
     Raises:
-        InvalidTypeError: It is one str, whose letters would be taken for keys, or nothing to iterate over.
+        InvalidTypeError: It is a single str, whose letters would count as keys, or can't be iterated over.
     """
     if isinstance(keys, str | bytes):
         raise InvalidTypeError(
@@ -56,7 +56,7 @@ def check_key(key: object) -> None:
     """Makes sure that a key may be set.
 
     Raises:
-        InvalidKeyError: It may not; the message says why.
+        InvalidKeyError: The key can't be set; the message says why.
     """
     if type(key) is str and 0 < len(key) <= MAX_KEY_BYTES and key.isascii() and key not in RESERVED_TEXTS:
         return

@@ -1,8 +1,7 @@
 """The limits of what is stored, in one table: whatever a reader refuses, a writer can't write.
 
-Owns no state. The invariant: every codec, on both of its sides, takes its bounds from here, so that no
-database can be written that another machine can't read, and no object of a few bytes costs its reader more
-than the bounds allow. docs/FORMAT.md repeats the table.
+The invariant: each codec takes the bounds of both its sides from here. So no database can be written that another
+machine can't read, and a small hostile object costs its reader no more than the bounds allow.
 """
 
 from __future__ import annotations

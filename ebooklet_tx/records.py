@@ -1,7 +1,7 @@
 """Frozen records that travel between the rooms.
 
-Owns no state. The invariant: a record is plain data, checked where it is made from foreign bytes,
-so whoever receives one may trust its types and ranges.
+The invariant: a record is plain data, checked where it is decoded from foreign bytes, so its types and ranges
+can be trusted everywhere else.
 
 Keys are str; the key `""`, which no user can write, holds the database's metadata, so that it is
 stored, synced and checked as any other value. Timestamps are int microseconds since 1970 UTC.

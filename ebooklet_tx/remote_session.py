@@ -1,8 +1,8 @@
 """A session on a remote alone: what its root says, and what can be done to it without a local file.
 
-Owns a store's connections and the root as it was read last. The invariant: opening sends nothing; one GET of
-the root serves every question, until `delete_remote` has changed what there is; a value is checked against
-its digest before it is returned.
+Owns a store's connections and the root as it was last read. The invariant: opening sends nothing; one GET of the
+root answers every question until `delete_remote` changes the remote; a value is checked against its digest
+before it is returned.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class RemoteSession(Unshared):
         conditional_writes: bool | str = "auto",
         retry: RetryPolicy | None = None,
     ) -> None:
-        """Names the remote; nothing is sent.
+        """Prepares the session; nothing is sent.
 
         Args:
-            connection: The place.
+            connection: The address.
             flag: `r` reads; `w`, `c` and `n` may delete the database and break its locks.
             lock_timeout: Seconds to wait for another writer's lock when deleting or copying.
             conditional_writes: As in `open`.
@@ -70,7 +70,7 @@ class RemoteSession(Unshared):
 
         Raises:
             InvalidArgumentError: The flag is unknown.
-            ReadOnlyError: The place can only be read, and the flag is another than `r`.
+            ReadOnlyError: The address can only be read, and the flag is not `r`.
         """
         if flag not in ("r", "w", "c", "n"):
             raise InvalidArgumentError(f"unknown flag {flag!r}; give 'r', 'w', 'c' or 'n'")
@@ -103,7 +103,7 @@ class RemoteSession(Unshared):
 
     @property
     def writable(self) -> bool:
-        """Whether this session may delete the database; whether the store lets it shows when it tries."""
+        """Whether this session may delete the database; the store may still refuse."""
         return self._usable().store.writable and self._flag != "r"
 
     @at_edge
@@ -196,12 +196,12 @@ class RemoteSession(Unshared):
     def delete_remote(self) -> EraseReport:
         """Deletes the database with everything that is its own, under its lock; see `EraseReport`.
 
-        Nothing is left to recover it from but local files and copies. Where there is nothing to delete nothing
-        is done; after a failure it can be called again and finishes.
+        Only local files and copies can restore it. Does nothing where there is no database; after a failure,
+        another call finishes.
 
         Raises:
             ReadOnlyError: The session is open for reading.
-            UnsupportedFormatError: Something else lies at the place; nothing was deleted.
+            UnsupportedFormatError: Something else lies at the address; nothing was deleted.
             LockTimeoutError: Another writer kept the lock; nothing was deleted.
             OfflineError: The store keeps failing; call it again.
 
@@ -216,16 +216,16 @@ class RemoteSession(Unshared):
 
     @at_edge
     def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
-        """Copies the database to another place, which must hold none; see `CopyReport`.
+        """Copies the database to another address, which must hold none; see `CopyReport`.
 
         Args:
             remote_conn: The target, as `open` takes it.
 
         Raises:
             RemoteMissingError: There is no database here.
-            InvalidArgumentError: There is one at the target; it was left as it was.
+            InvalidArgumentError: There is one at the target; it is intact.
             ReadOnlyError: The target can only be read.
-            OfflineError: A store keeps failing; call it again, which goes on with what has arrived.
+            OfflineError: A store keeps failing; call it again to continue with what has arrived.
 
         Example:
             >>> with ebooklet_tx.connect(remote).open() as session:
@@ -248,10 +248,9 @@ class RemoteSession(Unshared):
 
     @at_edge
     def break_other_locks(self, timestamp: Timestamp = None) -> list[dict[str, Any]]:
-        """Breaks the locks of other writers, also of those that live, and raises the root's fence.
+        """Breaks the locks of other writers, even of running ones, and raises the root's fence.
 
-        A holder that lives finds out at its next push, which raises `LockLostError` with every change still
-        pending.
+        The next push of a running holder raises `LockLostError`, with every change still pending.
 
         Args:
             timestamp: Break only locks that were taken before that time, by the store's clock: int
@@ -262,8 +261,8 @@ class RemoteSession(Unshared):
             datetime in UTC.
 
         Raises:
-            InvalidArgumentError: The timestamp is none; nothing was broken.
-            LockTimeoutError: The lock changed hands all the time.
+            InvalidArgumentError: The timestamp is invalid; nothing was broken.
+            LockTimeoutError: The lock kept changing hands.
             OfflineError: The store keeps failing.
 
         Example:
@@ -287,7 +286,7 @@ class RemoteSession(Unshared):
     # -- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Lets go of the store's connections; twice is no error.
+        """Closes the store's connections; twice is no error.
 
         Example:
             >>> session = ebooklet_tx.connect(remote).open()
@@ -348,7 +347,7 @@ def _metadata_value(remote: Remote, root: FetchedRoot) -> bytes | None:
 
 
 def _metadata_row(remote: Remote, root: FetchedRoot) -> IndexRow | None:
-    """Looks in the tail, then in the segments from the newest on: the first row found is the newest."""
+    """Searches the tail, then the segments from the newest on: the first row found is the newest."""
     if root.root.tail:
         row = _first_row(read_segment(root.root.tail, name=f"the tail of {remote.root_place}"))
         if row is not None:

@@ -1,7 +1,6 @@
 """Timestamps: int microseconds since 1970 UTC, and what users may write instead.
 
-Owns no state. The invariant: what comes out is from 0 to `MAX_TIMESTAMP_US`, which every store of timestamps
-holds, and can be shown as a datetime.
+The invariant: a timestamp is from 0 to `MAX_TIMESTAMP_US`, so every format holds it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Timestamp = int | str | datetime | None
 """Microseconds, an ISO 8601 str with a zone, a datetime with a zone, or None for now."""
 
 LAST_UNLIKELY_US = 631_152_000_000_000
-"""Up to the beginning of 1990 a number of microseconds is rather one of seconds, milliseconds or days."""
+"""A smaller number (before 1990) is more likely to be seconds, milliseconds or days."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -25,8 +24,8 @@ def timestamp_us(timestamp: Timestamp) -> int:
     """Returns microseconds since 1970 UTC.
 
     Raises:
-        InvalidArgumentError: It has no zone, is before 1970, is no timestamp at all, or is a number that lies
-            in 1970 to 1989, as one of seconds or milliseconds does; 0 is taken.
+        InvalidArgumentError: It has no zone, is before 1970, is no timestamp, or is a number in the years 1970 to
+            1989, as seconds and milliseconds are; 0 is accepted.
     """
     if timestamp is None:
         return now_us()

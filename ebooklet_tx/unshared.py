@@ -1,7 +1,6 @@
-"""What belongs to one session: it can't be copied, and not be sent to another process.
+"""Objects that belong to one session: they can't be copied or sent to another process.
 
-Owns no state. The invariant: a lock, an open file or a transaction has one owner, so that the end of nothing else
-ends it.
+The invariant: a lock, an open file or a transaction has one owner, and only that owner ends it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ebooklet_tx.tracebacks import at_edge
 class Database(WritableDatabase):
     """An open database: a mapping of str keys to values, local first, pushed on demand.
 
-    Threads may share one session. A process that was forked from it may not: it opens its own.
+    Threads may share one session. A forked process opens its own.
 
     Example:
         >>> with ebooklet_tx.open(remote, "other.blt", "w", "orjson") as other:
@@ -33,12 +33,12 @@ class Database(WritableDatabase):
 
     @property
     def _n_buckets(self) -> int:
-        """The Booklet's hash buckets, under the name by which programs written for ebooklet ask."""
+        """The Booklet's hash buckets, under the name that programs written for ebooklet read."""
         return self._usable().local.file.header.n_buckets
 
     @property
     def _local_file(self) -> Database:
-        """What such programs ask for the local half; here both halves have one face."""
+        """The local half, for the same programs; here it is the database itself."""
         return self
 
     @at_edge
@@ -55,15 +55,13 @@ class Database(WritableDatabase):
 
     @at_edge
     def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
-        """Writes packs of the remote anew that hold little but dead values, or are many and small.
+        """Rewrites packs of the remote that hold mostly dead values, and merges small ones.
 
-        That is a commit of the same values.
-
-        The old packs stay until `ebooklet_tx.collect` removes them.
+        It is a commit of the same values. The old packs stay until `ebooklet_tx.collect` removes them.
 
         Args:
-            live_share: Packs of which less than this share is live are written anew.
-            packs: Names of packs that are written anew in any case, for example because they are damaged.
+            live_share: Packs of which less than this share is live are rewritten.
+            packs: Names of packs to rewrite in any case, for example because they are damaged.
 
         Raises:
             OfflineError: The store keeps failing; what was sent is kept for the next call.
@@ -81,8 +79,8 @@ class Database(WritableDatabase):
     def delete_remote(self) -> EraseReport:
         """Deletes the database in the remote, and nothing else there; the local file is kept.
 
-        What is on this machine becomes the content of the next push. Values that were never fetched are gone
-        with the remote. Others who have a copy find the remote missing.
+        The next push sends what is on this machine. Values that were never fetched are lost. Other copies find
+        the remote missing.
 
         Raises:
             UUIDMismatchError, UnsupportedFormatError: Something else lies there; nothing was deleted.
@@ -101,10 +99,10 @@ class Database(WritableDatabase):
 
     @at_edge
     def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
-        """Copies the database as it stands in the remote to another place; what is pending here stays here.
+        """Copies the database from the remote to another address; pending changes stay here.
 
-        Inside one store with the same credentials nothing passes through this machine. A copy that was
-        interrupted shows no database at its target; the same call again goes on with it.
+        Inside one store with the same credentials, no value passes through this machine. An interrupted copy
+        shows no database at its target; the same call again continues it.
 
         Args:
             remote_conn: The target, as `open` takes it. No database may be there.

@@ -130,8 +130,9 @@ class OpenSession(Unshared):
     def close(self, force_shutdown: bool = False) -> None:
         """Commits what was written, moves it into the Booklet file and closes; twice is no error.
 
-        When it raises, the session is closed all the same and the last commit is intact. Interrupted, it makes
-        what was written durable and lets go of all locks before it raises; called again, it finishes.
+        When it raises, the session is closed all the same and the last commit is intact. When it is
+        interrupted, it makes what was written durable and releases all locks before it raises; another call
+        finishes.
 
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
@@ -164,9 +165,9 @@ class OpenSession(Unshared):
             self._end_unclosed()
 
     def _end_unclosed(self) -> None:
-        """Ends a session that was dropped: commits what was written here, and pushes nothing.
+        """Ends a session that was dropped without `close`: commits what was written, and pushes nothing.
 
-        A transaction that is open then was never acknowledged, so it is dropped as a whole.
+        An open transaction was never acknowledged, so all of it is dropped.
         """
         if self._ending.is_finished or self._in_child or os.getpid() != self._pid:
             return

@@ -5,7 +5,7 @@ once, and they end with the iteration, however that ends; what passes between pr
 by the code here, never by the pool, whose own threads hang or give up where that fails.
 
 Processes are never forked from this one: a fork copies locks that other threads hold, such as the one that renews
-the remote's lock, and nobody in the copy ever lets go of them.
+the remote's lock, and no thread in the copy ever releases them.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         return isinstance(key, str) and is_text(key) and self._timestamp_of(key) is not None
 
     def _read_user(self, key: object) -> tuple[int, bytes] | None:
-        """Like `_read`, for keys that users give: the metadata's is none of theirs."""
+        """Like `_read`, for a user's key: `""`, the metadata's, counts as missing."""
         return self._read(text) if (text := text_of(key)) else None
 
     def _read(self, key: str) -> tuple[int, bytes] | None:
@@ -194,7 +194,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def _read_many(self, keys: Iterable[str], *, in_order: bool = False) -> Iterator[tuple[str, Found]]:
         """Yields what each key has, uncommitted writes included, in the order of the keys.
 
-        With `in_order` they are the journal's own from one to another, merged with what is uncommitted.
+        `in_order` says that the keys are all of the journal's between the first and the last, in order.
         """
         session = self._usable()
         for page in _pages(keys):
@@ -205,7 +205,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
                 yield (key, uncommitted[key]) if key in uncommitted else next(committed)
 
     def _uncommitted(self, keys: Sequence[str]) -> dict[str, bytes | None]:
-        """Returns what uncommitted writes say of keys; an empty one, which is nobody's, is not there."""
+        """Returns the values of keys that uncommitted writes decide; `""` counts as missing."""
         session = self._usable()
         with session.mutex:
             overlay = session.local.overlay
@@ -247,7 +247,8 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         Raises:
             InvalidTypeError: The function is a lambda, or defined inside another; nothing was started.
             WorkerError: A process died, or could not import the function.
-            Error: A value can't be had; and whatever the function raises.
+            Error: A value can't be fetched.
+            Exception: What the function raises comes out as it is.
 
         Example:
             >>> from stations import doubled  # def doubled(key, value): return key, 2 * value
@@ -272,7 +273,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         """Fetches values so that they are on this machine; all of them, or those of some keys.
 
         Returns:
-            The keys whose values could not be had, each with the reason.
+            The keys whose values could not be fetched, each with the reason.
 
         Example:
             >>> db.load_items()  # An empty dict: every value is here now.

@@ -1,7 +1,6 @@
 """Views: a database's keys, items and values as sets and sequences that show later changes.
 
-Owns no state: everything is asked of the database at the moment of iterating. The invariant: a view can be
-gone through any number of times, in order of key.
+The invariant: a view asks the database anew at each iteration, and iterates in order of key.
 """
 
 from __future__ import annotations

@@ -257,13 +257,12 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         """Rewrites the local file without dead bytes.
 
         Args:
-            reindex: No effect: the Booklet's index is made anew all the same.
+            reindex: No effect: the Booklet's index is always rebuilt.
             timestamp: Local copies of pushed values older than this are dropped too; they are
                 fetched again when they are read. Values that were not pushed always stay.
 
         Returns:
-            How many items the file holds less: values that were replaced or deleted, and local copies that
-            were dropped.
+            How many items were removed from the file: values that were replaced or deleted, and local copies.
 
         Example:
             >>> del db["a"]

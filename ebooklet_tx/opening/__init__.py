@@ -1,4 +1,4 @@
-"""Opening a database: from a place and a flag to a session."""
+"""Opening a database: from an address and a flag to a session."""
 
 from ebooklet_tx.opening.opening import open
 

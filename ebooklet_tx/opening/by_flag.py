@@ -1,7 +1,7 @@
 """What each flag does: from a remote and a path to a session, or offline from a path alone.
 
-Owns no state. The invariant: what is made or locked on the way is given to the settings' `ending` as it comes
-to be, so that a failure anywhere lets go of it.
+The invariant: whatever is made or locked on the way is given to the settings' `ending` at once, so that a failure
+releases it.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def _open_copy_to_read(remote: Remote, path: Path, settings: Settings) -> Sessio
 
 
 def _pull_if_changed(session: Session) -> None:
-    """Asks without the lock; takes it only when there is something to take in.
+    """Asks without the lock; takes it only when there is a commit to apply.
 
-    What was never pushed, or was deleted from here, has no remote to be missed.
+    A database that was never pushed, or was deleted from here, needs no remote.
     """
     if is_replacing(session.journal):
         return

@@ -1,7 +1,7 @@
-"""Opening: from a place and a flag to a session.
+"""Opening: from an address and a flag to a session.
 
-Owns no state. The invariant: when opening raises, nothing was changed that the flag did not ask
-for, and no lock, descriptor or connection is left behind.
+The invariant: when opening raises, nothing was changed that the flag did not ask for, and no lock, descriptor or
+connection is left behind.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ebooklet_tx.values.pickle_policy import pickle_allowed, warn_of_pickle
 from ebooklet_tx.values.serializers import Serializer, resolve
 
 UNREACHABLE_SECONDS = 5.0
-"""How long a store to which no connection comes about is tried before `offline="auto"` goes without it."""
+"""How long `offline="auto"` tries to connect to a store before it works without it."""
 
 
 @overload
@@ -125,16 +125,17 @@ def open(
         n_buckets: For a new database: hash buckets of the Booklet file.
         buffer_size: How many value bytes wait in memory before they are committed; an empty value, and a delete,
             count as the bytes of the key.
-        remote_conn_group: For a new database: whether it is a `RemoteConnGroup`. An existing one is what it is.
+        remote_conn_group: For a new database: whether it is a `RemoteConnGroup`. An existing database keeps its
+            type, although a type checker takes the result for a group.
         lock: "exclusive" keeps other writers of the remote out from open to close; None lets any
             number of writers work, and conflicts come up when they push.
         lock_timeout: Seconds to wait for another writer, of the local file or of the remote.
-        force_lock: Take the remote's lock whoever holds it; his next push raises `LockLostError`.
+        force_lock: Take the remote's lock from its holder, whose next push raises `LockLostError`.
         offline: True works with the local file alone; "auto" does so, with an `OfflineWarning`, when the
             remote can't be reached. What is written waits for the next push of a session that is not offline.
         allow_pickle: False refuses a database whose values are pickled, before any is unpickled; True says that
             they are trusted, as naming the serializer does. None for what the environment variable
-            EBOOKLET_TX_ALLOW_PICKLE says; where nobody said, a database that this journal did not make warns
+            EBOOKLET_TX_ALLOW_PICKLE says; without either, a database that this journal did not make warns
             once (`PickleWarning`).
         conditional_writes: Whether the store's conditional writes work: "auto" tries them once for each
             endpoint and bucket that is not AWS itself, True and False say so.
@@ -149,9 +150,9 @@ def open(
 
     Raises:
         RemoteMissingError: There is no remote database, and the flag does not make one.
-        UnsupportedFormatError: Something else lies at the place or the path.
+        UnsupportedFormatError: Something else lies at the address or the path.
         InvalidArgumentError: An argument is wrong, or another serializer was named than the stored one.
-        PartialCopyError: The file is ebooklet's, and lacks keys of its remote.
+        PartialCopyError: ebooklet made the file, and it lacks keys of its remote.
         UUIDMismatchError: The local file belongs to another database.
         LockTimeoutError: Another session kept the local file, or another writer the remote.
         OfflineError: The remote can't be reached; or `offline` is True and there is no local file.
@@ -214,7 +215,7 @@ def _check_process() -> None:
 
 
 def _open_session(remote: Remote, connection: Connection, path: Path, settings: Settings) -> Session:
-    """Opens by the flag, or offline where that is wanted or all that can be had."""
+    """Opens by the flag, or offline where that is wanted or the remote can't be reached."""
     if settings.offline is True:
         remote.store.close()
         return open_offline(connection, path, settings)

@@ -8,11 +8,11 @@ from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.pull.resolve import Resolver
 
 Flag: TypeAlias = Literal["r", "w", "c", "n"]
-"""How a database is opened: read, write, create where it is missing, or begin anew."""
+"""How a database is opened: read, write, create if missing, or start an empty one."""
 
 
 class OpenOptions(TypedDict, total=False):
-    """The keyword arguments of `open`; their meaning is told there."""
+    """The keyword arguments of `open`; see there for their meaning."""
 
     lock: Literal["exclusive"] | None
     lock_timeout: float

@@ -1,7 +1,6 @@
 """What a session is opened with, checked.
 
-Owns no state. The invariant: settings that exist can be used; what is wrong with them was said before
-anything was opened or made.
+The invariant: settings that exist are valid; wrong ones raise before anything is opened or made.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ class Settings:
         flag: `r`, `w`, `c` or `n`.
         type: What a new database is: `booklet` or `group`.
         lock: "exclusive", or None for an optimistic writer.
-        force_lock: Whether the remote's lock is taken whoever holds it.
+        force_lock: Whether the remote's lock is taken from its holder.
         offline: False, True or "auto".
-        pickle_allowed: Whether pickle was allowed or refused; None when nobody said.
-        place: How messages call the remote.
+        pickle_allowed: Whether pickle was allowed or refused; None when neither argument nor environment says.
+        place: The remote's name in messages.
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         reading: Whether a pair is made only to be read.
         named: The serializer that the caller asks for, by its name; None where none was named.
-        ending: What has to be let go of where opening fails, and at the session's end.
+        ending: What to release when opening fails, and at the session's end.
     """
 
     flag: str
@@ -74,7 +73,7 @@ class Settings:
             raise InvalidArgumentError(f"accept_partial must be True or False, not {self.accept_partial!r}")
         if self.offline is True and self.flag == "n":
             raise InvalidArgumentError(
-                "a database can't be begun anew offline; open it with flag 'n' when online"
+                "flag 'n' does not work offline: its empty database replaces the remote; open it when online"
             )
         self.named = named_serializer(self.value_serializer)
         if self.type == "group":
@@ -113,7 +112,7 @@ class Settings:
         return same and self.type == manifest.type
 
     def header_anew(self, manifest: Manifest) -> bytes:
-        """Returns the header of an empty database that goes on under the uuid of one in a remote.
+        """Returns the header of an empty database that keeps the uuid of one in a remote.
 
         Raises:
             PickleRefusedError: Its values would be pickled, and pickle is refused.
@@ -133,7 +132,7 @@ class Settings:
         self.check_serializer(name, f"the remote database {self.place}")
         self.check_pickle(name)
         model = resolve(self.value_serializer if name == CUSTOM else name)
-        # No more than its keys ask for: the index is written out, and grows with what is really kept here.
+        # As many as its keys need: the index is written out, and grows with what is kept here.
         n_buckets = min(manifest.n_buckets, max(DEFAULT_N_BUCKETS, manifest.key_count), MAX_COPY_BUCKETS)
         return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, n_buckets)
 
@@ -142,7 +141,7 @@ class Settings:
 
         Args:
             stored: The name of the stored one.
-            where: How messages call what it is stored in.
+            where: The name in messages of what it is stored in.
 
         Raises:
             InvalidArgumentError: Another one was named, or none where a class is needed.

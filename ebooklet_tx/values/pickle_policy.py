@@ -1,7 +1,7 @@
-"""Pickle: who may have it unpickled here.
+"""Pickle: whether the values of a database may be unpickled here.
 
-Owns the word of which places were warned about in this process. The invariant: where pickle is refused, no
-byte of a database is unpickled.
+Owns the set of addresses that this process has warned of. The invariant: where pickle is refused, no byte of a
+database is unpickled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _warned: set[str] = set()
 
 
 def pickle_allowed(argument: bool | None) -> bool | None:
-    """Returns whether pickle was allowed or refused, by argument or environment; None when nobody said."""
+    """Returns whether pickle was allowed or refused, by argument or environment; None when neither says."""
     if argument is not None:
         if not isinstance(argument, bool):
             raise InvalidArgumentError(f"allow_pickle must be True, False or None, not {argument!r}")
@@ -32,7 +32,7 @@ def pickle_allowed(argument: bool | None) -> bool | None:
 
 
 def is_pickling(serializer_name: str | None) -> bool:
-    """True of a serializer, by its name, whose decoding runs what was encoded."""
+    """True of the name of a serializer whose decoding can run code."""
     return serializer_name in _PICKLING
 
 
@@ -41,7 +41,7 @@ def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | Non
 
     Args:
         serializer_name: Booklet's name of the database's serializer.
-        place: How messages call the database.
+        place: The database's name in messages.
         allowed: What `pickle_allowed` said.
 
     Raises:
@@ -51,25 +51,25 @@ def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | Non
         raise PickleRefusedError(
             f"the values of {place} are pickled ({serializer_name}), and unpickling runs whatever code their "
             f"writer put in; nothing was unpickled. Give allow_pickle=True (or {ALLOW_PICKLE_VARIABLE}=1) if "
-            "you trust everybody who can write there"
+            "you trust all who can write there"
         )
 
 
 def warn_of_pickle(serializer_name: str | None, place: str, *, stacklevel: int) -> None:
-    """Warns, once in a process, that values of a place that others may have written to are pickled.
+    """Warns, once in a process, that values which others may have written are pickled.
 
     Args:
         serializer_name: Booklet's name of the database's serializer.
-        place: How messages call the database.
-        stacklevel: Whose line the warning names, counted from the caller.
+        place: The database's name in messages.
+        stacklevel: Which caller's line the warning names.
     """
     if serializer_name in _PICKLING and place not in _warned:
         warnings.warn(
-            f"the values of {place} are pickled ({serializer_name}): whoever can write there can run code on "
+            f"the values of {place} are pickled ({serializer_name}): all who can write there can run code on "
             f"this machine. Give allow_pickle=True or value_serializer={serializer_name!r} if you trust them, "
             f"allow_pickle=False (or {ALLOW_PICKLE_VARIABLE}=0) to refuse",
             PickleWarning,
             stacklevel=stacklevel + 1,
         )
-        # Behind it: where warnings are errors, every opening ends in one.
+        # After the warning, so that where warnings are errors each opening raises.
         _warned.add(place)

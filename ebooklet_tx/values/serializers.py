@@ -1,6 +1,6 @@
 """Value serializers: booklet's own by name, or a class of the user's.
 
-Owns no state. The invariant: what `dumps` returns is bytes of at most 4 GiB - 1, whatever the
+The invariant: what `dumps` returns is bytes of at most 4 GiB - 1, whatever the
 serializer is, and a serializer's own failure comes out as `InvalidValueError` naming the key.
 """
 
@@ -162,7 +162,7 @@ class _AnyClass:
 
 
 def _checked_dumps(kind: Any) -> Callable[[Any], Any]:
-    """Returns the dumps of an array of ints, which drops fractions and high bits, with a look at what is left."""
+    """Returns the `dumps` of an array of ints that refuses fractions and high bits, which it would cut."""
 
     def dumps(value: Any) -> Any:
         encoded = kind.dumps(value)

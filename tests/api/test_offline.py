@@ -132,7 +132,7 @@ def test_auto_falls_back_with_a_warning(bench: Bench, flag: str) -> None:
     with db:
         assert db.offline
         assert db["small"] == 1
-    assert Path(caught[0].filename).name == "pairs.py"
+    assert Path(caught[0].filename).name == "doors.py"
 
 
 def test_auto_without_a_local_file_raises_and_leaves_none(bench: Bench) -> None:
