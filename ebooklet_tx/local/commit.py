@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
-from ebooklet_tx.local.block_writer import Placed, Value
+from ebooklet_tx.local.booklet.block_writer import Placed, Value
+from ebooklet_tx.local.booklet.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.local.journal.entries import VISIBLE, digests_of, keys_with_local_copy, stale_keys
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.overlay import Overlay
-from ebooklet_tx.local.value_file import FileState, ValueFile, new_append_number
 from ebooklet_tx.records import digest_of
 
 _log = logging.getLogger("ebooklet_tx")
@@ -50,6 +50,16 @@ _TO_DELETED = f"""
 UPDATE entry SET {_KEEP_BASE},
   pending = CASE WHEN remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0 ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = ?, pending_length_bytes = NULL
+"""
+
+_DROP_DELETED = f"""
+DELETE FROM entry WHERE key = ? AND remote_seq IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN})
+"""
+"""Takes away the row of a deleted key that was never pushed, with its local copy."""
+
+_TO_DELETED_AND_GONE = f"""{_TO_DELETED},
+  local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL, local_length_bytes = NULL
+WHERE key = ?
 """
 
 _DROP_EMPTY = """
@@ -145,13 +155,14 @@ def append(
         for key, (value, timestamp_us) in overlay.operations.items()
         if value is not None
     ]
-    gone = {*stale_keys(journal), *(key for key, (value, _) in overlay.operations.items() if value is None)}
+    deleted = sorted((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None)
+    stale = set(stale_keys(journal)).difference(key for key, _ in deleted)
     kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *absent)]
     replaced = keys_with_local_copy(journal, [key for key, _, _ in written])
     number = new_append_number()
     placed = file.append(
         number,
-        gone.union(replaced, (item.key for item in kept if item.replaces)),
+        stale.union((key for key, _ in deleted), replaced, (item.key for item in kept if item.replaces)),
         [*written, *((item.key, item.timestamp_us, item.value) for item in kept)],
         expected_keys=len(written) + len(kept),
     )
@@ -163,8 +174,9 @@ def append(
     )
     with journal.transaction() as connection:
         raw = driver(connection)
-        _record_overlay_deletes(raw, overlay)
-        record_gone(raw, gone)
+        raw.executemany(_DROP_DELETED, ((key,) for key, _ in deleted))
+        raw.executemany(_TO_DELETED_AND_GONE, ((stamp, key) for key, stamp in deleted))
+        record_gone(raw, stale)
         raw.executemany(_SET_AND_PLACE, written_rows)
         record_places(raw, placed[len(written) :], {item.key: item.digest for item in kept})
         raw.execute("DELETE FROM staged")
@@ -229,7 +241,7 @@ def stage_value(raw: sqlite3.Connection, key: str, value: bytes | None, timestam
 
 def record_gone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
     """Notes that the Booklet file no longer holds these keys."""
-    keys = list(keys)
+    keys = sorted(keys)
     raw.executemany(_NO_LOCAL_PLACE, ((key,) for key in keys))
     raw.executemany(_DROP_EMPTY + " AND key = ?", ((key,) for key in keys))
 

@@ -17,7 +17,7 @@ import orjson
 
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.booklet_layout import (
+from ebooklet_tx.local.booklet.layout import (
     CRASHED_N_KEYS,
     FIXED_LENGTH_MAGIC,
     HASH_BYTES,
@@ -27,10 +27,10 @@ from ebooklet_tx.local.booklet_layout import (
     parse_header,
     scan_file,
 )
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.value_file import ValueFile
 
 INDEX_SUFFIX = ".remote_index"
 CHANGES_KEY_BYTES = b"7c40d2ea915b4f3a8e6d201"

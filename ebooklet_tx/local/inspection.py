@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 
 from ebooklet_tx.errors import Error, JournalDamagedError, JournalUnusableError, LocalMissingError
 from ebooklet_tx.limits import METADATA_KEY_BYTES
-from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
+from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of, storage_errors
 from ebooklet_tx.local.files.own_files import check_no_link, is_file
 from ebooklet_tx.local.journal import migrate
@@ -35,7 +36,6 @@ from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import is_file_of, rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
-from ebooklet_tx.local.value_file import ValueFile
 from ebooklet_tx.records import CommitRecord, digest_of
 
 _DIGEST_OF_NOTHING = digest_of(b"")

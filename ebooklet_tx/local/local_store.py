@@ -18,6 +18,8 @@ from typing import Any
 
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, ReadOnlyError
+from ebooklet_tx.local.booklet.file_header import header_with_uuid
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.commit import Fetched, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
@@ -29,7 +31,6 @@ from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.pair_files import remove_pair
 from ebooklet_tx.local.reading import LocalReading
 from ebooklet_tx.local.recovery import RecoveryReport
-from ebooklet_tx.local.value_file import ValueFile, header_with_uuid
 from ebooklet_tx.values.serializers import Serializer, resolve_stored
 
 _log = logging.getLogger("ebooklet_tx")

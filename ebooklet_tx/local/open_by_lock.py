@@ -16,6 +16,7 @@ from ebooklet_tx.errors import (
     LostCommitsError,
     ReadOnlyError,
 )
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import check_no_link, narrow_beside
 from ebooklet_tx.local.journal.integrity.set_aside import check_damage
@@ -30,7 +31,6 @@ from ebooklet_tx.local.pair_files import (
     remove_pair,
 )
 from ebooklet_tx.local.recovery import as_recorded, open_journal, replace_damaged, set_journal_aside
-from ebooklet_tx.local.value_file import ValueFile
 
 _log = logging.getLogger("ebooklet_tx")
 

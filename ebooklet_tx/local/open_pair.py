@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError
+from ebooklet_tx.local.booklet.value_file import FileState, IndexDamagedError, ValueFile, put_in_place
 from ebooklet_tx.local.commit import Fetched, append
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.journal import Journal
@@ -25,7 +26,6 @@ from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.pair_files import LOCK_POLL_SECONDS, open_unlocked, try_open_locked
 from ebooklet_tx.local.rebuild import finished_rebuild, rebuild
 from ebooklet_tx.local.recovery import RecoveryReport, reconcile, report_rebuild
-from ebooklet_tx.local.value_file import FileState, IndexDamagedError, ValueFile, put_in_place
 
 _log = logging.getLogger("ebooklet_tx")
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
-from ebooklet_tx.local.files.checked_file import fsync_folder
-from ebooklet_tx.local.files.file_calls import REFUSED, size_of, storage_errors
+from ebooklet_tx.local.booklet.value_file import ValueFile, create_file
+from ebooklet_tx.local.files.file_calls import REFUSED, fsync_folder, size_of, storage_errors
 from ebooklet_tx.local.files.own_files import is_file, remove_own, remove_unfinished
 from ebooklet_tx.local.files.rights import Rights
 from ebooklet_tx.local.journal.integrity.lost_commits import check_unmarked
 from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_path, side_files
 from ebooklet_tx.local.rebuild import rebuild_path
-from ebooklet_tx.local.value_file import ValueFile, create_file
 from ebooklet_tx.values.serializers import resolve
 
 LOCK_POLL_SECONDS = 0.02

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local.block_writer import Placed
-from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
+from ebooklet_tx.local.booklet.block_writer import Placed
+from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.commit import record_deletes, record_gone, record_places, record_sets
 from ebooklet_tx.local.journal.entries import (
     PENDING_NONE,
@@ -32,7 +33,6 @@ from ebooklet_tx.local.journal.entries import (
 )
 from ebooklet_tx.local.journal.journal import MISSING_KEYS, Journal, driver, put_meta
 from ebooklet_tx.local.journal.staged import held_value
-from ebooklet_tx.local.value_file import ValueFile
 from ebooklet_tx.records import METADATA_KEY, digest_of
 from ebooklet_tx.timestamps import now_us
 

@@ -14,21 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import UnsupportedFormatError
-from ebooklet_tx.local.block_writer import Value
-from ebooklet_tx.local.booklet_layout import DEFAULT_N_BUCKETS, POINTER_BYTES
+from ebooklet_tx.local.booklet.block_writer import Value
+from ebooklet_tx.local.booklet.file_header import grown_header
+from ebooklet_tx.local.booklet.layout import DEFAULT_N_BUCKETS, POINTER_BYTES
+from ebooklet_tx.local.booklet.value_file import FileState, ValueFile, create_file, new_append_number
 from ebooklet_tx.local.commit import file_facts, record_places
-from ebooklet_tx.local.files.checked_file import fsync_folder
-from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
 from ebooklet_tx.local.files.own_files import is_file
 from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
-from ebooklet_tx.local.value_file import (
-    FileState,
-    ValueFile,
-    create_file,
-    grown_header,
-    new_append_number,
-)
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
 LARGE_VALUE_BYTES = 16 * 2**20

@@ -14,7 +14,13 @@ from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.booklet_layout import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
+from ebooklet_tx.local.booklet.layout import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
+from ebooklet_tx.local.booklet.value_file import (
+    FileState,
+    ValueFile,
+    new_append_number,
+    put_in_place,
+)
 from ebooklet_tx.local.commit import file_facts
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import copy_new
@@ -24,12 +30,6 @@ from ebooklet_tx.local.journal.integrity.set_aside import check_damage, is_damag
 from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_path, put_meta, side_files
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, is_file_of, rebuild
-from ebooklet_tx.local.value_file import (
-    FileState,
-    ValueFile,
-    new_append_number,
-    put_in_place,
-)
 from ebooklet_tx.timestamps import now_us
 
 _log = logging.getLogger("ebooklet_tx")

@@ -14,9 +14,9 @@ from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.root import Manifest
 from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
-from ebooklet_tx.local.booklet_layout import DEFAULT_N_BUCKETS
+from ebooklet_tx.local.booklet.file_header import model_header
+from ebooklet_tx.local.booklet.layout import DEFAULT_N_BUCKETS
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.local.value_file import model_header
 from ebooklet_tx.values.pickle_policy import check_pickle, is_pickling
 from ebooklet_tx.values.serializers import CUSTOM, named_serializer, resolve, same_serializer
 

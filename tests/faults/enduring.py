@@ -26,7 +26,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
-from ebooklet_tx.local import value_file
+from ebooklet_tx.local.booklet import value_file
 from ebooklet_tx.local.journal import journal, sqlite_errors
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.retry import RetryPolicy

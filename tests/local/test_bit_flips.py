@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx.errors import Error, LocalIntegrityError
-from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, Block, parse_header, scan_file
+from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, Block, parse_header, scan_file
 from ebooklet_tx.local.journal.entries import entries_where, pending_entries, visible_count
 from ebooklet_tx.records import METADATA_KEY
 from tests.campaigns import amounts

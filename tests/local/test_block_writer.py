@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebooklet_tx.local import block_writer
-from ebooklet_tx.local.block_writer import ChainDamageError, append_blocks
-from ebooklet_tx.local.booklet_layout import HASH_BYTES, N_KEYS_OFFSET, POINTER_BYTES, parse_header, scan_file
-from ebooklet_tx.local.files.checked_file import write_all
-from ebooklet_tx.local.value_file import ValueFile, create_file
+from ebooklet_tx.local.booklet import block_writer, hash_index
+from ebooklet_tx.local.booklet.block_writer import append_blocks
+from ebooklet_tx.local.booklet.hash_index import ChainDamageError
+from ebooklet_tx.local.booklet.layout import HASH_BYTES, N_KEYS_OFFSET, POINTER_BYTES, parse_header, scan_file
+from ebooklet_tx.local.booklet.value_file import ValueFile, create_file
+from ebooklet_tx.local.files.file_calls import write_all
 
 
 @pytest.fixture
@@ -95,8 +96,8 @@ def test_large_values_go_alone(file: ValueFile, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_writer, "MAX_PAGES", 2)
-    monkeypatch.setattr(block_writer, "PAGE_POINTERS", 3)
+    monkeypatch.setattr(hash_index, "MAX_PAGES", 2)
+    monkeypatch.setattr(hash_index, "PAGE_POINTERS", 3)
     monkeypatch.setattr(block_writer, "_EMPTY_INDEX", block_writer.CHAIN_END * 7)
     append(file, numbered(0, 20))
     append(file, numbered(20, 20))
@@ -172,3 +173,145 @@ def test_growth_follows_no_pointer_astray(file: ValueFile, where: str) -> None:
     with pytest.raises(ChainDamageError, match="leads to"):
         grow(file)
     assert file.read(offset, length) == before
+
+
+# -- removal ---------------------------------------------------------------------------------------
+
+
+def change(file: ValueFile, removed: set[str], values: dict[str, bytes]) -> None:
+    header = parse_header(os.pread(file.fd, 200, 0))
+    assert header is not None
+    rows = [(key, 5, value) for key, value in values.items()]
+    append_blocks(file.fd, header, rows, expected_keys=len(rows), removed=removed)
+    file.refresh()
+
+
+def dead_blocks(file: ValueFile) -> int:
+    return len(scan_file(file.fd, file.header).dead)
+
+
+@pytest.mark.parametrize("n_buckets", [1, 3, 20])
+@pytest.mark.parametrize("which", ["first", "last", "middle", "every other", "all", "none"])
+def test_blocks_are_taken_out_of_any_part_of_a_chain(tmp_path: Path, n_buckets: int, which: str) -> None:
+    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=n_buckets)
+    # As many as an index of this size holds without growing.
+    everything = dict(list(numbered(0, 12).items())[:n_buckets])
+    append(file, everything)
+    keys = list(everything)
+    removed = {
+        "first": keys[:1],
+        "last": keys[-1:],
+        "middle": keys[1:-1],
+        "every other": keys[::2],
+        "all": keys,
+        "none": ["not there"],
+    }[which]
+    change(file, set(removed), {})
+    assert as_booklet_has_it(file) == {key: value for key, value in everything.items() if key not in removed}
+    assert file.header.n_buckets == n_buckets
+    file.close()
+
+
+OPERATIONS = st.dictionaries(
+    st.sampled_from([f"key {number}" for number in range(40)] + ["k" * 100, "é" * 40]),
+    st.one_of(st.none(), st.binary(max_size=60)),
+    max_size=40,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    batches=st.lists(OPERATIONS, max_size=6), n_buckets=st.integers(1, 50), reads=st.sampled_from([40, 96, 2**14])
+)
+def test_any_changes_leave_what_booklet_leaves(
+    tmp_path_factory: Any, batches: list[dict[str, bytes | None]], n_buckets: int, reads: int
+) -> None:
+    """Sets, overwrites and deletes in batches, every other one of them by booklet itself."""
+    folder = tmp_path_factory.mktemp("any")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hash_index, "_WINDOW_BYTES", reads)
+        file = create_file(folder / "a.blt", None, value_serializer=None, n_buckets=n_buckets)
+        with booklet.open(folder / "b.blt", "n", key_serializer="str", n_buckets=n_buckets) as blt:
+            everything: dict[str, bytes] = {}
+            for number, batch in enumerate(batches):
+                gone = {key for key in batch if key in everything}
+                absent = {key for key, value in batch.items() if value is None}
+                fresh = {key: value for key, value in batch.items() if value is not None}
+                if number % 2:
+                    file.unlock()
+                    with booklet.open(file.path, "w") as ours:
+                        _apply(ours, batch, everything)
+                    file.refresh()
+                    assert file.try_lock()
+                else:
+                    change(file, gone | absent, fresh)
+                _apply(blt, batch, everything)
+                everything = {key: value for key, value in everything.items() if key not in absent} | fresh
+                assert as_booklet_has_it(file) == everything
+        assert as_booklet_has_it(file) == everything
+        header = parse_header((folder / "b.blt").read_bytes()[:200])
+        assert header is not None
+        with (folder / "b.blt").open("rb") as theirs:
+            assert dead_blocks(file) == len(scan_file(theirs.fileno(), header).dead)
+        assert (file.header.n_keys, file.header.n_buckets) == (header.n_keys, header.n_buckets)
+        file.close()
+
+
+def _apply(blt: Any, batch: dict[str, bytes | None], before: dict[str, bytes]) -> None:
+    for key, value in batch.items():
+        if value is not None:
+            blt[key] = value
+        elif key in before:
+            del blt[key]
+    blt.sync()
+
+
+def test_metadata_is_removed_and_is_no_key(file: ValueFile) -> None:
+    append(file, {"": b"{}", "a": b"one"})
+    assert file.header.n_keys == 1
+    change(file, {"", "a"}, {"": b"{1}"})
+    assert file.header.n_keys == 0
+    assert len(scan_file(file.fd, file.header).live) == 1
+
+
+def test_one_read_serves_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=5000)
+    append(file, numbered(0, 2000, size=20))
+    reads: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: (reads.append(at), real(fd, size, at))[1])
+    change(file, set(numbered(0, 2000)), numbered(0, 2000))
+    monkeypatch.undo()
+    assert len(reads) < 500
+    assert as_booklet_has_it(file) == numbered(0, 2000)
+    file.close()
+
+
+@pytest.mark.parametrize("where", ["a value", "the end", "behind the end", "itself", "a dead block"])
+def test_nothing_is_written_where_a_chain_leads_astray(tmp_path: Path, where: str) -> None:
+    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
+    # To booklet the value's inside looks like a block at a chain's end.
+    trap = blake2s(b"b", digest_size=HASH_BYTES).digest() + b"\x01" + bytes(30)
+    places = append(file, {"a": trap})
+    (block,) = scan_file(file.fd, file.header).live.values()
+    target = {
+        "a value": places["a"][0],
+        "the end": file.state().length_bytes - 10,
+        "behind the end": file.state().length_bytes + 1000,
+        "itself": block.position_bytes,
+        "a dead block": 0,
+    }[where]
+    write_all(file.fd, pointer(target), block.position_bytes + HASH_BYTES)
+    before = file.read(0, file.state().length_bytes)
+    with pytest.raises(ChainDamageError, match=r"leads to|circle"):
+        change(file, {"a", "b"}, {})
+    assert file.read(0, file.state().length_bytes) == before
+    file.close()
+
+
+def test_a_key_that_another_block_pretends_to_have(file: ValueFile) -> None:
+    append(file, {"a": b"one"})
+    (block,) = scan_file(file.fd, file.header).live.values()
+    write_all(file.fd, b"b", block.position_bytes + 32)
+    with pytest.raises(ChainDamageError, match="where no block is"):
+        change(file, {"a"}, {})

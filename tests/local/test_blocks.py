@@ -13,7 +13,7 @@ import booklet
 import pytest
 
 from ebooklet_tx.limits import METADATA_KEY_BYTES
-from ebooklet_tx.local.booklet_layout import (
+from ebooklet_tx.local.booklet.layout import (
     BLOCK_HEAD_BYTES,
     HEADER_BYTES,
     Block,
@@ -21,7 +21,6 @@ from ebooklet_tx.local.booklet_layout import (
     Header,
     Scan,
     block_regions,
-    is_pointer_of_block,
     iter_blocks,
     parse_header,
     scan_file,
@@ -202,16 +201,6 @@ def test_chains_in_a_circle_cost_nothing(tmp_path: Path) -> None:
     assert scan(path).damage
     # Followed to their ends from each bucket, they would take 16 million steps.
     assert time.process_time() - begun < 5
-
-
-def test_a_pointer_is_told_from_other_bytes(small: Path) -> None:
-    live = scan(small).live
-    pointers = {block.position_bytes + 13 for block in live.values()}
-    with opened(small) as (fd, header):
-        regions = block_regions(header, small.stat().st_size)
-        pointers |= {block.position_bytes + 13 for start, end in regions for block in iter_blocks(fd, start, end)}
-        found = {at for at in range(small.stat().st_size + 50) if is_pointer_of_block(fd, at)}
-    assert found == pointers
 
 
 def test_a_block_is_given_out_once_it_is_confirmed(small: Path) -> None:

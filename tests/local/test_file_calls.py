@@ -15,10 +15,10 @@ import booklet
 import pytest
 
 from ebooklet_tx.errors import Error, JournalDamagedError, LocalStorageError
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import read_at, size_of
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.local.value_file import ValueFile
 from tests.pairs import Bench, make
 
 VALUES = {f"key {number}": bytes([number]) * 300 for number in range(12)}

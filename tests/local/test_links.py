@@ -14,7 +14,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import Error, LocalStorageError
-from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
+from ebooklet_tx.local.booklet.layout import GUARD_PREFIX
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.local.local_store import LocalStore

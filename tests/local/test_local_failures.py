@@ -20,18 +20,19 @@ from ebooklet_tx.errors import (
     LockTimeoutError,
 )
 from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local import block_writer, open_by_lock, open_pair, reading, value_file
 from ebooklet_tx.local import local_store as store_module
-from ebooklet_tx.local.booklet_layout import GUARD_PREFIX, N_KEYS_OFFSET
+from ebooklet_tx.local import open_by_lock, open_pair, reading
+from ebooklet_tx.local.booklet import block_writer, value_file
+from ebooklet_tx.local.booklet.layout import GUARD_PREFIX, N_KEYS_OFFSET
+from ebooklet_tx.local.booklet.value_file import ValueFile, create_file, new_append_number
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.files.checked_file import write_all
+from ebooklet_tx.local.files.file_calls import write_all
 from ebooklet_tx.local.inspection import inspect_pair
 from ebooklet_tx.local.journal.entries import entries_where, find_entry
 from ebooklet_tx.local.journal.journal import Journal, is_open_here
 from ebooklet_tx.local.journal.staged import count_staged
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.recovery import journal_path
-from ebooklet_tx.local.value_file import ValueFile, create_file, new_append_number
 from ebooklet_tx.records import digest_of
 from tests.pairs import Bench, make, many_large
 from tests.property.local_faults import Fault, failing_disk

@@ -18,7 +18,7 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
     UUIDMismatchError,
 )
-from ebooklet_tx.local.booklet_layout import BLOCK_HEAD_BYTES, GUARD_PREFIX, parse_header, scan_file
+from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, GUARD_PREFIX, parse_header, scan_file
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import digest_of
 from tests.pairs import N_BUCKETS, Bench, flip, local_state, writer_store

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.database import Database
-from ebooklet_tx.local.value_file import ValueFile
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from tests.pairs import Bench
 
 ALL_US = 2**55

@@ -13,7 +13,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import LocalStorageError
-from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
+from ebooklet_tx.local.booklet.layout import GUARD_PREFIX
 from ebooklet_tx.local.files.own_files import copy_new
 from ebooklet_tx.local.files.rights import ACCESS_LIST, Rights, give, narrow, rights_of
 from tests.pairs import LARGE, Bench, make
@@ -168,7 +168,7 @@ def test_without_the_right_to_give_it_away_the_rest_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = Rights(0o664, os.geteuid() + 1, os.getegid() + 1)
-    monkeypatch.setattr("ebooklet_tx.local.value_file.rights_of", lambda _: other)
+    monkeypatch.setattr("ebooklet_tx.local.booklet.value_file.rights_of", lambda _: other)
     monkeypatch.setattr(os, "fchown", refuse)
     prune(bench)
     # Its group would be another one: what its members may do that nobody else may is left out.

@@ -10,7 +10,7 @@ import booklet
 import pytest
 
 from ebooklet_tx.database import Database
-from ebooklet_tx.local.booklet_layout import MAGIC, parse_header
+from ebooklet_tx.local.booklet.layout import MAGIC, parse_header
 from tests.pairs import LARGE, Bench
 
 VALUES = {f"k{number:02}": b"value %d" % number for number in range(20)} | {"large": LARGE, "empty": b""}

@@ -13,15 +13,15 @@ import booklet
 import pytest
 
 from ebooklet_tx.errors import LocalStorageError, UnsupportedFormatError
-from ebooklet_tx.local.booklet_layout import MAGIC, scan_file
-from ebooklet_tx.local.files.checked_file import CheckedFile, EndlessChainError, write_all
-from ebooklet_tx.local.value_file import (
+from ebooklet_tx.local.booklet.layout import MAGIC, scan_file
+from ebooklet_tx.local.booklet.value_file import (
     IndexDamagedError,
     ValueFile,
     create_file,
     new_append_number,
     storage_errors,
 )
+from ebooklet_tx.local.files.file_calls import write_all
 
 
 @pytest.fixture
@@ -155,29 +155,6 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     with (tmp_path / "x").open("w+b") as target:
         write_all(target.fileno(), b"0123456789", 2)
     assert (tmp_path / "x").read_bytes() == b"\0\x000123456789"
-
-
-def test_a_seat_that_was_let_go_of_does_nothing(tmp_path: Path) -> None:
-    with (tmp_path / "x").open("w+b") as target:
-        target.write(b"0123456789")
-        target.flush()
-        seat = CheckedFile(target.fileno(), max_reads=3)
-        assert seat.seek(-4, os.SEEK_END) == seat.tell() == 6
-        assert seat.read() == b"6789"
-        assert seat.seek(-2, os.SEEK_CUR) == 8
-        assert seat.read(None) == b"89"
-        seat.next_operation()
-        for _ in range(3):
-            seat.read(1)
-        with pytest.raises(EndlessChainError):
-            seat.read(1)
-        with pytest.raises(OSError, match="belongs to the session"):
-            seat.fileno()
-        seat.close()
-        assert seat.seek(0, os.SEEK_END) == 0
-        assert seat.write(b"x") == 1
-        assert seat.read() == b""
-    assert (tmp_path / "x").read_bytes() == b"0123456789"
 
 
 def test_a_header_that_is_not_ours(file: ValueFile) -> None:

@@ -19,7 +19,7 @@ import booklet
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx.local.booklet_layout import GUARD_PREFIX
+from ebooklet_tx.local.booklet.layout import GUARD_PREFIX
 from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore

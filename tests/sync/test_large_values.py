@@ -14,8 +14,8 @@ import pytest
 from ebooklet_tx.errors import LocalIntegrityError
 from ebooklet_tx.formats import pack
 from ebooklet_tx.local import rebuild
-from ebooklet_tx.local.files import checked_file
-from ebooklet_tx.local.files.checked_file import FileRegion
+from ebooklet_tx.local.files import file_region
+from ebooklet_tx.local.files.file_region import FileRegion
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.read import load, ranges
 from tests.pairs import Bench, make, many_large
@@ -28,7 +28,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "LARGE_VALUE_BYTES", 10_000)
     monkeypatch.setattr(ranges, "MAX_RANGE_BYTES", 7_000)
     monkeypatch.setattr(rebuild, "LARGE_VALUE_BYTES", 10_000)
-    monkeypatch.setattr(checked_file, "CHUNK_BYTES", 3_000)
+    monkeypatch.setattr(file_region, "CHUNK_BYTES", 3_000)
     monkeypatch.setattr(pack, "PACK_BYTES", 10_000)
     monkeypatch.setattr(packing, "PACK_BYTES", 10_000)
     monkeypatch.setattr(packing, "PART_BYTES", 8_000)

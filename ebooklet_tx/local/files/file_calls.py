@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import Error, LocalStorageError
 
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -72,3 +73,26 @@ def read_at(fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         pieces.append(data)
         got += len(data)
     return b"".join(pieces)
+
+
+def write_all(fd: int, data: memoryview | bytes | bytearray, offset_bytes: int) -> None:
+    """Writes every byte at an offset, however many calls that takes.
+
+    Raises:
+        OSError: The file system took no more; what was written before stays written.
+    """
+    done = 0
+    with memoryview(data) as view:
+        while done < len(view):
+            with view[done:] as rest:
+                done += os.pwrite(fd, rest, offset_bytes + done)
+
+
+def fsync_folder(path: str | os.PathLike[str]) -> None:
+    """Makes the names in a folder durable."""
+    folder = Descriptor()
+    try:
+        folder.open(path, os.O_RDONLY)
+        os.fsync(folder.number)
+    finally:
+        folder.close()

@@ -19,8 +19,8 @@ from typing import Any
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import InvalidArgumentError, LocalStorageError, UnsupportedFormatError
-from ebooklet_tx.local.files.checked_file import CHUNK_BYTES, fsync_folder, write_all
-from ebooklet_tx.local.files.file_calls import read_at, storage_errors
+from ebooklet_tx.local.files.file_calls import fsync_folder, read_at, storage_errors, write_all
+from ebooklet_tx.local.files.file_region import CHUNK_BYTES
 from ebooklet_tx.local.files.rights import Rights, give, narrow, rights_of
 
 _log = logging.getLogger("ebooklet_tx")

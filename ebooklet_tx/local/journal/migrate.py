@@ -16,8 +16,7 @@ from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import JournalUnusableError, UnsupportedFormatError
-from ebooklet_tx.local.files.checked_file import fsync_folder
-from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
 from ebooklet_tx.local.files.own_files import create_own
 from ebooklet_tx.local.files.rights import rights_of
 from ebooklet_tx.local.journal.schema import APPLICATION_ID, CREATE, REVISION, TABLES

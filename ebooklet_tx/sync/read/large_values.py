@@ -16,8 +16,8 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
 )
 from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.files.checked_file import FileRegion
 from ebooklet_tx.local.files.file_calls import storage_errors
+from ebooklet_tx.local.files.file_region import FileRegion
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.local_store import LocalStore

@@ -18,8 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.local.files.checked_file import write_all
-from ebooklet_tx.local.files.file_calls import read_at, storage_errors
+from ebooklet_tx.local.files.file_calls import read_at, storage_errors, write_all
 
 _log = logging.getLogger("ebooklet_tx")
 

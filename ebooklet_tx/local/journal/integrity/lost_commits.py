@@ -16,8 +16,7 @@ from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import JournalDamagedError, LostCommitsError
-from ebooklet_tx.local.files.checked_file import write_all
-from ebooklet_tx.local.files.file_calls import size_of, storage_errors
+from ebooklet_tx.local.files.file_calls import size_of, storage_errors, write_all
 from ebooklet_tx.local.files.own_files import copy_new, open_file
 from ebooklet_tx.local.journal.connections import connected
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark

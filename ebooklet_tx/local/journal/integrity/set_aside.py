@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import Error
-from ebooklet_tx.local.files.checked_file import fsync_folder
-from ebooklet_tx.local.files.file_calls import size_of, storage_errors
+from ebooklet_tx.local.files.file_calls import fsync_folder, size_of, storage_errors
 from ebooklet_tx.local.files.own_files import copy_new, open_file, remove_own
 from ebooklet_tx.local.journal.journal import Journal, is_cut_to_nothing, side_files
 from ebooklet_tx.local.journal.sqlite_errors import fails_its_check, seeming_damage

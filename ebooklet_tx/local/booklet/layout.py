@@ -202,16 +202,6 @@ def _carries_its_hash(head: bytes, key: bytes, next_pointer: int) -> bool:
     return next_pointer == 0 and key == b"\0" and not any(head[:HASH_BYTES])
 
 
-def is_pointer_of_block(fd: int, offset_bytes: int) -> bool:
-    """True when an offset is that of the next pointer in a block that carries its own key's hash."""
-    head = read_at(fd, BLOCK_HEAD_BYTES, offset_bytes - HASH_BYTES) if offset_bytes >= HASH_BYTES else b""
-    if len(head) < BLOCK_HEAD_BYTES:
-        return False
-    (key_length, _) = _LENGTHS.unpack_from(head, 19)
-    key = read_at(fd, key_length, offset_bytes - HASH_BYTES + BLOCK_HEAD_BYTES)
-    return blake2s(key, digest_size=HASH_BYTES).digest() == head[:HASH_BYTES]
-
-
 def block_regions(header: Header, file_bytes: int) -> list[tuple[int, int]]:
     """Returns the (start, end) offsets between which a file's blocks lie."""
     index_end = header.index_offset_bytes + header.n_buckets * POINTER_BYTES

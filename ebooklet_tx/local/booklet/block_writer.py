@@ -1,24 +1,32 @@
 """Writing data blocks behind the end of a Booklet file, and linking them into its hash index.
 
-Owns the pages of the index that one append touches. The invariant: into the part of the file that was there
-before, nothing is written but the index, fields of the header, and the next pointer of a block that was
-seen to carry its own key's hash; so no value byte is ever overwritten, wherever a damaged pointer leads.
+The invariant: into the part of the file that was there before, nothing is written but the index, fields of the
+header, and the next pointer of a block that was seen to carry its own key's hash; so no value byte is ever
+overwritten, wherever a damaged pointer leads.
 
 Booklet itself reads and writes some six times for each key that it sets, and four times more for each that it
 moves when its index grows; here a page of the index is read and written once an append, and the blocks are
-written in a row. The layout is `blocks`'s. A new block becomes the first of its chain.
+written in a row. The layout is `layout`'s. A new block becomes the first of its chain.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from hashlib import blake2s
-from struct import Struct
 from typing import NamedTuple
 
 from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local.booklet_layout import (
+from ebooklet_tx.local.booklet.hash_index import (
+    HEAD,
+    HEAD_AND_KEY_BYTES,
+    ChainDamageError,
+    HashIndex,
+    next_pointer,
+    remove_blocks,
+)
+from ebooklet_tx.local.booklet.layout import (
     BLOCK_HEAD_BYTES,
     CHAIN_END,
     CRASHED_N_KEYS,
@@ -31,28 +39,18 @@ from ebooklet_tx.local.booklet_layout import (
     POINTER_BYTES,
     Header,
 )
-from ebooklet_tx.local.files.checked_file import FileRegion, write_all
-from ebooklet_tx.local.files.file_calls import read_at
+from ebooklet_tx.local.files.file_calls import read_at, write_all
+from ebooklet_tx.local.files.file_region import FileRegion
 from ebooklet_tx.records import METADATA_KEY
-
-PAGE_POINTERS = 1024
-MAX_PAGES = 4096
-"""Pages are written back when there are more, so that an index of any size takes 25 MB at most."""
 
 ROW_BYTES = 2**20
 """Blocks are written together up to this size; a value above it goes alone, and is not copied for that."""
 
 TIMESTAMP_BYTES = 7
-_HEAD = Struct("<13s6sHI7s")
-_HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
 _EMPTY_INDEX = CHAIN_END * 2**16
 
 
 Value = bytes | FileRegion
-
-
-class ChainDamageError(Exception):
-    """A chain of the hash index leads to something that is no live block of it."""
 
 
 class ShortAppendError(Exception):
@@ -68,55 +66,25 @@ class Placed(NamedTuple):
     length_bytes: int
 
 
-class _Index:
-    """The chain heads of a hash index, read and written by the page."""
-
-    def __init__(self, fd: int, offset_bytes: int, n_buckets: int) -> None:
-        self.n_buckets = n_buckets
-        self._fd = fd
-        self._offset_bytes = offset_bytes
-        self._pages: dict[int, bytearray] = {}
-
-    def put_first(self, key_hash: bytes, position_bytes: int) -> int:
-        """Makes a block the first of its chain; returns the pointer to the one that was."""
-        number, slot = divmod(int.from_bytes(key_hash, "little") % self.n_buckets, PAGE_POINTERS)
-        page = self._pages.get(number)
-        if page is None:
-            page = self._read(number)
-        at = slot * POINTER_BYTES
-        end = at + POINTER_BYTES
-        first = int.from_bytes(page[at:end], "little")
-        page[at:end] = position_bytes.to_bytes(POINTER_BYTES, "little")
-        return first
-
-    def _read(self, number: int) -> bytearray:
-        if len(self._pages) >= MAX_PAGES:
-            self.write()
-        start = number * PAGE_POINTERS
-        length = min(PAGE_POINTERS, self.n_buckets - start) * POINTER_BYTES
-        page = bytearray(read_at(self._fd, length, self._offset_bytes + start * POINTER_BYTES))
-        if len(page) < length:
-            raise ChainDamageError("the index reaches beyond the file's end")
-        self._pages[number] = page
-        return page
-
-    def write(self) -> None:
-        """Writes back every page that was touched."""
-        for number, page in sorted(self._pages.items()):
-            write_all(self._fd, page, self._offset_bytes + number * PAGE_POINTERS * POINTER_BYTES)
-        self._pages.clear()
-
-
 def append_blocks(
-    fd: int, header: Header, sets: Iterable[tuple[str, int, Value]], *, expected_keys: int
+    fd: int,
+    header: Header,
+    sets: Iterable[tuple[str, int, Value]],
+    *,
+    expected_keys: int,
+    removed: Collection[str] = (),
 ) -> list[Placed]:
-    """Writes blocks behind the end of a file and links them into its index, which grows first if it has to.
+    """Takes blocks out of a file's index, writes new ones behind its end and links them in.
+
+    The index grows first if it has to.
 
     Args:
         fd: The file, locked, with its guard up.
         header: Its header as it stands.
-        sets: (key, timestamp in microseconds, encoded value); none of the keys has a live block.
+        sets: (key, timestamp in microseconds, encoded value); a key that has a live block is to be among
+            those that are removed.
         expected_keys: How many they are, for the size of the index; a wrong number does no harm.
+        removed: Keys whose block is to be dead; one that has none is passed over.
 
     Returns:
         The places, in the order of `sets`.
@@ -127,9 +95,15 @@ def append_blocks(
     """
     if header.n_keys == CRASHED_N_KEYS:
         raise ChainDamageError("the header says that a session of booklet died")
-    index = _Index(fd, header.index_offset_bytes, header.n_buckets)
+    index = HashIndex(fd, header.index_offset_bytes, header.n_buckets)
+    if removed:
+        n_keys = header.n_keys - remove_blocks(fd, index, os.fstat(fd).st_size, removed)
+        if n_keys < 0:
+            raise ChainDamageError(f"the header counts {header.n_keys} keys, and more were found")
+        header = replace(header, n_keys=n_keys)
     wanted = _wanted_buckets(header, expected_keys)
     if wanted != header.n_buckets:
+        index.write()
         index = _grow(fd, header, wanted)
     row = _Row(fd, os.fstat(fd).st_size)
     placed = _append_all(row, index, sets)
@@ -143,10 +117,10 @@ def append_blocks(
     return placed
 
 
-def _append_all(row: _Row, index: _Index, sets: Iterable[tuple[str, int, Value]]) -> list[Placed]:
+def _append_all(row: _Row, index: HashIndex, sets: Iterable[tuple[str, int, Value]]) -> list[Placed]:
     # In one loop and by local names: this runs once for each key of a bulk load.
     placed = []
-    put_first, pack, end = index.put_first, _HEAD.pack, row.end_bytes
+    put_first, pack, end = index.put_first, HEAD.pack, row.end_bytes
     for key, timestamp_us, value in sets:
         key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
         key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
@@ -208,16 +182,16 @@ def _wanted_buckets(header: Header, more_keys: int) -> int:
     return next((size for size in larger if size >= keys), larger[-1] if larger else header.n_buckets)
 
 
-def _grow(fd: int, header: Header, n_buckets: int) -> _Index:
+def _grow(fd: int, header: Header, n_buckets: int) -> HashIndex:
     """Writes a larger index behind the file's end and links every live block into it, as Booklet does."""
     offset = os.fstat(fd).st_size
     write_empty_index(fd, offset, n_buckets)
-    index = _Index(fd, offset, n_buckets)
+    index = HashIndex(fd, offset, n_buckets)
     user_keys = 0
     for block_position, key_hash, key in _linked_blocks(fd, header, offset):
         user_keys += key not in RESERVED_KEYS
         first = index.put_first(key_hash, block_position)
-        write_all(fd, _next_pointer(first), block_position + HASH_BYTES)
+        write_all(fd, next_pointer(first), block_position + HASH_BYTES)
     if user_keys != header.n_keys:
         raise ChainDamageError(f"the index leads to {user_keys} keys, the header counts {header.n_keys}")
     if header.index_offset_bytes != HEADER_BYTES:
@@ -243,10 +217,10 @@ def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[in
         position = int.from_bytes(pointers[at : at + POINTER_BYTES], "little")
         while position > 1:
             found += 1
-            head = read_at(fd, _HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
+            head = read_at(fd, HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
             if len(head) < BLOCK_HEAD_BYTES or found > header.n_keys + len(RESERVED_KEYS):
                 raise ChainDamageError(f"a chain leads to byte {position}, or in a circle")
-            key_hash, following, key_bytes, _, _ = _HEAD.unpack_from(head)
+            key_hash, following, key_bytes, _, _ = HEAD.unpack_from(head)
             key = head[BLOCK_HEAD_BYTES : BLOCK_HEAD_BYTES + key_bytes]
             if len(key) < key_bytes:
                 key = read_at(fd, key_bytes, position + BLOCK_HEAD_BYTES)
@@ -260,11 +234,7 @@ def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[in
             position = next_position
 
 
-def _next_pointer(position: int) -> bytes:
-    return position.to_bytes(POINTER_BYTES, "little") if position > 1 else CHAIN_END
-
-
 def _filler(size_bytes: int) -> bytes:
     """Returns the beginning of a dead block that covers an index that is no longer used, as Booklet's does."""
     value_bytes = size_bytes - BLOCK_HEAD_BYTES - 1
-    return _HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(TIMESTAMP_BYTES)) + b"\0"
+    return HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(TIMESTAMP_BYTES)) + b"\0"

@@ -16,70 +16,51 @@ offset is never used in a file that it was not recorded for.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import io
 import os
 import secrets
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import booklet
-
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import (
-    InvalidArgumentError,
     LocalIntegrityError,
-    LocalStorageError,
-    UnsupportedFormatError,
 )
-from ebooklet_tx.limits import METADATA_KEY_BYTES
-from ebooklet_tx.local.block_writer import (
-    ChainDamageError,
+from ebooklet_tx.local.booklet.block_writer import (
     Placed,
     ShortAppendError,
     Value,
     append_blocks,
     write_empty_index,
 )
-from ebooklet_tx.local.booklet_layout import (
+from ebooklet_tx.local.booklet.file_header import new_header, read_header, with_magic
+from ebooklet_tx.local.booklet.hash_index import ChainDamageError
+from ebooklet_tx.local.booklet.layout import (
     APPEND_NUMBER_BYTES,
     APPEND_NUMBER_OFFSET,
-    BLOCK_HEAD_BYTES,
     DEFAULT_N_BUCKETS,
-    FIXED_LENGTH_MAGIC,
     GENERATION_BYTES,
     GENERATION_OFFSET,
     GUARD_PREFIX,
     HEADER_BYTES,
     MAGIC,
     N_BUCKETS_OFFSET,
-    POINTER_BYTES,
-    UUID_OFFSET,
     Header,
     Scan,
     count_dead_blocks,
     emptied_header,
-    is_pointer_of_block,
     parse_header,
     scan_file,
 )
-from ebooklet_tx.local.files.checked_file import (
-    CheckedFile,
-    EndlessChainError,
-    FileRegion,
-    fsync_folder,
-    write_all,
-)
-from ebooklet_tx.local.files.file_calls import read_at, storage_error, storage_errors
+from ebooklet_tx.local.booklet.lockable_file import LockableFile, lock_new
+from ebooklet_tx.local.files.file_calls import fsync_folder, read_at, storage_error, storage_errors, write_all
+from ebooklet_tx.local.files.file_region import FileRegion
 from ebooklet_tx.local.files.own_files import create_own, open_file
 from ebooklet_tx.local.files.rights import Rights, rights_of
-from ebooklet_tx.records import METADATA_KEY
 
 _UNCHECKED_READ_BYTES = 2**20
-_STR_SERIALIZER_CODE = 2
 
 _open_files: weakref.WeakSet[ValueFile] = weakref.WeakSet()
 
@@ -88,18 +69,6 @@ class IndexDamagedError(LocalIntegrityError):
     """Booklet's index leads astray: the file has to be rebuilt from the journal before an append."""
 
     kind = "index_damaged"
-
-
-class _RawBytes:
-    """Stands in for a user's serializer class: encoding takes place before the value file."""
-
-    @staticmethod
-    def dumps(value: bytes) -> bytes:
-        return value
-
-    @staticmethod
-    def loads(value: bytes) -> bytes:
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +85,7 @@ def new_append_number() -> bytes:
     return secrets.token_bytes(APPEND_NUMBER_BYTES)
 
 
-class ValueFile:
+class ValueFile(LockableFile):
     """An open Booklet file: lock, guarded append, positional read.
 
     `stands_behind` is the old file that still has the name for which a rebuilt one waits; it stays
@@ -125,12 +94,10 @@ class ValueFile:
     """
 
     def __init__(self, path: Path, opened: Descriptor, *, writable: bool) -> None:
-        self.path = path
+        super().__init__(path, opened)
         self.writable = writable
         self.stands_behind: ValueFile | None = None
         self.recorded: FileState | None = None
-        self._opened = opened
-        self._locked = False
         self.refresh()
         _open_files.add(self)
 
@@ -152,65 +119,9 @@ class ValueFile:
             opened.close()
             raise
 
-    def try_lock(self) -> bool:
-        """Takes the exclusive lock if nobody holds it; False when somebody does."""
-        with storage_errors(self.path, "lock"):
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        self._locked = True
-        return True
-
-    def try_share(self) -> bool:
-        """Keeps writers out until the file is closed; False when there is one."""
-        with storage_errors(self.path, "lock"):
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
-
-    def unlock(self) -> None:
-        """Gives the lock back."""
-        if self._locked and self._fd >= 0:
-            with storage_errors(self.path, "unlock"):
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
-        self._locked = False
-
-    def is_current(self) -> bool:
-        """True while the path still names the file that is open here."""
-        return self.is_named(self.path)
-
-    def is_named(self, path: Path) -> bool:
-        """True when a path names the file that is open here."""
-        with storage_errors(path, "look at"):
-            try:
-                named = path.stat()
-            except FileNotFoundError:
-                return False
-            return os.path.samestat(named, os.fstat(self._fd))
-
-    def has_second_name(self) -> bool:
-        """True of a file that another name stands for as well, as between making and naming it."""
-        with storage_errors(self.path, "look at"):
-            return os.fstat(self._fd).st_nlink > 1
-
     def refresh(self) -> None:
         """Reads the header again."""
-        self.header = _read_header(self._fd, self.path)
-
-    @property
-    def locked(self) -> bool:
-        return self._locked
-
-    @property
-    def fd(self) -> int:
-        return self._opened.number
-
-    @property
-    def _fd(self) -> int:
-        return self._opened.number
+        self.header = read_header(self._fd, self.path)
 
     @property
     def generation(self) -> bytes:
@@ -220,16 +131,7 @@ class ValueFile:
         """Unlocks and closes; twice is no error."""
         if self.stands_behind is not None:
             self.stands_behind.close()
-        try:
-            # Closing unlocks as well, unless a forked child still has the descriptor.
-            with contextlib.suppress(LocalStorageError):
-                self.unlock()
-        finally:
-            self._opened.close()
-
-    def forget_in_child(self) -> None:
-        """In a forked child: closes the copied descriptor, so that only the parent holds the lock."""
-        self._opened.close()
+        super().close()
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -306,42 +208,31 @@ class ValueFile:
             IndexDamagedError: Booklet's index is damaged.
         """
         before = self.state().length_bytes
-        deletes = list(deletes)
-        seat, blt = self._seat(before) if deletes else None, None
+        removed = set(deletes)
         try:
-            if seat is not None:
-                # It reads the header here, so this comes before the guard.
-                with storage_errors(self.path, "read"):
-                    blt = booklet.open(seat, "w", key_serializer="str", value_serializer=_RawBytes)
             with storage_errors(self.path, "append to"):
                 write_all(self._fd, GUARD_PREFIX + number, 0)
                 os.fsync(self._fd)
                 # It stays when the guard goes: a journal that knows another one is of another moment.
                 write_all(self._fd, number, APPEND_NUMBER_OFFSET)
-                if seat is not None:
-                    _delete(blt, seat, deletes)
-                placed = append_blocks(self._fd, self._present_header(), sets, expected_keys=expected_keys)
+                header = self._present_header()
+                placed = append_blocks(self._fd, header, sets, expected_keys=expected_keys, removed=removed)
                 self.header = self._present_header()
                 os.fsync(self._fd)
-        except (EndlessChainError, ChainDamageError) as error:
-            raise self._index_damaged(str(error)) from error
+        except ChainDamageError as error:
+            raise IndexDamagedError(
+                f"the hash index of {self.path} is damaged: {error}; the last commit is intact, open the "
+                "file again"
+            ) from error
         except ShortAppendError as error:
             raise LocalIntegrityError(
                 f"{self.path}: an append did not arrive whole: {error}; the last commit is intact, "
                 "open the file again"
             ) from error
         except BaseException:
-            if seat is not None:
-                seat.sink()
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, before)
             raise
-        finally:
-            if seat is not None:
-                # First, so that Booklet writes nothing any more, not even when it is thrown away.
-                seat.sink()
-            if blt is not None:
-                blt.close()
         return placed
 
     def release(self, state: FileState | None = None) -> None:
@@ -377,40 +268,12 @@ class ValueFile:
         state = self.state()
         return FileState(state.length_bytes, state.mtime_ns - 1 - secrets.randbelow(1000), state.inode)
 
-    def _seat(self, before: int) -> CheckedFile:
-        """Returns a seat for Booklet whose writes into the part that was there before are checked."""
-        with storage_errors(self.path, "read"):
-            return CheckedFile(
-                self._fd,
-                check_write=self._write_check(before),
-                max_reads=before // BLOCK_HEAD_BYTES + 1000,
-            )
-
-    def _write_check(self, before: int) -> Callable[[int, int], None]:
-        """Returns what keeps Booklet from writing into a value because a damaged pointer led there."""
-        header = parse_header(read_at(self._fd, HEADER_BYTES, 0)) or self.header
-        index = range(header.index_offset_bytes, header.index_offset_bytes + header.n_buckets * POINTER_BYTES + 1)
-
-        def check(offset_bytes: int, length_bytes: int) -> None:
-            end = offset_bytes + length_bytes
-            if offset_bytes >= before or end <= HEADER_BYTES or (offset_bytes in index and end in index):
-                return
-            if length_bytes != POINTER_BYTES or not is_pointer_of_block(self._fd, offset_bytes):
-                raise self._index_damaged(f"a pointer leads to byte {offset_bytes}, where no block is")
-
-        return check
-
-    def _index_damaged(self, problem: str) -> IndexDamagedError:
-        return IndexDamagedError(
-            f"the hash index of {self.path} is damaged: {problem}; the last commit is intact, open the file again"
-        )
-
     def _present_header(self) -> Header:
         """Reads the header behind the guard."""
         header = parse_header(read_at(self._fd, HEADER_BYTES, 0))
         if header is None:
             raise LocalIntegrityError(f"{self.path}: the header is gone after an append; run recover on it")
-        return _with_magic(header, self.header)
+        return with_magic(header, self.header)
 
 
 def create_file(
@@ -434,57 +297,19 @@ def create_file(
     try:
         create_own(opened, path, rights)
         fd = opened.number
-        with storage_errors(path, "lock"):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_new(fd, path)
         with storage_errors(path, "write"):
             # With a generation of its own from the first byte: unfinished, it must not pass for its model.
-            model = header if header is not None else _new_header(value_serializer, n_buckets)
+            model = header if header is not None else new_header(value_serializer, n_buckets)
             write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
             write_empty_index(fd, HEADER_BYTES, int.from_bytes(model[N_BUCKETS_OFFSET:][:4], "little"))
             os.fsync(fd)
         made = ValueFile(path, opened, writable=True)
-        made._locked = True
+        made.note_locked()
     except BaseException:
         opened.close()
         raise
     return made
-
-
-def model_header(uuid: bytes, value_serializer: Any, n_buckets: int) -> bytes:
-    """Returns the header of a new Booklet that has a given uuid, as another machine's copy needs it."""
-    raw = _new_header(value_serializer, n_buckets)
-    return raw[:UUID_OFFSET] + uuid + raw[UUID_OFFSET + len(uuid) :]
-
-
-def _new_header(value_serializer: Any, n_buckets: int) -> bytes:
-    """Returns the header that Booklet gives a new file."""
-    seat = io.BytesIO()
-    # Of one bucket, as it writes the index bucket by bucket and only the header is wanted.
-    try:
-        blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=1)
-    except OverflowError as error:
-        raise InvalidArgumentError(
-            "a Booklet file can't be dated: this machine's clock stands before 1970 or far in the future; set it"
-        ) from error
-    raw = bytearray(seat.getvalue()[:HEADER_BYTES])
-    blt.close()
-    raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")
-    return bytes(raw)
-
-
-def grown_header(header: Header, n_buckets: int | None) -> bytes:
-    """Returns a clean header for a rebuilt file: same uuid and serializers, maybe more buckets."""
-    raw = bytearray(MAGIC + header.raw[16:])
-    if n_buckets is not None:
-        raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")
-    return bytes(raw)
-
-
-def header_with_uuid(header: Header, uuid: bytes) -> bytes:
-    """Returns a clean header for a rebuilt file that is to have another uuid and is alike in all else."""
-    raw = bytearray(grown_header(header, None))
-    raw[UUID_OFFSET : UUID_OFFSET + len(uuid)] = uuid
-    return bytes(raw)
 
 
 def put_in_place(new: ValueFile) -> None:
@@ -512,46 +337,6 @@ def put_in_place(new: ValueFile) -> None:
     new.stands_behind = None
 
 
-def _delete(blt: Any, seat: CheckedFile, keys: Iterable[str]) -> None:
-    for key in keys:
-        seat.next_operation()
-        with contextlib.suppress(KeyError):
-            del blt[METADATA_KEY_BYTES.decode() if key == METADATA_KEY else key]
-    blt.sync()
-    seat.sink()
-
-
-def _read_header(fd: int, path: Path) -> Header:
-    with storage_errors(path, "read"):
-        raw = read_at(fd, HEADER_BYTES, 0)
-    header = parse_header(raw)
-    known = header is not None and (header.magic in (MAGIC, FIXED_LENGTH_MAGIC) or raw[:8] == GUARD_PREFIX)
-    if header is None or not known:
-        raise UnsupportedFormatError(f"{path} is not a Booklet file; give another file_path")
-    if header.magic == FIXED_LENGTH_MAGIC:
-        raise UnsupportedFormatError(
-            f"{path} is a Booklet of fixed-length values; copy it into a variable-length one first"
-        )
-    if header.version not in (4, 5):
-        raise UnsupportedFormatError(
-            f"{path} has Booklet format {header.version}; formats 4 and 5 are supported; "
-            "upgrade ebooklet_tx or copy the file with booklet"
-        )
-    if header.key_serializer_code != _STR_SERIALIZER_CODE:
-        raise UnsupportedFormatError(
-            f"{path} was not made with key_serializer='str'; copy it into a Booklet that was"
-        )
-    if not header.has_timestamps:
-        raise UnsupportedFormatError(
-            f"{path} was made without timestamps; copy it into a Booklet made with init_timestamps=True"
-        )
-    return header
-
-
-def _with_magic(header: Header, old: Header) -> Header:
-    return replace(header, magic=MAGIC, generation=old.generation, raw=MAGIC + header.raw[16:])
-
-
 def _forget_all_in_child() -> None:
     for file in list(_open_files):
         file.forget_in_child()
@@ -565,8 +350,6 @@ __all__: Sequence[str] = [
     "IndexDamagedError",
     "ValueFile",
     "create_file",
-    "grown_header",
-    "model_header",
     "new_append_number",
     "put_in_place",
 ]
