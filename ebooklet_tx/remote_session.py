@@ -7,7 +7,7 @@ before it is returned.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
@@ -56,7 +56,7 @@ class RemoteSession(Unshared):
         flag: str = "r",
         *,
         lock_timeout: float = 300.0,
-        conditional_writes: bool | str = "auto",
+        conditional_writes: bool | Literal["auto"] = "auto",
         retry: RetryPolicy | None = None,
     ) -> None:
         """Prepares the session; nothing is sent.

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from ebooklet_tx.connection import parse_connection
+from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.errors import Error, InvalidArgumentError, ReadOnlyError
 from ebooklet_tx.local.files.own_files import is_file, local_path
 from ebooklet_tx.local.journal.entries import find_entry
@@ -32,13 +32,13 @@ from ebooklet_tx.tracebacks import at_edge
 
 @at_edge
 def collect(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     *,
     grace_seconds: float = collecting.GRACE_SECONDS,
     dry_run: bool = False,
-    lock: str | None = "exclusive",
+    lock: Literal["exclusive"] | None = "exclusive",
     lock_timeout: float = 60.0,
-    conditional_writes: bool | str = "auto",
+    conditional_writes: bool | Literal["auto"] = "auto",
     retry: RetryPolicy | None = None,
 ) -> CollectReport:
     """Deletes objects of a remote that neither its root nor a snapshot names any more.
@@ -84,13 +84,13 @@ def collect(
 
 @at_edge
 def fsck(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     delete_orphans: bool = False,
     min_age: timedelta = timedelta(hours=24),
     check_objects: bool = False,
     lock_timeout: float = 60,
     *,
-    conditional_writes: bool | str = "auto",
+    conditional_writes: bool | Literal["auto"] = "auto",
     retry: RetryPolicy | None = None,
 ) -> FsckReport:
     """Holds the objects of a remote against what its root names.
@@ -130,7 +130,7 @@ def fsck(
 
 @at_edge
 def verify(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     *,
     read_values: bool = False,
     file_path: str | os.PathLike[str] | None = None,
@@ -161,7 +161,7 @@ def verify(
 
 @contextlib.contextmanager
 def _bucket(
-    remote_conn: Any,
+    remote_conn: RemoteConn,
     for_writing: bool,
     conditional_writes: bool | str,
     retry: RetryPolicy | None,

@@ -10,9 +10,8 @@ import contextlib
 import json
 import os
 from dataclasses import replace
-from typing import Any
 
-from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.errors import Error, PartialCopyError
 from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import PartialCopy
@@ -42,7 +41,7 @@ LOCK_TIMEOUT_SECONDS = 10.0
 @at_edge
 def recover(
     file_path: str | os.PathLike[str],
-    remote_conn: Any = None,
+    remote_conn: RemoteConn | None = None,
     *,
     dry_run: bool = False,
     resume: bool = True,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ebooklet_tx.connection import Connection, parse_connection
+from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.errors import InvalidArgumentError, LocalMissingError, ReadOnlyError
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
@@ -26,11 +26,11 @@ from ebooklet_tx.tracebacks import at_edge
 @at_edge
 def unlock(
     file_path: str | os.PathLike[str] | None = None,
-    remote_conn: Any = None,
+    remote_conn: RemoteConn | None = None,
     *,
     force: bool = False,
     lock_timeout: float = 0.0,
-    conditional_writes: bool | str = "auto",
+    conditional_writes: bool | Literal["auto"] = "auto",
     retry: RetryPolicy | None = None,
 ) -> str | None:
     """Removes the lock that a writer has left on a remote.
