@@ -1,6 +1,6 @@
 """Commits: how what a session wrote becomes durable, entirely or not at all.
 
-Owns no state of its own: it moves operations from a session's overlay into the journal (staging)
+It moves operations from a session's overlay into the journal (staging)
 or into the Booklet file and the journal (append). The invariant: one journal transaction decides.
 Before it nothing of the commit is there; after it all of it is, whatever becomes of the process.
 """
@@ -263,7 +263,7 @@ def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _storable(item: Fetched) -> Fetched:
-    """Keeps a value whose timestamp, taken in before it was held to the limits, Booklet has no room for."""
+    """Limits a timestamp to what a Booklet can hold; journals of earlier versions may have later ones."""
     return item._replace(timestamp_us=min(item.timestamp_us, MAX_TIMESTAMP_US))
 
 

@@ -1,6 +1,6 @@
 """What ebooklet left beside a local file that it used: the index of its remote, which lists every key there.
 
-Owns no state. The invariant: ebooklet's files are read and never changed, and nothing of them is trusted: each
+The invariant: ebooklet's files are read and never changed, and nothing of them is trusted: each
 block carries its own key's hash and lies whole in the file, or the index is said to be unreadable.
 """
 
@@ -58,7 +58,7 @@ class PartialCopy:
 
 
 def find_partial_copy(file: ValueFile, journal: Journal) -> PartialCopy | None:
-    """Tells what a Booklet lacks of the remote with which ebooklet used it.
+    """Finds what is missing from a Booklet of the remote with which ebooklet used it.
 
     Args:
         file: The Booklet.
@@ -68,16 +68,16 @@ def find_partial_copy(file: ValueFile, journal: Journal) -> PartialCopy | None:
         The counts; None for a complete copy, and where ebooklet left no index.
 
     Raises:
-        PartialCopyError: The index can't be read, so that nobody knows.
+        PartialCopyError: The index can't be read, so what is missing is not known.
     """
     listed = listed_keys(file.path)
     if not listed:
         return None
     here = {entry.key: entry.timestamp_us for entry in entries_where(journal, "1") if entry.digest is not None}
-    lacking = {key for key, stamp in listed.items() if here.get(key, -1) < stamp}
-    if lacking:
-        lacking -= _deleted_keys(file, lacking)
-    return PartialCopy(file.path, len(lacking), len(listed)) if lacking else None
+    absent = {key for key, stamp in listed.items() if here.get(key, -1) < stamp}
+    if absent:
+        absent -= _deleted_keys(file, absent)
+    return PartialCopy(file.path, len(absent), len(listed)) if absent else None
 
 
 def index_path(path: Path) -> Path:
@@ -141,7 +141,7 @@ def _live_blocks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         raise ValueError(f"its header counts {header.n_keys} keys, and it holds {live}")
 
 
-def _deleted_keys(file: ValueFile, lacking: set[str]) -> set[str]:
+def _deleted_keys(file: ValueFile, absent: set[str]) -> set[str]:
     """Returns those of some keys whose deletion ebooklet had still to push, by its own account in the file."""
     block = scan_file(file.fd, file.header).live.get(CHANGES_KEY_BYTES)
     if block is None:
@@ -153,6 +153,6 @@ def _deleted_keys(file: ValueFile, lacking: set[str]) -> set[str]:
     if not isinstance(account, dict):
         return set()
     if account.get("replace_pending") is True:
-        return lacking
+        return absent
     deletes = account.get("deletes")
-    return {key for key in deletes if isinstance(key, str)} & lacking if isinstance(deletes, list) else set()
+    return {key for key in deletes if isinstance(key, str)} & absent if isinstance(deletes, list) else set()

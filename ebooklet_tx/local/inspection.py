@@ -1,6 +1,6 @@
 """Looking at a local pair without changing a byte of it.
 
-Owns no state. The invariant: nothing is written, made, renamed or repaired, SQLite's own side files
+The invariant: nothing is written, made, renamed or repaired, SQLite's own side files
 included, and no session is kept waiting for longer than the look takes.
 
 A read-only SQLite connection to a WAL journal makes `-wal` and `-shm`, or rewrites them. So a
@@ -163,7 +163,7 @@ def _reading(location: Path, *, in_use: bool) -> Iterator[sqlite3.Connection]:
 
 
 def _copied(location: Path, folder: Path) -> Path:
-    """Copies a journal that nobody writes to.
+    """Copies a journal that no process writes to.
 
     The WAL comes first: a reader that closes may move it into the journal meanwhile, and what is in
     both is the same.
@@ -188,7 +188,7 @@ def _inspect_journal(
     if revision is None:
         found.journal_detail = "the journal is empty"
         return
-    # Later revisions keep this table's shape: it is where they say what they are.
+    # Later revisions keep this table's shape: it holds the revision's name.
     with contextlib.suppress(sqlite3.OperationalError):
         found.facts = dict(raw.execute("SELECT name, value FROM meta").fetchall())
     if revision != REVISION:

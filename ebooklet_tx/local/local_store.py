@@ -97,7 +97,7 @@ class LocalStore:
             replace_journal: Whether the whole journal is looked through for damage, and one that is sound but
                 of no use is set aside as well as a damaged one.
             report: Where to go on telling what was done.
-            ending: Is given the step that lets go of both files, before they are opened.
+            ending: Is given the step that closes both files, before they are opened.
 
         Raises:
             LocalMissingError: There is no file and `create` is False.
@@ -146,15 +146,15 @@ class LocalStore:
         return store
 
     def to_reader(self) -> LocalStore:
-        """Gives the lock back and goes on as a reader; nothing may be uncommitted."""
+        """Gives the lock back and becomes a reader; nothing may be uncommitted."""
         self._pair.writable = False
         self.file.unlock()
         return self
 
     def close(self) -> None:
-        """Commits, moves everything staged into the Booklet file, and lets go of both files.
+        """Commits, moves everything staged into the Booklet file, and closes both files.
 
-        When it raises, both are let go of all the same; what was committed before is intact. When it is
+        When it raises, both are closed all the same; what was committed before is intact. When it is
         interrupted, what was written goes into the journal alone. Twice is no error; where a second interrupt
         came in between, the second call finishes.
         """
@@ -199,11 +199,11 @@ class LocalStore:
             raise
 
     def abandon(self) -> None:
-        """Lets go of both files without committing anything."""
+        """Closes both files without committing anything."""
         self._pair.release()
 
     def undo_creation(self) -> None:
-        """Lets go of both files, and removes them where this session has made them; for a failed opening."""
+        """Closes both files, and removes them where this session has made them; for a failed opening."""
         file = self._pair.open_file
         if self.created and file is not None and file.locked:
             if self._pair.is_open:
@@ -212,7 +212,7 @@ class LocalStore:
         self.abandon()
 
     def forget_in_child(self) -> None:
-        """In a forked child: lets go of what belongs to the parent, without touching the disk."""
+        """In a forked child: drops what belongs to the parent, without touching the disk."""
         self._pair.forget_in_child()
 
     # -- its parts -------------------------------------------------------------------------

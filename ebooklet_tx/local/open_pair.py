@@ -103,7 +103,7 @@ class OpenPair:
                 self._file = None
 
     def forget_in_child(self) -> None:
-        """In a forked child: lets go of what belongs to the parent, without touching the disk."""
+        """In a forked child: drops what belongs to the parent, without touching the disk."""
         if self._file is not None:
             self._file.forget_in_child()
         if self._journal is not None:
@@ -178,7 +178,7 @@ class OpenPair:
     def rebuild(self, keep: str = "1", header: bytes | None = None) -> int:
         """Replaces the file by a rebuilt one; returns how many local copies were dropped.
 
-        When it raises, the journal's last state is intact and the session goes on with the file that
+        When it raises, the journal's last state is intact and the session continues with the file that
         the journal means, which may still have to get its name.
 
         Args:

@@ -1,7 +1,7 @@
 """Files of a pair: opening them with and without the lock, making them, and removing them.
 
-Owns no state. The invariant: a file that is made, or locked, is the one that its path names; whoever was faster
-wins, and nobody truncates what somebody else has made.
+The invariant: a file that is made, or locked, is the one that its path names. Of two processes
+that make one the faster wins, and neither truncates what the other has made.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def open_unlocked(path: Path, journal: Journal) -> ValueFile:
 
 
 def check_wal_at_rest(path: Path) -> None:
-    """Looks through a WAL that no mark vouches for, unless somebody writes to it now.
+    """Looks through a WAL that no mark vouches for, unless a writer has the lock.
 
     Raises:
         LostCommitsError: It has lost acknowledged commits.
@@ -108,7 +108,7 @@ def create_pair_file(
     timeout_seconds: float,
     rights: Rights | None = None,
 ) -> ValueFile:
-    """Makes a new file under a temporary name and links it to its own, unless somebody was faster."""
+    """Makes a new file under a temporary name and links it to its own, unless another process was faster."""
     serializer = resolve(value_serializer)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
     made = create_file(
@@ -138,7 +138,7 @@ def _link_if_free(partial: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        # Whoever was faster has removed it already.
+        # The faster process has removed it already.
         if size_of(path) is not None:
             return False
         raise

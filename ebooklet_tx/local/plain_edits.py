@@ -1,7 +1,7 @@
-"""What plain booklet did to a file: told from what an older file, or damage, looks like.
+"""What plain booklet did to a file, as distinct from an older copy of the file and from damage.
 
-Owns no state. The invariant: a key counts as deleted only where its block lies dead at the recorded place, in
-a file that went on from the recorded one; whatever lacks without that trace keeps its key and loses only its
+The invariant: a key counts as deleted only where its block lies dead at the recorded place, in
+a file that continues the recorded one; what is missing without that trace keeps its key and loses only its
 local copy. Likewise a value that differs counts as set only where it can't be an older one.
 
 Booklet's own operations append blocks, mark a block dead, and overwrite a timestamp, each where the journal
@@ -134,7 +134,7 @@ def _pending_value(entry: Entry) -> list[object]:
 def missing_keys(raw: sqlite3.Connection) -> list[str]:
     """Returns the keys whose deletion can still be accepted.
 
-    They were missing from a file that may have been an older one, and were not written since, by anybody.
+    They were missing from a file that may have been an older one, and were not written since.
     """
     row = raw.execute("SELECT value FROM meta WHERE name = ?", (MISSING_KEYS,)).fetchone()
     if row is None:

@@ -54,7 +54,7 @@ def rebuild(
 ) -> tuple[ValueFile, RebuildReport]:
     """Writes a new file of the journal's current local values, to be put in the old one's place.
 
-    From here on the journal means the new file. The caller goes on with it, and calls `put_in_place` on
+    From here on the journal means the new file. The caller continues with it, and calls `put_in_place` on
     it before anything is appended to it.
 
     Values whose bytes no longer have their digest are left out: they are fetched again when the

@@ -1,6 +1,6 @@
 """What happens at open: file and journal are brought to one sound state.
 
-Owns no state between calls. The invariant: only the guard in the file and the facts in the journal
+The invariant: only the guard in the file and the facts in the journal
 decide what to do, so dying anywhere in here and starting again ends in the same state. Nothing is
 deleted that could hold a user's value: a journal that can't be used is set aside under a new name.
 """
@@ -122,7 +122,7 @@ def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tupl
     """Brings a locked file and its journal to one sound state.
 
     Returns:
-        The file and the journal to go on with; a rebuild or an adoption replaces them.
+        The file and the journal to continue with; a rebuild or an adoption replaces them.
     """
     found, known = file, journal
     try:
@@ -137,7 +137,7 @@ def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tupl
             _adopt(file, journal, report)
         return _reconcile_guard(file, journal, report), journal
     except BaseException:
-        # The caller lets go of what it gave; of what took its place it does not know.
+        # The caller closes what it gave; it does not know of what took its place.
         if file is not found:
             file.close()
         if journal is not known:
@@ -185,7 +185,7 @@ def _reconcile_guard(file: ValueFile, journal: Journal, report: RecoveryReport) 
         report.damage.extend(scan.damage)
         if "file_length_bytes" not in facts:
             _keep_original(file, "damaged", report)
-        report.note(f"the file was damaged by somebody else ({scan.damage[0]}): it is rebuilt")
+        report.note(f"the file was damaged by another program ({scan.damage[0]}): it is rebuilt")
         return _rebuild(file, journal, report)
     if not edits.continued:
         # An offset that was recorded for one history of the file means nothing in another.
@@ -195,7 +195,7 @@ def _reconcile_guard(file: ValueFile, journal: Journal, report: RecoveryReport) 
 
 
 def _keep_original(file: ValueFile, kind: str, report: RecoveryReport) -> None:
-    """Copies a file that holds what can't be told from worthless, and is in no other place."""
+    """Copies a file whose bytes may be of worth and lie in no other place."""
     kept = file.path.with_name(f"{file.path.name}.{kind}-{now_us()}")
     copy_new(file.fd, kept)
     report.note(f"the {kind} file is kept as {kept.name}")
@@ -228,7 +228,7 @@ def _report_lost(keys: list[str], how: str, report: RecoveryReport) -> None:
 
 
 def as_recorded(file: ValueFile, facts: dict[str, Any]) -> bool:
-    """True while nobody but a session of ours has changed the file."""
+    """True while no other program has changed the file."""
     header = facts.get("file_header")
     same_header = header is None or header[GUARD_BYTES:] == file.header.raw[GUARD_BYTES:]
     return same_header and _untouched(file, facts)

@@ -1,6 +1,6 @@
 """The byte layout of a Booklet file (format 4 and 5), read without trusting it.
 
-Owns no state. The invariant: nothing here follows a pointer or a length out of the file, loops
+The invariant: nothing here follows a pointer or a length out of the file, loops
 without end, or allocates more than the file holds; whatever does not fit is reported as damage.
 
 Layout facts were read off booklet 0.12.10: a 200-byte header; data blocks of

@@ -287,7 +287,7 @@ def create_file(
     """Makes a new, empty, locked Booklet, durable when it returns.
 
     Args:
-        path: A name that nobody else uses; a file that is there gives way.
+        path: A name that no other process uses; a file that is there is replaced.
         header: 200 bytes of another Booklet whose uuid, serializers and number of buckets are to be taken over.
         value_serializer: As Booklet takes it, for a file with no such model.
         n_buckets: Likewise.

@@ -1,6 +1,6 @@
-"""The system's calls on local files: done in full, or told as an error of ours.
+"""The system's calls on local files: done in full, or raised as an error of ours.
 
-Owns no state. The invariants: `read_at` returns fewer bytes than asked for only where the file ends, however
+The invariants: `read_at` returns fewer bytes than asked for only where the file ends, however
 little one call of the system gives; and what the system refuses inside `storage_errors` leaves it as a
 `LocalStorageError` that names the file and the way out.
 """

@@ -1,6 +1,6 @@
 """Who may do what with a local file: mode, owner, group, access list and other attributes, carried over.
 
-Owns no state. The invariant: a file that holds what another one holds is never open to more people than that
+The invariant: a file that holds what another one holds is never open to more people than that
 one. What the system refuses to set is left out and told; where the group can't be kept, its members get no
 more than everybody.
 """
@@ -26,7 +26,7 @@ _SYSTEMS_OWN = ("security.", "trusted.", "system.")
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a file lets whom do, and the attributes that its owner gave it."""
+    """Who may do what with a file, and the attributes that its owner gave it."""
 
     mode: int
     uid: int

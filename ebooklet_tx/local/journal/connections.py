@@ -18,7 +18,7 @@ from typing import Any
 class OwnedConnection:
     """Owns a connection that it opens; make it first, and open it where its closing is provided for.
 
-    It is closed at the latest when nobody refers to its owner any more.
+    It is closed at the latest when its owner is no longer referred to.
     """
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ def note_origin(journal: Journal, uuid: bytes) -> None:
 
 
 def is_accepted_as_it_is(journal: Journal) -> bool:
-    """True of a file used by ebooklet that was found complete, or accepted without what it lacks."""
+    """True of a file used by ebooklet that was found complete, or accepted as incomplete."""
     return bool(journal.get_meta(_TAKEN_AS_IT_IS))
 
 

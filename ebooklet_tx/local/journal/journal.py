@@ -129,8 +129,8 @@ class Journal:
 
         Raises:
             JournalDamagedError: It is no sound SQLite database, as far as this look goes.
-            JournalUnusableError: It is one, but not a journal of ours, or lacks what a journal has.
-            LocalMissingError: It is empty, and `create` is False: whoever began to make it died.
+            JournalUnusableError: It is one, but not a journal of ours, or a part of a journal is missing.
+            LocalMissingError: It is empty, and `create` is False: its maker died before it was filled.
             LocalStorageError: It is missing, or the system refuses.
             UnsupportedFormatError: It was written by a newer ebooklet_tx.
         """
@@ -234,7 +234,7 @@ class Journal:
             self._mark.write(count)
 
     def catch_up(self, mark: int) -> None:
-        """Goes on counting commits behind a mark that this journal no longer reaches."""
+        """Sets the count of commits to a mark that is ahead of it."""
         with self.transaction() as transaction:
             driver(transaction).execute(f"PRAGMA user_version = {mark}")
 

@@ -28,7 +28,7 @@ def current_revision(raw: sqlite3.Connection, path: Path) -> str | None:
     """Returns a journal's revision by plain SQLite, or None when it is empty.
 
     Raises:
-        JournalUnusableError: It is an SQLite database of somebody else's, or lacks what a journal has.
+        JournalUnusableError: It is an SQLite database of another program, or a column of a journal is missing.
     """
     names = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not names:

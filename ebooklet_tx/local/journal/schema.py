@@ -1,6 +1,6 @@
 """The journal's tables, as the statements that make them in a new journal.
 
-Owns no state. The invariant: these statements make what all migrations make together, column by column
+The invariant: these statements make what all migrations make together, column by column
 and index by index, and what `tables` describes; a test holds the three and `REVISION` together.
 A new journal is made by them and not by running the migrations, because importing alembic and
 SQLAlchemy takes longer than all else that opening does; from then on migrations alone change it.

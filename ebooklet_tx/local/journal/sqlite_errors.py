@@ -1,6 +1,6 @@
 """SQLite's complaints about a journal, in errors of ours that name it and the way out.
 
-Owns no state. The invariant: `JournalDamagedError` is raised only where reading the whole file again, through a
+The invariant: `JournalDamagedError` is raised only where reading the whole file again, through a
 connection of its own, says too that the bytes are no sound database: a read that fails passes for damage, now
 and then. Whatever may be the disk's, the system's or another process's doing is `LocalStorageError`, which
 promises that nothing was changed.

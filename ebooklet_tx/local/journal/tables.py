@@ -1,6 +1,6 @@
 """The journal's tables, as SQLAlchemy Core describes them.
 
-Owns no state. Alembic compares them with what its migrations have made, and a test holds them and the
+Alembic compares them with what its migrations have made, and a test holds them and the
 statements of `schema` together; nothing that opens a database needs them.
 """
 

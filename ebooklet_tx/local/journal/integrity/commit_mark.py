@@ -40,7 +40,7 @@ def count_after(count: int) -> int:
 
 
 def missing_commits(mark: int | None, count: int) -> int:
-    """Returns how many commits a journal lacks, at least, that counts to a number and has a mark."""
+    """Returns how many commits are missing, at least, from a journal with this count and this mark."""
     if mark is None:
         return 0
     if not count:
@@ -68,7 +68,7 @@ def read_mark(path: Path) -> int | None:
 
 
 class MarkWriter:
-    """Writes the mark of one journal; used by whoever holds the value file's lock."""
+    """Writes the mark of one journal; used by the session that holds the value file's lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -89,7 +89,7 @@ class MarkWriter:
             self._failed = True
 
     def close(self) -> None:
-        """Lets go of the file; twice is no error."""
+        """Closes the file; twice is no error."""
         self._file.close()
 
     def _mode(self) -> int:

@@ -1,6 +1,6 @@
 """Finding commits that a journal has lost, and putting its WAL right before SQLite cuts it short.
 
-Owns no state. The invariant: nothing is opened for writing, and so nothing moved into the journal, before it
+The invariant: nothing is opened for writing, and so nothing moved into the journal, before it
 is known whether the WAL reaches as far as the commit mark says; the WAL is kept under another name before a
 byte of it is changed or given up.
 """
@@ -70,7 +70,7 @@ def commit_count(raw: sqlite3.Connection) -> int:
 
 
 def mend_wal(location: Path, wal: Path, mark_path: Path) -> WalMending:
-    """Sets right what can be in the WAL of a journal that nobody has open in this process.
+    """Sets right what can be in the WAL of a journal that is not open in this process.
 
     The caller holds the value file's lock. Nothing is done where the WAL holds all that was acknowledged.
     """
@@ -108,7 +108,7 @@ _FROM_HERE = (
 
 
 def check_unmarked(location: Path, wal: Path, mark_path: Path) -> None:
-    """Looks through a WAL without a mark; to be called while nobody writes to it.
+    """Looks through a WAL without a mark; to be called while no process writes to it.
 
     Raises:
         LostCommitsError: SQLite would end it before something that was acknowledged.

@@ -1,6 +1,6 @@
 """Whether the rows that SQLite returns are those that were asked for.
 
-Owns no state. SQLite trusts that each page of a b-tree lies where its parent says: of two pages in each other's
+SQLite trusts that each page of a b-tree lies where its parent says: of two pages in each other's
 place each is sound, and lookups end in the wrong one. The invariant: a row is returned only for the key that
 it carries, a key is called absent only where its neighbours agree about that, and what comes in order is in
 order. Whatever else comes is damage.

@@ -48,7 +48,7 @@ def is_damaged(location: Path) -> bool:
 
 
 def set_aside(location: Path) -> Path:
-    """Gives a journal and its WAL another name, durably; nobody may have it open here.
+    """Gives a journal and its WAL another name, durably; it must not be open in this process.
 
     One that is sound and holds nothing that is still to be pushed takes the place of the last one of its
     kind, so that these don't pile up.

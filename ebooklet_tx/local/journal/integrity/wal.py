@@ -1,6 +1,6 @@
 """SQLite's write-ahead log, read by its checksums without SQLite.
 
-Owns no state. SQLite ends a WAL at the first frame whose checksum fails, and says nothing: to it a changed
+SQLite ends a WAL at the first frame whose checksum fails, and says nothing: to it a changed
 bit is the torn end of what was never acknowledged. The invariant of what is told here: a fix is given only
 where one single bit explains the checksum, and exactly one does; damage is told only where a transaction
 that had ended has another one behind it, which only begins when the first was durable.
