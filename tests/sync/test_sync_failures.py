@@ -232,7 +232,7 @@ def interrupted(bench: Bench, values: dict[str, bytes], *, after: bool) -> None:
 def test_a_conflict_that_comes_up_while_a_push_is_resumed_is_reported(bench: Bench) -> None:
     make(bench, {"k": b"0"})
     interrupted(bench, {"k": b"ours"}, after=False)
-    report = ebooklet_tx.recover(
+    report = doors.recover(
         bench.path(),
         retry=QUICK,
         wrap_store=lambda inner: HookedStore(inner, "db", before=lambda: push(bench, "b", {"k": b"theirs"})),
