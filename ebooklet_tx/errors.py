@@ -83,7 +83,7 @@ class UUIDMismatchError(Error, ValueError):
 
 
 class RemoteMissingError(RemoteError, ValueError):
-    """The remote holds no database at that place."""
+    """There is no database at that address."""
 
     kind = "remote_missing"
 

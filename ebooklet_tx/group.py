@@ -106,11 +106,11 @@ class RemoteConnGroup(Database):
 
 def reading_entries(serializer: Serializer, connection: Connection) -> Serializer:
     """Returns a group's serializer that decodes values as entries which know where the group lies."""
-    place = connection.endpoint()
+    address = connection.endpoint()
 
     def loads(encoded: bytes) -> Any:
         value = serializer._loads(encoded)
-        return GroupEntry.at(place, value) if isinstance(value, dict) else value
+        return GroupEntry.at(address, value) if isinstance(value, dict) else value
 
     return dataclasses.replace(serializer, _loads=loads)
 

@@ -17,20 +17,20 @@ class GroupEntry(dict[str, Any]):
     """A value of a group: a plain dict that knows where the group lies.
 
     Attributes:
-        group_place: The endpoint or folder of the group, which its user named; None where it is unknown.
+        group_address: The endpoint or folder of the group, which its user named; None where it is unknown.
     """
 
-    group_place: tuple[str, ...] | None = None
+    group_address: tuple[str, ...] | None = None
 
     @classmethod
-    def at(cls, place: tuple[str, ...], entry: Mapping[str, Any]) -> Self:
+    def at(cls, address: tuple[str, ...], entry: Mapping[str, Any]) -> Self:
         """Returns an entry of the group at an endpoint or folder."""
         made = cls(entry)
-        made.group_place = place
+        made.group_address = address
         return made
 
 
-class NamedPlace(Protocol):
+class NamedConnection(Protocol):
     """What this module uses of a connection."""
 
     def endpoint(self) -> tuple[str, ...]: ...
@@ -41,11 +41,11 @@ def is_entry(source: Mapping[Any, Any]) -> bool:
     return isinstance(source, GroupEntry) or "remote_conn" in source
 
 
-def place_in(entry: Mapping[Any, Any]) -> Any:
+def address_in(entry: Mapping[Any, Any]) -> Any:
     """Returns the address in an entry, unparsed."""
     return entry["remote_conn"] if "remote_conn" in entry else dict(entry)
 
 
-def is_named_by_user(entry: Mapping[Any, Any], connection: NamedPlace) -> bool:
+def is_named_by_user(entry: Mapping[Any, Any], connection: NamedConnection) -> bool:
     """True when an entry leads to the endpoint or folder at which the user opened the group."""
-    return isinstance(entry, GroupEntry) and entry.group_place == connection.endpoint()
+    return isinstance(entry, GroupEntry) and entry.group_address == connection.endpoint()

@@ -47,7 +47,7 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class CommitWay:
-    """How commits of a database are made at one place, as its root says for all writers.
+    """How commits of a database are made at one store, as its root says for all writers.
 
     Attributes:
         how: `quoted` or `unquoted`: by compare-and-swap, with ETags sent so; `tickets`: in one's turn.

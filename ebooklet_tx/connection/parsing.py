@@ -18,7 +18,7 @@ from ebooklet_tx.connection.http import HTTPConnection
 from ebooklet_tx.connection.s3 import PUT_ARGUMENTS, S3Connection
 from ebooklet_tx.connection.urls import refuse_user_info
 from ebooklet_tx.errors import InvalidArgumentError
-from ebooklet_tx.group_entries import is_entry, is_named_by_user, place_in
+from ebooklet_tx.group_entries import address_in, is_entry, is_named_by_user
 
 Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection
 
@@ -98,7 +98,7 @@ def _parse_entry(entry: Mapping[Any, Any], *, trusted: bool, for_reading: bool) 
 
     Without trust, only an endpoint or folder that the user named too is more than a public address.
     """
-    described = place_in(entry)
+    described = address_in(entry)
     if not isinstance(described, Mapping) or "remote_conn" in described:
         raise InvalidArgumentError("remote_conn of a group's entry must be a dict from to_dict()")
     connection = _parse_mapping(described)

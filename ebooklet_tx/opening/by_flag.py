@@ -1,4 +1,4 @@
-"""What each flag does: from a remote and a path to a session, or offline from a path alone.
+"""What each flag does: it opens a session on a remote and a local file, or offline on the file alone.
 
 The invariant: whatever is made or locked on the way is given to the settings' `ending` at once, so that a failure
 releases it.
@@ -48,7 +48,7 @@ READER_WAIT_SECONDS = 0.5
 
 
 def open_offline(connection: Connection, path: Path, settings: Settings) -> Session:
-    """Opens a local pair as it was left; nothing is asked of the remote."""
+    """Opens a local pair as it was left; no request is sent."""
     if size_of(path) is None:
         raise OfflineError(
             f"{path} does not exist, and a database can't be fetched offline; open it once without offline",
@@ -144,9 +144,9 @@ def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
 
 
 def _database_to_keep(remote: Remote, settings: Settings) -> Manifest | None:
-    """Returns the manifest of the database there if the new one is to go on under its uuid; None otherwise.
+    """Returns the manifest of the remote's database if the new one keeps its uuid; None otherwise.
 
-    Raises where something lies that no push replaces: the old pair must not give way to a dead end.
+    Raises where the remote holds something that no push can replace, so that the old pair is kept.
     """
     seen = inspect_root(remote)
     if isinstance(seen, FetchedRoot) and settings.makes_one_like(seen.manifest):
@@ -183,7 +183,7 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
 
 
 def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -> None:
-    """Pulls; a pair whose making was cut short, and which holds nothing, becomes the remote's copy."""
+    """Pulls; an empty pair whose making was interrupted becomes the remote's copy."""
     try:
         pull(session)
     except RemoteMissingError as error:
@@ -194,7 +194,7 @@ def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -
                 path=session.local.path,
                 operation="pull",
             ) from error
-        # Who may make a remote may make this one again; a push that is not forced still refuses.
+        # Flag 'c' may create the remote again; a push that is not forced still refuses.
         _log.warning("%s", error)
     except UUIDMismatchError:
         fetched = read_root(session.remote) if session.local.is_unused() else None
@@ -238,7 +238,7 @@ def _begin_writing(
 
 
 def _session(local: LocalStore, remote: Remote, settings: Settings, locks: WriterLocks | None = None) -> Session:
-    """Joins the halves; what the manifest of a commit says is known before the first one is made."""
+    """Joins the local and the remote half; the type and serializer are known before the first commit."""
     name = stored_name(local.file.header.value_serializer_code, str(local.path))
     settings.check_serializer(name, str(local.path))
     locks = locks or WriterLocks(remote)
@@ -260,5 +260,5 @@ def _missing(remote: Remote, error: ObjectMissingError) -> RemoteMissingError:
     if not remote.store.writable:
         return RemoteMissingError(f"there is no database {remote.root_place}, or it is not public: {error}")
     return RemoteMissingError(
-        f"there is no database {remote.root_place}; check the place, or make one with flag 'c'"
+        f"there is no database {remote.root_place}; check the address, or make one with flag 'c'"
     )

@@ -114,9 +114,8 @@ def open(
             `http(s)://...` for reading only); a dict of connection parameters; or an entry of a
             connection group.
         file_path: The local Booklet file; its journal lies beside it as `<file>.journal`.
-        flag: `r` reads an existing database, also one that is only here and was never pushed; `w` reads and
-            writes it; `c` makes it if it is missing; `n` starts an empty one, and the next push replaces the
-            remote by it.
+        flag: `r` reads an existing database, even one that was never pushed; `w` reads and writes it; `c` also
+            creates it if it is missing; `n` starts an empty one, which replaces the remote at the next push.
         value_serializer: For a new database: None for bytes, one of booklet's names, or a class or instance
             with `dumps` and `loads`. "orjson" stores NaN and infinities as null, so that they come back as
             None, numpy arrays as lists, and datetimes as str without microseconds. An existing database has
@@ -138,11 +137,11 @@ def open(
             EBOOKLET_TX_ALLOW_PICKLE says; without either, a database that this journal did not make warns
             once (`PickleWarning`).
         conditional_writes: Whether the store's conditional writes work: "auto" tries them once for each
-            endpoint and bucket that is not AWS itself, True and False say so.
-        on_conflict: What each push does about keys that another writer changed too, unless the push itself is
-            told: "raise", "ours", "theirs", "newest", or a function, as in `Change.push`.
+            endpoint and bucket that is not AWS itself, True and False are the answer.
+        on_conflict: What each push does about keys that another writer changed too, unless the push has its own
+            argument: "raise", "ours", "theirs", "newest", or a function, as in `Change.push`.
         accept_partial: Whether a file that ebooklet used is taken although it lacks keys that the index beside it
-            (`<file>.remote_index`) lists; a copy made from a remote of ebooklet_tx is never asked.
+            (`<file>.remote_index`) lists; a copy of an ebooklet_tx remote is never checked.
         trust_entries: Whether an entry of a group is followed wherever it leads, with the credentials of the
             environment. Without that its `db_url` is read anonymously, and a bucket or folder is opened only at
             the endpoint, or in the folder, at which you opened the group.
@@ -181,7 +180,7 @@ def open(
         force_lock=force_lock,
         offline=offline,
         pickle_allowed=pickle_allowed(allow_pickle),
-        place=connection.url,
+        address=connection.url,
         accept_partial=accept_partial,
     )
     if flag != "r" and only_readable(connection):

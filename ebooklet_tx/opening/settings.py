@@ -32,7 +32,7 @@ class Settings:
         force_lock: Whether the remote's lock is taken from its holder.
         offline: False, True or "auto".
         pickle_allowed: Whether pickle was allowed or refused; None when neither argument nor environment says.
-        place: The remote's name in messages.
+        address: The remote's name in messages.
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         reading: Whether a pair is made only to be read.
         named: The serializer that the caller asks for, by its name; None where none was named.
@@ -49,7 +49,7 @@ class Settings:
     force_lock: bool
     offline: bool | str
     pickle_allowed: bool | None
-    place: str
+    address: str
     accept_partial: bool
     reading: bool = False
     named: str | None = field(init=False, default=None)
@@ -129,7 +129,7 @@ class Settings:
             PickleRefusedError: Its values are pickled, and pickle is refused.
         """
         name = manifest.value_serializer
-        self.check_serializer(name, f"the remote database {self.place}")
+        self.check_serializer(name, f"the remote database {self.address}")
         self.check_pickle(name)
         model = resolve(self.value_serializer if name == CUSTOM else name)
         # As many as its keys need: the index is written out, and grows with what is kept here.
@@ -165,7 +165,7 @@ class Settings:
         Raises:
             PickleRefusedError: They are pickled, and pickle is refused.
         """
-        check_pickle(serializer_name, self.place, allowed=self.pickle_allowed)
+        check_pickle(serializer_name, self.address, allowed=self.pickle_allowed)
 
     @property
     def pickle_wanted(self) -> bool:

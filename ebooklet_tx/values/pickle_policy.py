@@ -36,12 +36,12 @@ def is_pickling(serializer_name: str | None) -> bool:
     return serializer_name in _PICKLING
 
 
-def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | None) -> None:
+def check_pickle(serializer_name: str | None, address: str, *, allowed: bool | None) -> None:
     """Makes sure that values of a serializer may be unpickled.
 
     Args:
         serializer_name: Booklet's name of the database's serializer.
-        place: The database's name in messages.
+        address: The database's name in messages.
         allowed: What `pickle_allowed` said.
 
     Raises:
@@ -49,27 +49,27 @@ def check_pickle(serializer_name: str | None, place: str, *, allowed: bool | Non
     """
     if serializer_name in _PICKLING and allowed is False:
         raise PickleRefusedError(
-            f"the values of {place} are pickled ({serializer_name}), and unpickling runs whatever code their "
+            f"the values of {address} are pickled ({serializer_name}), and unpickling runs whatever code their "
             f"writer put in; nothing was unpickled. Give allow_pickle=True (or {ALLOW_PICKLE_VARIABLE}=1) if "
             "you trust all who can write there"
         )
 
 
-def warn_of_pickle(serializer_name: str | None, place: str, *, stacklevel: int) -> None:
+def warn_of_pickle(serializer_name: str | None, address: str, *, stacklevel: int) -> None:
     """Warns, once in a process, that values which others may have written are pickled.
 
     Args:
         serializer_name: Booklet's name of the database's serializer.
-        place: The database's name in messages.
+        address: The database's name in messages.
         stacklevel: Which caller's line the warning names.
     """
-    if serializer_name in _PICKLING and place not in _warned:
+    if serializer_name in _PICKLING and address not in _warned:
         warnings.warn(
-            f"the values of {place} are pickled ({serializer_name}): all who can write there can run code on "
+            f"the values of {address} are pickled ({serializer_name}): all who can write there can run code on "
             f"this machine. Give allow_pickle=True or value_serializer={serializer_name!r} if you trust them, "
             f"allow_pickle=False (or {ALLOW_PICKLE_VARIABLE}=0) to refuse",
             PickleWarning,
             stacklevel=stacklevel + 1,
         )
         # After the warning, so that where warnings are errors each opening raises.
-        _warned.add(place)
+        _warned.add(address)
