@@ -38,15 +38,14 @@ SQL_TODAY: dict[str, int] = {"maintenance/recover.py": 3}
 """Modules outside the rooms of SQL that still hold statements, and how many; none is the target."""
 
 WORDS_TODAY: dict[str, int] = {
-    "anybody": 6,
-    "gone on with": 3,
-    "his": 4,
-    "somebody": 32,
+    "anybody": 1,
+    "gone on with": 1,
+    "somebody": 4,
     "take_in": 3,
-    "they say": 4,
-    "whoever": 27,
+    "they say": 1,
+    "whoever": 8,
 }
-WORDS_GONE = ("crowded", "find_out", "him", "stand_firm", "to be stood on", "wait_a_little", "what lacks")
+WORDS_GONE = ("crowded", "find_out", "him", "his", "stand_firm", "to be stood on", "wait_a_little", "what lacks")
 
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|PRAGMA|ATTACH|DETACH|REPLACE|DROP|ALTER)\b")
 
