@@ -26,13 +26,13 @@ MODULES_IN_A_FOLDER_TODAY: dict[str, int] = {}
 FILE_LINES_TARGET = 400
 WHY_SO_LONG = re.compile(r"\bone file\b", re.IGNORECASE)
 """What the docstring of a longer module has: "One file although long, because ..."."""
-LONG_FILES_TODAY: frozenset[str] = frozenset({"cli/demo.py", "maintenance/repair.py"})
+LONG_FILES_TODAY: frozenset[str] = frozenset({})
 
 SESSION_FUNCTIONS_TARGET = 30
-SESSION_FUNCTIONS_TODAY = 81
+SESSION_FUNCTIONS_TODAY = 41
 
 MUTEX_BLOCKS_TARGET = 25
-MUTEX_BLOCKS_TODAY = 66
+MUTEX_BLOCKS_TODAY = 53
 
 SQL_TODAY: dict[str, int] = {"maintenance/recover.py": 3}
 """Modules outside the rooms of SQL that still hold statements, and how many; none is the target."""
