@@ -1,6 +1,6 @@
 """The command line: what the user types and sees.
 
-Owns no state and no logic of its own: each command is a call of the public interface and a print of
+Has no logic of its own: each command is a call of the public interface and a print of
 what it returned. The invariant: what was reported decides the exit code, as the help says.
 """
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has gone: nothing more can be said.
+        # The reader of the pipe has gone: nothing more can be said.
         _silence_stdout()
         return FAILED
     except KeyboardInterrupt:
@@ -275,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_remote(recover)
     recover.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     recover.add_argument(
-        "--no-resume", action="store_true", help="roll an interrupted push back instead of going on with it"
+        "--no-resume", action="store_true", help="roll an interrupted push back instead of resuming it"
     )
     recover.add_argument(
         "--accept-deletes",
@@ -285,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     recover.add_argument(
         "--accept-partial",
         action="store_true",
-        help="take a file of ebooklet's as it is although it lacks keys of ebooklet's remote",
+        help="take a file of ebooklet's as it is although keys of ebooklet's remote are missing from it",
     )
     recover.add_argument(
         "--repair-remote",
@@ -296,10 +296,10 @@ def _parser() -> argparse.ArgumentParser:
     push = _add(commands, "push", _push, "publish the pending changes")
     _add_remote(push)
     push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
-    _add_remote(_add(commands, "pull", _pull, "take in what others have pushed"))
+    _add_remote(_add(commands, "pull", _pull, "apply what other writers have pushed"))
     unlock = _add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone")
     _add_remote(unlock, lock_timeout=False)
-    unlock.add_argument("--force", action="store_true", help="take it whoever holds it")
+    unlock.add_argument("--force", action="store_true", help="take it even if its holder may be at work")
     _add_lock_timeout(
         unlock, 0.0, "how long to watch a lock; one that is not renewed for a minute was left behind (default 0)"
     )

@@ -1,7 +1,7 @@
 """Taking locks away from other writers: those that are gone, and, when told to, those that live.
 
-Owns no state. The invariant: a lock is taken away only as it was seen, so that a holder who renews it at the
-same moment keeps it; and whoever loses one can't commit any more without finding out.
+The invariant: a lock is taken away only as it was seen, so that a holder that renews it at the same moment keeps
+it; and a writer that loses one can't commit any more without finding out.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _refusal(remote: Remote, lock: LockThere, waited_seconds: float) -> LockHeld
         f"the lock {lock.key!r} at {remote.store.location} is held by {lock.describe()}, who may be at work; "
         f"nothing was changed (watched for {waited_seconds:.0f} seconds). Watched for its whole TTL of "
         f"{_ttl_seconds(lock):.0f} seconds (lock_timeout, --lock-timeout), a lock that is not renewed counts as "
-        "a dead one's; force=True, or --force, takes it whoever holds it"
+        "a dead one's; force=True, or --force, takes it from a living holder too"
     )
 
 

@@ -1,6 +1,6 @@
 """What `collect`, `fsck`, `verify` and `compact` say of a remote: plain records, as dicts and in words.
 
-Owns no state. The invariant: a report is what was seen or done at one moment, holds no credential, and its
+The invariant: a report is what was seen or done at one moment, holds no credential, and its
 dict is JSON whose names do not change from one run to the next.
 """
 

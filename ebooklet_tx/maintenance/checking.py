@@ -1,7 +1,7 @@
 """Looking after a remote: is everything there and sound, and what may be deleted.
 
-Owns no state. The invariant: `verify`, `fsck` without `delete_orphans`, and a dry run of `collect` write
-nothing; what is deleted was garbage for the whole grace period (see `sync.collect`).
+The invariant: `verify`, `fsck` without `delete_orphans`, and a dry run of `collect` write
+nothing; what is deleted was garbage for the whole grace period (see `collect`).
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def fsck(
 
     Args:
         remote_conn: The remote, as `open` takes it.
-        delete_orphans: Delete what nobody names, as `collect` does, and what a deletion of the database that
+        delete_orphans: Delete what no root names, as `collect` does, and what a deletion of the database that
             was cut short has left.
         min_age: For how long it must have been so.
         check_objects: Compare the objects' sizes with the index as well, and the digests of its segments.

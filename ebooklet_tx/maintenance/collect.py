@@ -1,4 +1,4 @@
-"""Collect: deleting the objects that no root names any more, once nobody can depend on them.
+"""Collect: deleting the objects that no root names any more, once no reader or writer can depend on them.
 
 Owns the object `D.d/garbage`, the note of a collect. The invariant: nothing is deleted that the root or a
 snapshot names, and nothing else before it has been garbage for the whole grace period.

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.pack import PACK_BYTES
-from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
-from ebooklet_tx.local.journal.uploads import arrived_places
+from ebooklet_tx.local.journal.uploads import Place, arrived_places
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.remote_index import live_bytes
@@ -122,7 +122,11 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
     if not 0 <= live_share <= 1:
         raise InvalidArgumentError(f"live_share must be a number from 0 to 1, not {live_share!r}")
     with session.push_mutex:
-        _begin(session)
+        session.locks.check()
+        with session.mutex:
+            if session.in_transaction:
+                raise InvalidArgumentError("compact() can't take place inside a transaction; call it outside")
+            session.local.commit()
         replacing = is_replacing(session.journal)
         outcome = _Outcome()
         resumed = 0
@@ -146,14 +150,6 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         unreadable_keys=tuple(sorted(outcome.unreadable)),
         pruned_values=pruned,
     )
-
-
-def _begin(session: Session) -> None:
-    session.locks.check()
-    with session.mutex:
-        if session.in_transaction:
-            raise InvalidArgumentError("compact() can't take place inside a transaction; call it outside")
-        session.local.commit()
 
 
 # -- what is due -------------------------------------------------------------------------------
@@ -259,6 +255,19 @@ def _note_taken(journal: Journal, packs: Sequence[_Pack], outcome: _Outcome) -> 
         outcome.takeable |= fresh
 
 
+def _movable_rows(journal: Journal, numbers: Sequence[int]) -> tuple[Base, list[Entry], dict[bytes, Place]]:
+    """Returns the base, the rows in old packs whose values new ones have, and where, from one moment."""
+    with journal.reading():
+        places = arrived_places(journal)
+        # Without the old place: `build` takes the new one.
+        entries = [
+            entry._replace(remote_object=None)
+            for entry in live_rows_in(journal, numbers, only_clean=True)
+            if entry.remote_digest in places
+        ]
+        return read_base(journal), entries, places
+
+
 def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
     """Commits the new places, on whatever base it takes; returns the entries that were moved.
 
@@ -270,15 +279,7 @@ def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
         for number in range(MAX_ROUNDS):
             if number:
                 prepare_round(session)
-            with session.mutex:
-                base = read_base(session.journal)
-                places = arrived_places(session.journal)
-                # Without the old place: `build` takes the new one.
-                entries = [
-                    entry._replace(remote_object=None)
-                    for entry in live_rows_in(session.journal, numbers, only_clean=True)
-                    if entry.remote_digest in places
-                ]
+            base, entries, places = _movable_rows(session.journal, numbers)
             if not entries:
                 return []
             session.locks.check_fence(base.fence)

@@ -1,17 +1,16 @@
 """Copying a database from one remote to another, as its root stands at one moment.
 
-Owns no state. The invariants: the target's root is put last, and only where there is none, so that readers of
+The invariants: the target's root is put last, and only where there is none, so that readers of
 the target see no database or all of it; what the root does not need is not copied; what has arrived is not
 sent again. The root is the source's, so the copy has its uuid, its history and its commit ids; only how commits
 are made it says for its own place.
 
-The index of a copy names the source's ETags, which another store may give otherwise. Whoever reads is told
-so by the store, and holds the value to its digest alone.
+The index of a copy names the source's ETags, which another store may give otherwise. A reader is told so
+by the store, and holds the value to its digest alone.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.maintenance.inventory import list_objects, objects_named
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
+from ebooklet_tx.sync.in_flight import IN_FLIGHT_BYTES, ByteBudget
 from ebooklet_tx.sync.locking import learn_mode, new_lock
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
@@ -42,9 +42,6 @@ WHOLE_BYTES = 16 * 2**20
 """An object up to this size is held in memory as a whole on its way; a larger one goes in parts."""
 
 PART_BYTES = 8 * 2**20
-MAX_IN_MEMORY = 8
-"""How many objects are on their way through memory at once, whatever the connections allow."""
-
 MAX_SERVER_COPY_BYTES = 2**30
 """An object up to this size is left to the store to copy; a larger one takes longer than an answer may."""
 
@@ -78,7 +75,7 @@ class CopyReport:
 def copy_remote(source: Remote, target: Remote, *, lock_timeout_seconds: float = 300.0) -> CopyReport:
     """Copies a database to a place that holds none, under the target's lock.
 
-    Called again after a failure it goes on with what has arrived; called again after it was done it finds the
+    Called again after a failure it sends only what is missing; called again after it was done it finds the
     same commit there and does nothing. Where both are buckets of one endpoint and one account the store
     copies by itself.
 
@@ -137,7 +134,7 @@ def _copy(source: Remote, target: Remote, lock: WriterLock, root: FetchedRoot) -
         return _report(root, copied, present=present, root_bytes=len(data))
     raise OfflineError(
         f"writers kept compacting {source.root_place} while it was copied; {target.root_place} shows no database "
-        "yet; copy again, which goes on with what has arrived"
+        "yet; copy again: what has arrived is not sent again"
     )
 
 
@@ -180,13 +177,14 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
     if not sizes:
         return
 
-    in_memory = threading.BoundedSemaphore(MAX_IN_MEMORY)
+    in_memory = ByteBudget(IN_FLIGHT_BYTES)
 
     def send(item: tuple[str, int]) -> tuple[str, int]:
         name, size_bytes = item
         source_key, target_key = source.names.object(name), target.names.object(name)
         if size_bytes > MAX_SERVER_COPY_BYTES or not _copied_by_store(source, target, source_key, target_key):
-            with in_memory:
+            # An object in parts has one of them in memory, and one on its way.
+            with in_memory.taking(size_bytes if size_bytes <= WHOLE_BYTES else 2 * PART_BYTES):
                 _stream(source, target, source_key, target_key, size_bytes)
         return item
 

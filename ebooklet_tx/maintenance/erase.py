@@ -6,10 +6,10 @@ what was listed while that root was there is deleted, and of it only what is thi
 name; what is local is kept and is what the next push sends.
 
 That object is an index segment whose keys, all tombstones, are the names that were listed. A deletion that was
-cut short goes on with them. Where there is no root and an object is not among such names, it may be a pack of
+cut short resumes from them. Where there is no root and an object is not among such names, it may be a pack of
 a first push that is under way without a lock, so it is deleted only once it is a day old, by the store's own
-clock. What a writer without a lock had sent before the listing goes with the rest: he finds the root gone,
-and is to push again once the deletion has ended.
+clock. What a writer without a lock had sent before the listing goes with the rest: that writer finds the
+root gone, and has to push again once the deletion has ended.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _remove_lock(remote: Remote, lock: WriterLock) -> None:
     if not isinstance(lock, Lease):
         return
     try:
-        # Nobody takes over a lease that was renewed just now.
+        # No waiter takes over a lease that was renewed just now.
         lock.renew()
         lock.mark_lost("the database was deleted, and the lock with it")
         lock.release()
@@ -222,7 +222,7 @@ def _delete_root(
             uuid = _check_uuid(remote, root, uuid)
         listed = list_objects(remote).own_and_note()
         if root is None or root.manifest.uuid != uuid:
-            # Gone; or gone, though the answer was lost, and somebody has begun another database since.
+            # Gone; or gone, though the answer was lost, and another writer has begun a new database since.
             return size_bytes, listed
         _note_names(remote, f"{DELETION}{root.manifest.commit_id}", listed)
         before()

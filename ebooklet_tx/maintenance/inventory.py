@@ -28,7 +28,7 @@ GARBAGE_NOTE = "garbage"
 
 SNAPSHOT = "snapshot/"
 DELETION = "snapshot/deleted-"
-"""Names of the notes that deletions keep while they are under way: nobody reads by them, and they protect
+"""Names of the notes that deletions keep while they are under way: no reader uses them, and they protect
 nothing."""
 
 _SNAPSHOT_NAME = re.compile(r"snapshot/[^/]+")

@@ -1,8 +1,8 @@
 """Recover: what an interrupted push left behind is resumed or rolled back.
 
-Owns no state. The invariant: nothing is pushed that was not being pushed when the process died,
-nothing is pushed over a conflict or without its bytes, and whatever is not settled stays pending.
-Every step can be repeated, so dying in here and starting again ends in the same state.
+The invariant: nothing is pushed that was not being pushed when the process died, nothing is pushed over a
+conflict or without its bytes, and what is not settled stays pending. Every step can be repeated, so dying in here
+and starting again ends in the same state. The session is the recovery's own: no other thread uses it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.formats.segment import iter_log, read_segment
-from ebooklet_tx.local.journal.entries import PENDING_SET, entries_where
+from ebooklet_tx.local.journal.entries import PENDING_SET, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import drop_intents, read_intents
-from ebooklet_tx.local.journal.uploads import forget_uploads
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.uploads import arrived_places, forget_uploads, read_uploads
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.fetch import fetch_many
-from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import read_root
 from ebooklet_tx.sync.session import Session
@@ -62,7 +63,7 @@ class RemoteOutcome:
 def reconcile_remote(
     session: Session, *, resume: bool, damaged: Sequence[str] = (), repair_remote: bool = False
 ) -> RemoteOutcome:
-    """Settles interrupted pushes against the remote, then goes on with them or lets them be.
+    """Settles interrupted pushes against the remote, then resumes them or rolls them back.
 
     Args:
         session: A session that writes.
@@ -78,7 +79,7 @@ def reconcile_remote(
         if repair_remote:
             outcome.repair = repair_root(session)
         _reconcile(session, outcome, resume=resume)
-        _refetch(session, damaged, outcome)
+        outcome.refetched = _refetch(reader_of(session), damaged)
     except ConflictError as error:
         outcome.conflicts = error.conflicts
     except RemoteIntegrityError as error:
@@ -88,69 +89,62 @@ def reconcile_remote(
     return outcome
 
 
-def interrupted_push(session: Session) -> bool:
+def interrupted_push(journal: Journal) -> bool:
     """True when a push began here whose end is not known."""
-    with session.mutex, session.journal.reading() as raw:
-        return bool(raw.execute("SELECT 1 FROM intent UNION ALL SELECT 1 FROM upload LIMIT 1").fetchone())
+    return bool(read_intents(journal) or read_uploads(journal))
 
 
 def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> None:
-    outcome.interrupted = interrupted_push(session)
-    with session.mutex:
-        intents = [intent.commit_id for intent in read_intents(session.journal)]
+    journal = session.journal
+    outcome.interrupted = interrupted_push(journal)
+    intents = [intent.commit_id for intent in read_intents(journal)]
     pulled = pull(session)
     outcome.missing = pulled.missing
     outcome.applied = [commit_id for commit_id in intents if commit_id in pulled.applied]
     outcome.dropped = [commit_id for commit_id in intents if commit_id not in pulled.applied]
-    with session.mutex:
-        outcome.conflicts = find_conflicts(session)
-        pending = has_pending(session.local)
-        lost = bool(lost_values(session.local))
-        replacing = is_replacing(session.journal)
-    unfinished = bool(outcome.dropped) or interrupted_push(session)
+    outcome.conflicts = find_conflicts(session)
+    lost = bool(lost_values(session.local))
+    unfinished = bool(outcome.dropped) or interrupted_push(journal)
     # A first push, and one that replaces, may publish an empty database.
-    wanted = pending or replacing or bool(outcome.dropped)
+    wanted = has_pending(journal) or is_replacing(journal) or bool(outcome.dropped)
     if resume and unfinished and wanted and not lost and not outcome.conflicts:
         outcome.pushed = push(session) or None
-    with session.mutex:
-        # The answers are in: what did not take effect by now is pushed anew, under another id.
-        drop_intents(session.journal)
-        pending = has_pending(session.local)
-    if not pending:
-        forget_uploads(session.journal)
+    # The answers are in: what did not take effect by now is pushed anew, under another id.
+    drop_intents(journal)
+    if not has_pending(journal):
+        forget_uploads(journal)
 
 
-def _refetch(session: Session, keys: Sequence[str], outcome: RemoteOutcome) -> None:
+def _refetch(reader: Reader, keys: Sequence[str]) -> int:
+    """Fetches values of which the local copy is gone; returns how many came."""
+    count = 0
     for start in range(0, len(keys), _FETCH_PAGE_KEYS):
-        for _, value in fetch_many(reader_of(session), keys[start : start + _FETCH_PAGE_KEYS]):
+        for _, value in fetch_many(reader, keys[start : start + _FETCH_PAGE_KEYS]):
             if isinstance(value, Error) and not isinstance(value, LocalIntegrityError):
                 raise value
-            # One that the remote does not have either is told of as lost.
-            outcome.refetched += isinstance(value, bytes)
+            # One that the remote does not have either is reported as lost.
+            count += isinstance(value, bytes)
+    return count
 
 
-def has_pending(local: LocalStore) -> bool:
+def has_pending(journal: Journal) -> bool:
     """True when there is an operation still to be pushed."""
-    with local.journal.reading() as raw:
-        return bool(raw.execute("SELECT 1 FROM entry WHERE pending != 0 LIMIT 1").fetchone())
+    return bool(pending_entries(journal))
 
 
 def lost_values(local: LocalStore) -> list[str]:
-    """Reads every pending value; returns the keys of those that no sound copy is left of.
+    """Reads every pending value; returns the keys of those of which no sound copy is left.
 
-    What an interrupted push has brought to the remote, and what the base commit holds, is not lost.
+    What an interrupted push has sent, and what the base commit holds, is not lost.
     """
-    with local.journal.reading() as raw:
-        arrived = {
-            row[0]
-            for row in raw.execute(
-                "SELECT p.digest FROM packed AS p JOIN upload AS u ON u.name = p.name WHERE u.etag IS NOT NULL"
-            )
-        }
+    arrived = arrived_places(local.journal)
     return [
         entry.key
-        for entry in entries_where(local.journal, "pending != 0 AND pending = ?", (PENDING_SET,))
-        if entry.digest != entry.remote_digest and entry.digest not in arrived and local.read(entry) is None
+        for entry in pending_entries(local.journal)
+        if entry.pending == PENDING_SET
+        and entry.digest != entry.remote_digest
+        and entry.digest not in arrived
+        and local.read(entry) is None
     ]
 
 

@@ -65,7 +65,7 @@ def recover(
             operations stay pending, and what it had sent is kept for the next push.
         accept_deletes: Whether the keys are deleted that were missing from the file, now or when it was opened
             last with any missing, although nothing tells their deletion from an older file. What was written
-            since then, by anybody, stays.
+            since then, here or elsewhere, stays.
         retry: How failing requests are tried again; None for the connection's own.
         lock_timeout: Seconds to wait for a session that has the file open for writing.
         accept_partial: Take a file of ebooklet's as it is although it lacks keys of ebooklet's remote, so that
@@ -186,7 +186,7 @@ def _reconcile_remote(
 
 
 def _undecided_lack(local: LocalStore, accept_partial: bool) -> PartialCopy | None:
-    """Tells what a file of ebooklet's lacks, and notes it in the account."""
+    """Tells which keys a file of ebooklet's does not have, and notes that in the account."""
     try:
         lack = undecided_partial_copy(local, accept_partial=accept_partial)
     except PartialCopyError as error:

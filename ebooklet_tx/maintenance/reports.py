@@ -1,6 +1,6 @@
 """What `status` and `recover` say: plain records, as dicts and in words.
 
-Owns no state. The invariant: a report is what was seen at one moment, holds no credential, and its
+The invariant: a report is what was seen at one moment, holds no credential, and its
 dict is JSON whose names do not change from one run to the next.
 """
 
@@ -66,7 +66,7 @@ class Status:
         packs_arrived: Packs of an unfinished push that have arrived; `packs_unfinished` have not.
         base_seq: The remote commit that this machine stands on; 0 for none.
         replaces_remote: Whether the next push replaces whatever database the remote holds.
-        connection: Where the remote is, None when no one ever said.
+        connection: Where the remote is, None when that is not known.
         repairs: What the next session, or `recover`, has to put right, in sentences.
     """
 
@@ -95,7 +95,7 @@ class Status:
 
     @property
     def needs_decision(self) -> bool:
-        """Whether there are conflicts that somebody has to settle."""
+        """Whether there are conflicts to settle."""
         return self.conflicts > 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,12 +135,13 @@ class RecoverReport:
         adopted_keys: How many keys of a Booklet without a journal became pending.
         edited_keys: Keys that another program set in the file; they are pending now.
         deleted_keys: Keys that another program deleted from the file; likewise.
-        missing_keys: Keys that the file lacks although nothing tells that they were deleted: it may be an
+        missing_keys: Keys that the file does not have although nothing tells that they were deleted: it may be an
             older one. They stay, unless `accept_deletes` makes their deletion pending.
         outdated_keys: Keys whose values in the file the journal does not know, and which are not newer.
         damaged_keys: Keys whose local copies were damaged. `refetched_keys` counts the values that came again.
         lost_keys: Keys of pending values of which no sound copy is left.
-        partial_keys: Keys of ebooklet's remote that its file lacks; it is not pushed until that is accepted.
+        partial_keys: Keys of ebooklet's remote that its file does not have; it is not pushed until that is
+            accepted.
         remote: The place that was asked, None when none is known.
         failure: Why the remote's part could not be done, None when it could.
         remote_damage: What is damaged at the remote, None when nothing was found so.
@@ -188,7 +189,7 @@ class RecoverReport:
 
     @property
     def needs_decision(self) -> bool:
-        """Whether there are conflicts, lost values, a partial copy or damage that somebody has to settle."""
+        """Whether there are conflicts, lost values, a partial copy or damage to decide about."""
         damaged = self.remote_damage is not None or self.missing_objects
         return bool(self.conflicts or self.lost_keys or self.partial_keys or damaged)
 

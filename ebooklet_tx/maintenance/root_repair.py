@@ -1,6 +1,6 @@
 """Writing a damaged root anew, from the bytes of the base root that a journal keeps.
 
-Owns no state. The invariant: only a root that is damaged is written over, and only as it was seen, by the way in
+The invariant: only a root that is damaged is written over, and only as it was seen, by the way in
 which the database's commits are made; a sound one, a newer format or another program's object is left alone. What
 the kept root does not know, the commits that came after it, is said to be missing, not guessed.
 """
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from ebooklet_tx.errors import OfflineError, RemoteIntegrityError, RemoteMissingError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.remote_index import RemoteIndex
 from ebooklet_tx.maintenance.verify import objects_there
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.builder import Commit
+from ebooklet_tx.sync.commit.commit_mode import CommitMode
 from ebooklet_tx.sync.commit.publish import swap_in
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
 
@@ -56,27 +59,30 @@ class RootRepair:
         return said
 
 
-def kept_root(session: Session) -> tuple[bytes, Root]:
-    """Returns the base root that the journal keeps: its bytes, and what they say.
+def kept_root(local: LocalStore, root_place: str) -> tuple[bytes, Root]:
+    """Returns the base root that the journal keeps: its bytes, decoded too.
+
+    Args:
+        local: This machine's half of the database.
+        root_place: Where the remote's root belongs, for messages.
 
     Raises:
         RemoteMissingError: The journal keeps none.
         RemoteIntegrityError: What it keeps is not the root of its base.
     """
-    with session.mutex:
-        facts = session.journal.all_meta()
-        uuid = session.local.file.header.uuid.hex()
+    facts = local.journal.all_meta()
+    uuid = local.file.header.uuid.hex()
     data = facts.get("base_root")
     if data is None:
         raise RemoteMissingError(
-            f"{session.journal.path} keeps no root of {session.remote.root_place}: run this on a machine that "
+            f"{local.journal.path} keeps no root of {root_place}: run this on a machine that "
             "has pulled or pushed it, restore the root from the bucket's versions, or replace it by a push with "
             "flag 'n' from a machine that has all values"
         )
-    root = decode_root(data, name=f"the root that {session.journal.path} keeps")
+    root = decode_root(data, name=f"the root that {local.journal.path} keeps")
     if (root.manifest.commit_id, root.manifest.uuid) != (facts.get("base_commit_id"), uuid):
         raise RemoteIntegrityError(
-            f"the root that {session.journal.path} keeps is not that of its base; run this on another machine"
+            f"the root that {local.journal.path} keeps is not that of its base; run this on another machine"
         )
     return data, root
 
@@ -104,33 +110,31 @@ def repair_root(session: Session) -> RootRepair:
                 )
             if not isinstance(seen, DamagedRoot):
                 return RootRepair(written=False)
-            data, root = kept_root(session)
-            missing = _missing_objects(session, root)
+            data, root = kept_root(session.local, remote.root_place)
+            missing = _missing_objects(remote, root)
             remote.mode.follow(root.manifest.commits)
-            outcome = swap_in(session, _as_it_was(session, data, root), seen.etag)
-            if outcome.applied and (outcome.etag is not None or _is_there(session, root)):
+            outcome = swap_in(session, _as_it_was(remote.mode, data, root), seen.etag)
+            if outcome.applied and (outcome.etag is not None or _is_there(remote, root)):
                 return RootRepair(True, root.manifest.seq, root.manifest.commit_id, missing)
-    raise OfflineError(f"the root {remote.root_place} was replaced by others all the time; try again")
+    raise OfflineError(f"the root {remote.root_place} was replaced by other writers all the time; try again")
 
 
-def _is_there(session: Session, root: Root) -> bool:
-    """False when others have a sound root there by now, with this commit below it."""
-    seen = inspect_root(session.remote)
+def _is_there(remote: Remote, root: Root) -> bool:
+    """True when the root's commit is the newest; false when another writer has put a root on top of it."""
+    seen = inspect_root(remote)
     return isinstance(seen, FetchedRoot) and seen.manifest.commit_id == root.manifest.commit_id
 
 
-def _as_it_was(session: Session, data: bytes, root: Root) -> Commit:
+def _as_it_was(mode: CommitMode, data: bytes, root: Root) -> Commit:
     """Returns the kept root as a commit that can be swapped in: its very bytes, where its way still holds."""
     manifest = root.manifest
-    mode = session.remote.mode
     changes_mode = mode.must_change(manifest.commits, exists=mode.advertised(manifest.commits) is not None)
     record = CommitRecord(manifest.seq, manifest.commit_id, manifest.committed_at_us, manifest.writer, 0, 0, 0)
     return Commit(manifest, data, root.tail, b"", record, changes_mode, mode.swaps)
 
 
-def _missing_objects(session: Session, root: Root) -> tuple[str, ...]:
+def _missing_objects(remote: Remote, root: Root) -> tuple[str, ...]:
     """Returns the keys of the objects that a root names and that are not there, or can't be read."""
-    remote = session.remote
     with RemoteIndex() as index:
         index.add_root(remote, root)
         damaged = {problem.name for problem in index.problems if problem.name}

@@ -1,7 +1,7 @@
 """Unlocking: taking a lock away from a writer that is surely gone.
 
-Owns no state. The invariant: nothing but the lock is touched, and the next writer that takes it fences the
-old holder off, should that one be alive after all.
+The invariant: nothing but the lock is touched, and the next writer that takes it fences the old holder off, in
+case that one is alive.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def unlock(
         file_path: A local file of the database: its journal tells where the remote is.
         remote_conn: The remote, as `open` takes it; needed where no local file is, or where the remote
             wants credentials that the environment does not give.
-        force: Take the lock away whoever holds it.
+        force: Take the lock away even if its holder may be at work.
         lock_timeout: Seconds to watch a lock whose holder may live; over 60, one that stands still counts as
             left behind.
         conditional_writes: As in `open`.
@@ -94,7 +94,7 @@ def unlock(
 
 
 def _journal_facts(journal_file: Path) -> dict[str, Any]:
-    """Reads what a journal knows of its remote, beside whoever works with it."""
+    """Reads what a journal knows of its remote, beside a session that is at work."""
     if size_of(journal_file) is None:
         raise LocalMissingError(2, f"{journal_file} does not exist; give remote_conn to say where the lock is")
     journal = Journal.open(journal_file, create=False)

@@ -1,6 +1,6 @@
 """Verify: is what the root names there, whole, and what the index says?
 
-Owns no state and changes nothing, but for the garbage that `fsck` is told to delete. The invariant: what is
+Changes nothing, but for the garbage that `fsck` is told to delete. The invariant: what is
 called damaged was found so under a root that was still the root afterwards; memory holds a segment and a few
 ranges at a time, however large the database is.
 """
@@ -70,7 +70,7 @@ def fsck(
 
     Args:
         remote: The remote.
-        delete_orphans: Delete what nobody names, as `collect` does; where there is no root, what a deletion
+        delete_orphans: Delete what no root names, as `collect` does; where there is no root, what a deletion
             that was cut short has left.
         min_age: For how long it must have been so.
         check_objects: Compare sizes with the index, too.

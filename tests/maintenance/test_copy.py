@@ -205,7 +205,8 @@ def test_no_more_than_a_few_objects_are_in_memory(
     shelf: Shelf, other: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(shelf)
-    monkeypatch.setattr(copy, "MAX_IN_MEMORY", 2)
+    # Packs of two values have 8 kB each.
+    monkeypatch.setattr(copy, "IN_FLIGHT_BYTES", 20_000)
     mutex = threading.Lock()
     here, most = 0, 0
 

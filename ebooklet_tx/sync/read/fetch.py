@@ -27,7 +27,7 @@ from ebooklet_tx.sync.read.reader import Reader
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
 from ebooklet_tx.sync.remote import Remote
 
-PART_BYTES = 64 * 2**20
+PART_BYTES = 32 * 2**20
 """Values are read and handed out in parts of about this size, however many keys are asked for."""
 
 Found = bytes | Error | None

@@ -80,10 +80,10 @@ def object_batches(counts: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int
 
 
 def _load_objects(reader: Reader, first: int, last: int) -> Iterator[tuple[str, Error]]:
-    local = reader.local
-    with local.mutex:
-        epoch = local.index_epoch()
-        values = values_in_objects(local.journal, first, last)
+    journal = reader.local.journal
+    with journal.reading():
+        epoch = reader.local.index_epoch()
+        values = values_in_objects(journal, first, last)
     small = [value for value in values if value.length_bytes <= LARGE_VALUE_BYTES]
     for group, data in fetch_ranges(reader.remote, small):
         yield from _load_group(reader, group, data, epoch)

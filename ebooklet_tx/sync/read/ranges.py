@@ -16,8 +16,8 @@ from ebooklet_tx.sync.in_flight import side_by_side
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
 from ebooklet_tx.sync.remote import Remote
 
-MAX_RANGE_BYTES = 16 * 2**20
-"""No request reads more than this; a larger value is read in parts."""
+MAX_RANGE_BYTES = 8 * 2**20
+"""No request reads more than this, so that eight fit the bound; a larger value is read in parts."""
 
 
 def fetch_ranges(

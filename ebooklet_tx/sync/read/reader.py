@@ -34,7 +34,7 @@ class Reader(NamedTuple):
     def entries(self, keys: Sequence[str], *, in_order: bool = False) -> dict[str, Entry]:
         """Looks many keys up; with `in_order` they are about all that there are from the first to the last."""
         journal = self.local.journal
-        with self.local.mutex:
+        with journal.reading():
             return find_entries_in_order(journal, keys) if in_order else find_entries(journal, keys)
 
     def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
