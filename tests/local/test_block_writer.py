@@ -11,7 +11,7 @@ from typing import Any
 
 import booklet
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebooklet_tx.local.booklet import block_writer, hash_index
@@ -104,7 +104,7 @@ def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -
     assert as_booklet_has_it(file) == numbered(0, 40)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     batches=st.lists(st.dictionaries(st.text(min_size=1, max_size=70), st.binary(max_size=40)), max_size=5),
     n_buckets=st.integers(1, 30),
