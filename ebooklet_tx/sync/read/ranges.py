@@ -17,7 +17,7 @@ from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
 from ebooklet_tx.sync.remote import Remote
 
 MAX_RANGE_BYTES = 8 * 2**20
-"""No request reads more than this, so that eight fit the bound; a larger value is read in parts."""
+"""No request reads more than this, so that some fit the bound; a larger value is read in parts."""
 
 
 def fetch_ranges(
@@ -43,7 +43,8 @@ def fetch_ranges(
             return error
 
     threads = min(remote.threads, len(groups))
-    return side_by_side(groups, fetch, size_bytes=lambda group: span_of(group)[1], threads=threads)
+    # Twice their length: a store puts the pieces of a body together, and holds both meanwhile.
+    return side_by_side(groups, fetch, size_bytes=lambda group: 2 * span_of(group)[1], threads=threads)
 
 
 def sound_values(group: Sequence[RemoteValue], data: bytes | Error) -> Iterator[tuple[RemoteValue, bytes | None]]:
