@@ -29,15 +29,69 @@ MAX_TAIL_BYTES = 128 * 2**10
 MAX_ROOT_BYTES = 256 * 2**10
 """Of a whole root; more than header, manifest and tail together may take."""
 
-MAX_SEGMENTS = 8
-"""That a root names."""
+# -- format 2 ----------------------------------------------------------------------------------------
 
-MAX_IMAGE_BYTES = 2**31
-"""Of a segment when decompressed."""
+MAX_BLOCK_ROWS = 1024
+"""Of a block of the index, or of a root's tail; writers close one at 512 or at 32 KiB of keys and values."""
 
-FREE_IMAGE_BYTES = 4 * 2**20
-MAX_IMAGE_RATIO = 64
-"""A segment may be this many times as large when decompressed, and a little that is free to every one."""
+MAX_BLOCK_BYTES = 2 * 2**20
+"""Of a block, as it lies in the remote and when decompressed."""
+
+MAX_INLINE_BYTES = 64 * 2**10
+"""Of a value that lies in a block itself."""
+
+MAX_OBJECT_BLOCKS = 256
+"""That an index object holds; writers close one at 128."""
+
+MAX_OBJECT_PACKS = 4096
+"""That the rows of an index object name."""
+
+MAX_OBJECT_BYTES = 64 * 2**20
+"""Of an index object; writers close one at 4 MiB."""
+
+MAX_LIST_BYTES = 2**20
+"""Of a directory, or of a page of a run's list, when decompressed; writers close one at 64 KiB of fences."""
+
+MAX_PACK_LIST_BYTES = 5 * 2**20
+"""Of the list of an index object's packs, when decompressed."""
+
+MAX_PAGE_ENTRIES = 256
+"""Of a page of a run's list; writers close one at 128."""
+
+MAX_PAGES = 4096
+"""Of a run's list."""
+
+MAX_RUNS = 16
+"""That a root names; writers keep it at 8."""
+
+MAX_FEED = 16
+"""Flushes that a root's feed names."""
+
+MAX_BODY_ENTRIES = 4096
+"""That a root itself lists, its feed's among them."""
+
+MAX_RECENT = 256
+"""Commits whose ids a root holds; writers keep 64."""
+
+MAX_HISTORIES = 64
+"""Objects of older history that a root names."""
+
+MAX_HISTORY_RECORDS = 4096
+"""Of a history object."""
+
+MAX_HISTORY_BYTES = 4 * 2**20
+"""Of a history object, as it lies in the remote and when decompressed."""
+
+MAX_MESSAGE_BYTES = 4 * 2**10
+"""Of a commit's message in UTF-8."""
+
+MAX_BODY_BYTES = 128 * 2**10
+"""Of a root's binary part."""
+
+MAX_BODY_RAW_BYTES = 4 * 2**20
+"""Of a root's binary part when decompressed."""
+
+# -- what does not depend on the format ---------------------------------------------------------------
 
 MAX_LOCK_BYTES = 16 * 2**10
 """Of a lease or ticket."""
@@ -55,8 +109,3 @@ RESERVED_KEYS = frozenset({METADATA_KEY_BYTES, b"7c40d2ea915b4f3a8e6d201", b"f19
 """Keys that Booklet keeps for itself and hides from its users."""
 
 RESERVED_TEXTS = frozenset(key.decode() for key in RESERVED_KEYS)
-
-
-def image_limit_bytes(payload_bytes: int) -> int:
-    """Returns the most that a compressed segment of a size may hold."""
-    return min(MAX_IMAGE_BYTES, FREE_IMAGE_BYTES + MAX_IMAGE_RATIO * payload_bytes)

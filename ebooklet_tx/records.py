@@ -23,9 +23,15 @@ METADATA_KEY = ""
 DIGEST_BYTES = 16
 
 
-def digest_of(value: bytes) -> bytes:
+def digest_of(value: bytes | memoryview) -> bytes:
     """Returns the 16-byte blake2b digest under which an encoded value is known."""
     return hashlib.blake2b(value, digest_size=DIGEST_BYTES).digest()
+
+
+def digests_of(values: Iterable[bytes]) -> list[bytes]:
+    """Returns the digests of many values."""
+    blake2b = hashlib.blake2b
+    return [blake2b(value, digest_size=DIGEST_BYTES).digest() for value in values]
 
 
 def digest_of_chunks(chunks: Iterable[bytes]) -> bytes:
@@ -82,9 +88,25 @@ class IndexRow(NamedTuple):
     value: bytes | None = None
 
 
+class RemoteSide(NamedTuple):
+    """What a commit of the remote says of one key, as the journal keeps it.
+
+    Of a key that the commit does not have, or not any more, `digest` is None. `ref` is the object that the value
+    lies in: a pack, with an offset; or, without an offset, the index object or root in which it rides.
+    """
+
+    key: str
+    seq: int | None
+    timestamp_us: int | None
+    digest: bytes | None
+    ref: ObjectRef | None
+    offset_bytes: int | None
+    length_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """One line of the remote's history; `set_count` and `deleted_count` are keys."""
+    """One line of the remote's history; `set_count` and `deleted_count` are keys; `message` is its writer's."""
 
     seq: int
     commit_id: str
@@ -93,18 +115,7 @@ class CommitRecord:
     set_count: int
     deleted_count: int
     value_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRef:
-    """An index segment as the manifest names it; seqs are the first and last commit in it."""
-
-    name: str
-    etag: str
-    size_bytes: int
-    digest: str
-    first_seq: int
-    last_seq: int
+    message: str = ""
 
 
 __all__ = [
@@ -115,7 +126,7 @@ __all__ = [
     "CommitRecord",
     "IndexRow",
     "ObjectRef",
-    "SegmentRef",
     "digest_of",
     "digest_of_chunks",
+    "digests_of",
 ]

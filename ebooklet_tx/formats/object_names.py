@@ -38,7 +38,7 @@ class ObjectNames:
 
     @property
     def prefix(self) -> str:
-        """What the keys of packs, index segments and snapshots begin with."""
+        """What the keys of packs, index objects and snapshots begin with."""
         return f"{self.key}.d/"
 
     def object(self, relative: str) -> str:
@@ -49,6 +49,10 @@ class ObjectNames:
         """Returns a relative name that no other pack has."""
         return f"pack/{secrets.token_hex(16)}"
 
-    def new_segment(self) -> str:
-        """Returns a relative name that no other index segment has."""
+    def new_index_object(self) -> str:
+        """Returns a relative name that no other index object, and no list of a run, has."""
         return f"index/{secrets.token_hex(16)}"
+
+    def new_history(self) -> str:
+        """Returns a relative name that no other object of history has."""
+        return f"history/{secrets.token_hex(16)}"

@@ -58,10 +58,17 @@ class PackBuilder:
             InvalidValueError: The value is over 4 GiB - 1.
             InvalidArgumentError: The timestamp is out of range.
         """
+        return self.add_within(key, timestamp_us, value, MAX_VALUE_BYTES * 2)
+
+    def add_within(self, key: str, timestamp_us: int, value: bytes, most_bytes: int) -> int:
+        """Likewise, if the pack stays within `most_bytes`, or holds nothing yet; otherwise returns 0."""
         head = _record_head(key, timestamp_us, len(value))
         offset_bytes = self._size_bytes + len(head)
+        size_bytes = offset_bytes + len(value)
+        if size_bytes > most_bytes and len(self._pieces) > 1:
+            return 0
         self._pieces += (head, value)
-        self._size_bytes = offset_bytes + len(value)
+        self._size_bytes = size_bytes
         return offset_bytes
 
     def finish(self) -> bytes:
@@ -129,7 +136,10 @@ def _encode_key(key: str) -> bytes:
 
 
 def _record_head(key: str, timestamp_us: int, value_len: int) -> bytes:
-    encoded = _encode_key(key)
+    encoded = key.encode() if key.isascii() and len(key) <= MAX_KEY_BYTES else _encode_key(key)
+    sound = 0 <= value_len <= MAX_VALUE_BYTES and 0 <= timestamp_us <= MAX_TIMESTAMP_US
+    if sound and key not in RESERVED_TEXTS:
+        return _RECORD_HEAD.pack(len(encoded), timestamp_us, value_len) + encoded
     if key in RESERVED_TEXTS:
         raise InvalidKeyError(f"the key {key!r} is one that Booklet keeps for itself; use another key")
     if not 0 <= value_len <= MAX_VALUE_BYTES:
@@ -137,12 +147,10 @@ def _record_head(key: str, timestamp_us: int, value_len: int) -> bytes:
             f"the value of key {key[:100]!r} is {value_len} bytes long when encoded; split it into values "
             f"of at most {MAX_VALUE_BYTES}"
         )
-    if not 0 <= timestamp_us <= MAX_TIMESTAMP_US:
-        raise InvalidArgumentError(
-            f"the timestamp {timestamp_us} of key {key[:100]!r} is not from 0 to {MAX_TIMESTAMP_US} microseconds "
-            "since 1970; set the key anew, or delete it"
-        )
-    return _RECORD_HEAD.pack(len(encoded), timestamp_us, value_len) + encoded
+    raise InvalidArgumentError(
+        f"the timestamp {timestamp_us} of key {key[:100]!r} is not from 0 to {MAX_TIMESTAMP_US} microseconds "
+        "since 1970; set the key anew, or delete it"
+    )
 
 
 def _check_header(data: bytes, name: str) -> None:

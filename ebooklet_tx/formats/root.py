@@ -1,45 +1,73 @@
-"""The codec of the root object: the manifest, and the tail that rides with it.
+"""The codec of the root object of format 2: the manifest, its binary part, and the tail that rides with them.
 
-Owns no state; everything here is a function over bytes. The invariant: a `Manifest` that went
-through `encode_root` or `decode_root` keeps every rule below, so its segments are the whole index up
-to the last one's seq, oldest first, without a gap or an overlap; the tail holds what came after.
+The invariant: a `Manifest` that went through `encode_root` or `decode_root` keeps every rule of the format, and
+what `encode_root` returns has been read back by `decode_root`. The tail is a block, newer than every run; it is
+looked into when it is asked for.
 
-The user's metadata is not in the manifest: it is the index entry of the reserved key `""`.
+The user's metadata is not in the manifest: it is the index row of the reserved key `""`.
 docs/reference/FORMAT.md gives the layout.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
-from ebooklet_tx.formats.segment_image import is_etag, is_hex_128, is_object_name, is_plain_text, short
-from ebooklet_tx.limits import (
-    MAX_BUCKETS,
-    MAX_COUNT,
-    MAX_MANIFEST_BYTES,
-    MAX_ROOT_BYTES,
-    MAX_SEGMENTS,
-    MAX_TAIL_BYTES,
-    MAX_TIMESTAMP_US,
+from ebooklet_tx.formats.block import Block, decode_block
+from ebooklet_tx.formats.checks import short
+from ebooklet_tx.formats.manifest import (
+    FORMAT_LEVEL,
+    Manifest,
+    dump,
+    fields_of,
+    levels_of,
+    load,
+    plain_record,
+    problem_of,
 )
-from ebooklet_tx.records import DIGEST_BYTES, CommitWay, SegmentRef
+from ebooklet_tx.formats.root_body import decode_body, encode_body
+from ebooklet_tx.limits import MAX_BODY_BYTES, MAX_MANIFEST_BYTES, MAX_ROOT_BYTES, MAX_TAIL_BYTES
+from ebooklet_tx.records import DIGEST_BYTES
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+__all__ = [
+    "FORMAT_LEVEL",
+    "FirstFormatError",
+    "KEEP_RECENT",
+    "Manifest",
+    "ROOT_BYTES",
+    "RUN_LIST_BYTES",
+    "Root",
+    "WRITTEN_RUNS",
+    "check_writable",
+    "decode_root",
+    "encode_root",
+    "too_large_root",
+]
 
 ROOT_MAGIC = b"EBTXroot"
-ROOT_FORMAT_VERSION = 1
-ROOT_HEADER_BYTES = 36
-ROOT_TAIL_LIMIT_BYTES = 64 * 1024
-"""The size up to which a tail rides in the root; past it the tail is written out as a segment."""
+ROOT_FORMAT_VERSION = 2
+ROOT_HEADER_BYTES = 40
 
-_HEADER = struct.Struct("<8sHHII16s")
-_TIER_RATIO = 3.0
+LEAST_ROOT_BYTES = 36
+"""No version's root is shorter; of less not even the version is believed."""
+
+ROOT_BYTES = 16 * 2**10
+"""The size that a root with its tail does not pass; past it the tail is written out as a run."""
+
+RUN_LIST_BYTES = 4 * 2**10
+"""The size past which a run's entries leave the root for a list of their own."""
+
+WRITTEN_RUNS = 8
+"""That a writer leaves; readers take more."""
+
+KEEP_RECENT = 64
+"""The commits whose ids a root always has."""
+
+_HEADER = struct.Struct("<8sHHIII16s")
 
 # What ebooklet stores at the same key: since 0.6 an object of its own that begins like this, before
 # that a fixed-length booklet file; a variable-length one is a local file that somebody uploaded.
@@ -48,103 +76,129 @@ _BOOKLET_FIXED_MAGIC = bytes.fromhex("04d3b294f2104162958d0400738c9e0a")
 _BOOKLET_VARIABLE_MAGIC = bytes.fromhex("4f7e8a3fe75c4750ad430a728fe31cfe")
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a root says of its database.
+class FirstFormatError(UnsupportedFormatError):
+    """A root of format 1 lies there, which only a push that replaces it may touch."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """A decoded root.
 
     Attributes:
-        uuid: The database's identity, 32 hex digits.
-        type: `booklet`, or `group` for a database of databases.
-        seq: The number of the commit that wrote this root.
-        commit_id: That commit's random id, 32 hex digits.
-        parent: The commit_id of the root that this one replaced, or None.
-        committed_at_us: When, by the writer's clock.
-        writer: Who, in words for people.
-        fence: Raised when a lock is taken over, so that the old holder's commits fail.
-        value_serializer: Booklet's name of the serializer, `custom`, or None.
-        key_count: The number of keys that are not deleted.
-        tombstone_floor: The oldest base seq that the index still serves incrementally.
-        n_buckets: What the database was made with; a new local file is made alike.
-        segments: The index, oldest first.
-        commits: How commits are made, None while nobody has said.
-        unknown: Fields that this version does not know; who rewrites a root keeps them.
+        manifest: What it says of its database.
+        tail: The tail's bytes, not looked into, or empty.
+        name: How messages call it.
     """
-
-    uuid: str
-    type: str
-    seq: int
-    commit_id: str
-    parent: str | None
-    committed_at_us: int
-    writer: str
-    fence: int
-    value_serializer: str | None
-    key_count: int
-    tombstone_floor: int
-    n_buckets: int
-    segments: tuple[SegmentRef, ...] = ()
-    commits: CommitWay | None = None
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A decoded root; the tail is a segment blob, not yet looked into, or empty."""
 
     manifest: Manifest
     tail: bytes
+    name: str
+
+    def tail_block(self) -> Block:
+        """Returns the rows of the tail, decoded once.
+
+        Raises:
+            RemoteIntegrityError: It is no sound block, or has rows of later commits than the root's.
+            UnsupportedFormatError: A newer version wrote it.
+        """
+        return self._block
+
+    @cached_property
+    def _block(self) -> Block:
+        if not self.tail:
+            return Block(((),) * 8, ())
+        return decode_block(self.tail, name=f"the tail of {self.name}", greatest_seq=self.manifest.seq)
 
 
 def encode_root(manifest: Manifest, tail: bytes) -> bytes:
     """Returns the bytes of a root object.
 
+    Args:
+        manifest: What it says.
+        tail: A block of `block.encode_block`, or nothing.
+
     Raises:
-        InvalidArgumentError: The manifest breaks a rule, or a part is over its limit.
+        InvalidArgumentError: The manifest or the tail breaks a rule, or a part is over its limit.
+        UnsupportedFormatError: The database asks for a newer version of those who commit to it.
     """
-    record = _record_of(manifest)
-    problem = _problem_of(record)
-    encoded = b"" if problem else _dump(record)
-    if problem is None and len(encoded) > MAX_MANIFEST_BYTES:
-        problem = f"it takes {len(encoded)} bytes, over {MAX_MANIFEST_BYTES}"
-    if problem is None and len(tail) > MAX_TAIL_BYTES:
-        problem = f"its tail takes {len(tail)} bytes, over {MAX_TAIL_BYTES}; write it out as a segment"
+    name = f"the root of commit {short(manifest.commit_id)}"
+    record = plain_record(manifest)
+    problem = problem_of(record)
     if problem is not None:
-        raise InvalidArgumentError(f"the manifest of commit {short(manifest.commit_id)} is not valid: {problem}")
-    head = _HEADER.pack(ROOT_MAGIC, ROOT_FORMAT_VERSION, 0, len(encoded), len(tail), bytes(DIGEST_BYTES))
-    return head[:-DIGEST_BYTES] + _root_digest(head, encoded + tail) + encoded + tail
+        raise InvalidArgumentError(f"{name} can't be written: {problem}")
+    check_writable(manifest, name=name)
+    try:
+        encoded, body = dump(record), encode_body(manifest)
+    except (ValueError, RecursionError, struct.error) as error:
+        if isinstance(error, InvalidArgumentError):
+            raise
+        raise InvalidArgumentError(f"{name} can't be written: {error}") from error
+    sizes = len(encoded), len(body), len(tail)
+    head = _HEADER.pack(ROOT_MAGIC, ROOT_FORMAT_VERSION, 0, *sizes, bytes(DIGEST_BYTES))
+    parts = encoded + body + tail
+    data = head[:-DIGEST_BYTES] + _digest(head, parts) + parts
+    try:
+        decode_root(data, name=name).tail_block()
+    except RemoteIntegrityError as error:
+        raise InvalidArgumentError(f"{name} can't be written, as no reader would take it: {error}") from error
+    return data
+
+
+def check_writable(manifest: Manifest, *, name: str) -> None:
+    """Refuses to commit to a database that asks for a newer version of those who do.
+
+    Raises:
+        UnsupportedFormatError: It does.
+    """
+    if manifest.min_writer > FORMAT_LEVEL:
+        raise UnsupportedFormatError(
+            f"{name}: the database may be written by format level {manifest.min_writer} and later; this version "
+            f"of ebooklet_tx has {FORMAT_LEVEL}. It can be read; upgrade ebooklet_tx to write to it"
+        )
 
 
 def decode_root(data: bytes, *, name: str) -> Root:
     """Returns manifest and tail of a root object, checked as foreign input.
-
-    The tail is a segment blob: `segment.read_segment` checks it in its turn.
 
     Args:
         data: The whole object.
         name: How messages call it.
 
     Raises:
-        UnsupportedFormatError: Something else lies there: a database of ebooklet, a root of a
-            newer version, or a foreign object.
+        UnsupportedFormatError: Something else lies there: a database of ebooklet, a root of format 1
+            or of a newer version, or a foreign object.
         RemoteIntegrityError: It is a root of ours, truncated or altered.
     """
     _refuse_foreign(data, name)
+    if len(data) < LEAST_ROOT_BYTES:
+        raise _damaged(name, f"it is cut off after {len(data)} bytes")
+    version, flags = struct.unpack_from("<HH", data, 8)
+    if version == 1:
+        raise FirstFormatError(
+            f"{name} is a root of format 1, which only versions before the first release wrote; this version of "
+            "ebooklet_tx does not read it. Nothing was changed. Open with flag 'n' to begin anew, or call "
+            "push(force_push=True) on a machine whose journal holds all of it"
+        )
+    if version > ROOT_FORMAT_VERSION:
+        raise _newer(name, f"of format {version}")
     if len(data) < ROOT_HEADER_BYTES:
         raise _damaged(name, f"it is cut off after {len(data)} bytes")
-    _, version, reserved, manifest_bytes, tail_bytes, digest = _HEADER.unpack_from(data)
-    if version > ROOT_FORMAT_VERSION:
-        raise _newer(name, str(version))
-    if manifest_bytes > MAX_MANIFEST_BYTES or tail_bytes > MAX_TAIL_BYTES:
+    _, _, _, manifest_bytes, body_bytes, tail_bytes, digest = _HEADER.unpack_from(data)
+    if manifest_bytes > MAX_MANIFEST_BYTES or body_bytes > MAX_BODY_BYTES or tail_bytes > MAX_TAIL_BYTES:
         raise _damaged(name, "it announces parts over the limit")
-    if len(data) != ROOT_HEADER_BYTES + manifest_bytes + tail_bytes:
+    if len(data) > MAX_ROOT_BYTES:
+        raise too_large_root(data, name=name)
+    if len(data) != ROOT_HEADER_BYTES + manifest_bytes + body_bytes + tail_bytes:
         raise _damaged(name, f"it has {len(data)} bytes and announces another number")
-    body = memoryview(data)[ROOT_HEADER_BYTES:]
-    if version < 1 or _root_digest(data, body) != digest:
+    parts = memoryview(data)[ROOT_HEADER_BYTES:]
+    if version < 1 or _digest(data, parts) != digest:
         raise _damaged(name, "its digest does not match its bytes")
-    if reserved:
-        raise _newer(name, f"{version} with flags {reserved:#x}")
-    manifest = _load_manifest(bytes(body[:manifest_bytes]), name)
-    return Root(manifest, bytes(body[manifest_bytes:]))
+    if flags:
+        raise _newer(name, f"of format {version} with flags {flags:#x}")
+    plain = _load_record(bytes(parts[:manifest_bytes]), name)
+    tail_at = manifest_bytes + body_bytes
+    body = decode_body(parts[manifest_bytes:tail_at], name=name, seq=plain["seq"], commit_id=plain["commit_id"])
+    return Root(Manifest(**plain, **body), bytes(parts[tail_at:]), name)
 
 
 def too_large_root(start: bytes, *, name: str) -> RemoteIntegrityError:
@@ -157,181 +211,22 @@ def too_large_root(start: bytes, *, name: str) -> RemoteIntegrityError:
     return _damaged(name, f"it is over {MAX_ROOT_BYTES} bytes long")
 
 
-def tail_of(data: bytes) -> bytes:
-    """Returns the tail of a root that went through `decode_root` before."""
-    *_, tail_bytes, _ = _HEADER.unpack_from(data)
-    return data[len(data) - tail_bytes :]
-
-
-def plan_segments(segments: Sequence[SegmentRef], new_bytes: int) -> int:
-    """Returns how many of the newest segments to merge into a new one of `new_bytes`.
-
-    Size-tiered: the next older segment is taken in while it is not some times as large as what has
-    gathered, so sizes fall off geometrically and a row is rewritten O(log n) times. The factor grows
-    where `MAX_SEGMENTS` tiers of the usual one would not span the whole index.
-
-    Args:
-        segments: Those of the manifest, oldest first.
-        new_bytes: The size of the segment about to be written.
-    """
-    # A request costs as much as some bytes do: below that, sizes make no difference.
-    floor_bytes = ROOT_TAIL_LIMIT_BYTES // 4
-    sizes = [max(segment.size_bytes, floor_bytes) for segment in segments]
-    gathered_bytes = max(new_bytes, floor_bytes)
-    span = (sum(sizes) + gathered_bytes) / gathered_bytes
-    ratio = max(_TIER_RATIO, span ** (1 / (MAX_SEGMENTS - 1)))
-    count = 0
-    while sizes and (len(sizes) >= MAX_SEGMENTS or sizes[-1] < ratio * gathered_bytes):
-        gathered_bytes += sizes.pop()
-        count += 1
-    return count
-
-
-# -- the manifest's rules ----------------------------------------------------------------------
-
-
-def _is_integer(value: object, least: int = 0, most: int = MAX_COUNT) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-_COMMITS_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "how": (lambda v: v in ("quoted", "unquoted", "tickets"), "'quoted', 'unquoted' or 'tickets'"),
-    "endpoint": (is_plain_text, "short printable text"),
-    "bucket": (is_plain_text, "short printable text"),
-}
-
-_MANIFEST_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "uuid": (is_hex_128, "32 hex digits"),
-    "type": (lambda v: v in ("booklet", "group"), "'booklet' or 'group'"),
-    "seq": (_is_integer, "an integer from 0 to 2**53 - 1"),
-    "commit_id": (is_hex_128, "32 hex digits"),
-    "parent": (lambda v: v is None or is_hex_128(v), "null or 32 hex digits"),
-    "committed_at_us": (lambda v: _is_integer(v, 0, MAX_TIMESTAMP_US), "an integer from 0 to 2**55"),
-    "writer": (is_plain_text, "short printable text"),
-    "fence": (_is_integer, "an integer from 0 to 2**53 - 1"),
-    "value_serializer": (lambda v: v is None or is_plain_text(v), "null or short printable text"),
-    "key_count": (_is_integer, "an integer from 0 to 2**53 - 1"),
-    "tombstone_floor": (_is_integer, "an integer from 0 to 2**53 - 1"),
-    "n_buckets": (lambda v: _is_integer(v, 1, MAX_BUCKETS), f"an integer from 1 to {MAX_BUCKETS}"),
-    "segments": (
-        lambda v: isinstance(v, list | tuple) and len(v) <= MAX_SEGMENTS,
-        f"a list of at most {MAX_SEGMENTS}",
-    ),
-}
-
-_SEGMENT_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "name": (lambda v: is_object_name(v) and v.startswith("index/"), "index/ and 32 hex digits"),
-    "etag": (is_etag, "printable ASCII"),
-    "size_bytes": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
-    "digest": (is_hex_128, "32 hex digits"),
-    "first_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
-    "last_seq": (lambda v: _is_integer(v, 1), "an integer from 1 to 2**53 - 1"),
-}
-
-
-def _problem_of(record: object) -> str | None:
-    """Says what is wrong with a manifest as JSON has it, or None."""
-    if not isinstance(record, dict):
-        return "it is not a JSON object"
-    problem = _problem_by_rules(record, _MANIFEST_RULES, "it")
-    if problem is not None:
-        return problem
-    segments = record["segments"]
-    for number, segment in enumerate(segments):
-        if not isinstance(segment, dict):
-            return f"segment {number} is not a JSON object"
-        problem = _problem_by_rules(segment, _SEGMENT_RULES, f"segment {number}")
-        if problem is not None:
-            return problem
-    problem = _problem_of_commits(record.get("commits"))
-    return problem or _problem_of_order(segments, record["seq"])
-
-
-def _problem_of_commits(commits: object) -> str | None:
-    if commits is None:
-        return None
-    if not isinstance(commits, dict):
-        return "its commits is not a JSON object"
-    return _problem_by_rules(commits, _COMMITS_RULES, "its commits")
-
-
-def _problem_by_rules(
-    record: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], what: str
-) -> str | None:
-    for name, (holds, wanted) in rules.items():
-        if name not in record:
-            return f"{what} has no {name}"
-        if not holds(record[name]):
-            return f"the {name} of {what} must be {wanted}, not {short(record[name])}"
-    return None
-
-
-def _problem_of_order(segments: Sequence[Mapping[str, Any]], seq: int) -> str | None:
-    names = {segment["name"] for segment in segments}
-    if len(names) != len(segments):
-        return "it names a segment twice"
-    before = None
-    for number, segment in enumerate(segments):
-        first_seq, last_seq = segment["first_seq"], segment["last_seq"]
-        if first_seq > last_seq or last_seq > seq:
-            return f"segment {number} covers the commits {first_seq} to {last_seq} of {seq}"
-        if before is not None and first_seq != before + 1:
-            return f"segment {number} begins at commit {first_seq}, and the one before ends at {before}"
-        before = last_seq
-    return None
-
-
-# -- bytes -------------------------------------------------------------------------------------
-
-_KNOWN = frozenset(known.name for known in fields(Manifest)) - {"unknown"}
-_PLAIN = _KNOWN - {"segments", "commits"}
-
-
-def _record_of(manifest: Manifest) -> dict[str, Any]:
-    """Returns a manifest as JSON has it; an optional field that says nothing is left out."""
-    record = asdict(manifest)
-    unknown = record.pop("unknown")
-    if record["commits"] is None:
-        del record["commits"]
-    return {name: value for name, value in unknown.items() if name not in _KNOWN} | record
-
-
-def _dump(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _load_manifest(encoded: bytes, name: str) -> Manifest:
+def _load_record(encoded: bytes, name: str) -> dict[str, Any]:
     try:
-        record = json.loads(encoded.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        record = load(encoded)
     except (ValueError, RecursionError) as error:
-        raise _damaged(name, f"its manifest is not JSON ({error})") from error
-    problem = _problem_of(record)
+        raise _damaged(name, f"its manifest is not JSON ({short(str(error))})") from error
+    # What a newer format means by its fields is not known: this comes before any other rule.
+    levels = levels_of(record)
+    if levels is not None and levels[0] > FORMAT_LEVEL:
+        raise _newer(name, f"for readers of format level {levels[0]}")
+    problem = problem_of(record)
     if problem is not None:
         raise _damaged(name, f"its manifest is not valid: {problem}")
-    segments = tuple(
-        SegmentRef(**{each.name: segment[each.name] for each in fields(SegmentRef)})
-        for segment in record["segments"]
-    )
-    said = record.get("commits")
-    commits = None if said is None else CommitWay(said["how"], said["endpoint"], said["bucket"])
-    plain = {name: record[name] for name in _PLAIN}
-    unknown = {name: value for name, value in record.items() if name not in _KNOWN}
-    return Manifest(**plain, segments=segments, commits=commits, unknown=unknown)
+    return fields_of(record)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may take different ones of two equal names: neither is right."""
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a name comes twice")
-    return record
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _root_digest(header: bytes, body: bytes | memoryview) -> bytes:
+def _digest(header: bytes, body: bytes | memoryview) -> bytes:
     digest = hashlib.blake2b(header[: ROOT_HEADER_BYTES - DIGEST_BYTES], digest_size=DIGEST_BYTES)
     digest.update(body)
     return digest.digest()
@@ -363,8 +258,8 @@ def _damaged(name: str, problem: str) -> RemoteIntegrityError:
     )
 
 
-def _newer(name: str, version: str) -> UnsupportedFormatError:
+def _newer(name: str, what: str) -> UnsupportedFormatError:
     return UnsupportedFormatError(
-        f"{name} is a root of format {version}; this version of ebooklet_tx reads up to "
-        f"{ROOT_FORMAT_VERSION}. Upgrade ebooklet_tx"
+        f"{name} is a root {what}; this version of ebooklet_tx reads up to {ROOT_FORMAT_VERSION}. "
+        "Upgrade ebooklet_tx"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import struct
@@ -19,8 +18,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx import limits
-from ebooklet_tx.formats.root import encode_root
-from tests.formats.test_limits import forged_root
+from tests.formats.samples import FRAME_HEADER, forged_root
 from tests.pairs import Bench, root_of
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, http_server
 
@@ -38,23 +36,22 @@ def sparse(path: Path, start: bytes = b"", size_bytes: int = GIGABYTE) -> None:
 
 
 def bomb(payload_bytes: int) -> bytes:
-    """A segment blob of about a length, whose image is as large as deflate can make it."""
+    """A block of about a length, whose columns are as large as deflate can make them."""
     packer = zlib.compressobj(9)
     begin = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
-    # After a full flush nothing refers back, so that the same block may come again and again.
-    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    count = payload_bytes // len(block)
-    image_bytes = count * 2**20
-    # An empty last block, and the checksum of so many zeros.
-    payload = begin + block * count + b"\x03\x00" + struct.pack(">HH", image_bytes % 65_521, 1)
-    head = struct.pack("<8sHHQ", b"EBTXseg\n", 1, 0, image_bytes)
-    return head + hashlib.blake2b(head + payload, digest_size=16).digest() + payload
+    # After a full flush nothing refers back, so that the same piece may come again and again.
+    piece = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    count = payload_bytes // len(piece)
+    # An empty last piece, and the checksum of so many zeros.
+    packed = begin + piece * count + b"\x03\x00" + struct.pack(">HH", count * 2**20 % 65_521, 1)
+    return FRAME_HEADER.pack(b"EBTXblk\n", 2, 0, 1, len(packed), count * 2**20) + packed
 
 
 def test_the_bomb_is_one() -> None:
-    blob = bomb(10_000)
-    assert zlib.decompress(blob[36:]) == bytes(struct.unpack_from("<Q", blob, 12)[0])
-    assert len(zlib.decompress(blob[36:])) > 800 * len(blob)
+    _, _, _, _, packed_bytes, raw_bytes = FRAME_HEADER.unpack_from(bomb(10_000))
+    raw = zlib.decompress(bomb(10_000)[FRAME_HEADER.size :])
+    assert raw == bytes(raw_bytes)
+    assert len(raw) > 800 * packed_bytes
 
 
 class Endless(BaseHTTPRequestHandler):
@@ -149,7 +146,7 @@ def test_bombs_in_every_place_of_a_remote(tmp_path: Path, endless: str) -> None:
     large_tail.root.write_bytes(forged_root(root.manifest, bomb(2_000_000)))
     expect(case(large_tail), "RemoteIntegrityError: .*over 262144 bytes")
     tail = made(tmp_path / "tail")
-    tail.root.write_bytes(encode_root(root.manifest, bomb(100_000)))
+    tail.root.write_bytes(forged_root(root.manifest, bomb(100_000)))
     expect(case(tail), "RemoteIntegrityError: .*announces .* bytes when decompressed")
 
     lock = made(tmp_path / "lock")
@@ -178,13 +175,17 @@ def test_bombs_in_every_place_of_a_remote(tmp_path: Path, endless: str) -> None:
         assert not missing, (wanted, outcome)
 
 
-def test_a_segment_longer_than_its_root_says_is_not_read(tmp_path: Path) -> None:
+def test_no_more_of_an_index_object_is_read_than_its_root_says(tmp_path: Path) -> None:
     bench = made(tmp_path / "one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES", 10)
-        with bench.open("maker", "w") as db:
-            db["k"] = b"2"
-            db.changes().push()
-    (segment,) = bench.objects("index")
-    sparse(segment, segment.read_bytes())
-    assert "ObjectTooLargeError" in outcomes([case(made(tmp_path / "warm")), case(bench)])[0]
+    with bench.open("maker", "w") as db:
+        # Too many for the root's tail.
+        db.update({f"k{number:04}": b"%d" % number for number in range(2000)})
+        db.changes().push()
+    with bench.open("reader") as db:
+        values = sorted(db.items())
+    (index_object,) = bench.objects("index")
+    bench.path("reader").unlink()
+    bench.journal("reader").unlink()
+    sparse(index_object, index_object.read_bytes())
+    # What its digests say is there, and no other byte was asked for.
+    assert outcomes([case(made(tmp_path / "warm")), case(bench)])[0] == repr(values)

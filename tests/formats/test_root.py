@@ -1,99 +1,76 @@
-"""Roots: round trips, every damage to a small one, foreign objects, and when segments merge."""
+"""Roots of format 2: round trips, every damage to a small one, foreign objects, and roots that lie."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import random
 import struct
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ebooklet_tx.errors import Error, InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx import limits
+from ebooklet_tx.errors import InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.formats.block import encode_block
+from ebooklet_tx.formats.index_records import Feed, Run, RunList
+from ebooklet_tx.formats.manifest import PLAIN_FIELDS, Manifest, dump, plain_record
 from ebooklet_tx.formats.root import (
-    Manifest,
-    Root,
+    KEEP_RECENT,
+    ROOT_BYTES,
+    check_writable,
     decode_root,
     encode_root,
-    plan_segments,
+    too_large_root,
 )
-from ebooklet_tx.formats.segment import build_segment, iter_log, iter_rows, read_segment
-from ebooklet_tx.limits import MAX_SEGMENTS
-from ebooklet_tx.records import CommitRecord, CommitWay, IndexRow, SegmentRef, digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "root_v1.bin"
-
-
-def segment_ref(number: int, first_seq: int, last_seq: int, size_bytes: int = 1000) -> SegmentRef:
-    return SegmentRef(f"index/{number:032x}", f"etag-{number}", size_bytes, "ab" * 16, first_seq, last_seq)
-
-
-MANIFEST = Manifest(
-    uuid="0123456789abcdef" * 2,
-    type="booklet",
-    seq=9,
-    commit_id="fedcba9876543210" * 2,
-    parent="00112233445566778899aabbccddeeff",
-    committed_at_us=1_700_000_000_000_000,
-    writer="anna@höst:42",
-    fence=3,
-    value_serializer="orjson",
-    key_count=12,
-    tombstone_floor=2,
-    n_buckets=12_007,
-    segments=(segment_ref(1, 1, 4, 90_000), segment_ref(2, 5, 7)),
+from ebooklet_tx.formats.root_body import decode_body, encode_body, entries_bytes
+from ebooklet_tx.records import CommitWay, ObjectRef, digest_of
+from tests.formats.samples import (
+    ENTRIES,
+    HISTORY,
+    LIST,
+    MANIFEST,
+    REFS,
+    ROOT,
+    ROWS,
+    TAIL,
+    forged_root,
+    hex_id,
+    manifest_of,
+    opened,
+    parts_of_root,
+    placed_rows,
+    records,
+    refs_of,
+    sealed,
+    sealed_root,
 )
-TAIL = build_segment(
-    [
-        IndexRow("station/1", 8, 1_700_000_000_000_001, digest_of(b"one"), None, None, 3, b"one"),
-        IndexRow("station/2", 9, 1_700_000_000_000_002, None),
-    ],
-    {},
-    [CommitRecord(9, "fedcba9876543210" * 2, 1_700_000_000_000_000, "anna@höst:42", 1, 1, 3)],
-)
-SMALL = encode_root(MANIFEST, TAIL)
+
+GOLDEN = Path(__file__).parent / "golden" / "root_v2.bin"
+FORMAT_1 = Path(__file__).parent.parent / "golden" / "root_v1.bin"
 
 HEX = st.binary(min_size=16, max_size=16).map(bytes.hex)
-COUNT = st.integers(0, 2**53 - 1)
-TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=50)
-
-
-OPTIONAL = ("commits", "unknown")
-
-
-def record_of(manifest: Manifest) -> dict[str, Any]:
-    """A manifest's required fields as JSON has them."""
-    return {name: value for name, value in asdict(manifest).items() if name not in OPTIONAL}
-
-
-def ways() -> st.SearchStrategy[CommitWay]:
-    return st.builds(CommitWay, st.sampled_from(["quoted", "unquoted", "tickets"]), TEXT, TEXT)
+COUNT = st.integers(0, limits.MAX_COUNT)
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=30)
+JSON, BODY, _ = parts_of_root()
+SMALL = manifest_of()
+SMALL_BODY = encode_body(SMALL)
 
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    bounds = sorted(draw(st.sets(st.integers(1, 2**52), max_size=6)))
-    segments = tuple(
-        SegmentRef(
-            f"index/{number:032x}", draw(TEXT.map(ascii)), draw(st.integers(1, 2**40)), draw(HEX), a, b - 1
-        )
-        for number, (a, b) in enumerate(pairwise(bounds))
-    )
+    seq = draw(st.integers(9, limits.MAX_COUNT))
+    log = records(draw(st.integers(1, 70)) if seq > 100 else 3, seq)
+    if seq > 10**8:
+        log = tuple(replace(record, committed_at_us=1) for record in log)
+    runs: list[Run] = draw(st.lists(st.sampled_from([ENTRIES, ENTRIES[:1], ENTRIES[2:], LIST]), max_size=5))
     return Manifest(
         uuid=draw(HEX),
         type=draw(st.sampled_from(["booklet", "group"])),
-        seq=draw(st.integers(bounds[-1] if bounds else 0, 2**53 - 1)),
-        commit_id=draw(HEX),
+        seq=seq,
+        commit_id=log[0].commit_id,
         parent=draw(st.none() | HEX),
         committed_at_us=draw(st.integers(0, 2**55)),
         writer=draw(TEXT),
@@ -101,52 +78,86 @@ def manifests(draw: st.DrawFn) -> Manifest:
         value_serializer=draw(st.none() | TEXT),
         key_count=draw(COUNT),
         tombstone_floor=draw(COUNT),
-        n_buckets=draw(st.integers(1, 20_736_017)),
-        segments=segments,
-        commits=draw(st.none() | ways()),
-        unknown=draw(st.dictionaries(st.sampled_from(["future", "later"]), st.integers() | TEXT)),
+        n_buckets=draw(st.integers(1, limits.MAX_BUCKETS)),
+        recent=tuple((record.seq, record.commit_id) for record in log),
+        records=log[: draw(st.integers(0, len(log)))],
+        histories=(HISTORY,) if log[-1].seq > HISTORY.last_seq and draw(st.booleans()) else (),
+        runs=tuple(runs),
+        feed=draw(st.sampled_from([(), (Feed(7, ENTRIES),), (Feed(7, ENTRIES), Feed(7, ENTRIES[:1]))])),
+        tail_after_seq=draw(st.integers(7, 9)),
+        commits=draw(
+            st.none() | st.builds(CommitWay, st.sampled_from(["quoted", "unquoted", "tickets"]), TEXT, TEXT)
+        ),
+        min_reader=draw(st.integers(1, 2)),
+        min_writer=draw(st.integers(1, 2)),
+        unknown=draw(st.dictionaries(st.sampled_from(["future", "later"]), st.integers(0, 9) | TEXT)),
     )
 
 
-def seal(manifest: bytes, tail: bytes = b"", version: int = 1, reserved: int = 0) -> bytes:
-    """A root with a right digest over whatever a hostile writer likes."""
-    head = struct.pack("<8sHHII", b"EBTXroot", version, reserved, len(manifest), len(tail))
-    digest = hashlib.blake2b(head + manifest + tail, digest_size=16).digest()
-    return head + digest + manifest + tail
-
-
-def with_fields(**changes: Any) -> bytes:
-    return seal(json.dumps(record_of(MANIFEST) | changes).encode())
-
-
-@given(manifests(), st.binary(max_size=200))
+@given(manifests(), st.sampled_from([b"", TAIL]))
 def test_what_is_encoded_is_decoded(manifest: Manifest, tail: bytes) -> None:
-    assert decode_root(encode_root(manifest, tail), name="D") == Root(manifest, tail)
+    root = decode_root(encode_root(manifest, tail), name="D")
+    assert (root.manifest, root.tail) == (manifest, tail)
+
+
+def test_the_golden_root() -> None:
+    root = decode_root(GOLDEN.read_bytes(), name="D")
+    assert root.manifest == MANIFEST
+    assert list(root.tail_block().rows()) == ROWS
+    assert root.manifest.message == ""
 
 
 def test_layout_is_that_of_the_specification() -> None:
-    body = json.dumps(record_of(MANIFEST), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    assert seal(body, TAIL) == SMALL
+    assert sealed_root(JSON, BODY, TAIL) == ROOT
+    assert dump(plain_record(MANIFEST)) == JSON
 
 
-@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x80, 0x20])
+@pytest.mark.parametrize("mask", [0xFF, 0x01, 0x80])
 def test_every_flipped_byte_is_refused(mask: int) -> None:
-    for position in range(len(SMALL)):
-        data = bytearray(SMALL)
+    for position in range(len(ROOT)):
+        data = bytearray(ROOT)
         data[position] ^= mask
         with pytest.raises((RemoteIntegrityError, UnsupportedFormatError)):
             decode_root(bytes(data), name="D")
 
 
 def test_every_truncation_is_refused_as_damage() -> None:
-    for length in range(len(SMALL)):
+    for length in range(len(ROOT)):
         with pytest.raises(RemoteIntegrityError, match=r"bucket/D .*snapshot"):
-            decode_root(SMALL[:length], name="bucket/D")
+            decode_root(ROOT[:length], name="bucket/D")
 
 
 def test_bytes_after_the_end_are_refused() -> None:
     with pytest.raises(RemoteIntegrityError):
-        decode_root(SMALL + b"\x00", name="D")
+        decode_root(ROOT + b"\x00", name="D")
+
+
+# -- the tail ----------------------------------------------------------------------------------
+
+
+def test_the_tail_is_looked_into_when_it_is_asked_for() -> None:
+    root = decode_root(sealed_root(JSON, BODY, b"no block"), name="bucket/D")
+    with pytest.raises(RemoteIntegrityError, match="the tail of bucket/D is not"):
+        root.tail_block()
+    assert len(decode_root(encode_root(SMALL, b""), name="D").tail_block()) == 0
+    sound = decode_root(ROOT, name="D")
+    assert sound.tail_block() is sound.tail_block()
+
+
+def test_no_row_of_the_tail_is_of_a_later_commit() -> None:
+    tail = encode_block([ROWS[1]._replace(seq=10)], REFS)
+    with pytest.raises(InvalidArgumentError, match="its seqs are 10 to 10"):
+        encode_root(SMALL, tail)
+    with pytest.raises(RemoteIntegrityError, match="its seqs are 10 to 10"):
+        decode_root(sealed_root(dump(plain_record(SMALL)), SMALL_BODY, tail), name="D").tail_block()
+
+
+# -- what else may lie there -------------------------------------------------------------------
+
+
+def test_a_root_of_format_1_is_refused_with_the_ways_on() -> None:
+    with pytest.raises(UnsupportedFormatError, match=r"bucket/D .*format 1.*flag 'n'.*push\(force_push=True\)"):
+        decode_root(FORMAT_1.read_bytes(), name="bucket/D")
 
 
 @pytest.mark.parametrize(
@@ -162,14 +173,20 @@ def test_what_ebooklet_stores_there_gets_the_recipe(start: bytes) -> None:
         decode_root(start + bytes(300), name="bucket/D")
 
 
-@pytest.mark.parametrize("data", [b"\x00", b"<html>not found</html>", b"EBTXseg\n" + bytes(90), b"x" * 10_000])
+@pytest.mark.parametrize("data", [b"\x00", b"<html>not found</html>", b"EBTXblk\n" + bytes(90), b"x" * 10_000])
 def test_a_foreign_object_is_called_so(data: bytes) -> None:
     with pytest.raises(UnsupportedFormatError, match="a foreign object lies at bucket/D"):
         decode_root(data, name="bucket/D")
 
 
 @pytest.mark.parametrize(
-    "data", [seal(b"{}", version=2), b"EBTXroot\x02\x00" + bytes(90), seal(b"{}", reserved=4)]
+    "data",
+    [
+        sealed_root(b"{}", b"", version=3),
+        b"EBTXroot\x03\x00" + bytes(40),
+        sealed_root(b"{}", b"", flags=4),
+        sealed_root(b'{"min_reader":3,"min_writer":2,"uuid":[]}', b""),
+    ],
 )
 def test_a_newer_root_asks_for_an_upgrade(data: bytes) -> None:
     with pytest.raises(UnsupportedFormatError, match=r"bucket/D.*Upgrade ebooklet_tx"):
@@ -177,227 +194,261 @@ def test_a_newer_root_asks_for_an_upgrade(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("manifest_bytes", "tail_bytes"), [(2**32 - 1, 0), (16 * 2**20 + 1, 0), (0, 64 * 2**20 + 1)]
+    "sizes", [(limits.MAX_MANIFEST_BYTES + 1, 0, 0), (0, limits.MAX_BODY_BYTES + 1, 0), (0, 0, 2**32 - 1)]
 )
-def test_parts_over_the_limit_are_refused(manifest_bytes: int, tail_bytes: int) -> None:
-    data = struct.pack("<8sHHII16s", b"EBTXroot", 1, 0, manifest_bytes, tail_bytes, bytes(16))
+def test_parts_over_the_limit_are_refused(sizes: tuple[int, int, int]) -> None:
+    data = struct.pack("<8sHHIII16s", b"EBTXroot", 2, 0, *sizes, bytes(16))
     with pytest.raises(RemoteIntegrityError, match="over the limit"):
         decode_root(data, name="D")
 
 
+def test_an_object_longer_than_any_root() -> None:
+    assert "over 262144 bytes" in str(too_large_root(b"EBTXroot" + bytes(90), name="D"))
+    with pytest.raises(UnsupportedFormatError, match="foreign"):
+        too_large_root(b"x" * 90, name="D")
+    parts = limits.MAX_MANIFEST_BYTES, limits.MAX_BODY_BYTES, limits.MAX_TAIL_BYTES
+    with pytest.raises(RemoteIntegrityError, match="over 262144 bytes"):
+        decode_root(sealed_root(*map(bytes, parts)), name="D")
+
+
+# -- versions and unknown fields ---------------------------------------------------------------
+
+
+def test_a_database_may_ask_for_newer_writers_only() -> None:
+    manifest = replace(SMALL, min_writer=3)
+    data = sealed_root(dump(plain_record(manifest)), SMALL_BODY)
+    assert decode_root(data, name="D").manifest == manifest
+    with pytest.raises(UnsupportedFormatError, match=r"level 3 and later.*can be read; upgrade"):
+        encode_root(manifest, b"")
+    with pytest.raises(UnsupportedFormatError, match="bucket/D"):
+        check_writable(manifest, name="bucket/D")
+    check_writable(SMALL, name="D")
+
+
 def test_unknown_fields_are_kept_for_who_rewrites_the_root() -> None:
-    segments = [asdict(segment) | {"bloom": "index/b"} for segment in MANIFEST.segments]
-    manifest = decode_root(with_fields(future={"a": [1]}, segments=segments), name="D").manifest
-    assert manifest == replace(MANIFEST, unknown={"future": {"a": [1]}})
-    again = decode_root(encode_root(replace(manifest, seq=10), b""), name="D").manifest
-    assert again.unknown == {"future": {"a": [1]}}
+    record = plain_record(SMALL) | {"future": {"a": [1.5]}, "commits": asdict(SMALL.commits) | {"since": 1}}  # type: ignore[arg-type]
+    manifest = decode_root(sealed_root(dump(record), SMALL_BODY), name="D").manifest
+    assert manifest == replace(SMALL, unknown={"future": {"a": [1.5]}})
+    again = decode_root(encode_root(replace(manifest, fence=10), b""), name="D").manifest
+    assert again.unknown == {"future": {"a": [1.5]}}
 
 
 def test_an_unknown_field_never_stands_for_a_known_one() -> None:
-    with_it = replace(MANIFEST, unknown={"seq": 1, "commits": "x", "future": 1})
-    assert decode_root(encode_root(with_it, b""), name="D").manifest == replace(MANIFEST, unknown={"future": 1})
+    with_it = replace(SMALL, unknown={"seq": 1, "commits": "x", "future": 1})
+    assert decode_root(encode_root(with_it, b""), name="D").manifest == replace(SMALL, unknown={"future": 1})
 
 
-def test_how_commits_are_made_may_be_said() -> None:
-    way = CommitWay("tickets", "http://127.0.0.1:9", "bucket")
-    said = replace(MANIFEST, commits=way)
-    assert decode_root(encode_root(said, b""), name="D").manifest == said
-    assert decode_root(with_fields(commits=asdict(way) | {"since": 1}), name="D").manifest == said
-    assert decode_root(with_fields(commits=None), name="D").manifest == MANIFEST
+@pytest.mark.parametrize("value", ['"\\ud800"', "1e999", "NaN", "-Infinity"])
+def test_an_unknown_field_that_could_not_be_written_again_is_refused(value: str) -> None:
+    record = dump(plain_record(SMALL))[:-1] + b',"zzz":' + value.encode() + b"}"
+    with pytest.raises(RemoteIntegrityError, match="is not JSON"):
+        decode_root(sealed_root(record, SMALL_BODY), name="D")
 
 
-@pytest.mark.parametrize("field", sorted(record_of(MANIFEST)))
+# -- the manifest's plain fields ---------------------------------------------------------------
+
+
+def with_fields(**changes: Any) -> bytes:
+    return sealed_root(json.dumps(plain_record(SMALL) | changes).encode(), SMALL_BODY)
+
+
+@pytest.mark.parametrize("field", PLAIN_FIELDS)
 def test_every_field_is_required(field: str) -> None:
-    record = record_of(MANIFEST)
+    record = plain_record(SMALL)
     del record[field]
     with pytest.raises(RemoteIntegrityError, match=rf"it has no {field}\b"):
-        decode_root(seal(json.dumps(record).encode()), name="D")
-
-
-@pytest.mark.parametrize("field", sorted(asdict(MANIFEST.segments[0])))
-def test_every_field_of_a_segment_is_required(field: str) -> None:
-    record = record_of(MANIFEST)
-    del record["segments"][1][field]
-    with pytest.raises(RemoteIntegrityError, match=rf"segment 1 has no {field}\b"):
-        decode_root(seal(json.dumps(record).encode()), name="D")
-
-
-BAD_HEX: list[Any] = [None, 1, "", "AB" * 16, "ab" * 15, "ab" * 16 + "\n"]
-BAD_FIELDS: list[tuple[str, Any]] = [
-    *((name, bad) for name in ("uuid", "commit_id") for bad in BAD_HEX),
-    *(("type", bad) for bad in (None, "tree", ["booklet"], 1)),
-    *(("parent", bad) for bad in ("", "xy" * 16, 0, False)),
-    *(
-        (name, bad)
-        for name in ("seq", "committed_at_us", "fence", "key_count", "tombstone_floor")
-        for bad in (None, "1", 1.0, True, -1, 2**55 + 1)
-    ),
-    *(("n_buckets", bad) for bad in (0, 2**28 + 1, True, "12007")),
-    *(("writer", bad) for bad in (None, 5, "esc\x1b[2J", "x" * 2000)),
-    *(("value_serializer", bad) for bad in (5, "a\nb", ["str"])),
-    *(("segments", bad) for bad in (None, {}, "index", 7)),
-]
-BAD_SEGMENT_FIELDS: list[tuple[str, Any]] = [
-    *(("name", bad) for bad in ("pack/" + "0" * 32, "index/../../etc/passwd", "index/" + "0" * 33, 3, "index/")),
-    *(("etag", bad) for bad in ("", "a\r\nX-Evil: 1", "é", None)),
-    *(("size_bytes", bad) for bad in (0, -1, 1.5, True)),
-    *(("digest", bad) for bad in ("", "zz" * 16, None)),
-    *(("first_seq", bad) for bad in (0, True, "5", 4, 6, 8)),
-    *(("last_seq", bad) for bad in (0, 4, 10, None)),
-]
-
-
-@pytest.mark.parametrize(("field", "bad"), BAD_FIELDS)
-def test_a_bad_field_is_refused_both_ways(field: str, bad: Any) -> None:
-    with pytest.raises(RemoteIntegrityError, match=rf"bucket/D .*{field}"):
-        decode_root(with_fields(**{field: bad}), name="bucket/D")
-    with pytest.raises(InvalidArgumentError, match=field):
-        encode_root(replace(MANIFEST, **{field: bad}), b"")
-
-
-@pytest.mark.parametrize(("field", "bad"), BAD_SEGMENT_FIELDS)
-def test_a_bad_segment_is_refused_both_ways(field: str, bad: Any) -> None:
-    record = record_of(MANIFEST)
-    record["segments"][1][field] = bad
-    with pytest.raises(RemoteIntegrityError, match=r"bucket/D .*segment 1"):
-        decode_root(seal(json.dumps(record).encode()), name="bucket/D")
-    segments = (MANIFEST.segments[0], replace(MANIFEST.segments[1], **{field: bad}))
-    with pytest.raises(InvalidArgumentError, match="segment 1"):
-        encode_root(replace(MANIFEST, segments=segments), b"")
+        decode_root(sealed_root(json.dumps(record).encode(), SMALL_BODY), name="D")
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("field", "value"),
     [
-        "tickets",
-        [],
-        {"how": "luck", "endpoint": "e", "bucket": "b"},
-        {"how": ["tickets"], "endpoint": "e", "bucket": "b"},
-        {"how": "tickets", "endpoint": "e"},
-        {"how": "tickets", "endpoint": "e\x1b", "bucket": "b"},
-        {"how": "tickets", "endpoint": "e", "bucket": None},
+        ("uuid", "x"),
+        ("uuid", 1),
+        ("type", "other"),
+        ("type", []),
+        ("seq", 0),
+        ("seq", True),
+        ("seq", 9.0),
+        ("seq", 2**53),
+        ("commit_id", "F" * 32),
+        ("parent", ""),
+        ("committed_at_us", 2**55 + 1),
+        ("committed_at_us", -1),
+        ("writer", "a\nb"),
+        ("writer", "a" * 1025),
+        ("writer", None),
+        ("fence", -1),
+        ("fence", 2**53),
+        ("value_serializer", "\x1b"),
+        ("key_count", 2**53),
+        ("tombstone_floor", 2**53),
+        ("n_buckets", 0),
+        ("n_buckets", limits.MAX_BUCKETS + 1),
+        ("min_reader", 0),
+        ("min_writer", "2"),
+        ("commits", 1),
+        ("commits", {"how": "quoted", "endpoint": "e"}),
+        ("commits", {"how": "other", "endpoint": "e", "bucket": ""}),
     ],
 )
-def test_a_bad_word_on_commits_is_damage(bad: Any) -> None:
-    with pytest.raises(RemoteIntegrityError, match="commits"):
-        decode_root(with_fields(commits=bad), name="D")
-
-
-def test_a_segment_named_twice_is_refused() -> None:
-    segments = (segment_ref(1, 1, 4), segment_ref(1, 5, 7))
-    with pytest.raises(InvalidArgumentError, match="twice"):
-        encode_root(replace(MANIFEST, segments=segments), b"")
-    with pytest.raises(RemoteIntegrityError, match="twice"):
-        decode_root(with_fields(segments=[asdict(segment) for segment in segments]), name="D")
+def test_a_field_out_of_range_is_refused_by_both_sides(field: str, value: Any) -> None:
+    with pytest.raises(RemoteIntegrityError, match=field):
+        decode_root(with_fields(**{field: value}), name="D")
+    if field != "commits":
+        with pytest.raises(InvalidArgumentError):
+            encode_root(replace(SMALL, **{field: value}), b"")
 
 
 @pytest.mark.parametrize(
-    "manifest",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"{",
-        b"\xff\xfe{}",
-        b"[" * 60_000,
-        b'{"a":' * 10_000,
-        b'{"seq":NaN}',
-        b'{"seq":' + b"9" * 10_000 + b"}",
-        b'{"segments":[1]}',
-    ],
+    "encoded",
+    [b"", b"[]", b"1", b"{", b"\xff", b'{"a":1,"a":2}', b"[" * 60_000, b'{"a":' * 10_000 + b"1" + b"}" * 10_000],
 )
-def test_hostile_json_is_refused(manifest: bytes) -> None:
-    with pytest.raises(RemoteIntegrityError, match="its manifest is not"):
-        decode_root(seal(manifest), name="D")
+def test_a_manifest_that_is_none_is_damage(encoded: bytes) -> None:
+    with pytest.raises(RemoteIntegrityError, match="manifest is not"):
+        decode_root(sealed_root(encoded, SMALL_BODY), name="D")
 
 
-def test_a_name_that_comes_twice_is_refused() -> None:
-    encoded = json.dumps(record_of(MANIFEST))
-    with pytest.raises(RemoteIntegrityError, match="a name comes twice"):
-        decode_root(seal(('{"seq":1,' + encoded[1:]).encode()), name="D")
+# -- the binary part ---------------------------------------------------------------------------
 
+E0, E1 = ENTRIES[:2]
+RECENT = SMALL.recent
 
-def test_a_segment_that_is_no_object_is_refused() -> None:
-    with pytest.raises(RemoteIntegrityError, match="segment 0 is not a JSON object"):
-        decode_root(with_fields(segments=["index/" + "0" * 32]), name="D")
-
-
-def test_an_oversized_tail_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="write it out as a segment"):
-        encode_root(MANIFEST, bytes(64 * 2**20 + 1))
-
-
-@given(st.binary(max_size=300), st.booleans())
-def test_arbitrary_bytes_never_escape_our_errors(noise: bytes, sealed: bool) -> None:
-    with pytest.raises(Error):
-        decode_root(seal(noise) if sealed else b"EBTXroot" + noise, name="D")
-
-
-def test_format_1_is_read_for_ever() -> None:
-    root = decode_root(GOLDEN.read_bytes(), name="golden")
-    assert root.manifest == MANIFEST
-    image = read_segment(root.tail, name="golden tail")
-    assert [row.key for row in iter_rows(image)] == ["station/1", "station/2"]
-    assert [record.seq for record in iter_log(image)] == [9]
-
-
-# -- when segments merge -----------------------------------------------------------------------
-
-
-def push_all(sizes: list[int]) -> tuple[int, float]:
-    """Simulates pushes; returns the most segments there ever were, and bytes written per new byte."""
-    segments: list[SegmentRef] = []
-    most, written_bytes = 0, 0
-    for size in sizes:
-        count = plan_segments(segments, size)
-        assert 0 <= count <= len(segments)
-        keep = len(segments) - count
-        merged_bytes = size + sum(segment.size_bytes for segment in segments[keep:])
-        segments[keep:] = [segment_ref(0, 1, 1, merged_bytes)]
-        written_bytes += merged_bytes
-        most = max(most, len(segments))
-    return most, written_bytes / sum(sizes)
-
-
-LAWS: dict[str, Callable[[random.Random, int], int]] = {
-    "equal": lambda rng, i: 65_536,
-    "uniform": lambda rng, i: rng.randint(65_536, 2_000_000),
-    "lognormal": lambda rng, i: 16_384 + int(math.exp(rng.gauss(11, 2))),
-    "heavy tail": lambda rng, i: int(20_000 * rng.paretovariate(1.1)),
-    "one giant first": lambda rng, i: 10**12 if i == 0 else 65_536,
-    "shrinking": lambda rng, i: max(16_384, 10**9 // (i + 1)),
-    "growing": lambda rng, i: 16_384 + 10 * i,
-    "saw teeth": lambda rng, i: max(16_384, int(4e9 * 0.3 ** (i % 16))),
+BAD: dict[str, dict[str, Any]] = {
+    "too many recent commits": {
+        "seq": 300,
+        "commit_id": hex_id(300),
+        "recent": tuple((n, hex_id(n)) for n in range(300, 0, -1)),
+        "records": (),
+    },
+    "no recent commit": {"recent": (), "records": ()},
+    "another commit first": {"recent": RECENT[1:], "records": ()},
+    "another id first": {"recent": ((9, hex_id(0)), *RECENT[1:]), "records": ()},
+    "recent commits out of order": {"recent": (RECENT[0], RECENT[2], RECENT[1]), "records": ()},
+    "a commit twice": {"recent": (RECENT[0], RECENT[0]), "records": ()},
+    "a commit of seq 0": {"recent": (RECENT[0], (0, hex_id(0))), "records": ()},
+    "records of other commits": {"records": SMALL.records[1:]},
+    "more records than commits": {"recent": RECENT[:1]},
+    "a record with control characters": {"records": (replace(SMALL.records[0], message="\x1b"),)},
+    "history that overlaps records": {"histories": (HISTORY._replace(last_seq=7),)},
+    "history that overlaps": {"histories": (HISTORY, HISTORY)},
+    "history of a later commit": {"histories": (HISTORY._replace(last_seq=10),), "records": ()},
+    "history with more records than commits": {"histories": (HISTORY._replace(record_count=6),)},
+    "history of another name": {"histories": (HISTORY._replace(name="index/" + "a" * 32),)},
+    "history without an ETag": {"histories": (HISTORY._replace(etag=""),)},
+    "too many histories": {
+        "histories": tuple(HISTORY._replace(first_seq=n, last_seq=n, record_count=1) for n in range(1, 66))
+    },
+    "too many runs": {"runs": (ENTRIES,) * 17},
+    "an empty run": {"runs": ((),)},
+    "slots that overlap": {"runs": ((E1, E0),)},
+    "an object of a later commit": {"runs": ((E0._replace(greatest_seq=10),),)},
+    "an object without an ETag": {"runs": ((E0._replace(etag=""),),)},
+    "a list without an ETag": {"runs": (LIST._replace(ref=replace(LIST.ref, etag="")),)},
+    "a list of a pack's name": {"runs": (LIST._replace(ref=replace(LIST.ref, name="pack/" + "a" * 32)),)},
+    "a list without pages": {"runs": (LIST._replace(pages=()),)},
+    "pages that overlap": {"runs": (LIST._replace(pages=LIST.pages[::-1]),)},
+    "a page of a later commit": {"runs": (LIST._replace(pages=(LIST.pages[0]._replace(greatest_seq=10),)),)},
+    "a page of no rows": {"runs": (LIST._replace(pages=(LIST.pages[0]._replace(row_count=0),)),)},
+    "a page whose seqs are the wrong way": {
+        "runs": (LIST._replace(pages=(LIST.pages[0]._replace(least_seq=2),)),)
+    },
+    "too many flushes": {"feed": (Feed(0, ENTRIES),) * 17},
+    "an empty flush": {"feed": (Feed(0, ()),)},
+    "a feed out of order": {"feed": (Feed(1, ENTRIES), Feed(2, ENTRIES)), "tail_after_seq": 3},
+    "a feed that begins behind the tail": {"feed": (Feed(4, ENTRIES),), "tail_after_seq": 3},
+    "a tail of a later commit": {"tail_after_seq": 10},
+    "a negative number": {"tail_after_seq": -1},
+    "too many entries": {
+        "runs": ((E0._replace(lo="", hi="a"),),) * 1
+        + (tuple(E0._replace(lo=f"{n:05d}", hi=f"{n + 1:05d}") for n in range(4096)),)
+    },
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_100_000_pushes_stay_cheap_and_few(law: str) -> None:
-    rng = random.Random(law)
-    pushes = 100_000
-    most, rewrites = push_all([LAWS[law](rng, i) for i in range(pushes)])
-    assert most <= MAX_SEGMENTS
-    assert rewrites <= 2 * math.log2(pushes)
+@pytest.mark.parametrize("name", BAD)
+def test_what_no_reader_takes_is_not_written(name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        encode_root(replace(SMALL, **BAD[name]), b"")
 
 
-@settings(max_examples=50)
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=300).filter(any))
-def test_there_are_never_more_than_the_limit(sizes: list[int]) -> None:
-    most, _ = push_all(sizes)
-    assert most <= MAX_SEGMENTS
+# What the layout, or the forger below, has no way to say.
+UNSAID = {
+    "records of other commits",
+    "more records than commits",
+    "history of another name",
+    "an empty run",
+    "an empty flush",
+    "a list of a pack's name",
+    "a list without pages",
+    "a negative number",
+}
 
 
-def test_the_number_of_segments_follows_the_logarithm() -> None:
-    most, _ = push_all([65_536] * 80)
-    assert most <= 1 + math.log(80, 3)
+@pytest.mark.parametrize("name", [name for name in BAD if name not in UNSAID])
+def test_what_no_writer_writes_is_not_read(name: str) -> None:
+    with pytest.raises(RemoteIntegrityError, match="bucket/D"):
+        decode_root(forged_root(replace(SMALL, **BAD[name])), name="bucket/D")
 
 
-def test_a_large_old_segment_is_left_alone() -> None:
-    assert plan_segments([segment_ref(1, 1, 4, 100_000_000), segment_ref(2, 5, 5, 70_000)], 65_536) == 1
-    assert plan_segments([segment_ref(1, 1, 4, 100_000_000)], 65_536) == 0
-    assert plan_segments([], 65_536) == 0
+def test_a_newer_binary_part_asks_for_an_upgrade() -> None:
+    rows, raw, plain = opened(SMALL_BODY)
+    newer = sealed(b"EBTXbdy\n", rows, raw, plain, version=3)
+    with pytest.raises(UnsupportedFormatError, match="Upgrade"):
+        decode_body(newer, name="D", seq=9, commit_id=hex_id(9))
 
 
-def test_a_manifest_with_too_many_segments_is_merged_down() -> None:
-    segments = [segment_ref(i, i, i, 10 ** (30 - i)) for i in range(1, 20)]
-    assert len(segments) - plan_segments(segments, 1) + 1 <= MAX_SEGMENTS
+# -- sizes -------------------------------------------------------------------------------------
+
+
+def large_run(count: int) -> Run:
+    return tuple(
+        E0._replace(
+            name=f"index/{digest_of(b'n%d' % n).hex()}",
+            etag=f'"{digest_of(b"e%d" % n).hex()}"',
+            directory_digest=digest_of(b"d%d" % n),
+            lo=f"station/{n * 16_384:09d}",
+            hi=f"station/{(n + 1) * 16_384:09d}",
+            size_bytes=1_240_000 + n * 7919 % 5000,
+            directory_length_bytes=2_650 + n % 60,
+        )
+        for n in range(count)
+    )
+
+
+def test_a_run_of_a_million_keys_takes_about_a_kilobyte_of_the_root() -> None:
+    run = large_run(16)
+    assert not isinstance(run, RunList)
+    assert entries_bytes(run) < 1_200
+
+
+def test_a_root_of_a_million_keys_has_room_for_a_tail() -> None:
+    log = records(KEEP_RECENT, 2_000)
+    log = tuple(replace(record, commit_id=digest_of(record.commit_id.encode()).hex()) for record in log)
+    histories = tuple(
+        HISTORY._replace(
+            name=f"history/{digest_of(b'h%d' % n).hex()}",
+            first_seq=n * 100 + 1,
+            last_seq=n * 100 + 100,
+            record_count=100,
+        )
+        for n in range(10)
+    )
+    manifest = manifest_of(
+        seq=2_000,
+        commit_id=log[0].commit_id,
+        recent=tuple((record.seq, record.commit_id) for record in log),
+        records=log,
+        histories=histories,
+        runs=(*[large_run(1)] * 5, large_run(16)),
+    )
+    empty = len(encode_root(manifest, b""))
+    assert empty < 5_000
+    rows = placed_rows(64, packs=64)
+    assert len(encode_root(manifest, encode_block(rows, refs_of(rows)))) < ROOT_BYTES
+
+
+def test_names_of_objects() -> None:
+    assert ObjectRef(E0.name, E0.etag, E0.size_bytes) == E0.ref
+    assert SMALL.message == ""
+    assert manifest_of(records=records(1, 9, "why")).message == "why"
