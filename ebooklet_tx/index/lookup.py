@@ -1,0 +1,167 @@
+"""Looking keys up in the index of one commit.
+
+The invariant: of the rows that tail and runs have of a key the one with the highest seq counts, and no row counts
+outside the slot of its block. The search never ends at the first row found.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ebooklet_tx.formats.block import Block
+from ebooklet_tx.formats.index_records import BlockRef, IndexEntry, Run
+from ebooklet_tx.index.reader import IndexReader
+from ebooklet_tx.records import IndexRow, ObjectRef
+
+KEYS_AT_ONCE = 4000
+BLOCKS_AT_ONCE = 256
+
+
+class LocatedRow(NamedTuple):
+    """A row of the index with the object that holds what it says.
+
+    Attributes:
+        row: The row; without a digest it is a tombstone.
+        ref: The pack of its value; for a tombstone or an inline value the object that carries the row.
+    """
+
+    row: IndexRow
+    ref: ObjectRef
+
+
+def lookup_in(
+    tail: Block | None, root: ObjectRef, runs: Sequence[Run], reader: IndexReader, keys: Iterable[str]
+) -> dict[str, LocatedRow]:
+    """Returns the row that counts of each key; a key that the commit never heard of is left out.
+
+    Costs a directory and a block for each run whose slots hold a key, asked for together.
+
+    Args:
+        tail: The rows that ride in the root.
+        root: The root object, which tombstones and inline values of the tail come from.
+        runs: The runs that the root names.
+        reader: Reads them.
+        keys: What is asked for.
+
+    Raises:
+        ObjectMissingError: An index object is gone, as happens to an old commit.
+        RemoteIntegrityError: One is damaged.
+        OfflineError: The store can't be reached.
+    """
+    ordered = sorted(set(keys))
+    found: dict[str, LocatedRow] = {}
+    for start in range(0, len(ordered), KEYS_AT_ONCE):
+        some = ordered[start : start + KEYS_AT_ONCE]
+        if tail is not None:
+            for key in some:
+                _take(found, tail.find(key), tail, root)
+        for part in _wanted(runs, reader, some):
+            _look_into(found, reader, part)
+    return found
+
+
+def _wanted(
+    runs: Sequence[Run], reader: IndexReader, keys: Sequence[str]
+) -> Iterator[list[tuple[IndexEntry, BlockRef, list[str]]]]:
+    """Yields parts of what has to be looked into: blocks of all runs, each with the keys in its slot."""
+    entries = [group for run in runs for group in reader.entries_of(run, keys)]
+    part: list[tuple[IndexEntry, BlockRef, list[str]]] = []
+    directories = reader.directories([entry for entry, _ in entries])
+    for (entry, group), directory in zip(entries, directories, strict=True):
+        by_block: dict[int, list[str]] = {}
+        for key in group:
+            by_block.setdefault(directory.find(key), []).append(key)
+        part += ((entry, directory.blocks[number], some) for number, some in by_block.items())
+    for start in range(0, len(part), BLOCKS_AT_ONCE):
+        yield part[start : start + BLOCKS_AT_ONCE]
+
+
+def _look_into(
+    found: dict[str, LocatedRow], reader: IndexReader, wanted: Sequence[tuple[IndexEntry, BlockRef, list[str]]]
+) -> None:
+    blocks = reader.blocks([(entry, ref) for entry, ref, _ in wanted])
+    for (entry, _, keys), block in zip(wanted, blocks, strict=True):
+        for key in keys:
+            _take(found, block.find(key), block, entry.ref)
+
+
+def _take(found: dict[str, LocatedRow], row: IndexRow | None, block: Block, holder: ObjectRef) -> None:
+    if row is None:
+        return
+    known = found.get(row.key)
+    if known is None or row.seq > known.row.seq:
+        found[row.key] = located(row, block, holder)
+
+
+def located(row: IndexRow, block: Block, holder: ObjectRef) -> LocatedRow:
+    """Returns a row with the object that holds what it says."""
+    return LocatedRow(row, holder if row.object_name is None else block.ref_of(row.object_name))
+
+
+# -- in order ----------------------------------------------------------------------------------
+
+
+def scan_of(
+    tail: Block | None,
+    root: ObjectRef,
+    runs: Sequence[Run],
+    reader: IndexReader,
+    lo: str = "",
+    hi: str | None = None,
+) -> Iterator[LocatedRow]:
+    """Yields the rows that count of the keys in `[lo, hi)`, in order of key, tombstones included.
+
+    Streams: it reads ahead by up to 4 MiB of each run, and needs no memory in proportion.
+
+    Raises:
+        ObjectMissingError, RemoteIntegrityError, OfflineError: As for `lookup_in`; what was yielded is right.
+    """
+    streams = [run_rows(run, reader, lo, hi) for run in runs]
+    if tail is not None:
+        streams.append(tail_rows(tail, root, lo, hi))
+    return newest(streams)
+
+
+def run_rows(run: Run, reader: IndexReader, lo: str = "", hi: str | None = None) -> Iterator[LocatedRow]:
+    """Yields the rows of one run in order of key."""
+    return entry_rows(reader.entries_in(run, lo, hi), reader, lo, hi)
+
+
+def entry_rows(
+    entries: Iterable[IndexEntry], reader: IndexReader, lo: str = "", hi: str | None = None
+) -> Iterator[LocatedRow]:
+    """Yields the rows of some entries of a run in order of key."""
+    for begin, end, entry, block in reader.scan(entries, lo, hi):
+        holder = entry.ref
+        for row in block.rows(begin, end):
+            yield located(row, block, holder)
+
+
+def tail_rows(tail: Block, root: ObjectRef, lo: str = "", hi: str | None = None) -> Iterator[LocatedRow]:
+    """Yields the rows of a tail in order of key."""
+    for row in tail.rows(lo, hi):
+        yield located(row, tail, root)
+
+
+def newest(streams: Sequence[Iterator[LocatedRow]]) -> Iterator[LocatedRow]:
+    """Merges streams in order of key; of one key's rows the one with the highest seq is left."""
+    if len(streams) < 2:
+        return streams[0] if streams else iter(())
+    return _newest(heapq.merge(*streams, key=_order))
+
+
+def _newest(rows: Iterator[LocatedRow]) -> Iterator[LocatedRow]:
+    last: str | None = None
+    for item in rows:
+        if item.row.key != last:
+            last = item.row.key
+            yield item
+
+
+def _order(item: LocatedRow) -> tuple[str, int]:
+    return item.row.key, -item.row.seq
+
+
+__all__ = ["LocatedRow", "entry_rows", "located", "lookup_in", "newest", "run_rows", "scan_of", "tail_rows"]

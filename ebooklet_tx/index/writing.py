@@ -1,0 +1,101 @@
+"""Writing runs: rows in order of key become index objects, and a list of entries that names them.
+
+The invariant: nothing is named before it has arrived. What is written has new names, so a commit that never takes
+place leaves garbage and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from ebooklet_tx.formats.index_object import write_objects
+from ebooklet_tx.formats.index_records import IndexEntry, RunList, Sizes
+from ebooklet_tx.formats.run_list import encode_run_list
+from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.records import IndexRow, ObjectRef
+
+OBJECTS_IN_FLIGHT = 4
+_DEFAULT_SIZES = Sizes()
+_ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RunWriter:
+    """Writes index objects into a store.
+
+    Attributes:
+        new_name: Returns a name that no other index object has.
+        new_history_name: Returns a name that no other history object has.
+        put: Uploads an object, or finds the same bytes where an interrupted push sent them; returns what names
+            it.
+        keep: Given each object that was written, with its entry, to keep its pieces.
+        sizes: How many rows a block has, and how many blocks an object.
+        threads: How many objects are uploaded at once.
+    """
+
+    new_name: Callable[[], str]
+    new_history_name: Callable[[], str]
+    put: Callable[[str, bytes], ObjectRef]
+    keep: Callable[[bytes, IndexEntry], None] | None = None
+    sizes: Sizes = _DEFAULT_SIZES
+    threads: int = OBJECTS_IN_FLIGHT
+
+    def put_plain(self, name: str, data: bytes) -> ObjectRef:
+        """Uploads an object that is no part of a run."""
+        return self.put(name, data)
+
+    def entries(
+        self, rows: Iterable[LocatedRow], *, lo: str = "", hi: str | None = None
+    ) -> tuple[IndexEntry, ...]:
+        """Writes rows that come in order of key and lie in `[lo, hi)`; returns the entries that name them."""
+        refs: dict[str, ObjectRef] = {}
+        written: list[tuple[IndexEntry, Future[ObjectRef]]] = []
+        running: deque[Future[ObjectRef]] = deque()
+        with ThreadPoolExecutor(max_workers=self.threads) as pool:
+            try:
+                objects = write_objects(_noting(rows, refs), refs, self.new_name, self.sizes, lo=lo, hi=hi)
+                for data, entry in objects:
+                    if self.keep is not None:
+                        self.keep(data, entry)
+                    future = pool.submit(self.put, entry.name, data)
+                    written.append((entry, future))
+                    running.append(future)
+                    if len(running) >= self.threads:
+                        running.popleft().result()
+                return tuple(_named(entry, future.result()) for entry, future in written)
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def encoded_list(self, entries: Sequence[IndexEntry]) -> tuple[bytes, RunList]:
+        """Returns a list of entries as an object of its own, with its directory."""
+        return encode_run_list(entries, self.new_name(), self.sizes)
+
+    def put_list(self, encoded: tuple[bytes, RunList]) -> RunList:
+        """Writes an encoded list of entries."""
+        data, run_list = encoded
+        return run_list._replace(ref=self.put(run_list.ref.name, data))
+
+
+def _named(entry: IndexEntry, ref: ObjectRef) -> IndexEntry:
+    return entry._replace(name=ref.name, etag=ref.etag)
+
+
+def _noting(rows: Iterable[LocatedRow], refs: dict[str, ObjectRef]) -> Iterator[IndexRow]:
+    return chain.from_iterable(_noted(iter(rows), refs))
+
+
+def _noted(source: Iterator[LocatedRow], refs: dict[str, ObjectRef]) -> Iterator[tuple[IndexRow, ...]]:
+    """Yields rows in batches, and notes what holds them first."""
+    while batch := list(islice(source, _ROWS_AT_ONCE)):
+        rows, holders = zip(*batch, strict=True)
+        # What holds a row that is not in a pack is noted for nothing.
+        refs |= {ref.name: ref for ref in dict(zip(map(id, holders), holders, strict=True)).values()}
+        yield rows
+
+
+__all__ = ["RunWriter"]
