@@ -6,6 +6,8 @@ What was written and not committed is committed first, and fetched values are in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ebooklet_tx.errors import RemoteMissingError
 from ebooklet_tx.local.journal.pending.detachment import (
     Forgotten,
@@ -14,8 +16,6 @@ from ebooklet_tx.local.journal.pending.detachment import (
     keys_only_in_remote,
 )
 from ebooklet_tx.local.local_store import LocalStore
-
-_SHOWN_KEYS = 5
 
 
 def finish_detaching(local: LocalStore) -> bool:
@@ -31,37 +31,45 @@ def finish_detaching(local: LocalStore) -> bool:
     return True
 
 
-def start_over(local: LocalStore, root_place: str) -> None:
+def start_over(local: LocalStore, root_place: str, keys_only_there: Sequence[str] | None) -> None:
     """Forgets a remote that another writer deleted, unless values would be lost by that.
+
+    Args:
+        local: The local store; what was written and fetched is in the file.
+        root_place: What messages call the remote's root.
+        keys_only_there: The keys whose values only the remote had; None where only their number can be told.
 
     Raises:
         RemoteMissingError: Values of some keys are not on this machine; nothing was changed.
     """
     with local.mutex:
-        # Fetched values count as here once they are in the file.
-        local.commit(fold=True)
-        count, first = keys_only_in_remote(local.journal, _SHOWN_KEYS)
+        count = keys_only_in_remote(local.journal) if keys_only_there is None else len(keys_only_there)
         if count:
-            raise _values_missing(count, first, root_place)
+            raise _values_missing(count, keys_only_there or (), root_place)
         forget_remote(local)
 
 
-def forget_remote(local: LocalStore) -> Forgotten:
+def forget_remote(local: LocalStore, *, base_format: int | None = None) -> Forgotten:
     """Makes every key whose value is on this machine pending and drops the others.
 
     What was written and not committed is committed first; fetched values are kept.
+
+    Args:
+        local: The local store.
+        base_format: 1 where a root of format 1 lies there, for the next push to replace.
     """
     with local.mutex:
         local.commit(fold=True)
-        return detach(local.journal)
+        return detach(local.journal, base_format=base_format)
 
 
-def _values_missing(count: int, first: list[str], root_place: str) -> RemoteMissingError:
-    shown = ", ".join(repr(key) if key else "the metadata" for key in first)
-    more = f" and {count - len(first)} more" if count > len(first) else ""
+def _values_missing(count: int, keys: Sequence[str], root_place: str) -> RemoteMissingError:
+    named = ""
+    if keys:
+        named = ": " + ", ".join(map(repr, keys[:5])) + (f" and {count - 5} more" if count > 5 else "")
     return RemoteMissingError(
         f"the database {root_place} is gone, and of {count} of its keys this machine has no value "
-        f"to write anew: {shown}{more}; nothing was changed. Push from a machine that has them, fetch them with "
+        f"to write anew{named}; nothing was changed. Push from a machine that has them, fetch them with "
         "load_items() where the database still lies, or restore it from a backup. To go on without them call "
         "delete_remote(), which has nothing left to delete and lets go of these keys, and push() what is here"
     )

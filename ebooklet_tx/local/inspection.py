@@ -27,7 +27,6 @@ from ebooklet_tx.local.files.file_calls import size_of, storage_errors
 from ebooklet_tx.local.files.own_files import check_no_link, is_file
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.connections import connected
-from ebooklet_tx.local.journal.entries import VISIBLE
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count
 from ebooklet_tx.local.journal.journal import is_open_here, journal_path, side_files
@@ -36,7 +35,7 @@ from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import is_file_of, rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
-from ebooklet_tx.records import CommitRecord, digest_of
+from ebooklet_tx.records import digest_of
 
 _DIGEST_OF_NOTHING = digest_of(b"")
 _WRITER_WAIT_SECONDS = 5.0
@@ -84,19 +83,15 @@ class Inspection:
     lost_keys: list[str] = field(default_factory=list)
     missing_keys: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    log: list[CommitRecord] = field(default_factory=list)
 
 
-def inspect_pair(
-    path: Path, *, conflicts: Query | None = None, check_values: bool = False, log_rows: int = 0
-) -> Inspection:
+def inspect_pair(path: Path, *, conflicts: Query | None = None, check_values: bool = False) -> Inspection:
     """Looks at a Booklet file and its journal.
 
     Args:
         path: The Booklet file.
         conflicts: Finds the conflicts in a journal's database, for `Inspection.conflicts`.
         check_values: Whether pending values are read and held to their digests, for `lost_keys`.
-        log_rows: How many rows of the remote's history to return, the newest first.
 
     Raises:
         LocalMissingError: There is no such file.
@@ -117,7 +112,7 @@ def inspect_pair(
                 mark = read_mark(side_files(location).mark)
                 with sqlite_errors(location), _reading(location, in_use=found.in_use) as raw:
                     missing = missing_commits(mark, commit_count(raw))
-                    _inspect_journal(found, file, raw, conflicts, check_values, log_rows)
+                    _inspect_journal(found, file, raw, conflicts, check_values)
                 if missing:
                     found.journal_detail = f"the journal lacks {missing} acknowledged commits: its WAL is damaged"
         except (JournalDamagedError, JournalUnusableError) as error:
@@ -182,7 +177,6 @@ def _inspect_journal(
     raw: sqlite3.Connection,
     conflicts: Query | None,
     check_values: bool,
-    log_rows: int,
 ) -> None:
     revision = migrate.current_revision(raw, journal_path(found.path))
     if revision is None:
@@ -208,13 +202,13 @@ def _inspect_journal(
     found.missing_keys = missing_keys(raw)
     if check_values:
         found.lost_keys = _lost_keys(file, raw)
-    if log_rows:
-        found.log = _log(raw, log_rows)
 
 
 def _count(found: Inspection, file: ValueFile, raw: sqlite3.Connection) -> None:
     found.key_count, found.pending_sets, found.pending_deletes, found.pending_bytes, live_bytes = raw.execute(
-        f"SELECT coalesce(sum(key != '' AND {VISIBLE}), 0), "
+        "SELECT coalesce((SELECT value FROM meta WHERE name = 'base_key_count'), 0) + coalesce(sum(CASE WHEN "
+        "key != '' AND pending != 0 THEN (pending = 1) "
+        "- (CASE WHEN known THEN remote_digest ELSE base_digest END IS NOT NULL) END), 0), "
         "coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0), "
         "coalesce(sum(CASE pending WHEN 1 THEN pending_length_bytes END), 0), "
         f"coalesce(sum(CASE WHEN local_digest IS NOT NULL AND NOT ({STALE}) THEN "
@@ -239,8 +233,8 @@ def _lost_keys(file: ValueFile, raw: sqlite3.Connection) -> list[str]:
         "LEFT JOIN staged AS s ON s.key = e.key AND s.digest = e.pending_digest "
         "LEFT JOIN inline_value AS i ON i.digest = e.pending_digest "
         "WHERE e.pending != 0 AND e.pending = 1 AND e.pending_digest IS NOT e.remote_digest AND NOT EXISTS ("
-        "SELECT 1 FROM packed AS p JOIN upload AS u ON u.name = p.name "
-        "WHERE p.digest = e.pending_digest AND u.etag IS NOT NULL) ORDER BY e.key"
+        "SELECT 1 FROM place AS p JOIN upload AS u ON u.object = p.object "
+        "WHERE p.number = e.pending_number AND u.etag IS NOT NULL) ORDER BY e.key"
     )
     lost = []
     for key, digest, local_digest, offset, length, held in cursor:
@@ -250,15 +244,6 @@ def _lost_keys(file: ValueFile, raw: sqlite3.Connection) -> list[str]:
         if not sound:
             lost.append(key)
     return lost
-
-
-def _log(raw: sqlite3.Connection, log_rows: int) -> list[CommitRecord]:
-    rows = raw.execute(
-        "SELECT seq, commit_id, committed_at_us, writer, set_count, deleted_count, value_bytes "
-        "FROM commit_log ORDER BY seq DESC LIMIT ?",
-        (log_rows,),
-    )
-    return [CommitRecord(*row) for row in rows.fetchall()]
 
 
 def _inspect_file(found: Inspection, file: ValueFile) -> None:

@@ -4,7 +4,10 @@ Owns the overlay of uncommitted writes, and the life of a session on its files: 
 parts below it own the rest: `open_pair` the open files, `fetched_values` what waits to be kept, `reading` what is
 read.
 
-Not thread-safe: `database` and `sync` call it under the session's mutex, which is `mutex`.
+One file although long: it is the one face that the other rooms see, and hands on to its parts.
+
+What changes the pair holds `mutex` by itself. A caller holds it where several uses belong together, and where it
+touches `overlay`, `read_here` or `lookup`.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.pair_files import remove_pair
+from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.local.reading import LocalReading
 from ebooklet_tx.local.recovery import RecoveryReport
+from ebooklet_tx.records import digest_of
 from ebooklet_tx.values.serializers import Serializer, resolve_stored
 
 _log = logging.getLogger("ebooklet_tx")
@@ -177,6 +182,7 @@ class LocalStore:
             self._commit_at_close()
         elif self._fetched:
             self._fetched.write()
+        self.keep_pieces()
 
     def _end_interrupted(self) -> None:
         try:
@@ -242,6 +248,23 @@ class LocalStore:
         """Returns the serializer that the file names; `given` is needed for a class of the user's."""
         return resolve_stored(self.file.header.value_serializer_code, given, str(self.path))
 
+    # -- uncommitted writes ----------------------------------------------------------------
+
+    def written(self, prefix: str = "", after: str = "") -> dict[str, bytes | None]:
+        """Returns the uncommitted value, None if deleted, of each key behind `after` that has a prefix."""
+        with self.mutex:
+            return {
+                key: value
+                for key, (value, _) in self.overlay.operations.items()
+                if key > after and key.startswith(prefix)
+            }
+
+    def written_of(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Returns the uncommitted value, None if deleted, of those keys that have one."""
+        with self.mutex:
+            operations = self.overlay.operations
+            return {key: operations[key][0] for key in keys if key in operations}
+
     # -- committing ------------------------------------------------------------------------
 
     def commit(self, *, fold: bool = False) -> None:
@@ -252,11 +275,15 @@ class LocalStore:
         """
         if not self.writable:
             raise ReadOnlyError(f"{self.path} is open for reading; open it with flag 'w'")
+        with self.mutex:
+            self._commit(fold=fold)
+
+    def _commit(self, *, fold: bool) -> None:
         pair = self._pair
         pair.check_names()
         small = not fold and self.overlay.waiting_bytes <= STAGE_COMMIT_BYTES
-        if self.overlay and (self.overlay.cleared or small):
-            stage(self.journal, self.overlay)
+        if self.overlay and small:
+            stage(self.journal, self.overlay, pair.pieces)
             pair.staged_bytes += self.overlay.waiting_bytes
             pair.staged_keys += len(self.overlay.operations)
             self.overlay.forget()
@@ -268,8 +295,9 @@ class LocalStore:
 
     def fold_committed(self) -> None:
         """Brings the Booklet file to what a reader sees, if the disk allows; all of it is durable already."""
-        if not self.overlay and self._unfolded():
-            self._unload_journal()
+        with self.mutex:
+            if not self.overlay and self._unfolded():
+                self._unload_journal()
 
     def _unload_journal(self) -> None:
         """Moves what is staged into the Booklet file; it is durable already, so this may fail."""
@@ -285,7 +313,8 @@ class LocalStore:
 
     def keep(self, fetched: Iterable[Fetched]) -> None:
         """Notes values from the remote; many together are written to the Booklet file at a time."""
-        self._fetched.keep(fetched)
+        with self.mutex:
+            self._fetched.keep(fetched)
 
     def keep_once(self, fetched: Fetched) -> None:
         """Like `keep`, unless that value is noted already."""
@@ -293,7 +322,8 @@ class LocalStore:
 
     def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
         """Writes values from the remote at once, if lock and disk allow; see `FetchedValues.keep_now`."""
-        self._fetched.keep_now(fetched, epoch)
+        with self.mutex:
+            self._fetched.keep_now(fetched, epoch)
 
     def keep_large(self, fetched: Fetched) -> bool:
         """Writes a value that lies in another file now; False when another session has the lock.
@@ -301,17 +331,42 @@ class LocalStore:
         Raises:
             LocalStorageError: The disk is full or failing; the last commit is intact.
         """
-        return self._fetched.keep_large(fetched)
+        with self.mutex:
+            return self._fetched.keep_large(fetched)
 
     def index_epoch(self) -> int:
         """Returns a number that changes when anything but the place of a value may have changed."""
-        return self._fetched.index_epoch()
+        with self.mutex:
+            return self._fetched.index_epoch()
+
+    @property
+    def pieces(self) -> PieceCache:
+        """Pieces of the remote's index, to be asked before the store is."""
+        return self._pair.pieces
+
+    def keep_pieces(self) -> None:
+        """Writes pieces that wait to the journal, if the lock allows; otherwise the oldest are dropped."""
+        if not self.pieces.is_waiting:
+            return
+
+        def work() -> None:
+            with self.journal.transaction() as transaction:
+                self.pieces.write(transaction)
+
+        with self.mutex:
+            try:
+                if not self.try_maintain(work):
+                    self.pieces.drop_oldest()
+            except LocalStorageError as error:
+                _log.warning("pieces of the remote's index were not kept: %s", error)
+                self.pieces.drop_oldest()
 
     # -- the pair as a whole -----------------------------------------------------------------
 
     def try_maintain(self, work: Callable[[], object], wait_seconds: float = 0.0) -> bool:
         """Runs work that needs the lock, in a session that reads too; False when another has the lock."""
-        return self._pair.try_maintain(work, wait_seconds)
+        with self.mutex:
+            return self._pair.try_maintain(work, wait_seconds)
 
     def prune(self, keep: str = "1") -> int:
         """Rewrites the Booklet file without dead bytes; returns how many blocks it has less.
@@ -364,11 +419,22 @@ class LocalStore:
 
     def read(self, entry: Entry) -> bytes | None:
         """Returns the value that a reader of this entry sees, if an intact copy is on this machine."""
-        return self._reading.read(entry)
+        with self.mutex:
+            return self._reading.read(entry)
 
     def is_intact(self, entry: Entry) -> bool:
         """True when the value that a reader of this entry sees is on this machine, whatever its size."""
-        return self._reading.is_intact(entry)
+        with self.mutex:
+            return self._reading.is_intact(entry)
+
+    def read_copy(self, key: str, digest: bytes) -> bytes | None:
+        """Returns the value of that digest from the Booklet file's copy of a key, if it is intact."""
+        with self.mutex:
+            entry = self.entry(key)
+            if entry is None or entry.local_digest != digest:
+                return None
+            value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+        return value if digest_of(value) == digest else None
 
     def waiting_value(self, key: str, digest: bytes) -> bytes | None:
         """Returns a value of that digest where no disk has to be read for it."""

@@ -1,43 +1,37 @@
-"""The segments of one remote, merged: what is live, and where.
+"""The rows of one remote's index, merged: what is live, and where.
 
 Owns a private database that SQLite keeps in a temporary file of its own, gone with the connection: tables of
 Python would take 200 bytes a row and more, in memory. The invariant: a row is live when no other row of its
-key has a higher seq; memory holds one segment at a time, however many keys there are.
+key has a higher seq; memory holds some thousand rows at a time, however many keys there are.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import NamedTuple
 
-from ebooklet_tx.records import METADATA_KEY, ObjectRef
+from ebooklet_tx.local.journal.remote_values import RemoteValue
+from ebooklet_tx.records import METADATA_KEY, IndexRow, ObjectRef
 
 _TABLES = """
 CREATE TABLE object(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, etag TEXT NOT NULL, size_bytes INTEGER);
-CREATE TABLE live(key TEXT PRIMARY KEY, seq INTEGER NOT NULL, digest BLOB, object INTEGER,
+CREATE TABLE live(key TEXT PRIMARY KEY, seq INTEGER NOT NULL, timestamp_us INTEGER, digest BLOB, object INTEGER,
   offset_bytes INTEGER, length_bytes INTEGER) WITHOUT ROWID;
 CREATE INDEX live_place ON live(object, offset_bytes) WHERE object IS NOT NULL;
 """
-_ADD_OBJECTS = """
-INSERT INTO main.object(name, etag, size_bytes) SELECT name, etag, size_bytes FROM segment.object WHERE true
-ON CONFLICT(name) DO NOTHING
-"""
-_ADD_ROWS = """
-INSERT INTO main.live(key, seq, digest, object, offset_bytes, length_bytes)
-SELECT e.key, e.seq, e.digest, known.id, e.offset_bytes, e.length_bytes
-  FROM segment.entry AS e LEFT JOIN segment.object AS o ON o.id = e.object
-  LEFT JOIN main.object AS known ON known.name = o.name
- WHERE true
-ON CONFLICT(key) DO UPDATE SET seq = excluded.seq, digest = excluded.digest, object = excluded.object,
-  offset_bytes = excluded.offset_bytes, length_bytes = excluded.length_bytes
+_ADD_ROW = """
+INSERT INTO live(key, seq, timestamp_us, digest, object, offset_bytes, length_bytes) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT(key) DO UPDATE SET seq = excluded.seq, timestamp_us = excluded.timestamp_us, digest = excluded.digest,
+  object = excluded.object, offset_bytes = excluded.offset_bytes, length_bytes = excluded.length_bytes
 WHERE excluded.seq > seq
 """
 # Keys of equal values share a record: it counts once, under one of their names.
 _OBJECTS = """
-SELECT o.name, o.etag, o.size_bytes, count(*), sum(p.record_bytes)
-  FROM (SELECT object, min(length(CAST(key AS BLOB))) + max(length_bytes) AS record_bytes
+SELECT o.name, o.etag, o.size_bytes, count(*), sum(p.record_bytes), sum(p.keys)
+  FROM (SELECT object, count(*) AS keys, min(length(CAST(key AS BLOB))) + max(length_bytes) AS record_bytes
           FROM live WHERE object IS NOT NULL GROUP BY object, offset_bytes) AS p
   JOIN object AS o ON o.id = p.object
  GROUP BY p.object ORDER BY o.name
@@ -51,7 +45,11 @@ _KEYS = """
 SELECT key FROM live WHERE object = (SELECT id FROM object WHERE name = :name)
    AND (:offset_bytes IS NULL OR (offset_bytes = :offset_bytes AND digest = :digest)) ORDER BY key LIMIT :limit
 """
-_STRAYED = "SELECT count(*) FROM segment.entry WHERE seq NOT BETWEEN ? AND ?"
+_ROWS = """
+SELECT key, digest, timestamp_us, offset_bytes, length_bytes FROM live
+ WHERE object = (SELECT id FROM object WHERE name = ?) ORDER BY offset_bytes, key
+"""
+_ROWS_AT_ONCE = 5000
 
 
 class ObjectRows(NamedTuple):
@@ -61,11 +59,13 @@ class ObjectRows(NamedTuple):
         ref: The pack, as the index has it.
         record_count: How many of its records are live.
         record_bytes: Their keys and values, without the heads.
+        key_count: How many keys share them.
     """
 
     ref: ObjectRef
     record_count: int
     record_bytes: int
+    key_count: int
 
 
 class LivePlace(NamedTuple):
@@ -83,35 +83,52 @@ class LivePlace(NamedTuple):
 
 
 class MergedIndex:
-    """The live rows of the segments that were added."""
+    """The live ones of the rows that were added."""
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect("", isolation_level=None)
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.executescript(_TABLES)
+        self._numbers: dict[str, int] = {}
 
     def close(self) -> None:
         """Drops it; twice is no error."""
         self._connection.close()
 
-    def add(self, image: bytes, first_seq: int, last_seq: int) -> int:
-        """Adds a segment that was checked, as a SQLite image.
-
-        Returns:
-            How many of its rows are of commits that it must not have.
-        """
+    def add(self, rows: Iterable[tuple[IndexRow, ObjectRef]]) -> None:
+        """Adds rows, each with the object that holds what it says."""
         raw = self._connection
-        raw.execute("ATTACH ':memory:' AS segment")
-        try:
-            raw.deserialize(image, name="segment")
-            (strayed,) = raw.execute(_STRAYED, (first_seq, last_seq)).fetchone()
+        source = iter(rows)
+        while some := list(islice(source, _ROWS_AT_ONCE)):
             raw.execute("BEGIN")
-            raw.execute(_ADD_OBJECTS)
-            raw.execute(_ADD_ROWS)
-            raw.execute("COMMIT")
-        finally:
-            raw.execute("DETACH segment")
-        return int(strayed)
+            try:
+                raw.executemany(_ADD_ROW, [self._columns(row, ref) for row, ref in some])
+                raw.execute("COMMIT")
+            except BaseException:
+                raw.execute("ROLLBACK")
+                raise
+
+    def _columns(self, row: IndexRow, ref: ObjectRef) -> tuple[object, ...]:
+        number = None if row.object_name is None else self._number(ref)
+        place = row.offset_bytes, row.length_bytes
+        return row.key, row.seq, row.timestamp_us, row.digest, number, *place
+
+    def _number(self, ref: ObjectRef) -> int:
+        number = self._numbers.get(ref.name)
+        if number is None:
+            number = self._numbers[ref.name] = len(self._numbers) + 1
+            self._connection.execute(
+                "INSERT INTO object(id, name, etag, size_bytes) VALUES (?, ?, ?, ?)",
+                (number, ref.name, ref.etag, ref.size_bytes),
+            )
+        return number
+
+    def values_in(self, ref: ObjectRef) -> list[RemoteValue]:
+        """Returns the live values in a pack, from front to back, one for each key."""
+        return [
+            RemoteValue(key, digest, stamp, ref, offset, length)
+            for key, digest, stamp, offset, length in self._connection.execute(_ROWS, (ref.name,))
+        ]
 
     def objects(self) -> Iterator[ObjectRows]:
         """Yields the packs that live rows lie in, in order of name."""

@@ -24,6 +24,7 @@ from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.staged import count_staged
 from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.pair_files import LOCK_POLL_SECONDS, open_unlocked, try_open_locked
+from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.local.rebuild import finished_rebuild, rebuild
 from ebooklet_tx.local.recovery import RecoveryReport, reconcile, report_rebuild
 
@@ -38,6 +39,7 @@ class OpenPair:
         writable: Whether the session holds the file's lock from open to close.
         report: What opening it found and did.
         mutex: The session's; the journal uses the same.
+        pieces: Pieces of the remote's index that the journal keeps.
         in_flux: Whether the guard may be in the file.
         staged_keys: How many values wait in the journal for the Booklet file.
         staged_bytes: How large they are together.
@@ -53,6 +55,7 @@ class OpenPair:
         self.staged_bytes = 0
         self._file: ValueFile | None = None
         self._journal: Journal | None = None
+        self.pieces = PieceCache()
         self._is_replacing = False
 
     # -- what is open ----------------------------------------------------------------------
@@ -90,6 +93,7 @@ class OpenPair:
         """Owns a journal from now on."""
         journal.mutex = self.mutex
         self._journal = journal
+        self.pieces.use(journal)
 
     def release(self) -> None:
         """Closes both without committing anything; twice is no error."""
@@ -153,12 +157,12 @@ class OpenPair:
             self._end_flux()
         self.in_flux = True
         try:
-            released = append(self.file, self.journal, overlay, fetched, absent)
+            released = append(self.file, self.journal, overlay, fetched, absent, self.pieces)
         except IndexDamagedError as error:
             _log.warning("%s", error)
             self.rebuild()
             self.in_flux = True
-            released = append(self.file, self.journal, overlay, fetched, absent)
+            released = append(self.file, self.journal, overlay, fetched, absent, self.pieces)
         self.in_flux = not released
         self.staged_bytes = self.staged_keys = 0
 

@@ -12,17 +12,11 @@ from dataclasses import dataclass, field
 class Overlay:
     """What a session wrote since its last commit.
 
-    `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds);
-    `cleared` says that every key not among them is deleted. `waiting_bytes` is what it holds: the values, and
-    the keys that have none.
-
-    The operations change in one call into C, so that an interrupt comes before that or after it: between them
-    and `cleared` lies the whole database.
+    `operations` maps a key to (encoded value or None for deleted, timestamp in microseconds). `waiting_bytes`
+    is what it holds: the values, and the keys that have none.
     """
 
     operations: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
-    cleared: bool = False
-    cleared_at_us: int = 0
     waiting_bytes: int = 0
     version: int = 0
 
@@ -43,27 +37,16 @@ class Overlay:
         )
         old.update(operations)
 
-    def clear(self, timestamp_us: int) -> None:
-        """Notes that every key but the metadata is deleted."""
-        kept = {key: operation for key, operation in self.operations.items() if key == ""}
-        vars(self).update(
-            operations=kept,
-            cleared=True,
-            cleared_at_us=timestamp_us,
-            waiting_bytes=sum(_waiting_bytes(*item) for item in kept.items()),
-            version=self.version + 1,
-        )
-
     def forget(self) -> None:
         """Empties the overlay, after a commit or a rollback."""
-        vars(self).update(operations={}, cleared=False, waiting_bytes=0, version=self.version + 1)
+        vars(self).update(operations={}, waiting_bytes=0, version=self.version + 1)
 
     def copy(self) -> Overlay:
         """Returns a copy that later writes do not change."""
-        return Overlay(dict(self.operations), self.cleared, self.cleared_at_us, self.waiting_bytes, self.version)
+        return Overlay(dict(self.operations), self.waiting_bytes, self.version)
 
     def __bool__(self) -> bool:
-        return bool(self.operations) or self.cleared
+        return bool(self.operations)
 
 
 def _waiting_bytes(key: str, operation: tuple[bytes | None, int] | None) -> int:

@@ -22,7 +22,7 @@ from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KE
 from ebooklet_tx.local.booklet.block_writer import Placed
 from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
 from ebooklet_tx.local.booklet.value_file import ValueFile
-from ebooklet_tx.local.commit import record_deletes, record_gone, record_places, record_sets
+from ebooklet_tx.local.commit import record_gone, record_places
 from ebooklet_tx.local.journal.entries import (
     PENDING_NONE,
     PENDING_SET,
@@ -32,6 +32,16 @@ from ebooklet_tx.local.journal.entries import (
     find_entry,
 )
 from ebooklet_tx.local.journal.journal import MISSING_KEYS, Journal, driver, put_meta
+from ebooklet_tx.local.journal.known import lose_bases
+from ebooklet_tx.local.journal.operations import (
+    ADOPTED,
+    DROP_EMPTY,
+    IN_DOUBT,
+    adopt,
+    base_on_copies,
+    record_deletes,
+    record_sets,
+)
 from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.records import METADATA_KEY, digest_of
 from ebooklet_tx.timestamps import now_us
@@ -46,6 +56,8 @@ class Edits:
 
     Attributes:
         sets: (key, digest, timestamp, length) of what was set.
+        adopted: Keys of those sets of which timestamps decide: the journal has no entry of them, and the file may
+            be older than the deletes that removed it.
         deletes: (key, timestamp) of what was deleted.
         places: Where values lie now that the journal has elsewhere or not at all; `digests` are theirs.
         gone: Keys whose local copies are no more.
@@ -57,6 +69,7 @@ class Edits:
     """
 
     sets: list[tuple[str, bytes, int, int]] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
     deletes: list[tuple[str, int]] = field(default_factory=list)
     places: list[Placed] = field(default_factory=list)
     digests: dict[str, bytes] = field(default_factory=dict)
@@ -112,12 +125,26 @@ def record_edits(journal: Journal, edits: Edits) -> None:
     with journal.transaction() as connection:
         raw = driver(connection)
         record_sets(raw, edits.sets)
+        adopt(raw, edits.adopted)
+        if edits.adopted and _base_seq(raw):
+            put_meta(connection, {ADOPTED: 1})
         record_deletes(raw, edits.deletes)
+        base_on_copies(raw, [key for key, _ in edits.deletes])
         record_gone(raw, edits.gone)
         record_places(raw, edits.places, edits.digests)
+        raw.execute(DROP_EMPTY)
         if edits.missing:
-            row = raw.execute("SELECT value FROM meta WHERE name = 'base_seq'").fetchone()
-            put_meta(connection, {MISSING_KEYS: _packed(0 if row is None else int(row[0]), edits.missing)})
+            put_meta(connection, {MISSING_KEYS: _packed(_base_seq(raw), edits.missing)})
+
+
+def _base_seq(raw: sqlite3.Connection) -> int:
+    row = raw.execute("SELECT value FROM meta WHERE name = 'base_seq'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _noted_seq(raw: sqlite3.Connection) -> int:
+    row = raw.execute("SELECT value FROM meta WHERE name = ?", (MISSING_KEYS,)).fetchone()
+    return 0 if row is None else int(json.loads(zlib.decompress(row[0]))["base_seq"])
 
 
 def _packed(base_seq: int, missing: list[Entry]) -> bytes:
@@ -142,25 +169,41 @@ def missing_keys(raw: sqlite3.Connection) -> list[str]:
     note = json.loads(zlib.decompress(row[0]))
     keys, pending, found = note["keys"], note["pending"], []
     for start in range(0, len(keys), _KEYS_AT_ONCE):
-        for entry in entries_of(raw, keys[start : start + _KEYS_AT_ONCE]):
-            if entry.pending == PENDING_NONE:
+        some = keys[start : start + _KEYS_AT_ONCE]
+        entries = {entry.key: entry for entry in entries_of(raw, some)}
+        for key in some:
+            entry = entries.get(key)
+            if entry is None or not entry.is_decided:
+                # Whether it was written since by another writer is found out before the push.
+                stands = key not in pending
+            elif entry.pending == PENDING_NONE:
                 stands = entry.digest is not None and (entry.remote_seq or 0) <= note["base_seq"]
             else:
-                stands = entry.pending == PENDING_SET and pending.get(entry.key) == _pending_value(entry)
+                stands = entry.pending == PENDING_SET and pending.get(key) == _pending_value(entry)
             if stands:
-                found.append(entry.key)
+                found.append(key)
     return found
 
 
-def accept_deletes(journal: Journal) -> list[str]:
-    """Makes pending deletes of the keys that `missing_keys` returns; durable when it returns them."""
+def accept_deletes(journal: Journal) -> tuple[list[str], bool]:
+    """Makes pending deletes of the keys that `missing_keys` returns; durable when it returns them.
+
+    Returns:
+        The keys, and whether the base has moved since they were found missing: another writer may have written
+        some of them since, which shows as a conflict.
+    """
     stamp = now_us()
     with journal.transaction() as connection:
         raw = driver(connection)
         keys = missing_keys(raw)
         record_deletes(raw, ((key, stamp) for key in keys))
+        noted, now = _noted_seq(raw), _base_seq(raw)
+        if noted != now:
+            # Their bases are what the remote had then: the same as now where it has not changed since.
+            lose_bases(raw, keys, seq=noted)
+            put_meta(connection, {IN_DOUBT: 1})
         put_meta(connection, {MISSING_KEYS: None})
-    return keys
+    return keys, noted != now
 
 
 def _is_continued(file: ValueFile, facts: dict[str, Any], known: dict[str, Entry], scan: Scan) -> bool:
@@ -243,6 +286,8 @@ def _compare_block(
             if entry.local_digest == entry.digest:
                 _note_lost(journal, entry, edits)
         return True
+    if entry is None and not edits.continued:
+        edits.adopted.append(key)
     # Booklet's field holds more than a remote's index does.
     edits.sets.append((key, digest, min(block.timestamp_us, MAX_TIMESTAMP_US), length))
     return True
@@ -264,7 +309,8 @@ def _is_no_edit(entry: Entry, digest: bytes, block: Block, edits: Edits, newer_t
 def _note_gone(journal: Journal, entry: Entry, scan: Scan, edits: Edits) -> None:
     """Decides what it means that no block of the file holds a key's local value."""
     edits.gone.append(entry.key)
-    current = entry.digest == entry.local_digest
+    # A copy of which it is not known whether it is current is what the user saw.
+    current = not entry.is_decided or entry.digest == entry.local_digest
     if scan.damage:
         edits.damaged.append(entry.key)
     elif edits.continued:

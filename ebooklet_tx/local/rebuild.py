@@ -23,6 +23,7 @@ from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
 from ebooklet_tx.local.files.own_files import is_file
 from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
+from ebooklet_tx.local.journal.operations import DROP_EMPTY
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
 LARGE_VALUE_BYTES = 16 * 2**20
@@ -100,7 +101,7 @@ def rebuild(
                 "local_offset_bytes = NULL, local_length_bytes = NULL WHERE local_digest IS NOT NULL"
             )
             record_places(raw, placed, digests)
-            raw.execute("DELETE FROM entry WHERE remote_seq IS NULL AND local_digest IS NULL AND pending = 0")
+            raw.execute(DROP_EMPTY)
             put_meta(connection, file_facts(new, state, number) | _identity_facts(file, new))
     except BaseException:
         new.close()

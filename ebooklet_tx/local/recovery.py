@@ -27,7 +27,8 @@ from ebooklet_tx.local.files.own_files import copy_new
 from ebooklet_tx.local.journal.integrity.lost_commits import mend_wal
 from ebooklet_tx.local.journal.integrity.row_checks import ENDS, misplaced
 from ebooklet_tx.local.journal.integrity.set_aside import check_damage, is_damaged, set_aside
-from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_path, put_meta, side_files
+from ebooklet_tx.local.journal.journal import Journal, driver, is_open_here, journal_path, put_meta, side_files
+from ebooklet_tx.local.journal.operations import ADOPTED, LAST_NUMBER, adopt_all
 from ebooklet_tx.local.plain_edits import Edits, find_edits, record_edits
 from ebooklet_tx.local.rebuild import RebuildReport, finished_rebuild, is_file_of, rebuild
 from ebooklet_tx.timestamps import now_us
@@ -147,8 +148,8 @@ def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tupl
 
 def _check_unfilled(journal: Journal) -> None:
     """Refuses to fill a journal that was filled already, and only looks empty because its facts are misplaced."""
-    # A filling that was cut short has noted the ends of its keys.
-    known = journal.all_meta().keys() - ENDS
+    # A filling that was cut short has noted the ends of its keys, and numbered its operations.
+    known = journal.all_meta().keys() - {*ENDS, LAST_NUMBER}
     if known or journal.rows("SELECT 1 FROM entry WHERE remote_seq IS NOT NULL LIMIT 1"):
         raise misplaced(journal.path, "it does not say whose it is")
 
@@ -278,7 +279,8 @@ def _adopt(file: ValueFile, journal: Journal, report: RecoveryReport) -> None:
     with journal.transaction() as connection:
         facts: dict[str, object] = {"file_uuid": file.header.uuid}
         if scan.live:
-            facts["adopted"] = 1
+            facts[ADOPTED] = 1
+            adopt_all(driver(connection))
         if not scan.damage and file.guard_number() is None:
             state = file.state_to_record()
             facts |= file_facts(file, state, new_append_number())

@@ -51,9 +51,9 @@ def test_the_overlay_counts_its_bytes() -> None:
     # An empty value, and a delete, count as their keys.
     assert overlay.waiting_bytes == 3 + 1 + 6
     copy = overlay.copy()
-    overlay.clear(5)
-    assert (overlay.waiting_bytes, list(overlay.operations), overlay.cleared) == (2, [""], True)
-    assert len(copy.operations) == 4
+    overlay.put_all({"a": (None, 6), "longer": (b"12", 6), "c": (b"", 6)})
+    assert (overlay.waiting_bytes, len(overlay.operations)) == (1 + 2 + 1 + 2 + 1, 5)
+    assert (len(copy.operations), copy.waiting_bytes) == (4, 3 + 1 + 6)
     overlay.forget()
     assert not overlay
 
@@ -98,10 +98,10 @@ def test_a_crowded_journal_is_unloaded(path: Path, monkeypatch: pytest.MonkeyPat
     assert len(contents(path)) == 4
 
 
-def test_a_clear_leaves_the_metadata(path: Path) -> None:
+def test_deleting_every_key_leaves_the_metadata(path: Path) -> None:
     write(path, fold=True, a=b"1", b=b"2", **{"": b"{}"})
     store = LocalStore.open_writer(path, create=False)
-    store.overlay.clear(500)
+    store.overlay.put_all({"a": (None, 500), "b": (None, 500)})
     store.overlay.put("c", b"3", 501)
     store.close()
     assert contents(path) == {"": b"{}", "c": b"3"}

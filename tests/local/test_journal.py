@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
-from ebooklet_tx.local.journal.entries import find_entry, iter_pages, pending_entries, visible_count
+from ebooklet_tx.local.journal.entries import find_entry, pending_entries, pending_page, prefix_end, visible_count
 from ebooklet_tx.local.journal.integrity.commit_mark import MarkWriter
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta, sqlite_errors
 
@@ -89,23 +89,26 @@ def test_entries_as_a_reader_sees_them(journal: Journal) -> None:
     assert [e.key for e in pending_entries(journal)] == ["k"]
 
 
-@pytest.mark.parametrize("prefix", ["", "a", "b", "a\U0010ffff", "\ud7ff", "z", "\U0010ffff"])
-def test_pages_of_keys(journal: Journal, prefix: str) -> None:
-    keys = [
-        "a",
-        "a1",
-        "a\U0010ffff",
-        "a\U0010ffffz",
-        "b",
-        "\ud7ff",
-        "\ud7ffx",
-        "\ue000",
-        "\U0010ffff",
-        "\U0010ffff1",
+KEYS = ["a", "a1", "a\U0010ffff", "a\U0010ffffz", "b", "\ud7ff", "\ud7ffx", "\ue000", "\U0010ffff", "\U0010ffff1"]
+
+
+@pytest.mark.parametrize("prefix", ["a", "b", "a\U0010ffff", "\ud7ff", "z", "\U0010ffff"])
+def test_the_end_of_a_prefix(prefix: str) -> None:
+    end = prefix_end(prefix)
+    assert [key for key in KEYS if key.startswith(prefix)] == [
+        key for key in KEYS if prefix <= key and (end is None or key < end)
     ]
-    add(journal, "", *keys)
-    found = [key for page in iter_pages(journal, prefix, page_keys=2) for key in page]
-    assert found == sorted((key for key in keys if key.startswith(prefix)), key=str.encode)
+
+
+@pytest.mark.parametrize("least", ["", "a1", "\ue000", "z"])
+@pytest.mark.parametrize("upto", [None, "b", "\U0010ffff"])
+def test_pages_of_pending_keys(journal: Journal, least: str, upto: str | None) -> None:
+    add(journal, "", *KEYS)
+    with journal.transaction() as connection:
+        driver(connection).execute("UPDATE entry SET pending = 2 WHERE key = 'b'")
+    expected = [(key, 2 if key == "b" else 1) for key in KEYS if key >= least and (upto is None or key <= upto)]
+    assert pending_page(journal, least, upto, 100) == expected
+    assert pending_page(journal, least, upto, 2) == expected[:2]
 
 
 def test_another_connections_commit_shows(journal: Journal) -> None:

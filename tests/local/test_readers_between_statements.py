@@ -155,7 +155,8 @@ class Interrupted:
         genuine = ValueFile.read
 
         def read(file: ValueFile, offset_bytes: int, length_bytes: int) -> bytes:
-            if file is self._reader._session.local.file:
+            # Asked without a step: the writer reads its own file within a step of the reader's.
+            if file is self._reader._session.local._pair.open_file:
                 self._step()
             return genuine(file, offset_bytes, length_bytes)
 

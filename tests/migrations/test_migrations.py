@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import shutil
 import sqlite3
@@ -221,6 +222,35 @@ def test_an_older_journal_is_copied_and_migrated(
     assert not list(tmp_path.glob("*.partial"))
     # The copy is a journal that this version opens.
     Journal.open(copy, create=True).close()
+
+
+def test_of_the_copies_the_last_is_kept(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = path.with_name(f"{path.name}.before-0001")
+    older.write_bytes(b"of an earlier migration")
+    with later_version(tmp_path, monkeypatch):
+        Journal.open(path, create=True).close()
+    assert [found.name for found in path.parent.glob("x.journal.before-*")] == [
+        f"{path.name}.before-{schema.REVISION}"
+    ]
+    # For who opens it with the version that it was migrated from.
+    with pytest.raises(UnsupportedFormatError, match=rf"{OTHER}.*x\.journal\.before-{schema.REVISION}"):
+        Journal.open(path, create=True)
+
+
+def test_a_migration_that_the_disk_has_no_room_for_is_not_begun(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = path.stat().st_size
+
+    with later_version(tmp_path, monkeypatch), monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: Usage)
+        with pytest.raises(LocalStorageError, match="are free; nothing was changed") as caught:
+            Journal.open(path, create=True)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.glob("*.before-*"))
+    assert ask(path, "SELECT version_num FROM alembic_version") == [(schema.REVISION,)]
+    Journal.open(path, create=True).close()
 
 
 def test_reading_migrates_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The base: the remote commit that a journal has applied last.
+"""The base: the remote commit on which a journal stands.
 
 Owns the `base_*` facts of the meta table. The invariant: they change as a whole, in the transaction that gives
 the rows of `entry` the remote columns of that commit.
@@ -7,17 +7,18 @@ the rows of `entry` the remote columns of that commit.
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.records import CommitWay, SegmentRef
+from ebooklet_tx.records import CommitWay
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The remote commit that a journal has applied last.
+    """The remote commit on which a journal stands.
 
     Attributes:
         seq: Its number; 0 when the journal knows of no commit.
@@ -25,12 +26,10 @@ class Base:
         commit_id: Its id.
         key_count: How many keys the database has at that commit.
         fence: The root's fence.
-        tombstone_floor: The oldest base from which the root's index still leads on.
-        segments: The index segments that the root names.
+        tombstone_floor: From this commit on, rows alone tell what changed since.
         root: The root's bytes, the only copy outside of the remote: a damaged root is written anew from them.
-        bare_tail: The root's tail, where an earlier version recorded that and not the root.
         commits: How the root says that commits are made.
-        unknown: The manifest's fields that this version does not know, as JSON.
+        format: 1 where the root is of format 1, which this version can't read.
     """
 
     seq: int = 0
@@ -39,11 +38,9 @@ class Base:
     key_count: int = 0
     fence: int = 0
     tombstone_floor: int = 0
-    segments: tuple[SegmentRef, ...] = ()
     root: bytes = b""
-    bare_tail: bytes = b""
     commits: CommitWay | None = None
-    unknown: str = "{}"
+    format: int = 2
 
 
 def read_base(journal: Journal) -> Base:
@@ -61,12 +58,16 @@ def read_base(journal: Journal) -> Base:
             key_count=facts.get("base_key_count", 0),
             fence=facts.get("base_fence", 0),
             tombstone_floor=facts.get("base_tombstone_floor", 0),
-            segments=_read_segments(facts.get("base_segments")),
             root=facts.get("base_root", b""),
-            bare_tail=facts.get("base_tail", b""),
             commits=CommitWay(*json.loads(facts["base_commits"])) if "base_commits" in facts else None,
-            unknown=_checked_json(facts.get("base_unknown", "{}")),
+            format=facts.get("base_format", 2),
         )
+
+
+def base_root_in(raw: sqlite3.Connection) -> bytes:
+    """Returns the bytes of the base's root in a journal that is only looked at; none where there is no base."""
+    row = raw.execute("SELECT value FROM meta WHERE name = 'base_root'").fetchone()
+    return bytes(row[0]) if row and row[0] else b""
 
 
 def base_facts(base: Base) -> dict[str, Any]:
@@ -79,22 +80,7 @@ def base_facts(base: Base) -> dict[str, Any]:
         "base_key_count": base.key_count,
         "base_fence": base.fence,
         "base_tombstone_floor": base.tombstone_floor,
-        "base_segments": _write_segments(base.segments),
         "base_root": base.root or None,
-        "base_tail": base.bare_tail or None,
         "base_commits": None if way is None else json.dumps([way.how, way.endpoint, way.bucket]),
-        "base_unknown": None if base.unknown == "{}" else base.unknown,
+        "base_format": None if base.format == 2 else base.format,
     }
-
-
-def _checked_json(text: str) -> str:
-    json.loads(text)
-    return text
-
-
-def _write_segments(segments: tuple[SegmentRef, ...]) -> str:
-    return json.dumps([[s.name, s.etag, s.size_bytes, s.digest, s.first_seq, s.last_seq] for s in segments])
-
-
-def _read_segments(text: str | None) -> tuple[SegmentRef, ...]:
-    return tuple(SegmentRef(*fields) for fields in json.loads(text)) if text else ()

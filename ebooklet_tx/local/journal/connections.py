@@ -11,7 +11,8 @@ import contextlib
 import functools
 import os
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -36,9 +37,10 @@ class OwnedConnection:
         for connection in self._connections:
             connection.close()
 
-    def __del__(self) -> None:
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # An interpreter that ends has cleared this module's names, and closes the connection itself.
         # SQLite forbids touching in a forked child what belongs to the parent.
-        if os.getpid() == self._pid:
+        if not is_ending() and os.getpid() == self._pid:
             self.close()
 
 

@@ -1,4 +1,4 @@
-"""Queries over `entry`, the journal's index: one row for each key that the journal knows of.
+"""Queries over `entry`: one row for each key that this machine holds something of.
 
 The invariant: what a query returns is what was asked for. A row counts only when it carries the key by which it
 was looked up and is as some commit left it; a key counts as absent only when its neighbours agree. Anything
@@ -24,18 +24,16 @@ from ebooklet_tx.local.journal.integrity.row_checks import (
     misplaced,
 )
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.schema import SOUND_ROW, STALE
+from ebooklet_tx.local.journal.schema import BASE_AS_NOW, SOUND_ROW, STALE
 from ebooklet_tx.local.journal.sqlite_errors import SQLITE_FAULTS, sqlite_errors, translated
 
 PENDING_NONE, PENDING_SET, PENDING_DELETE = 0, 1, 2
 
-VISIBLE = "(pending = 1 OR (pending = 0 AND remote_digest IS NOT NULL))"
-"""SQL that is true of an entry that a reader sees."""
-
 _ENTRY_COLUMNS = (
     f"key, CASE WHEN {SOUND_ROW} THEN pending END, pending_timestamp_us, pending_digest, pending_length_bytes, "
     "remote_seq, remote_timestamp_us, remote_digest, remote_object, remote_offset_bytes, "
-    "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes"
+    "remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, local_length_bytes, "
+    "known, pending_number"
 )
 """Of a row that is not as it was written `pending` is NULL, which `is_sound` finds."""
 
@@ -50,11 +48,18 @@ FROM entry WHERE key = ?
 _COUNTS = """
 SELECT (SELECT value FROM meta WHERE name = 'base_key_count'), count(*), count(DISTINCT key),
   coalesce(sum(+pending IN (1, 2) AND {sound}), 0),
-  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) - (remote_digest IS NOT NULL) END), 0), {indexed}, {fit}
+  coalesce(sum(CASE WHEN key != '' THEN
+    (pending = 1) - (CASE WHEN known THEN remote_digest WHEN {said} THEN base_digest END IS NOT NULL) END), 0),
+  {indexed}, {fit}
 FROM entry WHERE pending != 0
 """
 _INDEXED = "(SELECT sum(ncell) FROM dbstat WHERE name = 'entry_pending')"
 """How many keys the index of what is pending has; a key whose row is not found is left out by all other SQL."""
+
+_IN_ORDER = """
+SELECT count(*), coalesce(sum(follows), 0), {indexed}, {fit} FROM (
+  SELECT coalesce(key > lag(key) OVER (ORDER BY key), 1) AS follows FROM entry WHERE pending != 0)
+"""
 
 _KEYS_AT_ONCE = 500
 
@@ -62,7 +67,7 @@ _ONE_ENTRY = f"SELECT {_ENTRY_COLUMNS} FROM entry WHERE key = ?"
 
 
 class Entry(NamedTuple):
-    """One row of the index, without the base columns."""
+    """One row, without the base columns."""
 
     key: str
     pending: int
@@ -79,10 +84,17 @@ class Entry(NamedTuple):
     local_digest: bytes | None
     local_offset_bytes: int | None
     local_length_bytes: int | None
+    known: int
+    pending_number: int
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the row alone says what a reader sees; otherwise the remote's index has to be asked."""
+        return bool(self.known or self.pending)
 
     @property
     def digest(self) -> bytes | None:
-        """The digest of the value that a reader sees; None when it sees none."""
+        """The digest of the value that a reader sees; None when it sees none, or where that is not decided."""
         if self.pending == PENDING_NONE:
             return self.remote_digest
         return self.pending_digest if self.pending == PENDING_SET else None
@@ -212,52 +224,79 @@ def pending_entries(journal: Journal) -> list[Entry]:
             raise misplaced(journal.path, f"{indexed} keys are pending, and {len(found)} are found")
 
 
+def pending_index_count(journal: Journal) -> int:
+    """Returns how many keys the index of what is pending has; the caller holds the mutex."""
+    query = f"SELECT {_INDEXED}" if journal.can_count_cells() else "SELECT count(*) FROM entry WHERE pending != 0"
+    return int(journal.raw.execute(query).fetchone()[0] or 0)
+
+
 def stale_keys(journal: Journal) -> list[str]:
     """Returns the keys whose bytes in the Booklet file are not what a reader sees."""
     with journal.mutex, sqlite_errors(journal.path):
         return [row[0] for row in journal.raw.execute(f"SELECT key FROM entry WHERE {STALE}")]
 
 
-def keys_page(journal: Journal, after: str, prefix: str, limit: int) -> list[str]:
-    """Returns up to `limit` visible user keys behind `after`, in order; none only where there are no more."""
-    upper = _prefix_end(prefix)
-    ends = () if upper is None else (upper,)
-    while True:
-        # One bound below: of two SQLite would take the first, however far away it is.
-        begun = after >= prefix and bool(after)
-        position = after if begun else prefix
-        bounds = ("key > ?" if begun else "key >= ?") + ("" if upper is None else " AND key < ?")
-        query = f"SELECT key, {VISIBLE}, {NO_ENTRY} FROM entry WHERE {bounds} AND key != '' ORDER BY key LIMIT ?"
-        find_entry(journal, position)
-        with journal.mutex, sqlite_errors(journal.path):
-            rows = journal.raw.execute(query, (position, *ends, limit)).fetchall()
-        check_order(journal.path, (row[0] for row in rows), after)
-        if any(row[2] for row in rows):
-            raise misplaced(journal.path, f"a row behind {position!r} is none of the index")
-        if not rows:
-            # Where a page of other keys begins here, the end would come too early.
-            find_entry(journal, position + "\0")
-            return []
-        page = [row[0] for row in rows if row[1]]
-        if page:
-            return page
-        after = rows[-1][0]
+def pending_page(journal: Journal, least: str, upto: str | None, limit: int) -> list[tuple[str, int]]:
+    """Returns the next user keys with a pending operation, in order, and whether it is a set or a delete.
+
+    Args:
+        journal: The journal.
+        least: Only keys from this one on.
+        upto: Only keys up to this one; None for no bound.
+        limit: How many at most.
+    """
+    bound, ends = ("", ()) if upto is None else (" AND key <= ?", (upto,))
+    query = (
+        f"SELECT key, pending, {NO_ENTRY} FROM entry "
+        f"WHERE pending != 0 AND key >= ?{bound} AND key != '' ORDER BY key LIMIT ?"
+    )
+    with journal.mutex, sqlite_errors(journal.path):
+        rows = journal.raw.execute(query, (least, *ends, limit)).fetchall()
+    check_order(journal.path, (row[0] for row in rows))
+    if any(row[2] for row in rows):
+        raise misplaced(journal.path, f"a row from {least!r} on is none of the index")
+    return [(key, pending) for key, pending, _ in rows]
 
 
-def iter_pages(journal: Journal, prefix: str, page_keys: int = 1000) -> Iterator[list[str]]:
-    """Yields the visible keys with a prefix in pages, each from its own snapshot."""
-    after = ""
-    while page := keys_page(journal, after, prefix, page_keys):
-        yield page
-        after = page[-1]
+def check_pending(journal: Journal) -> None:
+    """Makes sure that pages of what is pending leave nothing out; costs the pending operations once a change.
+
+    Raises:
+        JournalDamagedError: Some of it is not found, or not where it belongs.
+    """
+    version = journal.version()
+    if journal.whole_at == version:
+        return
+    with journal.mutex, sqlite_errors(journal.path):
+        indexed = _INDEXED if journal.can_count_cells() else "count(*)"
+        query = _IN_ORDER.format(indexed=indexed, fit=PENDING_ENDS_FIT)
+        found, in_order, indexed, fits = journal.raw.execute(query).fetchone()
+    if not found == in_order == (indexed or 0) or not fits:
+        raise misplaced(journal.path, f"{indexed} keys are pending, and {in_order} are found in order")
+    journal.whole_at = version
+
+
+def known_keys(journal: Journal, least: str, end: str | None) -> list[str]:
+    """Returns the keys in `[least, end)` of which it is known that the remote has them."""
+    bound, ends = ("", ()) if end is None else (" AND key < ?", (end,))
+    query = (
+        f"SELECT key FROM entry WHERE known != 0 AND remote_digest IS NOT NULL AND key >= ?{bound} ORDER BY key"
+    )
+    keys = [key for (key,) in journal.rows(query, (least, *ends))]
+    check_order(journal.path, keys)
+    return keys
 
 
 def visible_count(journal: Journal) -> int:
-    """Returns how many user keys a reader sees; costs the pending operations, not the size."""
+    """Returns how many user keys a reader sees; costs the pending operations, not the size.
+
+    A key of which it is not known what the remote has counts as one that it has not: `known.keys_to_look_up`
+    tells those.
+    """
     with journal.mutex, sqlite_errors(journal.path):
         # One statement: between two of them a push beside could move keys from one count to the other.
         indexed = _INDEXED if journal.can_count_cells() else "count(*)"
-        query = _COUNTS.format(indexed=indexed, sound=SOUND_ROW, fit=PENDING_ENDS_FIT)
+        query = _COUNTS.format(indexed=indexed, sound=SOUND_ROW, fit=PENDING_ENDS_FIT, said=BASE_AS_NOW)
         remote_count, *counts, change, indexed, fits = journal.raw.execute(query).fetchone()
     if {*counts} != {indexed} or not fits:
         raise misplaced(journal.path, f"{indexed} keys are pending, and {counts[-1]} are found")
@@ -277,7 +316,7 @@ def entries_of(raw: sqlite3.Connection, keys: Sequence[str]) -> list[Entry]:
     return found
 
 
-def _prefix_end(prefix: str) -> str | None:
+def prefix_end(prefix: str) -> str | None:
     """Returns the least str above every str with a prefix, or None when there is none."""
     while prefix:
         last = ord(prefix[-1])

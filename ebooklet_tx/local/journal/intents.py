@@ -1,63 +1,153 @@
-"""Intents: the pushes of which it is not known yet whether they took effect.
+"""Intents: pushes that were begun and of which it is not known whether they took place.
 
-Owns the journal's table `intent`. The invariant: an intent is written before its root is sent, and holds the
-commit's rows, so that the commit can become the base whatever happens to the process or to the store's answer.
+The invariant: an intent stands before anything is swapped. With the numbers, places and versions that the journal
+has beside it, it says what the commit holds of each key. So a later session that learns that the commit took
+place makes it the base by a few statements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sqlite3
 from dataclasses import dataclass
 
-from ebooklet_tx.local.journal.journal import Journal, driver
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.known import object_numbers, stamp_of
+from ebooklet_tx.local.journal.operations import BASE_LOST, BASE_SAID, BASE_UNKNOWN, DROP_EMPTY, NO_BASE
+from ebooklet_tx.records import ObjectRef
+
+_COLUMNS = "commit_id, seq, base_etag, base_commit_id, last_number, replaces"
+
+_APPLY = f"""
+UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = pending_timestamp_us,
+  remote_offset_bytes = CASE
+    WHEN pending = 2 THEN NULL
+    WHEN known AND pending_digest IS remote_digest AND remote_object IS NOT NULL THEN remote_offset_bytes
+    ELSE (SELECT offset_bytes FROM place WHERE number = pending_number) END,
+  remote_object = CASE
+    WHEN pending = 2 THEN NULL
+    WHEN known AND pending_digest IS remote_digest AND remote_object IS NOT NULL THEN remote_object
+    ELSE coalesce((SELECT object FROM place WHERE number = pending_number), :carrier) END,
+  remote_length_bytes = CASE pending WHEN 1 THEN pending_length_bytes END,
+  remote_digest = CASE pending WHEN 1 THEN pending_digest END,
+  pending = 0, {NO_BASE}
+WHERE pending != 0 AND pending_number <= :number
+"""
+
+_APPLY_VERSION = f"""
+UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = v.timestamp_us, remote_digest =
+v.digest,
+  remote_object = v.object, remote_offset_bytes = v.offset_bytes, remote_length_bytes = v.length_bytes,
+  base_seq = :seq, base_timestamp_us = v.timestamp_us, base_digest = v.digest, base_object = v.object,
+  base_offset_bytes = v.offset_bytes, base_length_bytes = v.length_bytes,
+  base_kind = {BASE_SAID}, base_at = :commit_id
+FROM (
+  SELECT p.key, p.timestamp_us, p.digest, p.length_bytes,
+    CASE WHEN p.digest IS NULL THEN NULL WHEN p.remote_object IS NOT NULL THEN p.remote_object
+         ELSE coalesce((SELECT object FROM place WHERE number = p.number), :carrier) END AS object,
+    CASE WHEN p.digest IS NULL THEN NULL WHEN p.remote_object IS NOT NULL THEN p.remote_offset_bytes
+         ELSE (SELECT offset_bytes FROM place WHERE number = p.number) END AS offset_bytes
+  FROM pushed_version AS p WHERE p.commit_id = :commit_id) AS v
+WHERE entry.key = v.key
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A push whose outcome is not known: it may have taken effect or not.
+    """A push whose answer never came: it may have taken effect or not.
 
     Attributes:
-        commit_id: The commit's id.
-        seq: The commit's number.
-        base_etag: The ETag of the root that it replaces, None where it is to be the first.
-        image: What the commit says of each key, as an index segment.
+        commit_id: Its commit.
+        seq: That commit's number.
+        base_etag: The ETag of the root that it was to replace; None where there was none.
+        base_commit_id: The commit that it was made on.
+        last_number: The number of the last operation in it.
+        replaces: Whether it replaces the whole database.
     """
 
     commit_id: str
     seq: int
     base_etag: str | None
-    image: bytes
+    base_commit_id: str | None
+    last_number: int
+    replaces: bool
 
 
 def read_intents(journal: Journal) -> list[Intent]:
-    """Returns the pushes whose outcome is not known."""
-    rows = journal.rows("SELECT commit_id, seq, base_etag, image FROM intent ORDER BY begun_at_us")
-    return [Intent(*row) for row in rows]
+    """Returns the pushes whose outcome is not known, in the order of their operations."""
+    rows = journal.rows(f"SELECT {_COLUMNS} FROM intent ORDER BY last_number, begun_at_us")
+    return [
+        Intent(commit_id, seq, base_etag, base_commit_id, last_number, bool(replaces))
+        for commit_id, seq, base_etag, base_commit_id, last_number, replaces in rows
+    ]
 
 
-def write_intent(journal: Journal, intent: Intent, keys: Iterable[str], *, begun_at_us: int) -> bool:
-    """Notes what is about to be committed; False, with nothing noted, when a key has no operation any more.
+def add_intent(raw: sqlite3.Connection, intent: Intent, *, begun_at_us: int) -> None:
+    """Notes what is about to be swapped in."""
+    raw.execute(
+        f"INSERT INTO intent({_COLUMNS}, begun_at_us) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            intent.commit_id,
+            intent.seq,
+            intent.base_etag,
+            intent.base_commit_id,
+            intent.last_number,
+            int(intent.replaces),
+            begun_at_us,
+        ),
+    )
 
-    Until the intent stands, an operation that is undone leaves nothing behind, and the commit would bring it
-    back. An operation that is undone later stays pending, on top of the commit.
+
+def drop_intents(raw: sqlite3.Connection, commit_ids: list[str] | None = None) -> None:
+    """Forgets pushes, all of them where none are named, and the versions kept for them."""
+    if commit_ids is None:
+        raw.execute("DELETE FROM intent")
+    else:
+        raw.executemany("DELETE FROM intent WHERE commit_id = ?", [(each,) for each in commit_ids])
+    raw.execute("DELETE FROM pushed_version WHERE commit_id NOT IN (SELECT commit_id FROM intent)")
+
+
+def apply_intent(raw: sqlite3.Connection, intent: Intent, *, root: ObjectRef | None) -> None:
+    """Makes what a push sent the remote side of its keys; what was written since stays pending on top of it.
+
+    Args:
+        raw: The connection of a transaction.
+        intent: The push, which took place.
+        root: The root that it put, from which inline values come; None where its ETag is not known.
     """
-    with journal.transaction() as transaction:
-        raw = driver(transaction)
-        pending = {key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")}
-        if not pending.issuperset(keys):
-            return False
+    carrier = None
+    if root is not None:
+        carrier = object_numbers(raw, [root])[root.name, root.etag]
+    facts = {
+        "seq": intent.seq,
+        "number": intent.last_number,
+        "commit_id": intent.commit_id,
+        "carrier": carrier,
+        "stamp": stamp_of(raw),
+    }
+    if intent.replaces:
+        # Of what lies below it nothing is left: every other key is known not to be there.
         raw.execute(
-            "INSERT INTO intent(commit_id, seq, base_etag, image, begun_at_us) VALUES (?, ?, ?, ?, ?)",
-            (intent.commit_id, intent.seq, intent.base_etag, intent.image, begun_at_us),
+            f"UPDATE entry SET base_kind = {BASE_SAID}, base_digest = NULL, base_seq = NULL, base_at = ? "
+            "WHERE pending != 0",
+            (intent.base_commit_id,),
         )
-    return True
+    raw.execute(_APPLY, facts)
+    raw.execute(_APPLY_VERSION, facts)
+    raw.execute(
+        "UPDATE entry SET base_at = ? WHERE pending != 0 AND base_at IS ?",
+        (intent.commit_id, intent.base_commit_id),
+    )
+    raw.execute(DROP_EMPTY)
 
 
-def drop_intents(journal: Journal, commit_ids: Iterable[str] | None = None) -> None:
-    """Forgets pushes that did not take effect and can't any more; all of them where none are named."""
-    with journal.transaction() as transaction:
-        raw = driver(transaction)
-        if commit_ids is None:
-            raw.execute("DELETE FROM intent")
-        else:
-            raw.executemany("DELETE FROM intent WHERE commit_id = ?", [(one,) for one in commit_ids])
+def lose_intent(raw: sqlite3.Connection, intent: Intent) -> None:
+    """Notes of a push that it can't be told any more whether it took place: its keys' bases are lost."""
+    raw.execute(
+        f"UPDATE entry SET base_kind = {BASE_LOST}, base_seq = NULL, base_digest = NULL "
+        f"WHERE pending != 0 AND base_kind IN ({BASE_SAID}, {BASE_UNKNOWN}) AND (pending_number <= ? "
+        "OR key IN (SELECT key FROM pushed_version WHERE commit_id = ?))",
+        (intent.last_number, intent.commit_id),
+    )
+
+
+__all__ = ["Intent", "add_intent", "apply_intent", "drop_intents", "lose_intent", "read_intents"]

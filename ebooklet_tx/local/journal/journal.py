@@ -106,6 +106,7 @@ class Journal:
     Attributes:
         mutex: Held by every method while it uses the connection, and by `transaction` and `reading` for the
             whole block. A session holds it itself where several of them belong together.
+        whole_at: The version in which all that is pending was last found in its place.
     """
 
     def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
@@ -113,6 +114,7 @@ class Journal:
         self.raw = raw
         self.mutex = threading.RLock()
         self._owned = owned
+        self.whole_at: tuple[int, int] | None = None
         self._counts_cells: bool | None = None
         self._mark = MarkWriter(side_files(path).mark)
         self._named = _named(path)

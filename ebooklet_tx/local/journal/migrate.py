@@ -9,19 +9,25 @@ migrate an older one: together they cost a third of a second.
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import importlib.util
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.errors import JournalUnusableError, UnsupportedFormatError
-from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
+from ebooklet_tx.errors import JournalUnusableError, LocalStorageError, UnsupportedFormatError
+from ebooklet_tx.local.files.file_calls import fsync_folder, size_of, storage_errors
 from ebooklet_tx.local.files.own_files import create_own
 from ebooklet_tx.local.files.rights import rights_of
 from ebooklet_tx.local.journal.schema import APPLICATION_ID, CREATE, REVISION, TABLES
 
 _VERSION = "alembic_version"
+
+ROOM_FACTOR = 4
+"""How many times the size of a journal its migration may take beside it."""
 
 
 def current_revision(raw: sqlite3.Connection, path: Path) -> str | None:
@@ -82,8 +88,21 @@ def check_revision(revision: str | None, path: Path) -> bool:
     if revision is not None and revision > REVISION:
         raise UnsupportedFormatError(
             f"{path} has revision {revision}, this ebooklet_tx knows up to {REVISION}; upgrade ebooklet_tx"
+            f"{_told_backup(path)}"
         )
     return True
+
+
+def _told_backup(path: Path) -> str:
+    backups = _backups(path)
+    if not backups:
+        return ""
+    return f". The journal as it was before it was migrated lies beside it: {backups[-1].name}"
+
+
+def _backups(path: Path) -> list[Path]:
+    """Returns the copies that were made before migrations, the oldest revision first."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.before-[0-9][0-9][0-9][0-9]"))
 
 
 def make(raw: sqlite3.Connection) -> None:
@@ -113,6 +132,7 @@ def migrate(raw: sqlite3.Connection, path: Path, revision: str | None) -> None:
     from sqlalchemy.pool import StaticPool
 
     if revision is not None:
+        _check_room(path)
         _back_up(raw, path, revision)
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
@@ -147,7 +167,21 @@ def migrations_folder() -> Path:
     )
 
 
+def _check_room(path: Path) -> None:
+    """Refuses to begin a migration that the disk has no room for: the copy, the new tables, and the WAL."""
+    size_bytes = sum(size_of(path.with_name(path.name + suffix)) or 0 for suffix in ("", "-wal"))
+    with storage_errors(path, "look at"):
+        free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < ROOM_FACTOR * size_bytes:
+        raise LocalStorageError(
+            errno.ENOSPC,
+            f"{path} has to be migrated, which takes up to {ROOM_FACTOR * size_bytes} bytes beside it, and "
+            f"{free_bytes} are free; nothing was changed: make room and open the database again",
+        )
+
+
 def _back_up(raw: sqlite3.Connection, path: Path, revision: str) -> None:
+    """Copies a journal beside itself; of the copies that earlier migrations made none is left."""
     copy_path = path.with_name(f"{path.name}.before-{revision}")
     partial = copy_path.with_name(copy_path.name + ".partial")
     with storage_errors(partial, "write"), contextlib.closing(Descriptor()) as made:
@@ -157,3 +191,6 @@ def _back_up(raw: sqlite3.Connection, path: Path, revision: str) -> None:
         os.fsync(made.number)
         partial.replace(copy_path)
         fsync_folder(path.parent)
+        for other in _backups(path):
+            if other != copy_path:
+                other.unlink()

@@ -16,10 +16,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
-from ebooklet_tx.local.journal.schema import ROW_CHECK, STALE
+from ebooklet_tx.local.journal.schema import EMPTY, MOVED, ROW_CHECK, STALE
 
 metadata = MetaData()
 
@@ -27,6 +28,7 @@ entry = Table(
     "entry",
     metadata,
     Column("key", Text, primary_key=True),
+    Column("known", Integer, nullable=False, server_default=text("0")),
     Column("remote_seq", Integer),
     Column("remote_timestamp_us", Integer),
     Column("remote_digest", LargeBinary),
@@ -41,6 +43,9 @@ entry = Table(
     Column("pending_timestamp_us", Integer),
     Column("pending_digest", LargeBinary),
     Column("pending_length_bytes", Integer),
+    Column("pending_number", Integer, nullable=False, server_default=text("0")),
+    Column("base_kind", Integer, nullable=False, server_default=text("0")),
+    Column("base_at", Text),
     Column("base_seq", Integer),
     Column("base_timestamp_us", Integer),
     Column("base_digest", LargeBinary),
@@ -53,6 +58,8 @@ entry = Table(
 
 Index("entry_pending", entry.c.key, sqlite_where=text("pending != 0"))
 Index("entry_stale", entry.c.key, sqlite_where=text(STALE))
+Index("entry_empty", entry.c.key, sqlite_where=text(EMPTY))
+Index("entry_moved", entry.c.key, sqlite_where=text(MOVED))
 
 staged = Table(
     "staged",
@@ -75,28 +82,28 @@ remote_object = Table(
     "remote_object",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
     Column("etag", Text, nullable=False),
     Column("size_bytes", Integer, nullable=False),
+    UniqueConstraint("name", "etag"),
 )
 
-commit_log = Table(
-    "commit_log",
+piece = Table(
+    "piece",
     metadata,
-    Column("seq", Integer, primary_key=True),
-    Column("commit_id", Text, nullable=False),
-    Column("committed_at_us", Integer, nullable=False),
-    Column("writer", Text, nullable=False),
-    Column("set_count", Integer, nullable=False),
-    Column("deleted_count", Integer, nullable=False),
-    Column("value_bytes", Integer, nullable=False),
+    Column("id", Integer, primary_key=True),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("last_used", Integer, nullable=False),
+    Column("bytes", LargeBinary, nullable=False),
 )
 
 upload = Table(
     "upload",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("object", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
     Column("size_bytes", Integer, nullable=False),
+    Column("digest", LargeBinary),
     Column("etag", Text),
     Column("upload_id", Text),
     Column("parts", Text),
@@ -107,10 +114,18 @@ packed = Table(
     "packed",
     metadata,
     Column("digest", LargeBinary, primary_key=True),
-    Column("name", Text, ForeignKey("upload.name"), nullable=False),
+    Column("object", Integer, nullable=False),
     Column("offset_bytes", Integer, nullable=False),
     Column("length_bytes", Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+
+place = Table(
+    "place",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("object", Integer, nullable=False),
+    Column("offset_bytes", Integer, nullable=False),
 )
 
 intent = Table(
@@ -119,8 +134,24 @@ intent = Table(
     Column("commit_id", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
     Column("base_etag", Text),
-    Column("image", LargeBinary, nullable=False),
+    Column("base_commit_id", Text),
+    Column("last_number", Integer, nullable=False),
+    Column("replaces", Integer, nullable=False),
     Column("begun_at_us", Integer, nullable=False),
+)
+
+pushed_version = Table(
+    "pushed_version",
+    metadata,
+    Column("commit_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("digest", LargeBinary),
+    Column("timestamp_us", Integer),
+    Column("length_bytes", Integer),
+    Column("remote_object", Integer),
+    Column("remote_offset_bytes", Integer),
+    sqlite_with_rowid=False,
 )
 
 meta = Table(

@@ -1,8 +1,8 @@
-"""Packs that were sent, or are being sent, and belong to no commit yet.
+"""Objects that were sent, or are being sent, and belong to no commit yet.
 
-Owns the journal's tables `upload` and `packed`. The invariant: a row of `packed` whose upload has an ETag says
-that those bytes lie in that object. The ETag is written only after the object has arrived; what is about to be
-sent is noted without one.
+Owns the journal's tables `upload`, `place` and `packed`. The invariant: a row of `place` or `packed` whose upload
+has an ETag says that those bytes lie in that object. The ETag is written only after the object has arrived; what
+is about to be sent is noted without one.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.records import ObjectRef
 
-_COLUMNS = "name, size_bytes, etag, upload_id, begun_at_us"
+_COLUMNS = "name, size_bytes, etag, upload_id, begun_at_us, digest"
 
 
 class Place(NamedTuple):
     """Where a value lies in the remote."""
 
-    object_name: str
+    ref: ObjectRef
     offset_bytes: int
     length_bytes: int
 
 
 class PackedValue(NamedTuple):
-    """A value as it was put into a pack."""
+    """A value as it was put into a pack: its digest, or the number of its operation, and its place."""
 
-    digest: bytes
+    owner: bytes | int
     offset_bytes: int
     length_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A pack that was sent or is being sent.
+    """An object that was sent or is being sent.
 
     Attributes:
-        name: The pack's name.
+        name: The object's name.
         size_bytes: How long it is.
         etag: Its ETag in the store; None until it has arrived.
         upload_id: The multipart upload that sends it, None where it is sent in one piece.
         begun_at_us: When its sending began.
+        digest: That of an index object, which is used again only by that.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Upload:
     etag: str | None
     upload_id: str | None
     begun_at_us: int
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,47 +79,87 @@ def read_uploads(journal: Journal) -> list[Upload]:
 
 def arrived_packs(journal: Journal) -> dict[str, ObjectRef]:
     """Returns the packs that have arrived, by name."""
-    rows = journal.rows("SELECT name, etag, size_bytes FROM upload WHERE etag IS NOT NULL")
+    rows = journal.rows("SELECT name, etag, size_bytes FROM upload WHERE etag IS NOT NULL AND digest IS NULL")
     return {row[0]: ObjectRef(*row) for row in rows}
 
 
 def arrived_places(journal: Journal) -> dict[bytes, Place]:
-    """Returns where values lie in packs that have arrived, by digest."""
+    """Returns where values that are moved lie in packs that have arrived, by digest."""
     rows = journal.rows(
-        "SELECT p.digest, p.name, p.offset_bytes, p.length_bytes FROM packed AS p "
-        "JOIN upload AS u ON u.name = p.name WHERE u.etag IS NOT NULL"
+        "SELECT p.digest, u.name, u.etag, u.size_bytes, p.offset_bytes, p.length_bytes FROM packed AS p "
+        "JOIN upload AS u ON u.object = p.object WHERE u.etag IS NOT NULL"
     )
-    return {digest: Place(name, offset, length) for digest, name, offset, length in rows}
+    return {
+        digest: Place(ObjectRef(name, etag, size), offset, length)
+        for digest, name, etag, size, offset, length in rows
+    }
 
 
-def find_partial_upload(journal: Journal, digest: bytes, offset_bytes: int) -> PartialUpload | None:
-    """Finds the unfinished upload of a value at that place of its pack."""
+def arrived_numbers(journal: Journal) -> set[int]:
+    """Returns the numbers of the operations whose values lie in packs that have arrived."""
     rows = journal.rows(
-        "SELECT u.name, u.upload_id, u.parts FROM packed AS p JOIN upload AS u ON u.name = p.name "
-        "WHERE p.digest = ? AND p.offset_bytes = ? AND u.etag IS NULL",
-        (digest, offset_bytes),
+        "SELECT p.number FROM place AS p JOIN upload AS u ON u.object = p.object WHERE u.etag IS NOT NULL"
+    )
+    return {row[0] for row in rows}
+
+
+def find_index_object(journal: Journal, digest: bytes, *, from_us: int, to_us: int) -> ObjectRef | None:
+    """Finds an index object of that digest that has arrived, and whose sending began between two times."""
+    rows = journal.rows(
+        "SELECT name, etag, size_bytes FROM upload WHERE digest = ? AND etag IS NOT NULL "
+        "AND begun_at_us BETWEEN ? AND ? LIMIT 1",
+        (digest, from_us, to_us),
+    )
+    return ObjectRef(*rows[0]) if rows else None
+
+
+def find_partial_upload(journal: Journal, number: int) -> PartialUpload | None:
+    """Finds the unfinished upload of the value that an operation set."""
+    rows = journal.rows(
+        "SELECT u.name, u.upload_id, u.parts FROM place AS p JOIN upload AS u ON u.object = p.object "
+        "WHERE p.number = ? AND u.etag IS NULL",
+        (number,),
     )
     if not rows:
         return None
     name, upload_id, text = rows[0]
     with decoding(journal.path, "the parts of an upload"):
-        parts = tuple((number, etag) for number, etag in json.loads(text)) if text else ()
+        parts = tuple((each, etag) for each, etag in json.loads(text)) if text else ()
     return PartialUpload(name, upload_id, parts)
 
 
 def note_upload(
-    journal: Journal, name: str, size_bytes: int, values: Sequence[PackedValue], *, begun_at_us: int
+    journal: Journal,
+    name: str,
+    size_bytes: int,
+    values: Sequence[PackedValue] = (),
+    *,
+    begun_at_us: int,
+    digest: bytes | None = None,
 ) -> None:
-    """Notes a pack that is about to be sent, and what is in it."""
+    """Notes an object that is about to be sent, and which values are in it."""
     with journal.transaction() as transaction:
         raw = driver(transaction)
+        number = _new_object(raw, name, size_bytes)
         raw.execute(
-            "INSERT INTO upload(name, size_bytes, begun_at_us) VALUES (?, ?, ?)", (name, size_bytes, begun_at_us)
+            "INSERT INTO upload(object, name, size_bytes, digest, begun_at_us) VALUES (?, ?, ?, ?, ?)",
+            (number, name, size_bytes, digest, begun_at_us),
         )
         raw.executemany(
-            "INSERT OR REPLACE INTO packed(digest, name, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
-            sorted((value.digest, name, value.offset_bytes, value.length_bytes) for value in values),
+            "INSERT OR REPLACE INTO place(number, object, offset_bytes) VALUES (?, ?, ?)",
+            [(owner, number, offset) for owner, offset, _ in values if type(owner) is int],
         )
+        raw.executemany(
+            "INSERT OR REPLACE INTO packed(digest, object, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
+            sorted((owner, number, offset, length) for owner, offset, length in values if type(owner) is bytes),
+        )
+
+
+def _new_object(raw: sqlite3.Connection, name: str, size_bytes: int) -> int:
+    # Its ETag is filled in when it has arrived.
+    raw.execute("INSERT INTO remote_object(name, etag, size_bytes) VALUES (?, '', ?)", (name, size_bytes))
+    (number,) = raw.execute("SELECT id FROM remote_object WHERE name = ? AND etag = ''", (name,)).fetchone()
+    return int(number)
 
 
 def note_parts(journal: Journal, name: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> None:
@@ -129,38 +171,58 @@ def note_parts(journal: Journal, name: str, upload_id: str, parts: Sequence[tupl
 
 
 def note_arrival(journal: Journal, name: str, etag: str) -> None:
-    """Notes that a pack has arrived."""
+    """Notes that an object has arrived."""
     with journal.transaction() as transaction:
-        driver(transaction).execute("UPDATE upload SET etag = ? WHERE name = ?", (etag, name))
+        raw = driver(transaction)
+        raw.execute("UPDATE upload SET etag = ? WHERE name = ?", (etag, name))
+        raw.execute(
+            "UPDATE remote_object SET etag = ? WHERE id = (SELECT object FROM upload WHERE name = ?)",
+            (etag, name),
+        )
 
 
 def replace_upload(journal: Journal, old: str, new: str, etag: str, *, begun_at_us: int) -> None:
     """Names a copy of a pack in the place of the pack."""
     with journal.transaction() as transaction:
         raw = driver(transaction)
+        before, size_bytes = raw.execute(
+            "SELECT object, size_bytes FROM upload WHERE name = ?", (old,)
+        ).fetchone()
+        number = _new_object(raw, new, size_bytes)
+        raw.execute("UPDATE remote_object SET etag = ? WHERE id = ?", (etag, number))
         raw.execute(
-            "INSERT INTO upload(name, size_bytes, etag, begun_at_us) "
-            "SELECT ?, size_bytes, ?, ? FROM upload WHERE name = ?",
-            (new, etag, begun_at_us, old),
+            "INSERT INTO upload(object, name, size_bytes, etag, begun_at_us) VALUES (?, ?, ?, ?, ?)",
+            (number, new, size_bytes, etag, begun_at_us),
         )
-        raw.execute("UPDATE packed SET name = ? WHERE name = ?", (new, old))
+        for table in ("packed", "place"):
+            raw.execute(f"UPDATE {table} SET object = ? WHERE object = ?", (number, before))
         _delete_upload(raw, old)
 
 
 def forget_upload(journal: Journal, name: str) -> None:
-    """Forgets one pack, and what was in it."""
+    """Forgets one object, and what was in it."""
     with journal.transaction() as transaction:
         _delete_upload(driver(transaction), name)
 
 
 def forget_uploads(journal: Journal) -> None:
-    """Forgets all packs once their commit is the base; what no commit names is garbage in the store."""
+    """Forgets all objects once their commit is the base; what no commit names is garbage in the store."""
     with journal.transaction() as transaction:
-        raw = driver(transaction)
-        raw.execute("DELETE FROM packed")
-        raw.execute("DELETE FROM upload")
+        drop_uploads(driver(transaction))
+
+
+def drop_uploads(raw: sqlite3.Connection) -> None:
+    """Likewise, within a transaction."""
+    for table in ("packed", "place", "upload"):
+        raw.execute(f"DELETE FROM {table}")
+
+
+def drop_index_uploads(raw: sqlite3.Connection) -> None:
+    """Forgets the objects of index and history: a commit names them now, or nobody does."""
+    raw.execute("DELETE FROM upload WHERE digest IS NOT NULL")
 
 
 def _delete_upload(raw: sqlite3.Connection, name: str) -> None:
-    raw.execute("DELETE FROM packed WHERE name = ?", (name,))
+    for table in ("packed", "place"):
+        raw.execute(f"DELETE FROM {table} WHERE object = (SELECT object FROM upload WHERE name = ?)", (name,))
     raw.execute("DELETE FROM upload WHERE name = ?", (name,))

@@ -30,10 +30,7 @@ LEAST_PENDING, GREATEST_PENDING = "least_pending_key", "greatest_pending_key"
 
 ENDS = (LEAST_KEY, GREATEST_KEY, LEAST_PENDING, GREATEST_PENDING)
 
-NO_ENTRY = (
-    "((pending = 0 AND pending_timestamp_us IS NULL AND remote_seq IS NULL AND local_digest IS NULL) "
-    f"OR NOT {SOUND_ROW})"
-)
+NO_ENTRY = f"((pending = 0 AND local_digest IS NULL) OR NOT {SOUND_ROW})"
 """SQL that is true of rows that no commit leaves in `entry`: what SQLite makes of an index's row, filled up, and
 what is not as it was written."""
 
@@ -145,10 +142,12 @@ def is_sound(row: Sequence[Any]) -> bool:
 
     Rows of an index have fewer columns, and SQLite fills up the rest: what they make is never left.
     """
-    pending, stamp, seq, remote_stamp, local_digest = row[1], row[2], row[5], row[6], row[12]
+    pending, seq, remote_stamp, local_digest = row[1], row[5], row[6], row[12]
     return (
         pending in PENDING_KINDS
-        and (pending != 0 or stamp is not None or seq is not None or local_digest is not None)
+        and type(row[15]) is int
+        and (pending != 0 or local_digest is not None)
+        and (seq is None or row[15] != 0)
         and (seq is None) == (remote_stamp is None)
         and _has_sound_kinds(*map(type, row[1:15]))
         and all(0 <= number <= _MOST_NUMBER for at in _PLACES if (number := row[at]) is not None)
@@ -180,9 +179,9 @@ def _has_sound_kinds(*kinds: type) -> bool:
     return (
         all(column[at] in (int, nothing) for at in _NUMBERS)
         and all(column[at] in (bytes, nothing) for at in (3, 7, 12))
-        # A digest has a length, and what lies somewhere an offset.
+        # A digest has a length, and what lies at an offset lies in an object.
         and not (column[7] is bytes and column[10] is nothing)
-        and not (column[8] is int and column[9] is nothing)
+        and not (column[9] is int and column[8] is nothing)
         and not (column[12] is bytes and nothing in (column[13], column[14]))
     )
 

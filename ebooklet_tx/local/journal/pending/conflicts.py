@@ -1,8 +1,9 @@
 """Conflicts as the journal tells them: pending operations that meet a change of another writer.
 
-The invariant: an entry is in conflict exactly while its remote digest differs both from the base of its
-operation and from the operation's own outcome. It agrees where the remote digest differs from the base and is
-the outcome: another writer gave the key the same value.
+The invariant: an entry is in conflict exactly while what the remote has of its key, which is known, differs both
+from the base of its operation and from the operation's own outcome; where the base is lost, while it differs from
+the outcome. It agrees where the remote's differs from the base and is the outcome: another writer gave the key
+the same value. Of a key that is not known nothing is said: its base is what the base commit has.
 """
 
 from __future__ import annotations
@@ -10,27 +11,29 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.integrity.row_checks import location_of, misplaced
 from ebooklet_tx.local.journal.journal import Journal, driver
-from ebooklet_tx.local.journal.pending.columns import NO_BASE
+from ebooklet_tx.local.journal.operations import DROP_EMPTY, NO_BASE, save_pushed
+from ebooklet_tx.local.journal.remote_objects import object_ref
 from ebooklet_tx.local.journal.remote_values import RemoteValue
-from ebooklet_tx.local.journal.schema import SOUND_ROW
+from ebooklet_tx.local.journal.schema import MOVED, SOUND_ROW
 
-CONFLICTING = (
-    "pending != 0 AND remote_digest IS NOT base_digest "
-    "AND remote_digest IS NOT CASE pending WHEN 1 THEN pending_digest END"
-)
+_OURS = "CASE pending WHEN 1 THEN pending_digest END"
+
+CONFLICTING = f"{MOVED} AND remote_digest IS NOT {_OURS}"
 """SQL that is true of an entry in conflict."""
 
-AGREEING = "pending != 0 AND pending = 1 AND remote_digest IS NOT base_digest AND remote_digest IS pending_digest"
+AGREEING = f"{MOVED} AND pending = 1 AND remote_digest IS pending_digest"
 """SQL that is true of an entry to which another writer gave the same value."""
 
 _CONFLICTS = f"""
-SELECT e.key, e.base_digest, e.base_timestamp_us, CASE e.pending WHEN 1 THEN e.pending_digest END,
-  e.pending_timestamp_us, e.remote_digest, e.remote_timestamp_us, c.writer, {SOUND_ROW}
-FROM entry AS e LEFT JOIN commit_log AS c ON c.seq = e.remote_seq
+SELECT key, base_digest, base_timestamp_us, {_OURS}, pending_timestamp_us, remote_digest, remote_timestamp_us,
+  remote_seq, {SOUND_ROW}
+FROM entry INDEXED BY entry_moved
 """
+
+
+_AGREEING_KEYS = f"SELECT key FROM entry INDEXED BY entry_moved WHERE {AGREEING}"
 
 
 class ConflictRow(NamedTuple):
@@ -43,7 +46,7 @@ class ConflictRow(NamedTuple):
     ours_timestamp_us: int | None
     theirs_digest: bytes | None
     theirs_timestamp_us: int | None
-    theirs_writer: str | None
+    theirs_seq: int | None
 
 
 def conflict_rows(raw: sqlite3.Connection, *, agreeing: bool = False) -> list[ConflictRow]:
@@ -56,8 +59,9 @@ def conflict_rows(raw: sqlite3.Connection, *, agreeing: bool = False) -> list[Co
     Raises:
         JournalDamagedError: A row of them is not as it was written.
     """
-    where = f"pending != 0 AND (({CONFLICTING}) OR ({AGREEING}))" if agreeing else CONFLICTING
-    rows = raw.execute(f"{_CONFLICTS} WHERE {where} ORDER BY e.key").fetchall()
+    differing = f"remote_digest IS NOT {_OURS}"
+    where = f"{MOVED} AND (pending = 1 OR {differing})" if agreeing else CONFLICTING
+    rows = raw.execute(f"{_CONFLICTS} WHERE {where} ORDER BY key").fetchall()
     for *row, sound in rows:
         if not sound:
             raise misplaced(location_of(raw), f"the row of {row[0]!r} is not as it was written")
@@ -67,11 +71,14 @@ def conflict_rows(raw: sqlite3.Connection, *, agreeing: bool = False) -> list[Co
 def drop_agreeing(journal: Journal) -> None:
     """Drops the operations that another writer has carried out just so."""
     with journal.transaction() as transaction:
-        driver(transaction).execute(f"UPDATE entry SET pending = 0, {NO_BASE} WHERE {AGREEING}")
+        raw = driver(transaction)
+        save_pushed(raw, [key for (key,) in raw.execute(_AGREEING_KEYS)])
+        raw.execute(f"UPDATE entry INDEXED BY entry_moved SET pending = 0, {NO_BASE} WHERE {AGREEING}")
+        raw.execute(DROP_EMPTY)
 
 
 def find_side(journal: Journal, key: str, side: str) -> tuple[bytes | None, RemoteValue | None]:
-    """Returns one side of an entry: its digest, and where in the remote its value lies.
+    """Returns one side of an entry: its digest, and where in a pack its value lies.
 
     Args:
         journal: The journal.
@@ -86,6 +93,6 @@ def find_side(journal: Journal, key: str, side: str) -> tuple[bytes | None, Remo
         "FROM entry WHERE key = ?",
         (key,),
     )
-    if digest is None or number is None:
+    if digest is None or number is None or offset is None:
         return digest, None
     return digest, RemoteValue(key, digest, stamp, object_ref(journal, number), offset, length)

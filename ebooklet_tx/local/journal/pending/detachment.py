@@ -12,26 +12,18 @@ from typing import NamedTuple
 
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
-from ebooklet_tx.local.journal.pending.columns import NO_BASE, NO_REMOTE
-from ebooklet_tx.records import digest_of
+from ebooklet_tx.local.journal.operations import NO_BASE, NOT_KNOWN, Numbering
 
 _DELETION = "remote_deletion"
 _PUSHED = "was_pushed"
 
-_HERE = """
-(remote_digest = :empty OR local_digest IS remote_digest
- OR EXISTS (SELECT 1 FROM inline_value AS i WHERE i.digest = remote_digest)
- OR EXISTS (SELECT 1 FROM staged AS s WHERE s.key = entry.key AND s.digest = remote_digest))
+_KEYS_TO_KEEP = "SELECT key FROM entry WHERE pending = 0 AND local_digest IS NOT NULL ORDER BY key"
+_KEEP = """
+UPDATE entry SET pending = 1, pending_number = ?, pending_digest = local_digest,
+  pending_timestamp_us = coalesce(CASE WHEN known THEN remote_timestamp_us END, local_timestamp_us, 0),
+  pending_length_bytes = local_length_bytes
+WHERE key = ? AND (known = 0 OR remote_digest IS local_digest)
 """
-"""SQL that is true of an entry whose remote value is also on this machine."""
-
-_KEEP = f"""
-UPDATE entry SET pending = 1, pending_digest = remote_digest, pending_timestamp_us = remote_timestamp_us,
-  pending_length_bytes = remote_length_bytes
-WHERE pending = 0 AND remote_digest IS NOT NULL AND {_HERE}
-"""
-_NOWHERE_ELSE = f"pending = 0 AND remote_digest IS NOT NULL AND NOT {_HERE}"
-_EMPTY = {"empty": digest_of(b"")}
 
 
 class Forgotten(NamedTuple):
@@ -61,35 +53,47 @@ def is_deletion_begun(journal: Journal) -> bool:
         return noted is not None and bool(noted == read_base(journal).commit_id)
 
 
-def keys_only_in_remote(journal: Journal, limit: int) -> tuple[int, list[str]]:
-    """Returns how many keys have values that are in the remote alone, and the first few of them."""
+def keys_only_in_remote(journal: Journal) -> int:
+    """Returns how many keys have values that are in the remote alone."""
     with journal.reading() as raw:
-        (count,) = raw.execute(f"SELECT count(*) FROM entry WHERE {_NOWHERE_ELSE}", _EMPTY).fetchone()
-        if not count:
-            return 0, []
-        rows = raw.execute(
-            f"SELECT key FROM entry WHERE {_NOWHERE_ELSE} ORDER BY key LIMIT :limit", {**_EMPTY, "limit": limit}
-        ).fetchall()
-    return count, [key for (key,) in rows]
+        (here,) = raw.execute(
+            "SELECT count(*) FROM entry WHERE key != '' AND known != 0 AND remote_digest IS NOT NULL "
+            "AND (pending != 0 OR local_digest IS remote_digest)"
+        ).fetchone()
+        (unknown,) = raw.execute(
+            "SELECT count(*) FROM entry WHERE key != '' AND known = 0 "
+            "AND (pending = 0 OR base_digest IS NOT NULL)"
+        ).fetchone()
+        return max(0, read_base(journal).key_count - int(here) - int(unknown))
 
 
-def detach(journal: Journal) -> Forgotten:
-    """Makes every key whose value is on this machine pending and drops the others, in one transaction."""
+def detach(journal: Journal, *, base_format: int | None = None) -> Forgotten:
+    """Makes every key whose value is on this machine pending and forgets the others, in one transaction.
+
+    Args:
+        journal: The journal.
+        base_format: 1 where a root of format 1 lies there, for the next push to replace.
+    """
     with journal.transaction() as transaction:
         raw = driver(transaction)
-        raw.execute(_KEEP, _EMPTY)
-        (lost,) = raw.execute(
-            "SELECT count(*) FROM entry WHERE pending = 0 AND remote_digest IS NOT NULL AND key != ''"
-        ).fetchone()
+        lost = keys_only_in_remote(journal)
+        numbering = Numbering(raw)
+        keys = [key for (key,) in raw.execute(_KEYS_TO_KEEP)]
+        raw.executemany(_KEEP, [(numbering.next(), key) for key in keys])
+        numbering.note()
         raw.execute("UPDATE entry SET pending = 0 WHERE pending != 0 AND pending = 2")
-        raw.execute(f"UPDATE entry SET {NO_REMOTE}, {NO_BASE}")
-        raw.execute("DELETE FROM entry WHERE local_digest IS NULL AND pending = 0")
+        # Of a remote that is to be made anew everything is known: it has nothing.
+        raw.execute(f"UPDATE entry SET {NOT_KNOWN}, {NO_BASE}")
+        raw.execute("UPDATE entry SET known = 1")
+        raw.execute("DELETE FROM entry WHERE pending = 0")
         (pending,) = raw.execute(
             "SELECT count(*) FROM entry WHERE pending != 0 AND pending = 1 AND key != ''"
         ).fetchone()
         raw.execute("DELETE FROM meta WHERE name GLOB 'base_*'")
         # Its pushes can't take effect any more, and the numbers of commits begin anew.
-        for table in ("intent", "commit_log", "remote_object"):
+        for table in ("intent", "pushed_version", "piece"):
             raw.execute(f"DELETE FROM {table}")
-        put_meta(transaction, {_DELETION: None, _PUSHED: 1})
+        # Those that were sent and belong to no commit are used again, where they are still there.
+        raw.execute("DELETE FROM remote_object WHERE id NOT IN (SELECT object FROM upload)")
+        put_meta(transaction, {_DELETION: None, _PUSHED: 1, "base_format": base_format})
     return Forgotten(pending, lost)

@@ -11,11 +11,13 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ebooklet_tx.local.commit import stage_value
 from ebooklet_tx.local.journal.journal import Journal, driver
-from ebooklet_tx.local.journal.pending.columns import NO_BASE, REMOTE_AS_BASE
+from ebooklet_tx.local.journal.operations import DROP_EMPTY, NO_BASE, REMOTE_AS_BASE, save_pushed, stage_value
 
-_UNMOVED = "key = ? AND pending != 0 AND remote_digest IS ? AND CASE pending WHEN 1 THEN pending_digest END IS ?"
+_UNMOVED = (
+    "key = ? AND pending != 0 AND known != 0 AND remote_digest IS ? "
+    "AND CASE pending WHEN 1 THEN pending_digest END IS ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,11 @@ def settle(journal: Journal, settlements: Sequence[Settlement], timestamp_us: in
         return
     with journal.transaction() as transaction:
         raw = driver(transaction)
+        save_pushed(raw, [item.key for item in settlements])
         for item in settlements:
             if _rebase(raw, item):
                 stage_value(raw, item.key, item.value, timestamp_us)
+        raw.execute(DROP_EMPTY)
 
 
 def _rebase(raw: sqlite3.Connection, item: Settlement) -> bool:

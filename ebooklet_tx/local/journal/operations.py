@@ -1,0 +1,286 @@
+"""Pending operations: what was set and deleted here and is still to be pushed.
+
+The invariants: an operation has a higher number than any before it, and it keeps the base that its key had when
+it came, however often the key is written again. What an unresolved push sent of a key is kept beside it before
+the key is written again or its operation is discarded.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from ebooklet_tx.local.journal.schema import EMPTY
+from ebooklet_tx.records import digest_of
+
+BASE_SAID, BASE_UNKNOWN, BASE_LOST, BASE_ADOPTED = 0, 1, 2, 3
+"""What is known of an operation's base: as its columns say, not looked up yet, not to be found out any more (then
+`base_seq` is the commit up to which the remote may have it, none where commits do not lead on), or of a file that
+was adopted, where timestamps decide once the key is looked up."""
+
+ADOPTED = "adopted"
+"""The fact that there are operations of which timestamps decide, once it is known what the remote has."""
+
+IN_DOUBT = "in_doubt"
+"""The fact that it is not known what the remote has of pending keys, and that the next pull is to find it out."""
+
+LAST_NUMBER = "last_operation"
+"""The fact that holds the number of the last operation."""
+
+_REMOTE = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
+
+NO_BASE = ", ".join((*(f"base_{name} = NULL" for name in _REMOTE), "base_kind = 0", "base_at = NULL"))
+REMOTE_AS_BASE = ", ".join((*(f"base_{name} = remote_{name}" for name in _REMOTE), "base_kind = 0"))
+NOT_KNOWN = ", ".join((*(f"remote_{name} = NULL" for name in _REMOTE), "known = 0"))
+
+_KEEP_BASE = ", ".join(
+    (
+        *(
+            f"base_{name} = CASE WHEN pending != 0 THEN base_{name} WHEN known THEN remote_{name} END"
+            for name in _REMOTE
+        ),
+        "base_kind = CASE WHEN pending != 0 THEN base_kind WHEN known THEN 0 ELSE 1 END",
+        "base_at = CASE WHEN pending != 0 THEN base_at ELSE excluded.base_at END",
+    )
+)
+
+# While the outcome of a push is open, what the remote is known to hold may be superseded by that push.
+_NO_PUSH_OPEN = "NOT EXISTS (SELECT 1 FROM intent)"
+
+_UPDATE = f"""
+ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
+  pending = CASE WHEN known AND excluded.pending_digest IS remote_digest
+                  AND excluded.pending_timestamp_us IS remote_timestamp_us
+                  AND {_NO_PUSH_OPEN} THEN 0 ELSE 1 END,
+  pending_digest = excluded.pending_digest,
+  pending_timestamp_us = excluded.pending_timestamp_us,
+  pending_length_bytes = excluded.pending_length_bytes,
+  pending_number = excluded.pending_number
+"""
+
+_SET = f"""
+INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,
+  known, base_kind, base_at)
+VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?) {_UPDATE}
+"""
+
+_SET_AND_PLACE = f"""
+INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,
+  known, base_kind, base_at, local_digest, local_timestamp_us, local_length_bytes, local_offset_bytes)
+VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+{_UPDATE},
+  local_digest = excluded.local_digest,
+  local_timestamp_us = excluded.local_timestamp_us,
+  local_length_bytes = excluded.local_length_bytes,
+  local_offset_bytes = excluded.local_offset_bytes
+"""
+
+_DELETE = f"""
+INSERT INTO entry(key, pending, pending_timestamp_us, pending_number, known, base_kind, base_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
+  pending = CASE WHEN known AND remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0 ELSE 2 END,
+  pending_digest = NULL, pending_timestamp_us = excluded.pending_timestamp_us, pending_length_bytes = NULL,
+  pending_number = excluded.pending_number
+"""
+
+_DELETE_AND_GONE = f"""{_DELETE},
+  local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL, local_length_bytes = NULL
+"""
+
+DROP_EMPTY = f"DELETE FROM entry WHERE {EMPTY}"
+"""Entries of which this machine holds nothing."""
+
+_SAVE_PUSHED = """
+INSERT INTO pushed_version(commit_id, key, number, digest, timestamp_us, length_bytes, remote_object,
+  remote_offset_bytes)
+SELECT commit_id, key, pending_number, CASE pending WHEN 1 THEN pending_digest END, pending_timestamp_us,
+  pending_length_bytes, CASE WHEN known AND pending_digest IS remote_digest THEN remote_object END,
+  CASE WHEN known AND pending_digest IS remote_digest THEN remote_offset_bytes END
+FROM entry JOIN intent ON pending_number <= last_number WHERE key = ? AND pending != 0
+ON CONFLICT(commit_id, key) DO NOTHING
+"""
+"""Of each push on its way that holds the operation: which of several took place is not known yet."""
+
+
+class Numbering:
+    """Gives the operations of one transaction their numbers and their base.
+
+    Attributes:
+        base_at: The id of the commit that the journal stands on, None where there is none.
+    """
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        facts = dict(
+            raw.execute("SELECT name, value FROM meta WHERE name IN (?, 'base_commit_id')", (LAST_NUMBER,))
+        )
+        self._raw = raw
+        self._last = int(facts.get(LAST_NUMBER, 0))
+        self.base_at: str | None = facts.get("base_commit_id")
+        # Of a remote that has no commit yet everything is known.
+        self.known = int(self.base_at is None)
+        self.base_kind = BASE_SAID if self.known else BASE_UNKNOWN
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+    def note(self) -> None:
+        """Records the last number that was given."""
+        self._raw.execute(
+            "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+            (LAST_NUMBER, self._last),
+        )
+
+
+def has_open_push(raw: sqlite3.Connection) -> bool:
+    """Whether there is a push whose outcome is not known."""
+    return raw.execute("SELECT 1 FROM intent LIMIT 1").fetchone() is not None
+
+
+def save_pushed(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Keeps beside some keys what an unresolved push sent of them, before they are written again."""
+    if has_open_push(raw):
+        raw.executemany(_SAVE_PUSHED, ((key,) for key in keys))
+
+
+def record_sets(raw: sqlite3.Connection, rows: Iterable[tuple[str, bytes, int, int]]) -> None:
+    """Makes pending sets of (key, digest, timestamp, length); equal content and time is no change."""
+    numbering = Numbering(raw)
+    rows = list(rows) if has_open_push(raw) else rows
+    if isinstance(rows, list):
+        save_pushed(raw, (row[0] for row in rows))
+    at = numbering.known, numbering.base_kind, numbering.base_at
+    raw.executemany(_SET, ((*row, numbering.next(), *at) for row in rows))
+    numbering.note()
+
+
+def record_placed_sets(raw: sqlite3.Connection, rows: Sequence[tuple[str, bytes, int, int, int]]) -> None:
+    """Likewise, of (key, digest, timestamp, length, offset in the Booklet file)."""
+    numbering = Numbering(raw)
+    save_pushed(raw, (row[0] for row in rows))
+    at = numbering.known, numbering.base_kind, numbering.base_at
+    raw.executemany(
+        _SET_AND_PLACE,
+        (
+            (key, digest, stamp, length, numbering.next(), *at, digest, stamp, length, offset)
+            for key, digest, stamp, length, offset in rows
+        ),
+    )
+    numbering.note()
+
+
+def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, gone: bool = False) -> None:
+    """Makes pending deletes of (key, timestamp); a key that is known never to have been pushed just goes.
+
+    Args:
+        raw: The connection of a transaction.
+        rows: The keys, each with the time of its deletion.
+        gone: Whether the Booklet file no longer holds the keys.
+    """
+    rows = list(rows)
+    if not rows:
+        return
+    is_open = has_open_push(raw)
+    save_pushed(raw, (key for key, _ in rows))
+    numbering = Numbering(raw)
+    # Of a key without an entry, in a database without a remote, nothing is left to delete.
+    kind = 0 if numbering.known and not is_open else 2
+    at = numbering.known, numbering.base_kind, numbering.base_at
+    statement = _DELETE_AND_GONE if gone else _DELETE
+    raw.executemany(statement, ((key, kind, stamp, numbering.next(), *at) for key, stamp in rows))
+    if raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None:
+        raw.executemany("DELETE FROM staged WHERE key = ?", ((key,) for key, _ in rows))
+    raw.execute(DROP_EMPTY)
+    numbering.note()
+
+
+def base_on_copies(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Takes the local copies of keys as the bases of operations whose bases are not known: the user saw those."""
+    raw.executemany(
+        f"UPDATE entry SET base_kind = {BASE_SAID}, base_at = NULL, base_digest = local_digest, "
+        "base_timestamp_us = local_timestamp_us "
+        f"WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN} AND local_digest IS NOT NULL",
+        [(key,) for key in keys],
+    )
+
+
+def stage_value(raw: sqlite3.Connection, key: str, value: bytes | None, timestamp_us: int) -> None:
+    """Sets or deletes (None) one key within a transaction of the caller's."""
+    if value is None:
+        record_deletes(raw, [(key, timestamp_us)])
+        return
+    digest = digest_of(value)
+    record_sets(raw, [(key, digest, timestamp_us, len(value))])
+    raw.execute(
+        "INSERT OR REPLACE INTO staged(key, digest, timestamp_us, value) VALUES (?, ?, ?, ?)",
+        (key, digest, timestamp_us, value),
+    )
+
+
+# -- discarding --------------------------------------------------------------------------------
+
+
+def discard(raw: sqlite3.Connection, keys: Sequence[str] | None) -> int:
+    """Drops the pending operations of some keys, or of all; returns how many there were."""
+    where = "" if keys is None else " AND key = ?"
+    parameters: list[tuple[str, ...]] = [()] if keys is None else [(key,) for key in keys]
+    pending = (
+        [row[0] for row in raw.execute("SELECT key FROM entry WHERE pending != 0")] if keys is None else keys
+    )
+    save_pushed(raw, pending)
+    dropped = 0
+    for each in parameters:
+        # First, while the index of what is pending tells them from the rest of the table.
+        dropped += raw.execute(
+            f"DELETE FROM entry WHERE pending != 0 AND local_digest IS NULL{where}", each
+        ).rowcount
+        dropped += raw.execute(
+            f"UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0{where}", each
+        ).rowcount
+        raw.execute("DELETE FROM staged" + ("" if keys is None else " WHERE key = ?"), each)
+    return dropped
+
+
+def _pending_keys(raw: sqlite3.Connection) -> list[str]:
+    return [key for (key,) in raw.execute("SELECT key FROM entry WHERE pending != 0")]
+
+
+def adopt_all(raw: sqlite3.Connection) -> None:
+    """Marks what is pending as of an adopted file: timestamps decide, once it is known what the remote has."""
+    raw.execute(f"UPDATE entry SET base_kind = {BASE_ADOPTED} WHERE pending != 0")
+
+
+def adopt(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Likewise of some keys, where their bases are not known."""
+    raw.executemany(
+        f"UPDATE entry SET base_kind = {BASE_ADOPTED}, base_at = NULL "
+        f"WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN}",
+        [(key,) for key in keys],
+    )
+
+
+__all__ = [
+    "ADOPTED",
+    "BASE_ADOPTED",
+    "BASE_LOST",
+    "BASE_SAID",
+    "BASE_UNKNOWN",
+    "DROP_EMPTY",
+    "IN_DOUBT",
+    "LAST_NUMBER",
+    "NOT_KNOWN",
+    "NO_BASE",
+    "REMOTE_AS_BASE",
+    "Numbering",
+    "adopt",
+    "adopt_all",
+    "base_on_copies",
+    "discard",
+    "has_open_push",
+    "record_deletes",
+    "record_placed_sets",
+    "record_sets",
+    "save_pushed",
+    "stage_value",
+]

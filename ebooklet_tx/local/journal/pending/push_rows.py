@@ -1,0 +1,211 @@
+"""What a push reads of the journal: how much is pending, the values to send, the rows of its commit.
+
+The invariant: operations are told apart by their numbers. Those up to a number can become fewer while a push is
+at work, when keys are written again, but never others; so the same count is the same set. Memory does not follow
+their number: values come in the order of their numbers, which is about the order of the file, rows in the order
+of key.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
+from typing import NamedTuple
+
+from ebooklet_tx.local.journal.entries import pending_index_count
+from ebooklet_tx.local.journal.integrity.row_checks import misplaced
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.operations import Numbering
+from ebooklet_tx.local.journal.schema import BASE_AS_NOW, SOUND_ROW
+from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
+from ebooklet_tx.records import ObjectRef
+
+_ROWS_AT_ONCE = 2000
+
+_IS_REMOTE = "(known != 0 AND pending_digest IS remote_digest AND remote_object IS NOT NULL)"
+"""SQL that is true of a set whose value the remote has already, so that only its timestamp is new."""
+
+_TOTALS = f"""
+SELECT count(*), coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0),
+  coalesce(sum(CASE pending WHEN 1 THEN pending_length_bytes END), 0),
+  coalesce(sum(CASE WHEN key != '' THEN (pending = 1) -
+    (CASE WHEN known THEN remote_digest WHEN {BASE_AS_NOW} THEN base_digest END IS NOT NULL) END), 0),
+  coalesce(sum(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
+  coalesce(max(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
+  coalesce(max(pending_number), 0)
+FROM entry WHERE pending != 0 AND pending_number <= ?
+"""
+
+_VALUES = f"""
+SELECT key, pending_number, pending_digest, pending_timestamp_us, pending_length_bytes,
+  CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
+FROM entry
+WHERE pending != 0 AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
+ORDER BY pending_number
+"""
+_BUT_SENT = """
+  AND NOT EXISTS (SELECT 1 FROM place AS p JOIN upload AS u ON u.object = p.object
+                  WHERE p.number = pending_number AND u.etag IS NOT NULL)
+"""
+
+_ROWS = f"""
+SELECT key, pending, pending_timestamp_us, pending_digest, pending_length_bytes, pending_number,
+  CASE WHEN {_IS_REMOTE} THEN remote_object ELSE p.object END,
+  CASE WHEN {_IS_REMOTE} THEN remote_offset_bytes ELSE p.offset_bytes END, {SOUND_ROW}
+FROM entry LEFT JOIN place AS p ON p.number = pending_number
+WHERE pending != 0 AND pending_number <= ? AND key > ? ORDER BY key LIMIT ?
+"""
+_FIRST_ROWS = _ROWS.replace("key > ?", "key >= ?")
+
+
+@dataclass(frozen=True, slots=True)
+class PushPlan:
+    """What a push is to commit.
+
+    Attributes:
+        last_number: The number of the last operation in it.
+        count: How many operations it has.
+        set_count: How many of them set a key.
+        deleted_count: How many delete one.
+        value_bytes: The encoded bytes of what is set.
+        key_change: How many keys more, or fewer, the database has after it.
+        new_bytes: The bytes of those values that the remote does not have.
+        largest_bytes: Those of the largest of them.
+    """
+
+    last_number: int
+    count: int
+    set_count: int
+    deleted_count: int
+    value_bytes: int
+    key_change: int
+    new_bytes: int
+    largest_bytes: int
+
+
+class ValueToSend(NamedTuple):
+    """A pending value that is to be sent; `offset_bytes` is its place in the Booklet file, if it is there."""
+
+    key: str
+    number: int
+    digest: bytes
+    timestamp_us: int
+    length_bytes: int
+    offset_bytes: int | None
+
+
+class PendingRow(NamedTuple):
+    """What a commit says of one key: a tombstone, a value in an object, or, without one, a value inline."""
+
+    key: str
+    pending: int
+    timestamp_us: int
+    digest: bytes | None
+    length_bytes: int | None
+    number: int
+    object: int | None
+    offset_bytes: int | None
+
+
+def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
+    """Returns what is pending, up to a number if one is given.
+
+    Right once the remote state of every pending key is known: see `known.keys_to_look_up`. Whether each row is as
+    it was written is found out by `pages_to_commit`.
+
+    Raises:
+        JournalDamagedError: Some of it is not found.
+    """
+    bound = 2**62 if last_number is None else last_number
+    with journal.mutex, sqlite_errors(journal.path):
+        row = journal.raw.execute(_TOTALS, (bound,)).fetchone()
+        indexed = pending_index_count(journal) if last_number is None else row[0]
+    if indexed != row[0]:
+        raise misplaced(journal.path, f"{indexed} keys are pending, and {row[0]} are found")
+    return PushPlan(row[7] if last_number is None else last_number, *row[:7])
+
+
+def count_up_to(raw: sqlite3.Connection, number: int) -> int:
+    """Returns how many operations up to a number are still pending."""
+    query = "SELECT count(*) FROM entry WHERE pending != 0 AND pending_number <= ?"
+    return int(raw.execute(query, (number,)).fetchone()[0])
+
+
+def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[ValueToSend]]:
+    """Yields the values that no object has which has arrived, page by page, in about the order of the file."""
+    with journal.mutex, sqlite_errors(journal.path):
+        sent = journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is not None
+        # The sort takes a file, not memory in proportion.
+        (before,) = journal.raw.execute("PRAGMA temp_store").fetchone()
+        journal.raw.execute("PRAGMA temp_store = FILE")
+        try:
+            cursor = journal.raw.cursor()
+            cursor.execute(_VALUES.format(but=_BUT_SENT if sent else ""), (last_number,))
+            rows = cursor.fetchmany(_ROWS_AT_ONCE)
+        finally:
+            journal.raw.execute(f"PRAGMA temp_store = {before}")
+    try:
+        while rows:
+            yield list(map(tuple.__new__, repeat(ValueToSend), rows))
+            with journal.mutex, sqlite_errors(journal.path):
+                rows = cursor.fetchmany(_ROWS_AT_ONCE)
+    finally:
+        # Of a push that was cut short this is left to the collector, maybe when the journal is closed.
+        with suppress(sqlite3.ProgrammingError):
+            cursor.close()
+
+
+def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[PendingRow]]:
+    """Yields what the operations up to a number say, in the order of key, page by page.
+
+    Raises:
+        JournalDamagedError: A row is not as it was written.
+    """
+    query, after = _FIRST_ROWS, ""
+    while True:
+        rows = journal.rows(query, (last_number, after, _ROWS_AT_ONCE))
+        if not all(map(itemgetter(8), rows)):
+            key = next(row[0] for row in rows if not row[8])
+            raise misplaced(journal.path, f"the row of {key!r} is not as it was written")
+        if rows:
+            yield list(map(tuple.__new__, repeat(PendingRow), map(itemgetter(slice(8)), rows)))
+        if len(rows) < _ROWS_AT_ONCE:
+            return
+        query, after = _ROWS, rows[-1][0]
+
+
+def objects_by_number(journal: Journal, numbers: Iterable[int]) -> dict[int, ObjectRef]:
+    """Returns remote objects by their numbers in the journal."""
+    found: dict[int, ObjectRef] = {}
+    for number in numbers:
+        rows = journal.rows("SELECT name, etag, size_bytes FROM remote_object WHERE id = ?", (number,))
+        if rows:
+            found[number] = ObjectRef(*rows[0])
+    return found
+
+
+def postpone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Gives operations new numbers, so that they are not among those up to the last one."""
+    numbering = Numbering(raw)
+    raw.executemany(
+        "UPDATE entry SET pending_number = ? WHERE key = ? AND pending != 0",
+        [(numbering.next(), key) for key in keys],
+    )
+    numbering.note()
+
+
+__all__ = [
+    "PendingRow",
+    "PushPlan",
+    "ValueToSend",
+    "count_up_to",
+    "objects_by_number",
+    "pages_to_commit",
+    "pages_to_send",
+    "postpone",
+    "read_plan",
+]

@@ -1,0 +1,205 @@
+"""Pieces of the remote's index that were fetched, kept in the journal by digest.
+
+The invariant: a piece is returned only if its bytes have its digest, so that it is neither stale nor damaged. The
+cache is bounded; the pieces that were used longest ago go first. Pieces that are held stand outside the bound:
+they are the whole index of a commit, which a session asked for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Collection, Mapping
+
+from ebooklet_tx.local.journal.journal import Journal, Transaction, driver
+from ebooklet_tx.records import digest_of
+
+CACHE_BYTES = 64 * 2**20
+"""What the journal keeps by default: the index of about two million keys."""
+
+WAITING_BYTES = 4 * 2**20
+"""Pieces that wait in memory for the next write of the journal; a session that can't write drops the oldest."""
+
+MOST_WAITING_BYTES = 16 * 2**20
+"""Beyond this nothing more is taken into memory: a push that writes a large index keeps the first of it."""
+
+HELD = 2**62
+"""In place of the time of last use: a piece that no bound drops."""
+
+_AT_ONCE = 500
+
+_INSERT = """
+INSERT INTO piece(digest, last_used, bytes) VALUES (?, ?, ?)
+ON CONFLICT(digest) DO UPDATE SET bytes = excluded.bytes, last_used = max(last_used, excluded.last_used)
+"""
+"""A piece that was damaged in the journal is replaced by what was fetched in its place."""
+
+
+class PieceCache:
+    """Keeps pieces: in memory until the journal is written next, then in its table `piece`.
+
+    Attributes:
+        most_bytes: What the table may hold; None for no bound.
+    """
+
+    def __init__(self, *, most_bytes: int | None = CACHE_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self._journal: Journal | None = None
+        self._mutex = threading.Lock()
+        self._waiting: dict[bytes, bytes] = {}
+        self._waiting_bytes = 0
+        self._used: set[bytes] = set()
+
+    def use(self, journal: Journal) -> None:
+        """Takes the journal that the pieces are kept in, or another one of the same database."""
+        self._journal = journal
+
+    def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
+        """Returns those of some pieces that it has."""
+        with self._mutex:
+            found = {digest: self._waiting[digest] for digest in digests if digest in self._waiting}
+        stored = self._stored([digest for digest in digests if digest not in found])
+        with self._mutex:
+            self._used.update(stored)
+        return found | stored
+
+    def put(self, pieces: Mapping[bytes, bytes]) -> None:
+        """Takes pieces that were found sound."""
+        with self._mutex:
+            for digest, data in pieces.items():
+                if digest not in self._waiting and self._waiting_bytes < MOST_WAITING_BYTES:
+                    self._waiting[digest] = data
+                    self._waiting_bytes += len(data)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something waits in memory."""
+        return bool(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether enough waits in memory to be worth a write of the journal."""
+        return self._waiting_bytes > WAITING_BYTES
+
+    def drop_oldest(self) -> None:
+        """Forgets what waits longest, in a session that can't write now."""
+        with self._mutex:
+            while self._waiting_bytes > WAITING_BYTES:
+                self._waiting_bytes -= len(self._waiting.pop(next(iter(self._waiting))))
+
+    def write(self, transaction: Transaction) -> None:
+        """Writes what waits, and which pieces were used, within a transaction of the caller's."""
+        if self._waiting:
+            self._write(driver(transaction))
+            self._evict(transaction)
+
+    def hold(self, transaction: Transaction, digests: Collection[bytes], fetched: Mapping[bytes, bytes]) -> bool:
+        """Writes pieces, and holds them until `release_others`: no bound drops them.
+
+        Args:
+            transaction: The caller's.
+            digests: The pieces.
+            fetched: Those among them that were fetched now, whether or not they wait in memory as well.
+
+        Returns:
+            False when some of the pieces are neither here nor given: another session has dropped them.
+        """
+        raw = driver(transaction)
+        self._write(raw)
+        raw.executemany(_INSERT, [(digest, HELD, data) for digest, data in fetched.items()])
+        raw.executemany(f"UPDATE piece SET last_used = {HELD} WHERE digest = ?", [(each,) for each in digests])
+        self._evict(transaction)
+        return not self.not_held(digests)
+
+    def release_others(self, transaction: Transaction, digests: Collection[bytes]) -> None:
+        """Releases the pieces that are held and not among those given; they count as used just now."""
+        raw = driver(transaction)
+        others = {digest for (digest,) in raw.execute(f"SELECT digest FROM piece WHERE last_used = {HELD}")}
+        turn = _turn(raw)
+        others.difference_update(digests)
+        raw.executemany("UPDATE piece SET last_used = ? WHERE digest = ?", [(turn, each) for each in others])
+        self._evict(transaction)
+
+    def not_held(self, digests: Collection[bytes]) -> set[bytes]:
+        """Returns those of some pieces that a bound may drop, or that are not in the journal at all."""
+        return set(digests) - self._digests(digests, f" AND last_used = {HELD}")
+
+    def missing(self, digests: Collection[bytes]) -> set[bytes]:
+        """Returns those of some pieces that would have to be fetched."""
+        with self._mutex:
+            absent = {digest for digest in digests if digest not in self._waiting}
+        return absent - self._digests(absent)
+
+    def _write(self, raw: sqlite3.Connection) -> None:
+        with self._mutex:
+            waiting, used = dict(self._waiting), set(self._used)
+        turn = _turn(raw)
+        raw.executemany(
+            f"UPDATE piece SET last_used = ? WHERE digest = ? AND last_used < {HELD}",
+            [(turn, digest) for digest in sorted(used)],
+        )
+        raw.executemany(_INSERT, [(digest, turn, data) for digest, data in waiting.items()])
+        with self._mutex:
+            self._used.difference_update(used)
+            for digest in waiting:
+                if digest in self._waiting:
+                    self._waiting_bytes -= len(self._waiting.pop(digest))
+
+    def _evict(self, transaction: Transaction) -> None:
+        if self.most_bytes is not None:
+            evict(transaction, self.most_bytes)
+
+    def _digests(self, digests: Collection[bytes], condition: str = "") -> set[bytes]:
+        """Returns those of some pieces that are in the journal."""
+        found: set[bytes] = set()
+        if self._journal is None:
+            return found
+        ordered = list(digests)
+        for start in range(0, len(ordered), _AT_ONCE):
+            some = ordered[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT digest FROM piece WHERE digest IN ({marks}){condition}"
+            found.update(digest for (digest,) in self._journal.rows(query, some))
+        return found
+
+    def _stored(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        if self._journal is None:
+            return found
+        ordered = list(digests)
+        for start in range(0, len(ordered), _AT_ONCE):
+            some = ordered[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            rows = self._journal.rows(f"SELECT digest, bytes FROM piece WHERE digest IN ({marks})", some)
+            found.update((digest, data) for digest, data in rows if digest_of(data) == digest)
+        return found
+
+
+def _turn(raw: sqlite3.Connection) -> int:
+    """Returns the time of use that comes after those of all pieces."""
+    (turn,) = raw.execute(
+        f"SELECT coalesce(max(last_used), 0) + 1 FROM piece WHERE last_used < {HELD}"
+    ).fetchone()
+    return int(turn)
+
+
+def evict(transaction: Transaction, most_bytes: int) -> None:
+    """Drops the pieces that were used longest ago until no more than `most_bytes` are left, but for held ones."""
+    raw = driver(transaction)
+    (total,) = raw.execute(
+        f"SELECT coalesce(sum(length(bytes)), 0) FROM piece WHERE last_used < {HELD}"
+    ).fetchone()
+    excess = total - most_bytes
+    if excess <= 0:
+        return
+    gone: list[tuple[int]] = []
+    query = f"SELECT id, length(bytes) FROM piece WHERE last_used < {HELD} ORDER BY last_used, id"
+    for number, size in raw.execute(query):
+        gone.append((number,))
+        excess -= size
+        if excess <= 0:
+            break
+    raw.executemany("DELETE FROM piece WHERE id = ?", gone)
+
+
+__all__ = ["CACHE_BYTES", "PieceCache", "evict"]
