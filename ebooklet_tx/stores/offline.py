@@ -38,7 +38,8 @@ class OfflineStore(UnwritableStore):
     def _refuse(self, operation: str, key: str) -> NoReturn:
         raise OfflineError(
             f"can't {operation} {key!r} at {self._location}: this session was opened offline, so it has only "
-            "what is on this machine; open it again without offline",
+            "what is on this machine; open it again without offline. load_index() and load_items() "
+            "bring what an offline session needs, when called online",
             object_name=key or None,
             operation=operation,
         )

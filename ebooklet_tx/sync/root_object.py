@@ -6,12 +6,11 @@ as read only after it was decoded whole.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import cast
 
 from ebooklet_tx.errors import ObjectMissingError, ObjectTooLargeError, RemoteIntegrityError
-from ebooklet_tx.formats.root import Manifest, Root, decode_root, tail_of, too_large_root
+from ebooklet_tx.formats.root import FirstFormatError, Manifest, Root, decode_root, too_large_root
 from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.stores.object_store import Blob, ObjectStore
@@ -20,10 +19,10 @@ from ebooklet_tx.sync.remote import Remote
 
 @dataclass(frozen=True, slots=True)
 class DamagedRoot:
-    """A root that can't be decoded, with the ETag under which it was read."""
+    """A root that can't be decoded, or is of format 1, with the ETag under which it was read."""
 
     etag: str
-    error: RemoteIntegrityError
+    error: RemoteIntegrityError | FirstFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
         return None
     try:
         return _decoded(blob, name=remote.root_place)
-    except RemoteIntegrityError as error:
+    except (RemoteIntegrityError, FirstFormatError) as error:
         return DamagedRoot(blob.etag, error)
 
 
@@ -98,16 +97,9 @@ def base_of(manifest: Manifest, etag: str | None, root: bytes) -> Base:
         key_count=manifest.key_count,
         fence=manifest.fence,
         tombstone_floor=manifest.tombstone_floor,
-        segments=manifest.segments,
         root=root,
         commits=manifest.commits,
-        unknown=json.dumps(manifest.unknown),
     )
-
-
-def base_tail(base: Base) -> bytes:
-    """Returns the tail of the root that is the base; empty where it has none."""
-    return tail_of(base.root) if base.root else base.bare_tail
 
 
 def _decoded(blob: Blob, *, name: str) -> FetchedRoot:
@@ -130,7 +122,6 @@ __all__ = [
     "DamagedRoot",
     "FetchedRoot",
     "base_of",
-    "base_tail",
     "fetch_root",
     "inspect_root",
     "read_root",

@@ -13,6 +13,7 @@ from typing import Any
 
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.sync.base_index import BaseIndex
 from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.remote import Remote
 
@@ -35,7 +36,9 @@ class Session:
         encode: Makes the bytes of a key's value.
         in_transaction: Whether the thread that holds the mutex is inside a transaction.
         on_conflict: What a push does about keys that another writer changed too, where it is not told.
+        holds_index: Whether the whole index is brought here after each pull and push.
         push_mutex: Held by one push, compaction or repair at a time.
+        index: The index of the remote's commits.
     """
 
     local: LocalStore
@@ -47,7 +50,12 @@ class Session:
     encode: Callable[[str, Any], bytes] = _raw_bytes
     in_transaction: bool = False
     on_conflict: Any = "raise"
+    holds_index: bool = False
     push_mutex: threading.RLock = field(default_factory=threading.RLock)
+    index: BaseIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index = BaseIndex(self.local, self.remote)
 
     @property
     def mutex(self) -> threading.RLock:

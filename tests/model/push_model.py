@@ -1,10 +1,11 @@
 """A model of pull and push: writers with journals, a reader, and a store that answers when it likes.
 
 Owns no state but what its states hold. The invariant: every decision is made by the function that the
-package itself decides with (`swap_rules`, `pull_rules`), or by a copy of its SQL that a test holds against
-the SQL; the order of the steps is that of `push` and `pull`.
+package itself decides with (`swap_rules`), or by a copy of its SQL that a test holds against the SQL; the order
+of the steps is that of `push` and `pull`.
 
-What the model takes as given: one SQLite transaction is one step, a GET sees one state of an object, an
+What the model takes as given: of every key it is known what the base commit has (the model of the index is about
+the rest), history is never cut, one SQLite transaction is one step, a GET sees one state of an object, an
 object that is not the root is never changed, and no ETag ever comes back.
 
 A value is a number: its digest is the number modulo 100 (0: the key is not there), all of it is the
@@ -17,9 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ebooklet_tx.local.journal.base import Base
-from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge, may_still_apply, was_applied
-from ebooklet_tx.sync.pull.pull_rules import needs_whole_index
+from ebooklet_tx.sync.commit.swap_rules import Fate, RootSeen, Verdict, fate_of, judge, may_still_apply
 
 A, B, S = range(3)
 KEYS = (A, B, S)
@@ -49,6 +48,11 @@ class Intent(NamedTuple):
     base_etag: int | None
     rows: Rows
 
+    @property
+    def last_number(self) -> int:
+        """The number of its last operation: values grow with them."""
+        return max((value for _, value in self.rows), default=0)
+
 
 class Put(NamedTuple):
     """A root on its way to the store, to replace another."""
@@ -60,7 +64,10 @@ class Put(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """What survives a crash; `base_etag` is None when only the commit's id is known."""
+    """What survives a crash; `base_etag` is None when only the commit's id is known.
+
+    `saved` is what open pushes sent of keys that were written since: commit, key and value.
+    """
 
     base_seq: int = 0
     base_commit: int | None = None
@@ -70,6 +77,7 @@ class Journal(NamedTuple):
     base: tuple[Version, ...] = (NEVER,) * 3
     intents: tuple[Intent, ...] = ()
     log: tuple[int, ...] = ()
+    saved: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def stand(self) -> tuple[int, int | None, int | None]:
@@ -137,7 +145,7 @@ class Rules:
     """What is decided, as it should be; a mutation replaces one of them."""
 
     judge: Callable[..., Verdict] = judge
-    was_applied: Callable[..., bool] = was_applied
+    fate_of: Callable[..., Fate] = fate_of
     may_still_apply: Callable[..., bool] = may_still_apply
     store_compares: bool = True
     reads_back: bool = True
@@ -147,6 +155,7 @@ class Rules:
     overlay_before_take_in: bool = True
     deletes_stay_while_on_its_way: bool = True
     own_rows_become_base: bool = True
+    pushes_are_told_apart: bool = True
     conflicts_are_looked_for: bool = True
 
 
@@ -196,7 +205,7 @@ def is_agreeing(pending: int | None, base: Version, remote: Version) -> bool:
 
 
 def is_done(pending: int | None, remote: Version) -> bool:
-    """What `base_moves.DONE` says: the operation was carried out."""
+    """What the statement of `known.drop_done` says: the operation was carried out, where no push is open."""
     if pending is None:
         return False
     if not digest(pending):
@@ -382,10 +391,12 @@ class PushModel:
         pending: list[int | None] = list(journal.pending)
         base = list(journal.base)
         acked = list(writer.acked)
+        journal = _saving(journal, [key for key, _ in writer.overlay])
         for key, value in writer.overlay:
+            on_its_way = bool(journal.intents) and pending[key] is not None
             if pending[key] is None:
                 base[key] = journal.remote[key]
-            stays = bool(journal.intents) and self.rules.deletes_stay_while_on_its_way
+            stays = on_its_way and self.rules.deletes_stay_while_on_its_way
             gone = not digest(value) and not digest(journal.remote[key][1]) and not stays
             pending[key] = None if gone else value
             acked[key] = value
@@ -424,11 +435,11 @@ class PushModel:
         if state.root is None:
             keeps = self.rules.may_still_apply
             intents = tuple(intent for intent in journal.intents if keeps(intent.base_etag, None))
-            done = done._replace(journal=journal._replace(intents=intents))
+            done = done._replace(journal=_with_open(journal, intents))
             return f"{number} finds no root", _with(state, number, done)
         if state.root.commit == journal.base_etag:
             if not self.rules.keeps_intent_of_untouched:
-                done = done._replace(journal=journal._replace(intents=()))
+                done = done._replace(journal=_with_open(journal, ()))
             return f"{number} finds the root unchanged", _with(state, number, done)
         got = Fetched(state.root, journal.stand)
         return f"{number} reads the root", _with(state, number, writer._replace(at="take", got=got))
@@ -442,42 +453,57 @@ class PushModel:
                 after = after._replace(at="get", then=writer.then)
             yield f"{number} must read the root again", _with(state, number, after)
             return
-        taken, between = self._taken_in(writer, writer.got.root)
-        if state.crashes and between is not None:
-            half = _with(state, number, between)
-            half = self._checked(half, between.journal, f"writer {number}, crashed,")
-            yield f"{number} crashes while it takes the root in", self._crashed(half, number, between)
+        taken = self._taken_in(writer, writer.got.root)
         taken = taken._replace(at=writer.then, then="", got=None)
         after = self._checked(_with(state, number, taken), taken.journal, f"writer {number}")
         yield f"{number} takes the root in", after
 
-    def _taken_in(self, writer: Writer, root: Root) -> tuple[Writer, Writer | None]:
-        """`apply_root`: the writer after both transactions, and after the first where there are two."""
+    def _taken_in(self, writer: Writer, root: Root) -> Writer:
+        """`apply_root`: all of it is one transaction."""
         if self.rules.overlay_before_take_in:
             writer = self._committed(writer)
-        journal = writer.journal
-        full = _needs_all(journal, root)
-        known_seq = 0 if full else journal.base_seq
-        between = None
+        journal, still_open = writer.journal, []
         for intent in journal.intents:
-            if self.rules.was_applied(intent.commit, root.commit, root.log):
-                journal = self._own(journal, intent.rows, intent.seq, intent.commit, None)
-                between = writer._replace(journal=journal)
-        journal = _taken(journal, root.index, known_seq, full=full, own_seq=None)
-        journal = journal._replace(
-            base_seq=root.seq, base_commit=root.commit, base_etag=root.commit, log=root.log, intents=()
+            found = root.log[intent.seq - 1] if intent.seq <= root.seq else None
+            fate = self.rules.fate_of(
+                intent.commit,
+                intent.seq,
+                intent.base_etag,
+                found=found,
+                root_seq=root.seq,
+                root_etag=root.commit,
+            )
+            if fate is Fate.APPLIED:
+                journal = self._own(journal, intent, None)
+            elif fate is Fate.OPEN:
+                still_open.append(intent)
+        journal = _with_open(journal, tuple(still_open))
+        journal = _taken(journal, root.index, root.log)._replace(
+            base_seq=root.seq, base_commit=root.commit, base_etag=root.commit, log=root.log
         )
-        return writer._replace(journal=journal), between
+        return writer._replace(journal=journal)
 
-    def _own(self, journal: Journal, rows: Rows, seq: int, commit: int, etag: int | None) -> Journal:
-        """Makes a commit of this journal's own the base: `_apply_own_commit`, `_become_base`."""
-        index = [NEVER] * len(KEYS)
-        for key, value in rows:
-            index[key] = (seq, value)
-        own_seq = seq if self.rules.own_rows_become_base else None
-        journal = _taken(journal, tuple(index), seq - 1, full=False, own_seq=own_seq)
-        log = journal.log if commit in journal.log else (*journal.log, commit)
-        return journal._replace(base_seq=seq, base_commit=commit, base_etag=etag, log=log)
+    def _own(self, journal: Journal, intent: Intent, etag: int | None) -> Journal:
+        """`apply_intent`: what a push sent becomes the remote side of its keys."""
+        remote, pending, base = list(journal.remote), list(journal.pending), list(journal.base)
+        for key, value in enumerate(journal.pending):
+            if value is not None and value <= intent.last_number:
+                remote[key], pending[key] = (intent.seq, value), None
+        for commit, key, value in journal.saved:
+            alike = not self.rules.pushes_are_told_apart and value <= intent.last_number
+            if commit == intent.commit or alike:
+                remote[key] = (intent.seq, value)
+                if self.rules.own_rows_become_base:
+                    base[key] = remote[key]
+        return journal._replace(
+            base_seq=intent.seq,
+            base_commit=intent.commit,
+            base_etag=etag,
+            remote=tuple(remote),
+            pending=tuple(pending),
+            base=_clean(pending, base),
+            log=(*journal.log, intent.commit),
+        )
 
     # -- push ------------------------------------------------------------------------------
 
@@ -514,9 +540,9 @@ class PushModel:
 
     def _intent(self, state: State, number: int, writer: Writer, put: Put) -> tuple[str, State]:
         journal = writer.journal
-        if any(journal.pending[key] is None for key, _ in put.rows):
+        if any(journal.pending[key] != value for key, value in put.rows):
             again = writer._replace(at="round", put=None)
-            return f"{number} sees an operation taken back", _with(state, number, again)
+            return f"{number} sees an operation replaced", _with(state, number, again)
         intent = Intent(put.root.commit, put.root.seq, put.if_match, put.rows)
         noted = writer._replace(at="wait", journal=journal._replace(intents=(*journal.intents, intent)))
         return f"{number} notes its intent and sends the root", _with(state, number, noted)
@@ -534,7 +560,7 @@ class PushModel:
             yield f"{number} is refused", _with(state, number, unsure)
         else:
             failed = writer._replace(at="get", then="round", put=None)
-            failed = failed._replace(journal=failed.journal._replace(intents=()))
+            failed = failed._replace(journal=_with_open(failed.journal, ()))
             yield f"{number} is refused", _with(state, number, failed)
         if state.losses and applied:
             late = _afloat(state._replace(losses=state.losses - 1), put)
@@ -560,8 +586,9 @@ class PushModel:
     def _finish(self, state: State, number: int, writer: Writer, put: Put) -> State:
         journal = writer.journal
         if journal.base_seq < put.root.seq:
-            journal = self._own(journal, put.rows, put.root.seq, put.root.commit, put.root.commit)
-            writer = writer._replace(journal=journal._replace(intents=()))
+            intent = Intent(put.root.commit, put.root.seq, put.if_match, put.rows)
+            journal = _with_open(self._own(journal, intent, put.root.commit), ())
+            writer = writer._replace(journal=_without_done(journal))
         after = self._checked(_with(state, number, writer), writer.journal, f"writer {number}")
         return self._acknowledged(after, number, writer)
 
@@ -588,7 +615,7 @@ class PushModel:
         if self.rules.stale_root_is_refused and second.since != writer.journal.stand:
             yield "0's other thread finds the base moved", _with(state, 0, writer)
             return
-        taken, _ = self._taken_in(writer, second.root)
+        taken = self._taken_in(writer, second.root)
         after = self._checked(_with(state, 0, taken), taken.journal, "writer 0")
         yield "0's other thread takes the root in", after
 
@@ -598,9 +625,7 @@ class PushModel:
                 yield "the reader reads the root", state._replace(reader=reader._replace(got=state.root))
             return
         root = reader.got
-        full = _needs_all(reader.journal, root)
-        known_seq = 0 if full else reader.journal.base_seq
-        journal = _taken(reader.journal, root.index, known_seq, full=full, own_seq=None)
+        journal = _taken(reader.journal, root.index, root.log)
         journal = journal._replace(base_seq=root.seq, base_commit=root.commit, base_etag=root.commit)
         after = self._checked(state._replace(reader=Reader(journal)), journal, "the reader")
         yield "the reader reads what the root names", after
@@ -622,27 +647,44 @@ def _pruned(state: State) -> State:
     return state._replace(flying=tuple(put for put in state.flying if put.if_match == etag))
 
 
-def _needs_all(journal: Journal, root: Root) -> bool:
-    """`needs_whole_index`, tombstones apart: the model drops none."""
-    base = Base(seq=journal.base_seq, commit_id=str(journal.base_commit))
-    return needs_whole_index(base, root.seq, str(root.commit), tombstone_floor=0)
+def _with_open(journal: Journal, intents: tuple[Intent, ...]) -> Journal:
+    """`drop_intents`: the others are settled, and what was kept for them goes."""
+    commits = {intent.commit for intent in intents}
+    saved = tuple(version for version in journal.saved if version[0] in commits)
+    return journal._replace(intents=intents, saved=saved)
 
 
-def _taken(
-    journal: Journal, index: tuple[Version, ...], base_seq: int, *, full: bool, own_seq: int | None
-) -> Journal:
-    """`apply_images`: rows of an index into the journal's remote columns."""
-    remote = [NEVER] * len(KEYS) if full else list(journal.remote)
-    pending, base = list(journal.pending), list(journal.base)
+def _saving(journal: Journal, keys: list[int]) -> Journal:
+    """`save_pushed`: keeps what open pushes sent of keys that are about to be written."""
+    saved = set(journal.saved)
+    for intent in journal.intents:
+        for key in keys:
+            value = journal.pending[key]
+            known = any((commit, other) == (intent.commit, key) for commit, other, _ in saved)
+            if value is not None and value <= intent.last_number and not known:
+                saved.add((intent.commit, key, value))
+    return journal._replace(saved=tuple(sorted(saved)))
+
+
+def _taken(journal: Journal, index: tuple[Version, ...], log: tuple[int, ...]) -> Journal:
+    """`apply_rows`: the rows of an index after the base; all of them where it does not lead on from the base."""
+    leads = 0 < journal.base_seq <= len(log) and log[journal.base_seq - 1] == journal.base_commit
+    remote = list(journal.remote) if leads else [NEVER] * len(KEYS)
     for key in KEYS:
-        row = index[key]
-        if row[0] > (0 if full else base_seq) and row[0] > remote[key][0]:
-            remote[key] = row
-        if is_done(pending[key], remote[key]):
-            pending[key] = None
-        elif own_seq is not None and remote[key][0] == own_seq:
-            base[key] = remote[key]
-    return journal._replace(remote=tuple(remote), pending=tuple(pending), base=_clean(pending, base))
+        if index[key][0] > (journal.base_seq if leads else 0):
+            remote[key] = index[key]
+    return _without_done(journal._replace(remote=tuple(remote)))
+
+
+def _without_done(journal: Journal) -> Journal:
+    """`drop_done`."""
+    if journal.intents:
+        return journal
+    pending = [
+        None if is_done(value, remote) else value
+        for value, remote in zip(journal.pending, journal.remote, strict=True)
+    ]
+    return journal._replace(pending=tuple(pending), base=_clean(pending, list(journal.base)))
 
 
 def _clean(pending: list[int | None], base: list[Version]) -> tuple[Version, ...]:
@@ -659,8 +701,8 @@ def _without(journal: Journal, rule: Callable[[int | None, Version, Version], bo
 
 
 def _resolved(writer: Writer, choice: str) -> Writer:
-    """`resolutions._rebase` for the shared key."""
-    journal, acked = writer.journal, list(writer.acked)
+    """`resolutions.settle` for the shared key."""
+    journal, acked = _saving(writer.journal, [S]), list(writer.acked)
     pending, base = list(journal.pending), list(journal.base)
     if choice == "theirs":
         pending[S], acked[S] = None, None

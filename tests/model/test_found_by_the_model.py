@@ -125,6 +125,31 @@ def test_what_was_written_since_a_late_first_push_is_no_conflict(
         assert reader["k"] == "second"
 
 
+@pytest.mark.parametrize("arrives", [False, True])
+def test_of_two_pushes_of_a_key_the_one_that_took_place_counts(
+    arrives: bool, open_at: Callable[..., Database], stores: list[LateStore]
+) -> None:
+    with open_at("a") as db:
+        db["other"] = "v"
+        db.changes().push()
+        for value in ("first", "second"):
+            db["k"] = value
+            push_late(db, stores[-1])
+        db["k"] = "third"
+        db.sync()
+        if arrives:
+            stores[-1].kept.pop()()
+            db.changes().pull()
+            assert db._usable().journal.rows("SELECT count(*) FROM pushed_version") == [(0,)]
+            db.changes().discard()
+            assert db["k"] == "second"
+        else:
+            db.changes().push()
+            assert db["k"] == "third"
+    with open_at("b", "r") as reader:
+        assert reader["k"] == ("second" if arrives else "third")
+
+
 def test_an_uncommitted_write_stays_based_on_what_its_writer_saw(open_at: Callable[..., Database]) -> None:
     with open_at("a") as one:
         one["k"] = "base"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.locks.tickets import Ticket
-from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
+from ebooklet_tx.sync.commit.swap_rules import Fate, RootSeen, Verdict, fate_of, judge
 from tests.model import lease_model, push_model, ticket_model
 from tests.model.explorer import Exploration, Model, explore
 from tests.model.lease_model import LeaseModel
@@ -99,6 +99,11 @@ def _untouched_is_ours(seen: RootSeen | None, *, commit_id: str, base_etag: str 
     return Verdict.OURS if verdict is Verdict.UNTOUCHED else verdict
 
 
+def _only_the_root_itself(commit: int, seq: int, base_etag: int | None, *, root_seq: int, **seen: Any) -> Fate:
+    fate = fate_of(commit, seq, base_etag, root_seq=root_seq, **seen)  # type: ignore[arg-type]
+    return Fate.DROPPED if fate is Fate.APPLIED and seq < root_seq else fate
+
+
 def _no_ties(mine: Ticket, other: Ticket) -> bool:
     return other.owner != mine.owner and (other.number == 0 or other.number < mine.number)
 
@@ -123,10 +128,11 @@ BROKEN: dict[str, tuple[Model[Any], str]] = {
         _push(ONE, P(may_still_apply=lambda base, root: False), begun=False),
         "promise",
     ),
-    "the log below another's root is not looked at": (
-        _push(TWO, P(was_applied=lambda commit, root, log: commit == root)),
-        "twice",
+    "the history below another's root is not looked at": (
+        _push(TWO, P(fate_of=_only_the_root_itself)),
+        "promise",
     ),
+    "pushes on their way are not told apart": (_push(ONE, P(pushes_are_told_apart=False), losses=2), "promise"),
     "the root is put without If-Match": (_push(TWO, P(store_compares=False)), "overwritten"),
     "the root goes before the packs": (_push(TWO, P(packs_first=False), reader=True), "pack that is not there"),
     "a root older than the base is taken in": (

@@ -8,27 +8,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from ebooklet_tx.local import commit
-from ebooklet_tx.local.journal.pending.base_moves import DONE
+from ebooklet_tx.local.journal.known import drop_done
+from ebooklet_tx.local.journal.operations import BASE_SAID, record_deletes
 from ebooklet_tx.local.journal.pending.conflicts import AGREEING, CONFLICTING
+from ebooklet_tx.local.journal.schema import CREATE
 from tests.model.explorer import BoundExceededError, explore
 from tests.model.push_model import NEVER, Version, digest, in_conflict, is_agreeing, is_done
 
 OPERATIONS = (None, 1100, 1011, 2011, 1022)
 VERSIONS: tuple[Version, ...] = (NEVER, (1, 1), (2, 1011), (3, 2011), (3, 1100), (4, 1022))
-COLUMNS = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_bytes")
 
 
 @pytest.fixture
 def journal() -> Iterator[sqlite3.Connection]:
-    """The table of entries, as far as operations and their bases go."""
-    sides = ", ".join(f"{side}_{name}" for side in ("remote", "base") for name in COLUMNS)
+    """A journal's database, with nothing in it."""
     connection = sqlite3.connect(":memory:")
-    connection.execute(
-        f"CREATE TABLE entry(key PRIMARY KEY, {sides}, local_digest, pending NOT NULL DEFAULT 0, pending_digest, "
-        "pending_timestamp_us, pending_length_bytes)"
-    )
-    connection.execute("CREATE TABLE intent(commit_id)")
+    for statement in CREATE:
+        connection.execute(statement)
     yield connection
     connection.close()
 
@@ -38,9 +34,10 @@ def write(journal: sqlite3.Connection, operation: int | None, base: Version, rem
     journal.execute("DELETE FROM entry")
     pending = 0 if operation is None else 1 if digest(operation) else 2
     journal.execute(
-        "INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, remote_seq, remote_digest, "
-        "remote_timestamp_us, base_seq, base_digest, base_timestamp_us) VALUES ('k', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (pending, digest(operation) or None, operation, *columns(remote), *columns(base)),
+        "INSERT INTO entry(key, known, pending, pending_digest, pending_timestamp_us, pending_number, "
+        "remote_seq, remote_digest, remote_timestamp_us, base_kind, base_seq, base_digest, base_timestamp_us, "
+        "local_digest) VALUES ('k', 1, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, x'00')",
+        (pending, digest(operation) or None, operation, *columns(remote), BASE_SAID, *columns(base)),
     )
 
 
@@ -65,7 +62,7 @@ def test_operations_are_done_as_in_sql(journal: sqlite3.Connection) -> None:
     outcomes = set()
     for operation, remote in itertools.product(OPERATIONS, VERSIONS):
         write(journal, operation, NEVER, remote)
-        journal.execute(DONE)
+        drop_done(journal)
         done = operation is not None and journal.execute("SELECT pending FROM entry").fetchone() == (0,)
         assert is_done(operation, remote) == done, (operation, remote)
         outcomes.add(done)
@@ -78,9 +75,23 @@ def test_a_delete_leaves_a_trace_while_a_push_is_on_its_way(
 ) -> None:
     write(journal, 1011, NEVER, NEVER)
     if on_its_way:
-        journal.execute("INSERT INTO intent VALUES ('c')")
-    journal.execute(commit._TO_DELETED + " WHERE key = 'k'", (7,))
+        open_push(journal)
+    record_deletes(journal, [("k", 7)])
     assert journal.execute("SELECT pending FROM entry").fetchone() == (2 if on_its_way else 0,)
+
+
+def open_push(journal: sqlite3.Connection) -> None:
+    """A push of the operations so far, whose answer has not come."""
+    journal.execute(
+        "INSERT INTO intent(commit_id, seq, last_number, replaces, begun_at_us) VALUES ('c', 2, 1, 0, 0)"
+    )
+
+
+def test_nothing_counts_as_done_while_a_push_is_on_its_way(journal: sqlite3.Connection) -> None:
+    write(journal, 1011, NEVER, (2, 1011))
+    open_push(journal)
+    drop_done(journal)
+    assert journal.execute("SELECT pending FROM entry").fetchone() == (1,)
 
 
 class _Circle:

@@ -1,6 +1,6 @@
 """The machine that runs random programs over real databases and dict models alike.
 
-All limits are so small here that packs, uploads in parts, segments, merges, folding and Booklet's own
+All limits are so small here that packs, uploads in parts, runs, merges, folding and Booklet's own
 reindexing take place with a few hundred bytes.
 """
 
@@ -37,10 +37,15 @@ import ebooklet_tx
 from ebooklet_tx.database import Database
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.formats.index_records import Sizes
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.index.building import IndexLimits
+from ebooklet_tx.index.merging import MergeRules
+from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.entries import find_entry, iter_pages, pending_entries
+from ebooklet_tx.local.journal.entries import entries_where, find_entry, pending_entries
 from ebooklet_tx.local.journal.intents import read_intents
+from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.local.plain_edits import accept_deletes
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.sync import connecting as place
@@ -53,18 +58,35 @@ from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPus
 from tests.store_wrappers import PassingStore
 
 SMALL_LIMITS = {
-    "ebooklet_tx.sync.commit.builder.INLINE_TOTAL_BYTES": 300,
-    "ebooklet_tx.sync.commit.builder.INLINE_VALUE_BYTES": 100,
-    "ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES": 1200,
-    "ebooklet_tx.sync.commit.builder.TOMBSTONES_WORTH_DROPPING": 4,
-    "ebooklet_tx.sync.pull.segments.MAX_IMAGES": 2,
+    "ebooklet_tx.sync.commit.push.INLINE_TOTAL_BYTES": 300,
+    "ebooklet_tx.sync.commit.push.INLINE_VALUE_BYTES": 100,
     "ebooklet_tx.sync.commit.packing.PACK_BYTES": 500,
     "ebooklet_tx.sync.commit.packing.PART_BYTES": 256,
+    "ebooklet_tx.sync.commit.builder.MERGE_BYTES": 600,
+    "ebooklet_tx.sync.commit.builder.IndexLimits": functools.partial(
+        IndexLimits, tail_bytes=700, tail_rows=4, run_list_bytes=300
+    ),
+    "ebooklet_tx.sync.commit.builder.MergeRules": functools.partial(MergeRules, ratio=2, max_runs=4),
+    "ebooklet_tx.sync.commit.publish.RunWriter": functools.partial(
+        RunWriter, sizes=Sizes(block_rows=2, object_blocks=2, page_entries=2)
+    ),
+    "ebooklet_tx.index.building.METADATA_IN_TAIL_BYTES": 6,
+    "ebooklet_tx.index.history.KEEP_RECENT": 4,
+    "ebooklet_tx.index.history.HORIZON_COMMITS": 8,
+    "ebooklet_tx.index.history.HORIZON_US": 0,
+    "ebooklet_tx.index.lookup.KEYS_AT_ONCE": 5,
+    "ebooklet_tx.index.lookup.BLOCKS_AT_ONCE": 3,
+    "ebooklet_tx.index.difference.BLOCKS_AT_ONCE": 3,
+    "ebooklet_tx.index.pieces.JOIN_GAP_BYTES": 40,
+    "ebooklet_tx.index.reader.SMALL_OBJECT_BYTES": 200,
+    "ebooklet_tx.index.reader.DECODED_BYTES": 400,
+    "ebooklet_tx.local.open_pair.PieceCache": functools.partial(PieceCache, most_bytes=1500),
+    "ebooklet_tx.local.journal.known.KEYS_AT_ONCE": 3,
     "ebooklet_tx.sync.read.near_ranges.JOIN_GAP_BYTES": 40,
+    "ebooklet_tx.sync.read.visible_keys.PAGE_KEYS": 7,
     "ebooklet_tx.local.local_store.STAGE_COMMIT_BYTES": 400,
     "ebooklet_tx.local.local_store.STAGED_LIMIT_BYTES": 1000,
     "ebooklet_tx.opening.by_flag.READER_WAIT_SECONDS": 0.0,
-    "ebooklet_tx.database.reading.iter_pages": functools.partial(iter_pages, page_keys=7),
 }
 BUFFER_BYTES = 1500
 N_BUCKETS = 11
@@ -369,7 +391,10 @@ class DatabaseMachine(RuleBasedStateMachine):
         client = self.client(name)
         client.model.commit()
         chosen = None if everything else list(dict.fromkeys(some))
-        assert client.db.changes().discard(chosen) == client.model.discard(chosen)
+        listed = set(pending_keys(client.db))
+        extra = listed - set(client.model.pending)
+        dropped = len(extra if chosen is None else extra.intersection(chosen))
+        assert client.db.changes().discard(chosen) == client.model.discard(chosen) + dropped
 
     # -- sync ------------------------------------------------------------------------------
 
@@ -517,17 +542,22 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.open_again(client)
 
     def close(self, client: Client) -> None:
+        client.db.sync()
+        with client.db._session.mutex:
+            found = entries_where(client.db._session.journal, "known = 0 AND pending = 0")
+            unknown = {entry.key for entry in found}
         client.db.close()
         client.model.commit()
         if self.beside is not None and self.beside[1] is client:
             self.close_beside()
-        self.check_plain_file(client)
+        self.check_plain_file(client, unknown)
 
-    def check_plain_file(self, client: Client) -> None:
-        """The file alone is a sound booklet of nothing but current values."""
+    def check_plain_file(self, client: Client, unknown: set[str]) -> None:
+        """The file alone is a sound booklet of current values, where they were looked up since the last reset."""
         visible = client.model.visible()
         held = plain_contents(client.path)
-        assert {key: value for key, (value, _) in held.items()} == {key: visible[key][0] for key in held}
+        known = held.keys() - unknown
+        assert {key: held[key][0] for key in known} == {key: visible[key][0] for key in known}
         for key, operation in client.model.pending.items():
             if operation.value is None:
                 assert key not in held
@@ -791,7 +821,16 @@ def pending_keys(db: Database) -> list[str]:
 
 
 def is_as(db: Database, model: CopyModel) -> bool:
-    return contents(db) == model.visible() and pending_keys(db) == sorted(set(model.pending) - {METADATA})
+    return contents(db) == model.visible() and is_pending(db, model)
+
+
+def is_pending(db: Database, model: CopyModel) -> bool:
+    """Whether what is pending is listed; a blind write that changes nothing is, until it is looked up."""
+    found = {change["key"]: change["operation"] for change in db.changes().iter_changes()}
+    expected = set(model.pending) - {METADATA}
+    there = {key for key, row in model.seen.items() if row.value is not None}
+    extra = found.keys() - expected
+    return expected <= found.keys() and all((found[key] == "set") == (key in there) for key in extra)
 
 
 def plain_contents(path: Path) -> dict[str, tuple[bytes, int]]:

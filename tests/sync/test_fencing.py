@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES
-from ebooklet_tx.limits import MAX_SEGMENTS
-from ebooklet_tx.sync.commit import builder as building
+from ebooklet_tx.formats.root import KEEP_RECENT, ROOT_BYTES
+from ebooklet_tx.index.history import HistoryReader
 from ebooklet_tx.sync.commit.fencing import fence_off
-from ebooklet_tx.sync.pull.segments import fetch_images, log_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root
+from tests.pairs import limit_tails
 from tests.remotes import Shelf
 
 
@@ -23,8 +22,13 @@ def taken_over(shelf: Shelf, times: int) -> tuple[Remote, FetchedRoot]:
     fetched = read_root(remote)
     assert fetched is not None
     assert fetched.manifest.fence == times
-    assert len(fetched.manifest.segments) <= MAX_SEGMENTS
     return remote, fetched
+
+
+def history_of(remote: Remote, fetched: FetchedRoot) -> list[int]:
+    """The numbers of the commits that the root's history has, oldest first."""
+    records = HistoryReader(remote.store, remote.names).records(fetched.manifest)
+    return [record.seq for record in records][::-1]
 
 
 def works_on(shelf: Shelf, seq: int) -> None:
@@ -37,36 +41,46 @@ def works_on(shelf: Shelf, seq: int) -> None:
 
 
 @pytest.mark.slow
-def test_three_thousand_takeovers_without_a_push_do_not_fill_the_tail(tmp_path: Path) -> None:
+def test_three_thousand_takeovers_without_a_push_do_not_fill_the_root(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.push("db", "a", {"k": b"1"})
     remote, fetched = taken_over(shelf, 3000)
-    assert len(fetched.root.tail) <= ROOT_TAIL_LIMIT_BYTES
-    assert sorted(log_of(fetch_images(remote, fetched, 0))) == list(range(1, 3002))
+    assert len(fetched.data) <= ROOT_BYTES
+    assert history_of(remote, fetched)[-1] == 3001
     works_on(shelf, 3001)
 
 
-def test_small_segments_of_takeovers_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 600)
+@pytest.mark.parametrize("tail_bytes", [0, 12_000])
+def test_takeovers_leave_the_index_as_it_is_and_the_history_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail_bytes: int
+) -> None:
+    limit_tails(monkeypatch, tail_bytes)
     shelf = Shelf(tmp_path)
     shelf.push("db", "a", {"k": b"1"})
-    remote, fetched = taken_over(shelf, 100)
-    assert sorted(log_of(fetch_images(remote, fetched, 0))) == list(range(1, 102))
-    works_on(shelf, 101)
+    before = shelf.keys("db.d/index/")
+    remote, fetched = taken_over(shelf, 3 * KEEP_RECENT)
+    assert shelf.keys("db.d/index/") == before
+    assert len(before) == (tail_bytes == 0)
+    assert len(fetched.data) <= ROOT_BYTES
+    assert history_of(remote, fetched) == list(range(1, 3 * KEEP_RECENT + 2))
+    works_on(shelf, 3 * KEEP_RECENT + 1)
 
 
-def test_takeovers_go_on_where_a_segment_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 600)
+def test_takeovers_go_on_where_the_index_and_the_history_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_tails(monkeypatch, 0)
     shelf = Shelf(tmp_path)
     shelf.push("db", "a", {"k": b"1"})
-    # The push before has filled the first.
-    remote, fetched = taken_over(shelf, MAX_SEGMENTS - 1)
-    assert len(fetched.manifest.segments) == MAX_SEGMENTS
-    for segment in fetched.manifest.segments:
-        shelf.store.delete(remote.names.object(segment.name))
-    for _ in range(20):
+    _, fetched = taken_over(shelf, KEEP_RECENT)
+    assert fetched.manifest.histories
+    for key in (*shelf.keys("db.d/index/"), *shelf.keys("db.d/history/")):
+        shelf.store.delete(key)
+    remote = shelf.remote("db")
+    for _ in range(KEEP_RECENT + 20):
         fence_off(remote)
     fetched_after = read_root(remote)
     assert fetched_after is not None
-    assert fetched_after.manifest.fence == MAX_SEGMENTS + 19
-    assert fetched_after.manifest.segments == fetched.manifest.segments
+    assert fetched_after.manifest.fence == 2 * KEEP_RECENT + 20
+    assert fetched_after.manifest.runs == fetched.manifest.runs
+    assert fetched_after.manifest.histories[: len(fetched.manifest.histories)] == fetched.manifest.histories

@@ -11,6 +11,7 @@ from ebooklet_tx import ConflictError
 from ebooklet_tx.errors import RemoteIntegrityError, RemoteMissingError, TransientStoreError
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.pull.conflicts import find_conflicts
+from ebooklet_tx.sync.read.reader import reader_of
 from tests.pairs import LARGE, OLD_STAMP, Bench, history, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 
@@ -107,7 +108,7 @@ def test_the_replaced_remote_moves_on_meanwhile(bench: Bench) -> None:
 def test_a_commit_of_many_keys_does_not_join_the_tail(bench: Bench) -> None:
     values = {f"k{number:04}": number.to_bytes(4, "big") * 25 for number in range(1000)}
     make(bench, values)
-    assert (len(root_of(bench).manifest.segments), root_of(bench).tail) == (1, b"")
+    assert (len(root_of(bench).manifest.runs), root_of(bench).tail) == (1, b"")
     push(bench, "a", {"k0001": b"1"})
     assert root_of(bench).tail
     assert bench.root.stat().st_size < 4000
@@ -323,7 +324,7 @@ def test_many_conflicts_are_summed_up(bench: Bench) -> None:
         push(bench, "b", dict.fromkeys(keys, b"b"))
         with pytest.raises(ConflictError, match="and 3 more"):
             a.changes().push()
-        assert len(find_conflicts(a._session)) == 8
+        assert len(find_conflicts(reader_of(a._session), a._session.decode)) == 8
 
 
 def test_a_conflict_in_the_timestamp_alone_is_none(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What a push sends: segments and tombstones, packs, parts, and nothing twice."""
+"""What a push sends: index objects and tombstones, packs, parts, and nothing twice."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ebooklet_tx import ConflictError
 from ebooklet_tx.errors import LocalIntegrityError
-from ebooklet_tx.formats.segment import iter_rows, read_segment
+from ebooklet_tx.index.lookup import run_rows
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.stores.object_store import ObjectStore
-from tests.pairs import LARGE, OLD_STAMP, Bench, make, many_large, pending, push, root_of
+from tests.pairs import LARGE, OLD_STAMP, Bench, limit_tails, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, faulty
 
 
@@ -20,24 +22,29 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-# -- segments ------------------------------------------------------------------------------------
+# -- the index -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_tails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES", 3000)
-    monkeypatch.setattr("ebooklet_tx.formats.root.ROOT_TAIL_LIMIT_BYTES", 3000)
+    limit_tails(monkeypatch, 2000)
+
+
+def drop_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets tombstones go as soon as another commit lies on top."""
+    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.horizon_seq", lambda base, *_, **__: base.seq)
 
 
 @pytest.mark.usefixtures("small_tails")
-def test_an_overflowing_tail_becomes_a_segment(bench: Bench) -> None:
+def test_an_overflowing_tail_becomes_an_index_object(bench: Bench) -> None:
     make(bench, {"k": b"1"})
     assert bench.objects("index") == []
     push(bench, "a", {f"k{number}": random.Random(number).randbytes(200) for number in range(30)})
     assert len(bench.objects("index")) == 1
     root = root_of(bench)
     assert root.tail == b""
-    assert (root.manifest.segments[0].first_seq, root.manifest.segments[0].last_seq) == (1, 2)
+    ((entry,),) = root.manifest.runs
+    assert (entry.least_seq, entry.greatest_seq, entry.row_count) == (1, 2, 31)
     assert bench.contents("a") == bench.fresh_contents()
     push(bench, "a", {"later": b"1"})
     assert root_of(bench).tail
@@ -46,9 +53,9 @@ def test_an_overflowing_tail_becomes_a_segment(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("small_tails")
 def test_readers_follow_hundreds_of_pushes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.TOMBSTONES_WORTH_DROPPING", 20)
+    drop_early(monkeypatch)
     rng = random.Random(5)
-    most_segments = 0
+    most_runs = 0
     floors = set()
     with bench.open("a") as db, contextlib.ExitStack() as stack:
         db["first"] = b"1"
@@ -66,7 +73,7 @@ def test_readers_follow_hundreds_of_pushes(bench: Bench, monkeypatch: pytest.Mon
                 db.set_metadata({"number": number})
             db.changes().push()
             manifest = root_of(bench).manifest
-            most_segments = max(most_segments, len(manifest.segments))
+            most_runs = max(most_runs, len(manifest.runs))
             floors.add(manifest.tombstone_floor)
             assert manifest.key_count == len(db)
             for reader in readers:
@@ -76,7 +83,7 @@ def test_readers_follow_hundreds_of_pushes(bench: Bench, monkeypatch: pytest.Mon
                     assert len(reader) == len(db)
                     assert reader.get_metadata() == db.get_metadata()
         expected = dict(db.items())
-    assert most_segments <= 8
+    assert most_runs <= 8
     assert len(floors) > 1, "no tombstones were ever dropped"
     for number in range(3):
         found = bench.contents(f"reader{number}")
@@ -91,7 +98,7 @@ def test_readers_follow_hundreds_of_pushes(bench: Bench, monkeypatch: pytest.Mon
 def test_an_old_reader_reads_everything_anew_once_tombstones_are_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.TOMBSTONES_WORTH_DROPPING", 5)
+    drop_early(monkeypatch)
     values = {f"k{number:02}": random.Random(number).randbytes(150) for number in range(40)}
     make(bench, values)
     assert bench.contents("old") == values
@@ -100,23 +107,24 @@ def test_an_old_reader_reads_everything_anew_once_tombstones_are_gone(
         del busy["k38"]
         busy["mine"] = b"pending"
     push(bench, "a", {f"k{number:02}": None for number in range(30)} | {"k39": None})
-    # Another full tail: everything is merged into one segment, without the tombstones.
+    # Other full tails: everything is merged into one run, without the tombstones.
     push(bench, "a", {f"z{number:02}": random.Random(number).randbytes(150) for number in range(40)})
     push(bench, "a", {f"y{number:02}": random.Random(number).randbytes(150) for number in range(40)})
     manifest = root_of(bench).manifest
     assert manifest.tombstone_floor > 1
-    rows = [
-        row
-        for segment in bench.objects("index")
-        if f"index/{segment.name}" in {s.name for s in manifest.segments}
-        for row in iter_rows(read_segment(segment.read_bytes(), name="s"))
-    ]
-    assert all(row.digest is not None for row in rows)
+    with bench.open("looker", "r") as looker:
+        index = looker._session.index.of_base(read_base(looker._session.journal))
+        assert index is not None
+        found = {item.row.key for run in manifest.runs for item in run_rows(run, index.remote.reader)}
+    assert "k35" in found
+    assert "k00" not in found
     expected = bench.fresh_contents()
     assert "k00" not in expected
     assert bench.contents("old") == expected
     with bench.open("busy", "w") as busy:
-        (conflict,) = busy.changes().conflicts()
+        with pytest.raises(ConflictError) as caught:
+            busy.changes().push()
+        (conflict,) = caught.value.conflicts
         assert conflict.key == "k39"
         assert conflict.theirs_version.digest is None
         busy.changes().push(force_push=True)
@@ -161,6 +169,8 @@ def test_a_value_set_back_to_itself_is_no_change(bench: Bench) -> None:
         db["gone at once"] = b"1"
         db.sync()
         del db["gone at once"]
+        # Whether the remote has it is looked up by the push.
+        assert not db.changes().push()
         assert pending(db) == {}
 
 

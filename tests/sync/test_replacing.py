@@ -168,7 +168,7 @@ def test_a_database_that_came_after_the_open_is_replaced_as_itself(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "step", ["local.open_pair.put_in_place", "local.rebuild.record_places", "sync.commit.publish.make_commit"]
+    "step", ["local.open_pair.put_in_place", "local.rebuild.record_places", "sync.commit.publish.build"]
 )
 def test_dying_while_it_takes_the_uuid_that_it_is_to_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -14,16 +14,15 @@ import ebooklet_tx
 from ebooklet_tx import MISSING, ConflictError
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.index_rows import object_ref
 from ebooklet_tx.local.journal.intents import read_intents
+from ebooklet_tx.local.journal.remote_objects import object_ref
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.stores.wrapper import PassingStore
-from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.pull import pull as pull_module
 from ebooklet_tx.sync.read import ranges
 from tests import doors
-from tests.pairs import LARGE, Bench, history, make, many_large, pending, push, root_of
+from tests.pairs import LARGE, Bench, history, limit_tails, make, many_large, pending, push, root_of
 from tests.store_wrappers import CountingStore, Fault, HookedStore, faulty
 
 QUICK = RetryPolicy.without_backoff()
@@ -36,7 +35,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def small_tails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 300)
+    limit_tails(monkeypatch, 60)
 
 
 def hooked(key: str, stores: list[HookedStore], kind: str = "put") -> Callable[[ObjectStore], ObjectStore]:
@@ -73,8 +72,8 @@ def test_each_way_a_value_can_be_found_after_its_pack_has_gone(bench: Bench) -> 
 def test_a_pull_that_another_overtakes_begins_again(bench: Bench) -> None:
     make(bench, {"k": b"0"})
     stores: list[HookedStore] = []
-    with bench.open("b", "w", wrap_store=hooked("db.d/index/*", stores, kind="get")) as db:
-        db["mine"] = b"1"
+    with bench.open("b", "w", wrap_store=hooked("db.d/index/*", stores, kind="get_range")) as db:
+        db["k5 mine"] = b"1"
         push(bench, "a", {f"k{number}": b"x" * 100 for number in range(10)})
 
         def overtake() -> None:
@@ -85,19 +84,20 @@ def test_a_pull_that_another_overtakes_begins_again(bench: Bench) -> None:
         db.changes().pull()
         assert stores[0].after is None
         assert read_base(db._session.journal).seq == root_of(bench).manifest.seq
-        assert (db["newest"], db["k9"], pending(db)) == (b"2", b"x" * 100, {"mine": "set"})
+        assert (db["newest"], db["k9"], pending(db)) == (b"2", b"x" * 100, {"k5 mine": "set"})
 
 
 @pytest.mark.usefixtures("small_tails")
-def test_more_segments_than_can_be_attached_are_merged(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "plan_segments", lambda *_: 0)
+def test_runs_that_were_never_merged_are_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebooklet_tx.index.merging.RUN_RATIO", 0)
+    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.MERGE_BYTES", 0)
+    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.MERGE_FACTOR", 0)
     expected: dict[str, bytes] = {}
     for number in range(5):
         values = {f"k{number} {at}": b"%d" % at * 60 for at in range(5)} | {"same": b"%d" % number}
         make(bench, values)
         expected |= values
-    assert len(root_of(bench).manifest.segments) >= 3
-    monkeypatch.setattr("ebooklet_tx.sync.pull.segments.MAX_IMAGES", 2)
+    assert len(root_of(bench).manifest.runs) >= 3
     assert bench.fresh_contents() == expected
 
 
@@ -140,7 +140,7 @@ def test_a_read_back_that_a_pull_overtakes_pulls_again(bench: Bench) -> None:
     assert history(bench) == [(1, 0)] * 3
 
 
-def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
+def test_a_pull_that_dies_while_it_takes_our_commit_in_is_done_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(bench, {"k": b"0"})
@@ -148,19 +148,13 @@ def test_a_base_whose_root_is_not_known_is_read_before_the_next_push(
         db["mine"] = b"1"
         with pytest.raises(KeyboardInterrupt):
             db.changes().push()
-        real = pull_module.apply_images
-
-        def stops_after_ours(*arguments: Any, **options: Any) -> None:
-            if options["own_seq"] is None:
-                killed()
-            real(*arguments, **options)
-
         with monkeypatch.context() as patch:
-            patch.setattr(pull_module, "apply_images", stops_after_ours)
+            patch.setattr(pull_module, "put_meta", lambda *_: killed())
             with pytest.raises(KeyboardInterrupt):
                 db.changes().pull()
-        base = read_base(db._session.journal)
-        assert (base.seq, base.etag, pending(db)) == (2, None, {})
+        # Our commit becomes the base in one transaction, or not at all.
+        assert (read_base(db._session.journal).seq, pending(db)) == (1, {"mine": "set"})
+        assert len(read_intents(db._session.journal)) == 1
         db["more"] = b"2"
         assert db.changes().push()
     assert bench.fresh_contents() == {"k": b"0", "mine": b"1", "more": b"2"}
@@ -253,12 +247,12 @@ def test_a_dry_run_says_what_became_of_a_push(bench: Bench, monkeypatch: pytest.
     if gone:
         bench.root.unlink()
     else:
-        # The index has gone into a segment since: the root alone doesn't tell.
-        monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 1)
+        # Another commit lies on top, and the tail has gone into an index object: the history tells all the same.
+        limit_tails(monkeypatch, 0)
         push(bench, "b", {"theirs": b"2"})
         assert not root_of(bench).tail
     report = ebooklet_tx.recover(bench.path(), dry_run=True, retry=QUICK)
-    assert (len(report.dropped), report.applied, report.failed) == (int(gone), (), False)
+    assert (len(report.dropped), len(report.applied), report.failed) == (int(gone), int(not gone), False)
 
 
 def damage(bench: Bench, values: dict[str, bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.database import Database
+from ebooklet_tx.local.pending_values import LargeValue
 from ebooklet_tx.sync.commit import packing, push
 from tests.pairs import LARGE, Bench, many_large
 
@@ -32,16 +33,16 @@ def db(bench: Bench) -> Iterator[Database]:
 
 def between(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
     """Has another thread work, once, between a push's look at the journal and its look for the values."""
-    found, pending = push.place_pending, [work]
+    found, pending = push.send_values, [work]
 
-    def place_pending(*arguments: Any) -> Any:
+    def send_values(*arguments: Any) -> Any:
         while pending:
             thread = threading.Thread(target=pending.pop())
             thread.start()
             thread.join()
         return found(*arguments)
 
-    monkeypatch.setattr(push, "place_pending", place_pending)
+    monkeypatch.setattr(push, "send_values", send_values)
 
 
 def prune(db: Database) -> Callable[[], None]:
@@ -79,7 +80,7 @@ def test_a_value_that_is_sent_in_parts_is_followed(
 ) -> None:
     monkeypatch.setattr(packing, "PACK_BYTES", 10_000)
     monkeypatch.setattr(packing, "PART_BYTES", 9_000)
-    read_at, parts = packing._LargeValue.read_at, []
+    read_at, parts = LargeValue.read_at, []
 
     def moved(self: Any, offset: int, length: int) -> bytes:
         parts.append(offset)
@@ -90,7 +91,7 @@ def test_a_value_that_is_sent_in_parts_is_followed(
             db.prune()
         return read_at(self, offset, length)
 
-    monkeypatch.setattr(packing._LargeValue, "read_at", moved)
+    monkeypatch.setattr(LargeValue, "read_at", moved)
     assert db.changes().push()
     assert bench.fresh_contents() == dict(db)
 

@@ -187,7 +187,7 @@ def test_a_full_disk_while_joining(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
         "local.open_pair.put_in_place",
         "local.rebuild.record_places",
         "local.rebuild.fsync_folder",
-        "sync.pull.pull.apply_images",
+        "sync.pull.pull.apply_move",
     ],
 )
 def test_dying_between_the_steps_of_joining(

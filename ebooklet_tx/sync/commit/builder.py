@@ -1,51 +1,39 @@
-"""Building a commit: pending entries become the root that names them, and the objects that the root names.
+"""Building a commit: rows on an index become the root that names them, and the objects that the root names.
 
-Owns the shape of an index: what rides in the root's tail, when the tail becomes a segment, which tombstones and
-how much of the log a segment keeps. The invariant: nothing here changes the remote for a reader. What is uploaded
-has a new name, and no root names it until the swap.
+The invariant: nothing here changes the remote for a reader. What is uploaded has a new name, and no root names it
+until the swap. What is built has been read back by a reader's own code before that.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import json
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ebooklet_tx.errors import RemoteIntegrityError
-from ebooklet_tx.formats.root import ROOT_TAIL_LIMIT_BYTES, Manifest, Root, encode_root, plan_segments
-from ebooklet_tx.formats.segment import build_segment, merge_segments, read_segment
-from ebooklet_tx.limits import MAX_BUCKETS, MAX_SEGMENTS
-from ebooklet_tx.local.journal.base import Base
-from ebooklet_tx.local.journal.commit_log import newest_commits
-from ebooklet_tx.local.journal.entries import PENDING_SET, Entry
-from ebooklet_tx.local.journal.index_rows import count_tombstones, remote_objects, remote_rows
-from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.uploads import Place
-from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.records import METADATA_KEY, CommitRecord, CommitWay, IndexRow, SegmentRef
-from ebooklet_tx.sync.commit.changes import Changes, is_remote, read_changes
+from ebooklet_tx.formats.index_records import Run
+from ebooklet_tx.formats.manifest import Manifest
+from ebooklet_tx.formats.root import encode_root
+from ebooklet_tx.index.building import IndexLimits, NewIndex, add_rows, write_lists
+from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
+from ebooklet_tx.index.history import extended, horizon_seq
+from ebooklet_tx.index.lookup import LocatedRow, tail_rows
+from ebooklet_tx.index.merging import MergeRules, merge_runs
+from ebooklet_tx.index.writing import RunWriter
+from ebooklet_tx.limits import MAX_BUCKETS
+from ebooklet_tx.records import CommitRecord, CommitWay
 from ebooklet_tx.sync.commit.commit_mode import CommitMode
-from ebooklet_tx.sync.commit.packing import place_values
-from ebooklet_tx.sync.pull.segments import fetch_segment
-from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import base_tail
+from ebooklet_tx.timestamps import now_us
 
-_log = logging.getLogger("ebooklet_tx")
+MERGE_BYTES = 8 * 2**20
+"""The most index bytes that a push rewrites beyond what it adds."""
 
-INLINE_VALUE_BYTES = 4 * 1024
-"""A value up to this size may ride in the index instead of a pack."""
+MERGE_FACTOR = 4
+"""A push that adds much may rewrite this many times as much."""
 
-INLINE_TOTAL_BYTES = 32 * 1024
-"""A push whose values together are up to this size sends no pack."""
-
-TOMBSTONES_WORTH_DROPPING = 1000
-KEPT_LOG_ROWS = 10_000
-
-OWN_SEGMENT_BYTES = 16 * 1024
-"""A commit with packs whose part of the index is longer than this does not join the tail."""
+ROW_BYTES = 40
+"""About what a row takes in the index, for the budget of a push."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,41 +54,55 @@ class DatabaseFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
-    """The index that a root carries: the segments it names, and its tail."""
+class Changes:
+    """What one commit changes.
 
-    segments: tuple[SegmentRef, ...]
-    tombstone_floor: int
-    tail: bytes
+    Attributes:
+        set_count: How many keys it sets.
+        deleted_count: How many it deletes.
+        value_bytes: The encoded bytes of what is set.
+        key_change: How many keys more, or fewer, the database has after it.
+        row_count: How many rows it adds to the index.
+        message: What its writer says of it.
+    """
+
+    set_count: int = 0
+    deleted_count: int = 0
+    value_bytes: int = 0
+    key_change: int = 0
+    row_count: int = 0
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A commit's part of the index before it is known where that part goes.
+class Below:
+    """What a commit is built on.
 
     Attributes:
-        image_blob: What the commit says, as a segment of its own.
-        tail: The base's tail with it.
-        joins_tail: Whether that becomes the root's tail; otherwise a segment is written.
-        is_whole: Whether the image is all that a segment has to hold: the base has no tail and no segments.
+        manifest: The root that it replaces; None where there is none.
+        index: The index that it adds to; None where it begins with an empty one.
+        fence: The fence that its root carries.
     """
 
-    image_blob: bytes
-    tail: bytes
-    joins_tail: bool
-    is_whole: bool
+    manifest: Manifest | None = None
+    index: CommitIndex | None = None
+    fence: int = 0
+
+    @property
+    def seq(self) -> int:
+        """The number of the commit below; 0 where there is none."""
+        return 0 if self.manifest is None else self.manifest.seq
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit, ready to be swapped in: the root's bytes and what to record once it is there.
+    """One commit, ready to be swapped in.
 
     Attributes:
         manifest: The root's manifest.
         root: The root's bytes.
         tail: The root's tail.
-        image_blob: What the commit says of each key, as an index segment.
-        record: What the log says of it.
+        record: What the history says of it.
         changes_mode: Whether it changes how commits are made, so that both locks have to be held.
         swaps: Whether it is a compare-and-swap.
     """
@@ -108,7 +110,6 @@ class Commit:
     manifest: Manifest
     root: bytes
     tail: bytes
-    image_blob: bytes
     record: CommitRecord
     changes_mode: bool = False
     swaps: bool = True
@@ -125,198 +126,118 @@ class Commit:
         return replace(self, manifest=manifest, root=encode_root(manifest, self.tail), swaps=swaps)
 
 
-# -- sending values ----------------------------------------------------------------------------
-
-
-def place_pending(local: LocalStore, remote: Remote, entries: Sequence[Entry]) -> dict[bytes, Place]:
-    """Sends the values that need a pack; those of a small push ride in the index.
-
-    Returns:
-        The places of the values in packs, by digest. When this raises, what has arrived is recorded.
-    """
-    values = [entry for entry in entries if entry.pending == PENDING_SET and not is_remote(entry)]
-    total = sum(entry.length_bytes for entry in values)
-    inline = total <= INLINE_TOTAL_BYTES and all(e.length_bytes <= INLINE_VALUE_BYTES for e in values)
-    # A program that opens a database reads its metadata first: it rides in the index if it is small.
-    packed = [] if inline else [entry for entry in values if not _is_small_metadata(entry)]
-    return place_values(local, remote, packed) if packed else {}
-
-
-def _is_small_metadata(entry: Entry) -> bool:
-    return entry.key == METADATA_KEY and entry.length_bytes <= INLINE_VALUE_BYTES
-
-
-# -- the commit --------------------------------------------------------------------------------
-
-
-def make_commit(
-    local: LocalStore,
-    remote: Remote,
-    facts: DatabaseFacts,
-    base: Base,
-    entries: Sequence[Entry],
-    places: Mapping[bytes, Place],
-) -> Commit:
-    """Makes the commit of some entries on a base, uploading an index segment if the tail is full."""
-    changes = read_changes(local, entries, places, base.seq + 1)
-    draft = draft_index(base, changes, name=f"the tail of {remote.root_place}")
-    if draft.joins_tail:
-        index = Index(base.segments, base.tombstone_floor, draft.tail)
-    else:
-        index = _write_segment(local.journal, remote, base, changes, draft)
-    return build(facts, base, changes, index, draft.image_blob, remote.mode)
-
-
-def replacing_base(manifest: Manifest) -> Base:
-    """Returns the base of a commit that replaces a whole database: of the old index nothing is left.
-
-    Readers that stand on an older commit read all of the index anew.
-    """
-    return Base(
-        seq=manifest.seq,
-        commit_id=manifest.commit_id,
-        fence=manifest.fence,
-        tombstone_floor=manifest.seq + 1,
-        commits=manifest.commits,
-        unknown=json.dumps(manifest.unknown),
+def new_record(seq: int, changes: Changes) -> CommitRecord:
+    """Returns what the history says of a commit that is made now, under a new id."""
+    return CommitRecord(
+        seq=seq,
+        commit_id=secrets.token_hex(16),
+        committed_at_us=now_us(),
+        writer=writer_name(),
+        set_count=changes.set_count,
+        deleted_count=changes.deleted_count,
+        value_bytes=changes.value_bytes,
+        message=changes.message,
     )
 
 
-def draft_index(base: Base, changes: Changes, *, name: str) -> Draft:
-    """Decides where a commit's part of the index goes: into the root's tail, or into a segment."""
-    image_blob = build_segment(changes.rows, changes.objects, [changes.record])
-    image = read_segment(image_blob, name="a new index segment")
-    base_image = base_tail(base)
-    old = _readable_tail(base_image, name=name)
-    tail = image_blob if old is None else merge_segments([old, image], drop_tombstones=False)
-    # Many keys at once have a segment of their own: in the tail, each later push would send them again.
-    many = changes.has_packs and len(image_blob) > OWN_SEGMENT_BYTES
-    unreadable = old is None and bool(base_image)
-    joins_tail = not (many or unreadable or len(tail) > ROOT_TAIL_LIMIT_BYTES)
-    return Draft(image_blob, tail, joins_tail, is_whole=not base_image and not base.segments)
-
-
-def _readable_tail(tail: bytes, *, name: str) -> bytes | None:
-    """Returns the image of the base's tail; None where there is none, or none that can be built on.
-
-    A tail that an earlier version applied may be past the limits. The journal has its rows as well, so that
-    it can be written anew once the key in question has been set or deleted.
-    """
-    if not tail:
-        return None
-    try:
-        return read_segment(tail, name=name)
-    except RemoteIntegrityError as error:
-        _log.warning("the tail of the journal's base can't be read and is written anew: %s", error)
-        return None
+def writer_name() -> str:
+    """Returns how this process signs its commits, for people to read."""
+    host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
+    return f"{host}:{os.getpid()}"
 
 
 def build(
-    facts: DatabaseFacts, base: Base, changes: Changes, index: Index, image_blob: bytes, mode: CommitMode
+    facts: DatabaseFacts,
+    below: Below,
+    rows: Iterable[LocatedRow],
+    changes: Changes,
+    remote: RemoteIndex,
+    writer: RunWriter,
+    mode: CommitMode,
+    limits: IndexLimits | None = None,
+    *,
+    merge_all: bool = False,
 ) -> Commit:
-    """Makes the root of a commit from plain values; asks neither the journal nor the store."""
-    record = changes.record
+    """Makes the root of a commit, and writes the index objects that it names.
+
+    Args:
+        facts: What the root says of the database.
+        below: What the commit is built on.
+        rows: The rows of the commit, in the order of key, each with its seq, which is `below.seq + 1`.
+        changes: What the history says of it.
+        remote: Reads the index below.
+        writer: Writes index objects.
+        mode: How commits are made.
+        limits: What rides in the root.
+        merge_all: Whether all runs are merged into one.
+    """
+    record = new_record(below.seq + 1, changes)
+    limits = limits or IndexLimits()
+    if merge_all and below.index is not None:
+        index = _merged(below.index, remote, writer, limits)
+    else:
+        index = _index(below, rows, changes, record.seq, remote, writer, limits)
+    history = extended(
+        below.manifest, record, remote.history, new_name=writer.new_history_name, put=writer.put_plain
+    )
     manifest = Manifest(
         uuid=facts.uuid,
         type=facts.type,
         seq=record.seq,
         commit_id=record.commit_id,
-        parent=base.commit_id,
+        parent=None if below.manifest is None else below.manifest.commit_id,
         committed_at_us=record.committed_at_us,
         writer=record.writer,
-        fence=base.fence,
+        fence=below.fence,
         value_serializer=facts.value_serializer,
-        key_count=base.key_count + changes.key_change,
-        tombstone_floor=index.tombstone_floor,
+        key_count=_keys_below(below) + changes.key_change,
+        tombstone_floor=index.floor_seq,
         n_buckets=min(facts.n_buckets, MAX_BUCKETS),
-        segments=index.segments,
+        recent=history.recent,
+        records=history.records,
+        histories=history.histories,
+        runs=index.runs,
         commits=mode.to_advertise(),
-        unknown=json.loads(base.unknown),
+        unknown={} if below.manifest is None else below.manifest.unknown,
     )
     root = encode_root(manifest, index.tail)
-    changes_mode = mode.must_change(base.commits, exists=base.seq > 0)
-    return Commit(manifest, root, index.tail, image_blob, record, changes_mode, mode.swaps)
+    advertised = None if below.manifest is None else below.manifest.commits
+    changes_mode = mode.must_change(advertised, exists=below.seq > 0)
+    return Commit(manifest, root, index.tail, record, changes_mode, mode.swaps)
 
 
-# -- segments ----------------------------------------------------------------------------------
+def _keys_below(below: Below) -> int:
+    return 0 if below.index is None else below.index.manifest.key_count
 
 
-def _write_segment(journal: Journal, remote: Remote, base: Base, changes: Changes, draft: Draft) -> Index:
-    """Writes tail, new rows and the newest small segments out as one segment.
-
-    The rows of the older segments come from the journal, which has them all; nothing is read back.
-    """
-    record = changes.record
-    count = plan_segments(base.segments, len(draft.tail))
-    kept = base.segments[: len(base.segments) - count]
-    first_seq = kept[-1].last_seq + 1 if kept else 1
-    if draft.is_whole:
-        segment = put_segment(remote, draft.image_blob, first_seq, record.seq)
-        return Index((segment,), base.tombstone_floor, b"")
-    with journal.mutex:
-        drops = not kept and _is_worth_dropping(*count_tombstones(journal, first_seq))
-        replaced = {row.key for row in changes.rows}
-        older = (
-            row
-            for row in remote_rows(journal, first_seq)
-            if row.key not in replaced and not (drops and row.digest is None)
-        )
-        objects = {**changes.objects, **{ref.name: ref for ref in remote_objects(journal).values()}}
-        log = newest_commits(journal, first_seq, KEPT_LOG_ROWS - 1)
-        blob = build_segment(_in_key_order(older, changes.rows), objects, [*log, record])
-    # By a reader's own limits, before a root names it: what no reader takes would make the root unreadable.
-    read_segment(blob, name="a merge of index segments")
-    segment = put_segment(remote, blob, first_seq, record.seq)
-    return Index((*kept, segment), record.seq if drops else base.tombstone_floor, b"")
+def _index(
+    below: Below,
+    rows: Iterable[LocatedRow],
+    changes: Changes,
+    seq: int,
+    remote: RemoteIndex,
+    writer: RunWriter,
+    limits: IndexLimits,
+) -> NewIndex:
+    budget_bytes = max(MERGE_BYTES, MERGE_FACTOR * ROW_BYTES * changes.row_count)
+    if below.index is None:
+        # Of what lay there nothing is left: copies of it read everything anew.
+        floor_seq = seq if below.manifest is not None else 0
+        return add_rows((), (), rows, floor_seq, remote.reader, writer, MergeRules(budget_bytes, 0), limits)
+    manifest, tail = below.index.manifest, below.index.tail
+    rules = MergeRules(budget_bytes, horizon_seq(manifest, remote.history, now_us=now_us()))
+    kept: Sequence[LocatedRow] = () if tail is None else list(tail_rows(tail, below.index.ref))
+    runs: tuple[Run, ...] = manifest.runs
+    return add_rows(kept, runs, rows, manifest.tombstone_floor, remote.reader, writer, rules, limits)
 
 
-def index_with_record(remote: Remote, root: Root, record: CommitRecord) -> Index:
-    """Returns a root's index with one more log record, for a commit that changes no key and has no journal.
-
-    A tail that would become too long is written out as a segment. Only where the root has no room for one more
-    are some read back to be merged; where those are damaged the tail goes on growing, as far as a root may.
-    """
-    manifest = root.manifest
-    image = read_segment(build_segment([], {}, [record]), name="a new log record")
-    images = [read_segment(root.tail, name="the root's tail")] if root.tail else []
-    tail = merge_segments([*images, image], drop_tombstones=False)
-    index = Index(manifest.segments, manifest.tombstone_floor, tail)
-    if len(tail) <= ROOT_TAIL_LIMIT_BYTES:
-        return index
-    is_full = len(manifest.segments) >= MAX_SEGMENTS
-    count = plan_segments(manifest.segments, len(tail)) if is_full else 0
-    kept = manifest.segments[: len(manifest.segments) - count]
-    try:
-        older = [fetch_segment(remote, segment) for segment in manifest.segments[len(kept) :]]
-    except RemoteIntegrityError as error:
-        _log.warning("the tail of %s grows: %s", remote.root_place, error)
-        return index
-    if older:
-        tail = merge_segments([*older, read_segment(tail, name="a tail")], drop_tombstones=False)
-        read_segment(tail, name="a merge of index segments")
-    first_seq = kept[-1].last_seq + 1 if kept else 1
-    return Index((*kept, put_segment(remote, tail, first_seq, record.seq)), manifest.tombstone_floor, b"")
+def _merged(below: CommitIndex, remote: RemoteIndex, writer: RunWriter, limits: IndexLimits) -> NewIndex:
+    """Returns the same index with its runs merged into one."""
+    manifest = below.manifest
+    horizon = horizon_seq(manifest, remote.history, now_us=now_us())
+    rules = MergeRules(2**62, horizon, max_runs=1)
+    merged = merge_runs(manifest.runs, manifest.tombstone_floor, remote.reader, writer, rules)
+    return NewIndex(write_lists(merged.runs, writer, limits), below.root.tail, merged.floor_seq)
 
 
-def put_segment(remote: Remote, blob: bytes, first_seq: int, last_seq: int) -> SegmentRef:
-    """Uploads a segment of the commits from one number to another."""
-    name = remote.names.new_segment()
-    etag = remote.store.put(remote.names.object(name), blob)
-    digest = hashlib.blake2b(blob, digest_size=16).hexdigest()
-    return SegmentRef(name, etag, len(blob), digest, first_seq, last_seq)
-
-
-def _is_worth_dropping(deleted: int, present: int) -> bool:
-    """False where tombstones are too few to make other readers read everything anew."""
-    return deleted > max(TOMBSTONES_WORTH_DROPPING, present // 4)
-
-
-def _in_key_order(older: Iterable[IndexRow], rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
-    yield from heapq.merge(older, sorted(rows, key=_key_of), key=_key_of)
-
-
-def _key_of(row: IndexRow) -> str:
-    return row.key
-
-
-__all__ = ["Commit", "DatabaseFacts", "build", "make_commit", "place_pending"]
+__all__ = ["Below", "Changes", "Commit", "DatabaseFacts", "build", "new_record", "writer_name"]

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from ebooklet_tx.errors import OfflineError, PreconditionFailedError, RemoteIntegrityError, TransientStoreError
 from ebooklet_tx.formats.root import encode_root
-from ebooklet_tx.sync.commit.builder import index_with_record
-from ebooklet_tx.sync.commit.changes import new_record
+from ebooklet_tx.index.history import HistoryReader, extended
+from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.sync.commit.builder import Changes, new_record
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 
@@ -74,8 +75,13 @@ def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
 def _next_root(remote: Remote, fetched: FetchedRoot) -> tuple[bytes, str]:
     """Returns the bytes of a root that says the same with a higher fence, and its commit's id."""
     old = fetched.manifest
-    record = new_record(old.seq + 1)
-    index = index_with_record(remote, fetched.root, record)
+    record = new_record(old.seq + 1, Changes())
+
+    def put(name: str, data: bytes) -> ObjectRef:
+        return ObjectRef(name, remote.store.put(remote.names.object(name), data), len(data))
+
+    reader = HistoryReader(remote.store, remote.names)
+    history = extended(old, record, reader, new_name=remote.names.new_history, put=put)
     manifest = replace(
         old,
         seq=record.seq,
@@ -84,9 +90,11 @@ def _next_root(remote: Remote, fetched: FetchedRoot) -> tuple[bytes, str]:
         committed_at_us=record.committed_at_us,
         writer=record.writer,
         fence=old.fence + 1,
-        segments=index.segments,
+        recent=history.recent,
+        records=history.records,
+        histories=history.histories,
     )
-    return encode_root(manifest, index.tail), record.commit_id
+    return encode_root(manifest, fetched.root.tail), record.commit_id
 
 
 __all__ = ["fence_off"]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple, TypeAlias
+from itertools import chain, repeat
+from typing import TypeAlias
 
-from ebooklet_tx.errors import LocalIntegrityError, ObjectMissingError
+from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
-from ebooklet_tx.local.journal.entries import Entry, find_entry
+from ebooklet_tx.index.building import METADATA_IN_TAIL_BYTES
 from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.pending.push_rows import ValueToSend, pages_to_send
 from ebooklet_tx.local.journal.uploads import (
     PackedValue,
-    Place,
     arrived_packs,
-    arrived_places,
     find_partial_upload,
     forget_upload,
     note_arrival,
@@ -29,6 +29,7 @@ from ebooklet_tx.local.journal.uploads import (
     replace_upload,
 )
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.local.pending_values import LargeValue, read_values
 from ebooklet_tx.stores.object_store import UploadState
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
@@ -37,113 +38,80 @@ PART_BYTES = 8 * 2**20
 PACKS_IN_FLIGHT = 4
 
 REUSED_FOR_SECONDS = 6 * 3600.0
-"""How long after its sending began a commit may name a pack as it is.
+"""How long after its sending began a commit may name an object as it is.
 
-`collect` deletes packs that no root names once they are a day old. An older one is copied to a new name
-first, which makes it as new as one just sent."""
+`collect` deletes objects that no root names once they are a day old. An older pack is copied to a new name
+first, which makes it as new as one just sent; an older index object is sent again."""
 
 Pack: TypeAlias = tuple[str, bytes, Sequence[PackedValue]]
 """A pack to send: its name, its bytes, and what is in it."""
 
 
-class ReplacedError(Exception):
-    """A key was written again while a commit was built, and its earlier value is gone: build the commit anew."""
-
-
-class PendingValue(NamedTuple):
-    """A value to be packed."""
-
-    key: str
-    timestamp_us: int
-    digest: bytes
-    value: bytes
-
-
-# -- reading pending values --------------------------------------------------------------------
-
-
-def read_pending(local: LocalStore, entry: Entry) -> bytes:
-    """Returns the bytes of a pending value; the caller holds the mutex.
-
-    Raises:
-        ReplacedError: The key was written again since the entry was read, and the earlier value is gone.
-        LocalIntegrityError: It is damaged.
-    """
-    value = local.read(entry)
-    if value is None:
-        raise _unreadable(local, entry)
-    return value
-
-
-def _unreadable(local: LocalStore, entry: Entry) -> ReplacedError | LocalIntegrityError:
-    now = find_entry(local.journal, entry.key)
-    if now is None or now.digest != entry.digest:
-        return ReplacedError(entry.key)
-    return LocalIntegrityError(
-        f"the value of key {entry.key!r} in {local.path} is damaged and can't be pushed; set or "
-        "delete the key, or discard() its change"
-    )
-
-
-def pending_values(local: LocalStore, entries: Iterable[Entry]) -> Iterator[PendingValue]:
-    """Yields the values of pending entries, each distinct value once, reading one at a time."""
-    seen: set[bytes] = set()
-    for entry in entries:
-        digest = entry.digest
-        if digest is None or digest in seen:
-            continue
-        seen.add(digest)
-        with local.mutex:
-            value = read_pending(local, entry)
-        yield PendingValue(entry.key, entry.timestamp_us, digest, value)
+PackRecord: TypeAlias = tuple[int | bytes, str, int, bytes, bytes]
+"""A value to be packed: what its place is noted under (an operation's number, or a digest), its key, timestamp,
+digest and bytes."""
 
 
 # -- sending -----------------------------------------------------------------------------------
 
 
-def place_values(local: LocalStore, remote: Remote, entries: Sequence[Entry]) -> dict[bytes, Place]:
-    """Brings the values of pending entries into the store; returns their places by digest.
+def send_values(local: LocalStore, remote: Remote, last_number: int) -> None:
+    """Sends the values of the operations up to a number, but those that an earlier push has sent.
 
-    What an earlier push of this journal sent, as `reconcile_uploads` has found, is used and not sent again.
-    When this raises, what has arrived is recorded.
+    Memory goes by the packs in flight. When this raises, what has arrived is recorded.
     """
-    journal = local.journal
-    _send_missing(local, remote, entries)
-    while renew_old_uploads(journal, remote):
-        _send_missing(local, remote, entries)
-    return arrived_places(journal)
+    _send_missing(local, remote, last_number)
+    while renew_old_uploads(local.journal, remote):
+        _send_missing(local, remote, last_number)
 
 
-def _send_missing(local: LocalStore, remote: Remote, entries: Sequence[Entry]) -> None:
-    places = arrived_places(local.journal)
-    # In the order of the file, so that the disk is read from front to back.
-    missing = sorted(
-        (entry for entry in entries if entry.digest not in places),
-        key=lambda entry: (entry.local_offset_bytes or 0, entry.key),
-    )
-    sized = [(entry, record_bytes(entry.key, entry.length_bytes)) for entry in missing]
-    small = [entry for entry, size in sized if size <= PACK_BYTES]
-    values = pending_values(local, small)
-    send_packs(local.journal, remote, fill_packs(values, remote.names.new_pack, pack_bytes=PACK_BYTES))
-    for entry, size in sized:
-        if size > PACK_BYTES:
-            _send_large(local, remote, entry)
+def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
+    large: list[ValueToSend] = []
+
+    def small() -> Iterator[Iterable[PackRecord]]:
+        for page in pages_to_send(local.journal, last_number):
+            # Small metadata rides in the root: it is what is asked for first.
+            fitting = [item for item in page if item.key or item.length_bytes > METADATA_IN_TAIL_BYTES]
+            # Values below this fit with any key.
+            if max((item.length_bytes for item in fitting), default=0) > PACK_BYTES - 2**17:
+                large.extend(item for item in fitting if record_bytes(item.key, item.length_bytes) > PACK_BYTES)
+                fitting = [item for item in fitting if record_bytes(item.key, item.length_bytes) <= PACK_BYTES]
+            for items, values in read_values(local, fitting):
+                keys, numbers, digests, stamps, _, _ = zip(*items, strict=True)
+                yield zip(numbers, keys, stamps, digests, values, strict=True)
+
+    packs = fill_packs(chain.from_iterable(small()), remote.names.new_pack, pack_bytes=PACK_BYTES)
+    send_packs(local.journal, remote, packs)
+    for item in large:
+        _send_large(local, remote, item)
 
 
 def fill_packs(
-    values: Iterable[PendingValue], new_name: Callable[[], str], *, pack_bytes: int
+    values: Iterable[PackRecord], new_name: Callable[[], str], *, pack_bytes: int
 ) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
-    """Puts values into packs, in order, and yields each pack once no further value fits."""
+    """Puts values into packs, in order, and yields each pack once no further value fits.
+
+    Equal values are in a pack once.
+    """
     builder = PackBuilder()
-    packed: list[PackedValue] = []
-    for key, timestamp_us, digest, value in values:
-        if packed and builder.size_bytes + record_bytes(key, len(value)) > pack_bytes:
-            yield new_name(), builder.finish(), packed
-            builder, packed = PackBuilder(), []
-        offset = builder.add(key, timestamp_us, value)
-        packed.append(PackedValue(digest, offset, len(value)))
+    packed: list[tuple[int | bytes, int, int]] = []
+    offsets: dict[bytes, int] = {}
+    for owner, key, timestamp_us, digest, value in values:
+        offset = offsets.get(digest)
+        if offset is None:
+            offset = builder.add_within(key, timestamp_us, value, pack_bytes)
+            if not offset:
+                yield new_name(), builder.finish(), _as_packed(packed)
+                builder, packed, offsets = PackBuilder(), [], {}
+                offset = builder.add(key, timestamp_us, value)
+            offsets[digest] = offset
+        packed.append((owner, offset, len(value)))
     if packed:
-        yield new_name(), builder.finish(), packed
+        yield new_name(), builder.finish(), _as_packed(packed)
+
+
+def _as_packed(packed: Iterable[tuple[int | bytes, int, int]]) -> list[PackedValue]:
+    return list(map(tuple.__new__, repeat(PackedValue), packed))
 
 
 def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack]) -> None:
@@ -203,7 +171,7 @@ def renew_old_uploads(journal: Journal, remote: Remote) -> bool:
     too often.
     """
     limit_us = REUSED_FOR_SECONDS * 1e6
-    arrived = [upload for upload in read_uploads(journal) if upload.etag is not None]
+    arrived = [upload for upload in read_uploads(journal) if upload.etag is not None and upload.digest is None]
     old = [upload.name for upload in arrived if abs(now_us() - upload.begun_at_us) > limit_us]
     gone = [name for name in old if not _renewed(journal, remote, name)]
     return bool(gone)
@@ -224,57 +192,12 @@ def _renewed(journal: Journal, remote: Remote, name: str) -> bool:
 # -- values with a pack of their own -----------------------------------------------------------
 
 
-class _LargeValue:
-    """A pack of one value, read from the local file in pieces."""
-
-    def __init__(self, local: LocalStore, entry: Entry, prefix: bytes) -> None:
-        self._local = local
-        self._entry = entry
-        self._prefix = prefix
-        self._in_file = entry.local_digest == entry.digest
-        self._generation = local.file.generation
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._prefix) + self._entry.length_bytes
-
-    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
-        end = offset_bytes + length_bytes
-        head = self._prefix[offset_bytes:end]
-        start = max(0, offset_bytes - len(self._prefix))
-        stop = max(0, end - len(self._prefix))
-        with self._local.mutex:
-            self._follow()
-            if self._in_file:
-                body = self._local.file.read((self._entry.local_offset_bytes or 0) + start, stop - start)
-            else:
-                body = read_pending(self._local, self._entry)[start:stop]
-        return head + body
-
-    def _follow(self) -> None:
-        """Looks the place up again where the file was rewritten since, so that no other bytes are sent."""
-        local = self._local
-        if local.file.generation == self._generation:
-            return
-        now = find_entry(local.journal, self._entry.key)
-        if now is None or now.digest != self._entry.digest or not local.is_intact(now):
-            raise _unreadable(local, self._entry)
-        self._entry, self._generation = now, local.file.generation
-        self._in_file = now.local_digest == now.digest
-
-
-def _send_large(local: LocalStore, remote: Remote, entry: Entry) -> None:
+def _send_large(local: LocalStore, remote: Remote, item: ValueToSend) -> None:
     """Sends a value in parts; each part that arrives is recorded, so that the next push resumes there."""
-    digest = entry.digest
-    if digest is None:
-        return
     journal = local.journal
-    with local.mutex:
-        # Read once in full: parts must not carry damage that the digest would only show afterwards.
-        if not local.is_intact(entry):
-            raise _unreadable(local, entry)
-        name, resume = _begin_large(journal, entry, digest, remote.names.new_pack)
-        source = _LargeValue(local, entry, pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
+    prefix = pack_prefix(item.key, item.timestamp_us, item.length_bytes)
+    source = LargeValue(local, item, prefix)
+    name, resume = _begin_large(journal, item, len(prefix), remote.names.new_pack)
 
     def on_part(state: UploadState) -> None:
         note_parts(journal, name, state.upload_id, state.parts)
@@ -286,14 +209,13 @@ def _send_large(local: LocalStore, remote: Remote, entry: Entry) -> None:
 
 
 def _begin_large(
-    journal: Journal, entry: Entry, digest: bytes, new_name: Callable[[], str]
+    journal: Journal, item: ValueToSend, prefix_bytes: int, new_name: Callable[[], str]
 ) -> tuple[str, UploadState | None]:
     """Finds the unfinished upload of this very value, or begins one."""
-    offset = len(pack_prefix(entry.key, entry.timestamp_us, entry.length_bytes))
-    partial = find_partial_upload(journal, digest, offset)
+    partial = find_partial_upload(journal, item.number)
     if partial is not None:
         return partial.name, UploadState(partial.upload_id, partial.parts) if partial.upload_id else None
     name = new_name()
-    value = PackedValue(digest, offset, entry.length_bytes)
-    note_upload(journal, name, offset + entry.length_bytes, [value], begun_at_us=now_us())
+    value = PackedValue(item.number, prefix_bytes, item.length_bytes)
+    note_upload(journal, name, prefix_bytes + item.length_bytes, [value], begun_at_us=now_us())
     return name, None

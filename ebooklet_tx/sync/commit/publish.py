@@ -1,65 +1,175 @@
 """Publishing a commit: it is built, noted as an intent, swapped in, and becomes the journal's base.
 
-The invariant: the intent, written before the swap, holds the commit's rows. So once the swap is known to
-have taken place, this process or a later one can make the commit the base, whatever happened to the answer.
+The invariant: the intent, written before the swap, tells with the journal's operations what the commit holds. So
+a process that learns that the swap took place, this one or a later one, can make the commit the base, whatever
+happened to the process or the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
+from operator import attrgetter
 
 from ebooklet_tx.errors import Error
-from ebooklet_tx.formats.segment import read_segment
-from ebooklet_tx.local.journal.base import Base, base_facts, read_base
-from ebooklet_tx.local.journal.commit_log import is_logged
-from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry
+from ebooklet_tx.formats.index_object import read_whole
+from ebooklet_tx.formats.index_records import IndexEntry
+from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.index.writing import RunWriter
+from ebooklet_tx.local.journal.base import base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, is_replacing, type_fact
-from ebooklet_tx.local.journal.index_images import apply_images
-from ebooklet_tx.local.journal.intents import Intent, drop_intents, write_intent
-from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.uploads import Place
-from ebooklet_tx.sync.commit.builder import Commit, DatabaseFacts, make_commit
+from ebooklet_tx.local.journal.intents import Intent, add_intent, apply_intent, drop_intents
+from ebooklet_tx.local.journal.journal import driver, put_meta
+from ebooklet_tx.local.journal.known import apply_rows, drop_done
+from ebooklet_tx.local.journal.pending.push_rows import (
+    PendingRow,
+    PushPlan,
+    count_up_to,
+    objects_by_number,
+    pages_to_commit,
+)
+from ebooklet_tx.local.journal.uploads import (
+    drop_index_uploads,
+    drop_uploads,
+    find_index_object,
+    note_arrival,
+    note_upload,
+)
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.local.pending_values import read_operation
+from ebooklet_tx.records import IndexRow, ObjectRef, RemoteSide, digest_of
+from ebooklet_tx.sync.commit.builder import Below, Changes, Commit, DatabaseFacts, build
 from ebooklet_tx.sync.commit.commit_mode import record_result
+from ebooklet_tx.sync.commit.packing import REUSED_FOR_SECONDS
 from ebooklet_tx.sync.commit.read_back import Outcome, Swap
 from ebooklet_tx.sync.commit.root_swap import swap_root
 from ebooklet_tx.sync.pull.pull import apply_root, pull, replacement_applied
+from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import now_us
 
+NOWHERE = ObjectRef("", "", 0)
+"""Stands for the object of a row that rides in the index itself, until that is written."""
 
-def commit_entries(
+
+def operation_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[LocatedRow]:
+    """Yields what a commit of a plan says of each key, in the order of key."""
+    return chain.from_iterable(_pages_of_rows(local, plan, seq))
+
+
+def _pages_of_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Iterable[LocatedRow]]:
+    refs: dict[int, ObjectRef] = {}
+    for page in pages_to_commit(local.journal, plan.last_number):
+        keys, kinds, stamps, digests, lengths, _, objects, offsets = zip(*page, strict=True)
+        used = set(objects) - {None}
+        refs |= objects_by_number(local.journal, used - refs.keys())
+        if set(kinds) == {1} and None not in objects and None not in offsets:
+            # Column by column: most pushes of many keys set all of them to values in packs.
+            there = list(map(refs.__getitem__, objects))
+            names = map(attrgetter("name"), there)
+            rows = zip(keys, repeat(seq), stamps, digests, names, offsets, lengths, repeat(None), strict=False)
+            indexed = map(tuple.__new__, repeat(IndexRow), rows)
+            yield map(tuple.__new__, repeat(LocatedRow), zip(indexed, there, strict=True))
+        else:
+            yield [_operation_row(local, row, refs, seq) for row in page]
+
+
+def _operation_row(local: LocalStore, row: PendingRow, refs: Mapping[int, ObjectRef], seq: int) -> LocatedRow:
+    if row.pending != 1:
+        return LocatedRow(IndexRow(row.key, seq, row.timestamp_us, None), NOWHERE)
+    if row.object is not None and row.offset_bytes is not None:
+        ref = refs[row.object]
+        placed = (ref.name, row.offset_bytes, row.length_bytes)
+        return LocatedRow(IndexRow(row.key, seq, row.timestamp_us, row.digest, *placed), ref)
+    value = read_operation(local, row.key, row.number)
+    return LocatedRow(
+        IndexRow(row.key, seq, row.timestamp_us, row.digest, None, None, len(value), value), NOWHERE
+    )
+
+
+def commit_rows(
     session: Session,
-    base: Base,
+    below: Below,
     base_etag: str | None,
-    entries: Sequence[Entry],
-    places: Mapping[bytes, Place],
+    rows: Iterable[LocatedRow],
+    changes: Changes,
+    *,
+    plan: PushPlan | None = None,
+    moved: Mapping[str, RemoteSide] | None = None,
+    replaces: bool = False,
+    merge_all: bool = False,
 ) -> Commit | None:
-    """Commits what some entries hold, on a base; None when that has to be tried again on another base.
+    """Commits rows on what lies below; None when that has to be tried again on another base.
 
     Args:
         session: The session.
-        base: What the commit is built on.
+        below: What the commit is built on.
         base_etag: The ETag of the root that it replaces.
-        entries: The entries; those with an operation must be pending still.
-        places: Where their values lie in packs, by digest; others ride in the index.
-
-    Raises:
-        ReplacedError: A key was written again since its entry was read.
+        rows: The rows, in the order of key, of the commit `below.seq + 1`.
+        changes: What the history says of them.
+        plan: The operations that they carry out.
+        moved: What becomes of the remote side of keys that have no operation.
+        replaces: Whether the commit replaces the whole database.
+        merge_all: Whether all runs of the index are merged into one, whatever that costs.
     """
     local, journal = session.local, session.journal
     header = local.file.header
     facts = DatabaseFacts(header.uuid.hex(), session.type, session.serializer_name, header.n_buckets)
-    commit = make_commit(local, session.remote, facts, base, entries, places)
-    manifest = commit.manifest
-    intent = Intent(manifest.commit_id, manifest.seq, base_etag, commit.image_blob)
-    keys = [entry.key for entry in entries if entry.pending != PENDING_NONE]
-    if not write_intent(journal, intent, keys, begun_at_us=now_us()):
-        return None
+    index = session.index.remote_index
+    writer = run_writer(local, session.remote)
+    commit = build(facts, below, rows, changes, index, writer, session.remote.mode, merge_all=merge_all)
+    intent = Intent(
+        commit.manifest.commit_id,
+        commit.manifest.seq,
+        base_etag,
+        read_base(journal).commit_id,
+        0 if plan is None else plan.last_number,
+        replaces,
+    )
+    with journal.transaction() as transaction:
+        raw = driver(transaction)
+        # Fewer are left where a key was written again: what the commit says of it is not wanted any more.
+        if plan is not None and count_up_to(raw, plan.last_number) != plan.count:
+            return None
+        add_intent(raw, intent, begun_at_us=now_us())
     outcome = swap_in(session, commit, base_etag)
     if outcome.etag is not None:
-        _become_base(journal, outcome.commit or commit, outcome.etag)
+        uses_packs = plan is not None or bool(moved)
+        _become_base(local, outcome.commit or commit, intent, outcome.etag, moved or {}, uses_packs=uses_packs)
     return commit if outcome.applied else None
+
+
+def run_writer(local: LocalStore, remote: Remote) -> RunWriter:
+    """Returns what writes index objects; each is noted in the journal, and its pieces are kept there."""
+    journal = local.journal
+
+    def put(name: str, data: bytes) -> ObjectRef:
+        digest, begun_at_us = digest_of(data), now_us()
+        around_us = int(REUSED_FOR_SECONDS * 1e6)
+        known = find_index_object(journal, digest, from_us=begun_at_us - around_us, to_us=begun_at_us + around_us)
+        if known is not None:
+            return known
+        note_upload(journal, name, len(data), begun_at_us=begun_at_us, digest=digest)
+        etag = remote.store.put(remote.names.object(name), data)
+        note_arrival(journal, name, etag)
+        return ObjectRef(name, etag, len(data))
+
+    def keep(data: bytes, entry: IndexEntry) -> None:
+        directory = read_whole(data, entry=entry, name=entry.name)
+        pieces = {
+            ref.digest: data[ref.offset_bytes : ref.offset_bytes + ref.length_bytes] for ref in directory.blocks
+        }
+        pieces[entry.directory_digest] = data[entry.directory_offset_bytes :]
+        local.pieces.put(pieces)
+
+    return RunWriter(
+        remote.names.new_index_object,
+        remote.names.new_history,
+        put,
+        keep,
+        threads=max(1, min(4, remote.threads)),
+    )
 
 
 def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
@@ -68,12 +178,13 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     base = read_base(journal)
 
     def absorb(fetched: FetchedRoot) -> bool:
-        if is_replacing(journal) and not replacement_applied(session.local, remote, fetched):
+        if is_replacing(journal) and not replacement_applied(session.local, session.index, fetched):
             return False
         if apply_root(session, fetched, since=base) is None:
             pull(session)
-        # The log decides, not what this pull settled: another thread's may have come first.
-        return is_logged(journal, commit.manifest.commit_id)
+        # The history decides, not what this pull settled: another thread's may have come first.
+        found = session.index.of_root(fetched).commit_at(commit.manifest.seq)
+        return found == commit.manifest.commit_id
 
     swap = Swap(commit, base_etag, absorb)
     try:
@@ -81,7 +192,8 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     except Error:
         if not swap.may_have_arrived:
             # There is nothing to find out about it later.
-            drop_intents(journal, [commit.manifest.commit_id])
+            with journal.transaction() as transaction:
+                drop_intents(driver(transaction), [commit.manifest.commit_id])
         raise
     if outcome.applied and commit.changes_mode:
         record_result(journal, remote.mode)
@@ -90,18 +202,38 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
     return outcome
 
 
-def _become_base(journal: Journal, commit: Commit, etag: str) -> None:
+def _become_base(
+    local: LocalStore,
+    commit: Commit,
+    intent: Intent,
+    etag: str,
+    moved: Mapping[str, RemoteSide],
+    *,
+    uses_packs: bool,
+) -> None:
     """Makes a commit that took place the base; what was written since stays pending on top of it."""
-    image = read_segment(commit.image_blob, name="the commit just pushed")
-    manifest = commit.manifest
+    journal, manifest = local.journal, commit.manifest
     with journal.mutex:
-        if read_base(journal).seq >= manifest.seq:
+        base = read_base(journal)
+        if base.seq >= manifest.seq and base.commit_id != intent.base_commit_id:
             # A pull in another thread has come across the commit, and maybe others on top.
             return
-        apply_images(
-            journal,
-            [image],
-            base_seq=manifest.seq - 1,
-            facts=base_facts(base_of(manifest, etag, commit.root)) | type_fact(manifest.type) | REPLACED,
-            own_seq=manifest.seq,
-        )
+        with journal.transaction() as transaction:
+            raw = driver(transaction)
+            apply_intent(raw, intent, root=ObjectRef("", etag, len(commit.root)))
+            if moved:
+                apply_rows(raw, moved, left=intent.commit_id, reached=intent.commit_id)
+            # Another push on this base, whose answer never came, can't take place any more.
+            drop_intents(raw)
+            if uses_packs:
+                drop_uploads(raw)
+            else:
+                # A raised fence leaves the packs of an interrupted push to be used.
+                drop_index_uploads(raw)
+            drop_done(raw)
+            facts = base_facts(base_of(manifest, etag, commit.root)) | type_fact(manifest.type) | REPLACED
+            put_meta(transaction, facts)
+            local.pieces.write(transaction)
+
+
+__all__ = ["commit_rows", "operation_rows", "run_writer", "swap_in"]

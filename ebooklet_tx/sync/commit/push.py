@@ -7,29 +7,41 @@ Before it no root names anything that was uploaded; after it the root names ever
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError
-from ebooklet_tx.local.detach import start_over
+from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError, UnsupportedFormatError
+from ebooklet_tx.local.detach import forget_remote, start_over
 from ebooklet_tx.local.journal.base import Base, read_base
-from ebooklet_tx.local.journal.entries import Entry, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
+from ebooklet_tx.local.journal.journal import Journal, driver
+from ebooklet_tx.local.journal.known import knows_pending
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
-from ebooklet_tx.local.journal.uploads import forget_uploads
+from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read_plan
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.local.pending_values import ReplacedError
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit.builder import Commit, place_pending, replacing_base
-from ebooklet_tx.sync.commit.packing import ReplacedError, reconcile_uploads
-from ebooklet_tx.sync.commit.publish import commit_entries
-from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, find_conflicts
+from ebooklet_tx.sync.base_index import BaseIndex, check_readable
+from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
+from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
+from ebooklet_tx.sync.commit.publish import commit_rows, operation_rows
+from ebooklet_tx.sync.only_there import keys_only_there
+from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, chooses_theirs, resolve_all
+from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
+
+INLINE_VALUE_BYTES = 4 * 1024
+"""A value up to this size may ride in the index instead of a pack."""
+
+INLINE_TOTAL_BYTES = 8 * 1024
+"""A push whose values together are up to this size sends no pack."""
 
 MAX_ROUNDS = 200
 CONTENTION_SECONDS = 0.02
@@ -80,14 +92,16 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         LockLostError: Another writer took the lock over; every operation is pending.
         OfflineError: The store keeps failing; every operation is pending, and whether this commit
             took place is settled by the next push, pull or recover.
+        UnsupportedFormatError: The remote is of format 1; `force` writes it anew where all its values are here.
         RemoteMissingError: The remote that this database came from is gone; with `force`, values of some
             keys are gone with it, and nothing was changed.
     """
     check_choice(on_conflict)
     with session.push_mutex:
         session.locks.check()
-        with session.mutex:
-            session.local.commit()
+        session.local.commit()
+        if read_base(session.journal).format == 1:
+            _leave_first_format(session, force=force)
         unresolved = bool(read_intents(session.journal))
         resumed = reconcile_uploads(session.journal, session.remote)
         settled: list[str] = []
@@ -97,15 +111,39 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
             except RemoteMissingError:
                 if not force:
                     raise
-                start_over(session.local, session.remote.root_place)
+                # Fetched values count as here once they are in the file.
+                session.local.commit(fold=True)
+                start_over(
+                    session.local, session.remote.root_place, keys_only_there(session.local, session.index)
+                )
         if force:
             on_conflict = "ours"
         result = _rounds(session, resumed, on_conflict, always=force)
-        with session.mutex:
-            # A pull in between may have made values stale, and a choice may have set some.
-            session.local.fold_committed()
+        # A pull in between may have made values stale, and a choice may have set some.
+        session.local.fold_committed()
         # A push that had succeeded unseen counts as this one's success.
         return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
+
+
+def _leave_first_format(session: Session, *, force: bool) -> None:
+    """Makes everything here pending, to replace a root of format 1; unless another writer has done that already.
+
+    Raises:
+        UnsupportedFormatError: The push is not forced, or values of some keys are in that remote alone.
+    """
+    with contextlib.suppress(RemoteMissingError):
+        pull(session)
+    base = read_base(session.journal)
+    if base.format != 1:
+        return
+    if not force:
+        raise UnsupportedFormatError(
+            f"{session.remote.root_place} is a database of format 1, which this version of ebooklet_tx does not "
+            "write to; every operation is pending. push(force_push=True) writes it anew from what is on this "
+            "machine: first push from the others, with the version that they have, and pull here with it"
+        )
+    check_readable(session.journal, base)
+    forget_remote(session.local, base_format=1)
 
 
 def raise_fence(session: Session) -> None:
@@ -121,7 +159,8 @@ def raise_fence(session: Session) -> None:
             if base.seq == 0:
                 return
             fence = base.fence + 1
-            if commit_entries(session, replace(base, fence=fence), base.etag, [], {}) is not None:
+            on = replace(below(session.index, base), fence=fence)
+            if commit_rows(session, on, base.etag, (), Changes()) is not None:
                 session.locks.fence_raised(fence)
                 return
             backoff(session.remote.policy, number)
@@ -133,15 +172,17 @@ def raise_fence(session: Session) -> None:
 
 def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, always: bool) -> PushResult:
     """Tries again on another base until the commit is in, settling conflicts as they come up."""
+    reader, decode = reader_of(session), session.decode
     try:
         for number in range(MAX_ROUNDS):
-            if number:
-                prepare_round(session)
-            complete = _pull_known_conflicts(session, on_conflict)
+            if number and session.locks.recheck():
+                pull(session)
+            reader.know_pending()
+            complete = _pull_known_conflicts(reader, decode, on_conflict)
             yielding: list[Resolution] = []
             if on_conflict != "raise":
                 # Only a function is asked about keys to which both sides gave the same value.
-                conflicts = find_conflicts(session, agreeing=callable(on_conflict))
+                conflicts = find_conflicts(reader, decode, agreeing=callable(on_conflict))
                 yielding = resolve_all(session.journal, conflicts, on_conflict, session.encode)
             if not callable(on_conflict):
                 drop_agreeing(session.journal)
@@ -160,7 +201,7 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
         session.locks.release_turn()
 
 
-def _pull_known_conflicts(session: Session, on_conflict: str | Resolver) -> bool:
+def _pull_known_conflicts(reader: Reader, decode: Decode, on_conflict: str | Resolver) -> bool:
     """Pulls where conflicts are known: they are decided, or reported, by what the remote holds now.
 
     Returns:
@@ -169,21 +210,16 @@ def _pull_known_conflicts(session: Session, on_conflict: str | Resolver) -> bool
     Raises:
         OfflineError: They are to be decided, and the remote can't be asked.
     """
-    if not find_conflicts(session, agreeing=callable(on_conflict)):
+    if not find_conflicts(reader, decode, agreeing=callable(on_conflict)):
         return True
     try:
-        pull(session)
+        reader.pull()
+        reader.know_pending()
     except OfflineError:
         if on_conflict != "raise":
             raise
         return False
     return True
-
-
-def prepare_round(session: Session) -> None:
-    """Before another round: makes sure of the lock, or takes a ticket and pulls what was committed meanwhile."""
-    if session.locks.recheck():
-        pull(session)
 
 
 def backoff(policy: RetryPolicy, number: int) -> None:
@@ -223,6 +259,12 @@ def _one_round(
     if replacing:
         here = identity_of_file(session.local, session.type, session.serializer_name)
         seen = _inspect_replaced(session.local, remote, here)
+    elif read_base(journal).format == 1 and not remote.offline:
+        seen = inspect_root(remote)
+        if isinstance(seen, FetchedRoot):
+            # Another writer has written it anew.
+            pull(session)
+            return None
     with session.mutex:
         if replacing and not is_replacing(journal):
             # A pull in another thread has found that the replacement took place.
@@ -230,11 +272,14 @@ def _one_round(
         base = read_base(journal)
         # A lost lock is reported before the conflicts that came of it.
         session.locks.check_fence(base.fence)
-        conflicts = _undecided(find_conflicts(session), yielding)
-        if conflicts:
-            raise ConflictError(conflicts, remote.root_place, complete=complete)
-        entries = _to_push(pending_entries(journal), yielding)
-    if not entries and not replacing and base.seq and not always:
+        conflicts = find_conflicts(reader_of(session), session.decode)
+        if undecided := _undecided(conflicts, yielding):
+            raise ConflictError(undecided, remote.root_place, complete=complete)
+        if not (replacing or remote.offline or knows_pending(journal)):
+            # Another thread has written, or pulled, since they were looked up.
+            return None
+        plan = _plan(journal, _decided(conflicts, yielding))
+    if not plan.count and not replacing and base.seq and not always:
         # This round has read that the remote still has what our changes give way to.
         apply(journal, yielding)
         return PushResult(False, seq=base.seq)
@@ -252,18 +297,42 @@ def _one_round(
         session.locks.note_fence(seen.manifest.fence if isinstance(seen, FetchedRoot) else 0)
     if isinstance(seen, FetchedRoot):
         remote.mode.follow(seen.manifest.commits)
-    base, base_etag = _to_build_on(base, seen)
+    on = Below() if replacing else below(session.index, base)
+    if isinstance(seen, FetchedRoot):
+        on = Below(seen.manifest, None, seen.manifest.fence)
+    base_etag = base.etag if seen is None else seen.etag
     try:
-        places = place_pending(session.local, remote, entries)
-        commit = commit_entries(session, base, base_etag, entries, places)
+        if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
+            send_values(session.local, remote, plan.last_number)
+        rows = operation_rows(session.local, plan, on.seq + 1)
+        commit = commit_rows(session, on, base_etag, rows, _changes_of(plan), plan=plan, replaces=replacing)
     except ReplacedError:
         # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
         return None
     if commit is None:
         return None
     apply(journal, yielding)
-    forget_uploads(journal)
     return _result(commit, resumed)
+
+
+def below(index: BaseIndex, base: Base) -> Below:
+    """Returns what a commit on a base is built on."""
+    there = index.of_base(base)
+    return Below(None if there is None else there.manifest, there, base.fence)
+
+
+def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:
+    """Returns what to push: all that is pending, but for the changes that give way in some conflicts."""
+    plan = read_plan(journal)
+    if not left_out:
+        return plan
+    with journal.transaction() as transaction:
+        postpone(driver(transaction), [conflict.key for conflict in left_out])
+    return read_plan(journal, last_number=plan.last_number)
+
+
+def _changes_of(plan: PushPlan) -> Changes:
+    return Changes(plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
 
 
 def _result(commit: Commit, resumed: int) -> PushResult:
@@ -290,30 +359,20 @@ def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> Fetc
     return seen
 
 
-def _to_build_on(base: Base, replaced: FetchedRoot | DamagedRoot | None) -> tuple[Base, str | None]:
-    """Returns what a commit is built on, and the ETag of the root in whose place it is put."""
-    if replaced is None:
-        return base, base.etag
-    return (replacing_base(replaced.manifest) if isinstance(replaced, FetchedRoot) else base), replaced.etag
-
-
 def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
-    decided = {item.conflict.key: item for item in yielding}
+    decided = {conflict.key for conflict in _decided(conflicts, yielding)}
+    return [conflict for conflict in conflicts if conflict.key not in decided]
+
+
+def _decided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
+    """Returns the conflicts in which the other writer's version was chosen, for these versions of the key."""
+    decisions = {item.conflict.key: item for item in yielding}
     return [
         conflict
         for conflict in conflicts
-        if conflict.key not in decided
-        or not chooses_theirs(decided[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
+        if conflict.key in decisions
+        and chooses_theirs(decisions[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
     ]
 
 
-def _to_push(entries: Sequence[Entry], yielding: Sequence[Resolution]) -> list[Entry]:
-    decided = {item.conflict.key: item for item in yielding}
-    return [
-        entry
-        for entry in entries
-        if entry.key not in decided or not chooses_theirs(decided[entry.key], entry.remote_digest, entry.digest)
-    ]
-
-
-__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "contention", "prepare_round", "push", "raise_fence"]
+__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "below", "contention", "push", "raise_fence"]

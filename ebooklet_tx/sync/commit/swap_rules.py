@@ -1,8 +1,8 @@
 """What a root that is read back says about a compare-and-swap: pure decisions.
 
-The invariant: a commit counts as applied only when the root, or the log of commits below
-it, names its id; as not applied only when the root that it was to replace is still there, or the root is
-another whose log does not name it. An answer of the store alone decides nothing but plain success.
+The invariant: a commit counts as applied only when the root, or the history below it, names its id at its number;
+as not applied only when the root that it was to replace is still there, or the root is another whose history has
+another commit at that number. An answer of the store alone decides nothing but plain success.
 
 `push` and `pull` act on these decisions, and tests/model explores them exhaustively.
 """
@@ -10,7 +10,6 @@ another whose log does not name it. An answer of the store alone decides nothing
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -43,9 +42,33 @@ def judge(seen: RootSeen | None, *, commit_id: str, base_etag: str | None) -> Ve
     return Verdict.OTHERS
 
 
-def was_applied(commit_id: str, root_commit_id: str, logged: Collection[str]) -> bool:
-    """Whether a commit is the root's, or lies below it."""
-    return commit_id == root_commit_id or commit_id in logged
+class Fate(enum.Enum):
+    """What a root that was read later says of a commit whose answer never came."""
+
+    APPLIED = "the history has it at its number"
+    DROPPED = "it was not applied, and can't be any more"
+    LOST = "the history no longer reaches its number"
+    OPEN = "it may still be applied"
+
+
+def fate_of(
+    commit_id: str, seq: int, base_etag: str | None, *, found: str | None, root_seq: int, root_etag: str | None
+) -> Fate:
+    """Decides what became of a commit of a number on a base.
+
+    Args:
+        commit_id: The commit.
+        seq: Its number.
+        base_etag: The root that it was to replace; None for none.
+        found: The commit that the root's history has at that number, None where it has none.
+        root_seq: The number of the root's commit.
+        root_etag: The root's ETag.
+    """
+    if found == commit_id:
+        return Fate.APPLIED
+    if found is None and root_seq >= seq:
+        return Fate.LOST
+    return Fate.OPEN if may_still_apply(base_etag, root_etag) else Fate.DROPPED
 
 
 def may_still_apply(base_etag: str | None, root_etag: str | None) -> bool:

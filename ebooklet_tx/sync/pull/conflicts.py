@@ -11,7 +11,7 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 from ebooklet_tx.errors import (
     Error,
@@ -20,16 +20,17 @@ from ebooklet_tx.errors import (
     ObjectMissingError,
     PreconditionFailedError,
     RemoteIntegrityError,
+    UnsupportedFormatError,
 )
-from ebooklet_tx.local.journal.entries import Entry
-from ebooklet_tx.local.journal.pending.conflicts import ConflictRow, conflict_rows, find_side
-from ebooklet_tx.local.journal.staged import held_value
-from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.commit.packing import read_pending
+from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.local.journal.base import base_root_in, read_base
+from ebooklet_tx.local.journal.pending.conflicts import ConflictRow, conflict_rows
+from ebooklet_tx.local.pending_values import read_local_side
 from ebooklet_tx.sync.read.fetch import fetch_place
-from ebooklet_tx.sync.read.reader import Reader, reader_of
-from ebooklet_tx.sync.session import Session
+from ebooklet_tx.sync.read.reader import Reader
+
+Decode: TypeAlias = Callable[[str, bytes], Any]
+"""Makes a value of a key's encoded bytes."""
 
 _GONE = (ObjectMissingError, PreconditionFailedError, NotFoundInRangeError)
 """What a store answers where an object is not what the index says."""
@@ -126,18 +127,22 @@ class ConflictError(Error):
         return type(self), (conflicts, self._root_place, self.complete)
 
 
-def find_conflicts(session: Session, *, agreeing: bool = False) -> list[Conflict]:
+def find_conflicts(reader: Reader, decode: Decode, *, agreeing: bool = False) -> list[Conflict]:
     """Returns the conflicts in order of key; with `agreeing` also the keys to which both sides gave one value."""
-
-    reader, decode = reader_of(session), session.decode
 
     def load(key: str, side: str) -> Any:
         value = read_side(reader, key, side)
         return MISSING if value is None else decode(key, value)
 
-    with session.journal.reading() as raw:
+    journal = reader.local.journal
+    with journal.reading() as raw:
         rows = conflict_rows(raw, agreeing=agreeing)
-    return [_conflict(row, load) for row in rows]
+    if not rows:
+        return []
+    index = reader.base_index.of_base(read_base(journal))
+    records = () if index is None else index.manifest.records
+    writers = {record.seq: record.writer for record in records}
+    return [_conflict(row, load, writers.get(row.theirs_seq or 0)) for row in rows]
 
 
 def conflicts_in(raw: sqlite3.Connection) -> list[Conflict]:
@@ -146,19 +151,31 @@ def conflicts_in(raw: sqlite3.Connection) -> list[Conflict]:
     Raises:
         JournalDamagedError: A row of them is not as it was written.
     """
-    return [_conflict(row, _no_values) for row in conflict_rows(raw)]
+    rows = conflict_rows(raw)
+    writers = _writers_told(raw) if rows else {}
+    return [_conflict(row, _no_values, writers.get(row.theirs_seq or 0)) for row in rows]
+
+
+def _writers_told(raw: sqlite3.Connection) -> dict[int, str]:
+    """Returns who wrote the commits that the base's root tells of; nothing where it can't be read."""
+    root = base_root_in(raw)
+    try:
+        records = decode_root(root, name="the base").manifest.records if root else ()
+    except (RemoteIntegrityError, UnsupportedFormatError):
+        return {}
+    return {record.seq: record.writer for record in records}
 
 
 def _no_values(key: str, _side: str) -> Any:
     raise LocalIntegrityError(f"the values of key {key!r} can't be had without opening the database; open it")
 
 
-def _conflict(row: ConflictRow, load: Callable[[str, str], Any]) -> Conflict:
+def _conflict(row: ConflictRow, load: Callable[[str, str], Any], writer: str | None) -> Conflict:
     return Conflict(
         key=row.key,
         base_version=Version(row.base_digest, row.base_timestamp_us),
         ours_version=Version(row.ours_digest, row.ours_timestamp_us),
-        theirs_version=Version(row.theirs_digest, row.theirs_timestamp_us, row.theirs_writer),
+        theirs_version=Version(row.theirs_digest, row.theirs_timestamp_us, writer),
         _load=load,
     )
 
@@ -190,17 +207,13 @@ def read_side(reader: Reader, key: str, side: str) -> bytes | None:
 
 def _value_of(reader: Reader, key: str, side: str) -> bytes | None:
     """Reads one side as the journal has it now."""
-    local = reader.local
-    with local.mutex:
-        entry = local.entry(key)
-        if entry is None or (side == "pending" and entry.digest is None):
-            return None
-        if side == "pending":
-            return read_pending(local, entry)
-        digest, place = find_side(local.journal, key, side)
-        if digest is None:
-            return None
-        value = _local_bytes(local, entry, digest)
+    found = read_local_side(reader.local, key, side)
+    if found.digest is None:
+        return None
+    value, place = found.value, found.place
+    if value is None and place is None and side == "remote":
+        item = reader.look_up([key]).rows.get(key)
+        value = item.row.value if item is not None and item.row.digest == found.digest else None
     if value is not None:
         return value
     if place is None:
@@ -215,13 +228,3 @@ def _not_fetched(key: str, side: str, error: Error) -> RemoteIntegrityError:
     return RemoteIntegrityError(
         f"the {side} value of key {key!r} can't be fetched any more: {error}; choose a side, or give a value"
     )
-
-
-def _local_bytes(local: LocalStore, entry: Entry, digest: bytes) -> bytes | None:
-    """Returns the value with a digest, where this machine has an intact copy of it."""
-    if entry.local_digest == digest:
-        value = local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
-        if digest_of(value) == digest:
-            return value
-    held = held_value(local.journal, entry.key, digest)
-    return held if held is not None and digest_of(held) == digest else None

@@ -1,9 +1,9 @@
 """Pull: the journal moves on to the commit that the remote's root names.
 
-A pipeline: read a view of the journal, fetch the root and what it names, decide what that means (`pull_rules`),
-apply it. The invariant: everything that a root names is fetched and checked before the journal is touched, and
-a root is applied only to the base from which it was read. It is also how an unresolved push is settled: a commit
-of ours that the root or its log names had succeeded, whatever became of the store's answer.
+A pipeline: read a view of the journal, fetch the root and what is needed of its index, decide what that means
+(`move_base`), apply it. The invariant: everything is fetched and checked before the journal is touched, and a
+root is applied only to the base from which it was read. It is also how an unresolved push is settled: a commit of
+ours that the root's history has took place, whatever became of the store's answer.
 """
 
 from __future__ import annotations
@@ -11,26 +11,35 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import (
+    ContentionError,
     InvalidArgumentError,
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
 )
-from ebooklet_tx.formats.segment import read_segment
+from ebooklet_tx.formats.root import FirstFormatError
+from ebooklet_tx.index.commit_index import CommitIndex
+from ebooklet_tx.index.merging import row_count
 from ebooklet_tx.local.detach import finish_detaching
 from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, type_fact
-from ebooklet_tx.local.journal.index_images import apply_images
-from ebooklet_tx.local.journal.intents import Intent, drop_intents, read_intents
-from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.intents import drop_intents, read_intents
+from ebooklet_tx.local.journal.journal import driver, put_meta
+from ebooklet_tx.local.journal.known import is_any_pending
+from ebooklet_tx.local.journal.operations import ADOPTED, IN_DOUBT
 from ebooklet_tx.local.journal.pending.pull_view import read_pull_view
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.sync.base_index import BaseIndex
+from ebooklet_tx.sync.commit.swap_rules import may_still_apply
+from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
-from ebooklet_tx.sync.pull.pull_rules import Settled, dead_intents, key_count_of, settle_intents
-from ebooklet_tx.sync.pull.segments import IndexUpdate, fetch_images, fetch_update, log_of
+from ebooklet_tx.sync.pull.move_base import apply_move, outcomes_of, plan_move
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root
+from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none
 from ebooklet_tx.sync.session import Session
+
+MAX_TRIES = 100
+"""How often a pull begins anew because another session with the same file was first."""
 
 
 @dataclass(slots=True)
@@ -38,11 +47,11 @@ class PullResult:
     """What a pull found; true when something changed.
 
     Attributes:
-        changed: Whether the journal is at another commit now.
-        seq: The number of the commit that it is at.
+        changed: Whether the journal stands on another commit now.
+        seq: The commit it stands on.
         applied: Ids of unresolved pushes that turned out to have succeeded.
         dropped: Ids of unresolved pushes that turned out not to have taken effect.
-        missing: Whether there is no remote database, and none is known to have been there.
+        missing: Whether there is no remote database, and never was one as far as is known.
     """
 
     changed: bool = False
@@ -63,14 +72,35 @@ def pull(session: Session) -> PullResult:
 
     Raises:
         RemoteMissingError: The remote database that this one was based on is gone.
+        UnsupportedFormatError: It is of format 1, and this journal never knew that one, or of a newer format.
         UUIDMismatchError: Another database lies in its place.
         RemoteIntegrityError: What lies there is damaged; the journal is as it was.
         OfflineError: The remote can't be reached; the journal is as it was.
     """
-    result = None
-    while result is None:
+    for _ in range(MAX_TRIES):
         result = _pull_once(session)
-    return result
+        if result is not None:
+            _settle_doubts(session)
+            return result
+    raise ContentionError(
+        f"the database {session.remote.root_place} was pulled {MAX_TRIES} times, and other sessions with "
+        f"{session.local.path} moved on first each time; try again"
+    )
+
+
+def _settle_doubts(session: Session) -> None:
+    """Finds out what the remote has of pending keys of which a move of the base left it unknown.
+
+    Conflicts are told by it, and what becomes of an adopted file. Costs lookups, once.
+    """
+    journal = session.journal
+    if not (journal.get_meta(IN_DOUBT) or journal.get_meta(ADOPTED)):
+        return
+    if session.index.of_base(read_base(journal)) is None:
+        return
+    know_pending(session.local, session.index, lambda: _pull_once(session))
+    with journal.transaction() as transaction:
+        put_meta(transaction, {ADOPTED: None, IN_DOUBT: None})
 
 
 def _pull_once(session: Session) -> PullResult | None:
@@ -87,30 +117,40 @@ def _pull_once(session: Session) -> PullResult | None:
             raise
         # It is replaced whether it can be read or not.
         return unchanged
+    except FirstFormatError:
+        if not view.replacing and view.base.format != 1:
+            raise
+        # What is here is served, and a forced push writes the remote anew.
+        return unchanged
     except ObjectMissingError as error:
         with session.mutex:
             # What a transaction has read must not change under it.
             detached = not session.in_transaction and finish_detaching(local)
         if view.base.seq and not detached:
             raise _remote_missing(remote) from error
-        if dead := dead_intents(view.intents, root_etag=None):
-            drop_intents(local.journal, dead)
+        dead = [each.commit_id for each in view.intents if not may_still_apply(each.base_etag, None)]
+        if dead:
+            with local.journal.transaction() as transaction:
+                drop_intents(driver(transaction), dead)
         return PullResult(missing=True)
-    if fetched is None or (view.replacing and not replacement_applied(local, remote, fetched)):
+    if fetched is None or (view.replacing and not replacement_applied(local, session.index, fetched)):
         return unchanged
-    return apply_root(session, fetched, since=view.base)
+    try:
+        return apply_root(session, fetched, since=view.base)
+    except ObjectMissingError as error:
+        # Replaced since, and collected by now; or damaged.
+        again = read_root_or_none(remote)
+        if again is not None and again.etag == fetched.etag:
+            raise _part_missing(remote, error) from error
+        return None
 
 
-def replacement_applied(local: LocalStore, remote: Remote, fetched: FetchedRoot) -> bool:
-    """True when the push that was to replace the remote has done so: the root or its log names its commit."""
+def replacement_applied(local: LocalStore, index: BaseIndex, fetched: FetchedRoot) -> bool:
+    """True when the push that was to replace the remote has done so: the root's history names its commit."""
     intents = read_intents(local.journal)
-    manifest = fetched.manifest
-    if not intents or manifest.uuid != local.file.header.uuid.hex():
+    if not intents or fetched.manifest.uuid != local.file.header.uuid.hex():
         return False
-    if settle_intents(intents, manifest.commit_id, ()).applied:
-        return True
-    images = fetch_images(remote, fetched, min(intent.seq for intent in intents) - 1)
-    return bool(settle_intents(intents, manifest.commit_id, set(log_of(images).values())).applied)
+    return bool(outcomes_of(intents, index.of_root(fetched)).applied)
 
 
 def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
@@ -120,7 +160,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         session: The session.
         fetched: The root.
         since: The base as it was before the root was read: once another thread or session has moved it,
-            the root may be older than the base. None where no other can have moved it.
+            the root may be older than the base. None where nobody else can have.
 
     Returns:
         What was done; None when the base moved between the two.
@@ -143,57 +183,48 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         else:
             check_identity(here, there, view.base.seq)
         session.type = manifest.type
-    update = fetch_update(session.remote, fetched, view.base)
+        _refuse_in_transaction(session.in_transaction)
+        if local.overlay:
+            # Pending on the base that its writer saw.
+            local.commit()
+    move = plan_move(
+        local.journal, view.base, session.index.of_base(view.base), session.index.of_root(fetched), view.intents
+    )
+    count = min(manifest.key_count, _most_keys(session.index.of_root(fetched)))
+    facts = base_facts(replace(base_of(manifest, fetched.etag, fetched.data), key_count=count))
     with session.mutex:
         if read_base(local.journal) != view.base:
             return None
         _refuse_in_transaction(session.in_transaction)
         if local.overlay:
-            # Pending on the base that its writer saw.
             local.commit()
-        settled = settle_intents(view.intents, manifest.commit_id, update.commits)
-        _apply(local.journal, fetched, update, view.base, settled)
+        with local.journal.transaction() as transaction:
+            apply_move(driver(transaction), move)
+            replaced = any(intent.replaces for intent in move.outcomes.applied)
+            facts |= type_fact(manifest.type) | (
+                {IN_DOUBT: 1} if move.full and is_any_pending(driver(transaction)) else {}
+            )
+            put_meta(transaction, facts | (REPLACED if replaced else {}))
+            local.pieces.write(transaction)
         session.remote.mode.follow(manifest.commits)
     return PullResult(
         changed=manifest.commit_id != view.base.commit_id,
         seq=manifest.seq,
-        applied=[intent.commit_id for intent in settled.applied],
-        dropped=[intent.commit_id for intent in settled.dropped],
+        applied=[intent.commit_id for intent in move.outcomes.applied],
+        dropped=[intent.commit_id for intent in (*move.outcomes.dropped, *move.outcomes.lost)],
     )
 
 
-def _apply(journal: Journal, fetched: FetchedRoot, update: IndexUpdate, base: Base, settled: Settled) -> None:
-    """Makes a root the base: first our own commits below it, then what its index has beyond the old base."""
-    for intent in settled.applied:
-        _apply_own_commit(journal, intent)
-    manifest = fetched.manifest
-    count = key_count_of(manifest, 0 if update.whole else base.key_count, update.rows)
-    reached = replace(base_of(manifest, fetched.etag, fetched.data), key_count=count)
-    apply_images(
-        journal,
-        update.images,
-        base_seq=0 if update.whole else base.seq,
-        facts=base_facts(reached) | type_fact(manifest.type),
-        full=update.whole and base.seq > 0,
-        own_seq=None,
-    )
+def _most_keys(index: CommitIndex) -> int:
+    """Returns the most keys that an index can have: by the count `list(db)` makes room."""
+    tail = 0 if index.tail is None else len(index.tail)
+    return tail + sum(row_count(run) for run in index.manifest.runs)
 
 
-def _apply_own_commit(journal: Journal, intent: Intent) -> None:
-    """Makes the operations of a push that succeeded unseen the base of what came after."""
-    image = read_segment(intent.image, name=f"the intent {intent.commit_id} in {journal.path}")
-    apply_images(
-        journal,
-        [image],
-        base_seq=intent.seq - 1,
-        facts={
-            "base_seq": intent.seq,
-            "base_commit_id": intent.commit_id,
-            "base_etag": None,
-            **REPLACED,
-        },
-        own_seq=intent.seq,
-        intents_settled=False,
+def _part_missing(remote: Remote, error: ObjectMissingError) -> RemoteIntegrityError:
+    return RemoteIntegrityError(
+        f"a part of the index of {remote.root_place} is missing although the root names it: {error}; pull again, "
+        "and if it stays missing restore it from a backup or push(force_push=True) from a complete copy"
     )
 
 

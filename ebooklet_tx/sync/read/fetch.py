@@ -16,14 +16,11 @@ from ebooklet_tx.errors import (
     PreconditionFailedError,
     RemoteMissingError,
 )
-from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal.entries import Entry
-from ebooklet_tx.local.journal.index_rows import object_ref
-from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.remote_values import RemoteValue
-from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.read.ranges import fetch_ranges, parts_of_range, sound_values
-from ebooklet_tx.sync.read.reader import Reader
+from ebooklet_tx.sync.read.reader import Reader, fetched_value
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
 from ebooklet_tx.sync.remote import Remote
 
@@ -59,7 +56,7 @@ def _fetch_value(reader: Reader, entry: Entry) -> tuple[Entry, bytes] | None:
             return None
         if value is not None:
             return again, value
-        if _place_of(again) == _place_of(entry):
+        if _place_of(reader, again) == _place_of(reader, entry):
             if isinstance(error, PreconditionFailedError):
                 # Copied to another store, or damaged in part: the value's own digest tells.
                 return again, _fetch_and_keep(reader, again, any_etag=True)
@@ -109,13 +106,14 @@ def _fetch_part(reader: Reader, keys: Sequence[str], entries: dict[str, Entry]) 
 
 def _values_there(reader: Reader, missing: Sequence[Entry]) -> dict[str, Found]:
     """Fetches many values; one that can't be had with others is read alone."""
-    wanted, others = _remote_values(reader.local.journal, missing)
+    wanted, others = _remote_values(reader, missing)
     values: dict[str, Found] = {key: read_alone(reader, key) for key in others}
+    entries = {entry.key: entry for entry in missing}
     for group, data in fetch_ranges(reader.remote, wanted):
         fetched = []
         for item, value in sound_values(group, data):
             if value is not None:
-                fetched.append(Fetched(item.key, item.timestamp_us, item.digest, value))
+                fetched.append(fetched_value(entries[item.key], value))
                 values[item.key] = value
             else:
                 values[item.key] = data if isinstance(data, OfflineError) else read_alone(reader, item.key)
@@ -123,24 +121,19 @@ def _values_there(reader: Reader, missing: Sequence[Entry]) -> dict[str, Found]:
     return values
 
 
-def _remote_values(journal: Journal, missing: Sequence[Entry]) -> tuple[list[RemoteValue], list[str]]:
-    """Returns where values lie in the remote, and the keys of those for which the journal does not tell."""
+def _remote_values(reader: Reader, missing: Sequence[Entry]) -> tuple[list[RemoteValue], list[str]]:
+    """Returns where values lie in packs, and the keys of those for which that is not told."""
     wanted: list[RemoteValue] = []
     others: list[str] = []
-    refs: dict[int, ObjectRef] = {}
     for entry in missing:
-        number = entry.remote_object
-        if number is None or entry.digest != entry.remote_digest:
+        if entry.digest != entry.remote_digest or entry.remote_offset_bytes is None:
             others.append(entry.key)
             continue
         try:
-            if number not in refs:
-                refs[number] = object_ref(journal, number)
+            wanted.append(_remote_value(reader, entry))
         except RemoteMissingError:
             # Another thread has moved the base since the entry was read.
             others.append(entry.key)
-            continue
-        wanted.append(_remote_value(entry, refs[number]))
     return wanted, others
 
 
@@ -154,18 +147,28 @@ def read_alone(reader: Reader, key: str) -> Found:
     return None if found is None else found[1]
 
 
-def _remote_value(entry: Entry, ref: ObjectRef) -> RemoteValue:
+def _remote_value(reader: Reader, entry: Entry) -> RemoteValue:
     place = entry.remote_offset_bytes or 0, entry.remote_length_bytes or 0
-    return RemoteValue(entry.key, entry.digest or b"", entry.timestamp_us, ref, *place)
+    return RemoteValue(entry.key, entry.digest or b"", entry.timestamp_us, reader.ref_of(entry), *place)
 
 
 def _fetch_and_keep(reader: Reader, entry: Entry, *, any_etag: bool = False) -> bytes:
     """Fetches one value from where a reader of this entry sees it."""
     check_remote_has(entry, reader.local.path)
-    wanted = _remote_value(entry, object_ref(reader.local.journal, entry.remote_object or 0))
-    value = fetch_place(reader.remote, wanted, any_etag=any_etag)
-    reader.keep([Fetched(entry.key, entry.timestamp_us, wanted.digest, value)])
+    if entry.remote_offset_bytes is None:
+        value = _inline_value(reader, entry)
+    else:
+        value = fetch_place(reader.remote, _remote_value(reader, entry), any_etag=any_etag)
+    reader.keep([fetched_value(entry, value)])
     return value
+
+
+def _inline_value(reader: Reader, entry: Entry) -> bytes:
+    """Returns a value that rides in the index."""
+    item = reader.look_up([entry.key]).rows.get(entry.key)
+    if item is None or item.row.digest != entry.digest or item.row.value is None:
+        raise ObjectMissingError(f"the index no longer has the value of key {entry.key!r}; read it again")
+    return item.row.value
 
 
 def fetch_place(remote: Remote, wanted: RemoteValue, *, any_etag: bool = False) -> bytes:
@@ -189,5 +192,5 @@ def fetch_place(remote: Remote, wanted: RemoteValue, *, any_etag: bool = False) 
     return value
 
 
-def _place_of(entry: Entry) -> tuple[object, ...]:
-    return entry.remote_object, entry.remote_offset_bytes, entry.remote_digest
+def _place_of(reader: Reader, entry: Entry) -> tuple[object, ...]:
+    return reader.ref_of(entry).name, entry.remote_offset_bytes, entry.remote_digest

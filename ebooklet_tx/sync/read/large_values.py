@@ -15,15 +15,12 @@ from ebooklet_tx.errors import (
     NotFoundInRangeError,
     ObjectMissingError,
 )
-from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.files.file_region import FileRegion
 from ebooklet_tx.local.journal.entries import Entry
-from ebooklet_tx.local.journal.index_rows import object_ref
-from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import DIGEST_BYTES, ObjectRef
 from ebooklet_tx.sync.read.ranges import read_parts
-from ebooklet_tx.sync.read.reader import Reader
+from ebooklet_tx.sync.read.reader import Reader, fetched_value
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
 from ebooklet_tx.sync.remote import Remote
 
@@ -39,7 +36,7 @@ def bring_large(reader: Reader, key: str) -> None:
         RemoteIntegrityError: The remote's copy is damaged or gone.
         OfflineError: The remote can't be reached.
     """
-    entry = _missing_entry(reader.local, key)
+    entry = _missing_entry(reader, key)
     if entry is None:
         return
     try:
@@ -47,21 +44,20 @@ def bring_large(reader: Reader, key: str) -> None:
     except (ObjectMissingError, NotFoundInRangeError) as error:
         # Another machine may have written the pack anew.
         reader.pull()
-        again = _missing_entry(reader.local, key)
+        again = _missing_entry(reader, key)
         if again is None:
             return
-        if again.remote_object == entry.remote_object:
+        if reader.ref_of(again) == reader.ref_of(entry):
             raise vanished_there(key, error) from error
         _bring(reader, again)
 
 
-def _missing_entry(local: LocalStore, key: str) -> Entry | None:
+def _missing_entry(reader: Reader, key: str) -> Entry | None:
     """Returns the entry of a key whose value is not here; None where it is, or where there is none."""
-    with local.mutex:
-        entry = local.entry(key)
-        if entry is None or entry.digest is None or local.is_intact(entry):
-            return None
-    check_remote_has(entry, local.path)
+    entry = reader.entries([key]).get(key)
+    if entry is None or entry.digest is None or reader.local.is_intact(entry):
+        return None
+    check_remote_has(entry, reader.local.path)
     return entry
 
 
@@ -69,11 +65,10 @@ def _bring(reader: Reader, entry: Entry) -> None:
     local = reader.local
     path = local.path
     with storage_errors(path, "make room beside"), tempfile.TemporaryFile(dir=path.parent) as spool:
-        _fetch_to(reader.remote, entry, object_ref(local.journal, entry.remote_object or 0), spool)
+        _fetch_to(reader.remote, entry, reader.ref_of(entry), spool)
         spool.flush()
         region = FileRegion(spool.fileno(), 0, entry.length_bytes, path)
-        with local.mutex:
-            kept = local.keep_large(Fetched(entry.key, entry.timestamp_us, entry.digest or b"", region))
+        kept = local.keep_large(fetched_value(entry, b"")._replace(value=region))
     if not kept:
         raise LocalStorageError(
             0, f"the value of key {entry.key!r} was fetched and not kept: another session writes to {path}"

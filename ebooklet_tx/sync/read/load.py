@@ -8,25 +8,24 @@ A database is loaded in the order in which its values lie in the packs, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ebooklet_tx.errors import Error, OfflineError
-from ebooklet_tx.local.commit import Fetched
-from ebooklet_tx.local.journal.remote_values import (
-    RemoteValue,
-    other_keys_page,
-    values_in_objects,
-    values_to_fetch,
-)
-from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.errors import ContentionError, Error, ObjectMissingError, OfflineError
+from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.entries import Entry, check_pending, find_entries, pending_page
+from ebooklet_tx.local.journal.remote_values import RemoteValue
+from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.read.fetch import fetch_many, read_alone
 from ebooklet_tx.sync.read.large_values import bring_large
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
-from ebooklet_tx.sync.read.reader import Reader
+from ebooklet_tx.sync.read.reader import Reader, fetched_value, indexed_entry
+from ebooklet_tx.sync.read.visible_keys import MAX_MOVES, check_moved
 
 PAGE_KEYS = 4000
-BATCH_KEYS = 64_000
-"""About as many places are in memory at a time; a pack's own are never divided."""
+BATCH_KEYS = 200_000
+"""As many places are in memory at a time. Where values were packed in another order than that of their keys,
+each batch reads a share of every pack."""
 
 LARGE_VALUE_BYTES = 64 * 2**20
 """A value above this is loaded without being held in memory."""
@@ -34,14 +33,61 @@ LARGE_VALUE_BYTES = 64 * 2**20
 
 def load_all(reader: Reader) -> Iterator[tuple[str, Error]]:
     """Brings every value here, and holds those that are here to their digests; yields what can't be had."""
-    journal = reader.local.journal
-    yield from load_some(reader, [METADATA_KEY])
-    page = other_keys_page(journal, "", PAGE_KEYS)
-    while page:
-        yield from load_some(reader, page)
-        page = other_keys_page(journal, page[-1], PAGE_KEYS)
-    for first, last in object_batches(values_to_fetch(journal)):
-        yield from _load_objects(reader, first, last)
+    for rows, commit_id in live_batches(reader):
+        keys = [item.row.key for item in rows]
+        # In this order: what changes in between is not kept.
+        epoch = reader.local.index_epoch()
+        held = find_entries(reader.local.journal, keys)
+        far = [item for item in rows if _is_far(held.get(item.row.key), item)]
+        distant = {item.row.key for item in far}
+        near = [key for key in keys if key not in distant]
+        for start in range(0, len(near), PAGE_KEYS):
+            yield from load_some(reader, near[start : start + PAGE_KEYS])
+        yield from _load_rows(reader, far, held, commit_id, epoch)
+    yield from _load_pending(reader)
+
+
+def _is_far(held: Entry | None, item: LocatedRow) -> bool:
+    """Whether a value lies in a pack and nowhere on this machine."""
+    if item.row.offset_bytes is None:
+        return False
+    return held is None or (not held.pending and held.local_digest != item.row.digest)
+
+
+def _load_pending(reader: Reader) -> Iterator[tuple[str, Error]]:
+    """Holds what is pending to its digests; all of it is here."""
+    check_pending(reader.local.journal)
+    least = ""
+    while page := pending_page(reader.local.journal, least, None, PAGE_KEYS):
+        yield from load_some(reader, [key for key, _ in page])
+        least = page[-1][0] + "\0"
+
+
+def live_batches(reader: Reader) -> Iterator[tuple[list[LocatedRow], str | None]]:
+    """Yields the rows of all values of the base commit, in batches, each with the commit."""
+    after: str | None = None
+    for _ in range(MAX_MOVES):
+        base = read_base(reader.local.journal)
+        check_readable(reader.local.journal, base)
+        view = reader.base_index.of_base(base)
+        if view is None:
+            return
+        batch: list[LocatedRow] = []
+        try:
+            for item in view.scan("" if after is None else after + "\0"):
+                if item.row.digest is not None:
+                    batch.append(item)
+                if len(batch) >= BATCH_KEYS:
+                    yield batch, base.commit_id
+                    after, batch = batch[-1].row.key, []
+            if batch:
+                yield batch, base.commit_id
+            return
+        except ObjectMissingError as error:
+            check_moved(reader, base, error)
+    raise ContentionError(
+        f"the remote's index was replaced {MAX_MOVES} times while all of it was read; try again"
+    )
 
 
 def load_some(reader: Reader, keys: Sequence[str]) -> Iterator[tuple[str, Error]]:
@@ -62,36 +108,30 @@ def _load_large(reader: Reader, keys: Sequence[str]) -> Iterator[tuple[str, Erro
             yield key, error
 
 
-def object_batches(counts: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yields (first, last) of the objects whose values are looked up together.
-
-    Args:
-        counts: Numbers of objects, in order, and how many values each holds.
-    """
-    first, size = None, 0
-    for number, count in counts:
-        first = number if first is None else first
-        size += count
-        if size >= BATCH_KEYS:
-            yield first, number
-            first, size = None, 0
-    if first is not None:
-        yield first, counts[-1][0]
-
-
-def _load_objects(reader: Reader, first: int, last: int) -> Iterator[tuple[str, Error]]:
-    journal = reader.local.journal
-    with journal.reading():
-        epoch = reader.local.index_epoch()
-        values = values_in_objects(journal, first, last)
-    small = [value for value in values if value.length_bytes <= LARGE_VALUE_BYTES]
+def _load_rows(
+    reader: Reader, rows: Sequence[LocatedRow], held: dict[str, Entry], commit_id: str | None, epoch: int
+) -> Iterator[tuple[str, Error]]:
+    """Brings values that lie in packs, pack by pack."""
+    entries = {item.row.key: indexed_entry(held.get(item.row.key), item, commit_id) for item in rows}
+    small: list[RemoteValue] = []
+    large: list[RemoteValue] = []
+    for item in rows:
+        row = item.row
+        place = item.ref, row.offset_bytes or 0, row.length_bytes or 0
+        value = RemoteValue(row.key, row.digest or b"", row.timestamp_us, *place)
+        (small if value.length_bytes <= LARGE_VALUE_BYTES else large).append(value)
     for group, data in fetch_ranges(reader.remote, small):
-        yield from _load_group(reader, group, data, epoch)
-    yield from _load_large(reader, [value.key for value in values if value.length_bytes > LARGE_VALUE_BYTES])
+        yield from _load_group(reader, group, data, entries, held, epoch)
+    yield from _load_large(reader, [value.key for value in large])
 
 
 def _load_group(
-    reader: Reader, group: Sequence[RemoteValue], data: bytes | Error, epoch: int
+    reader: Reader,
+    group: Sequence[RemoteValue],
+    data: bytes | Error,
+    entries: Mapping[str, Entry],
+    held: Mapping[str, Entry],
+    epoch: int,
 ) -> Iterator[tuple[str, Error]]:
     # A function of its own, so that its values are let go before the next group comes.
     failed = []
@@ -100,9 +140,11 @@ def _load_group(
         if value is None:
             failed.append(item.key)
         else:
-            sound.append(Fetched(item.key, item.timestamp_us, item.digest, value))
-    with reader.local.mutex:
-        reader.local.keep_now(sound, epoch)
+            fetched = fetched_value(entries[item.key], value)
+            # The block of an earlier value is replaced.
+            there = held.get(item.key)
+            sound.append(fetched._replace(replaces=there is not None and there.local_digest is not None))
+    reader.local.keep_now(sound, epoch)
     for key in failed:
         outcome = data if isinstance(data, OfflineError) else read_alone(reader, key)
         if isinstance(outcome, Error):

@@ -40,7 +40,7 @@ def check_remote_has(entry: Entry, path: Path) -> None:
     Raises:
         LocalIntegrityError: It does not, so that what was damaged here is nowhere else.
     """
-    if entry.digest != entry.remote_digest or entry.remote_object is None:
+    if entry.digest != entry.remote_digest or not entry.known:
         raise LocalIntegrityError(
             f"the value of key {entry.key!r} in {path} is damaged, and the remote does not have it; delete the "
             "key, or discard() its change"

@@ -1,0 +1,91 @@
+"""The index of the commit that a journal stands on, asked for single keys.
+
+The invariant: an answer is given with the commit that it is right for, and is noted in the journal only while
+that is the base. Where the commit's index is gone, because it is an old one, the journal is pulled on first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ebooklet_tx.errors import UnsupportedFormatError
+from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
+from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.local.journal.base import Base
+from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.pending.detachment import keys_only_in_remote
+from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.records import RemoteSide
+from ebooklet_tx.sync.remote import Remote
+from ebooklet_tx.sync.root_object import FetchedRoot
+
+
+class Answer(NamedTuple):
+    """What a commit says of some keys; those that it has never heard of are left out."""
+
+    commit_id: str | None
+    rows: dict[str, LocatedRow]
+
+
+class BaseIndex:
+    """Reads the indexes of a remote's commits through the pieces that the journal keeps."""
+
+    def __init__(self, local: LocalStore, remote: Remote) -> None:
+        self._remote = remote
+        self.remote_index = RemoteIndex(remote.store, remote.names, local.pieces, threads=remote.threads)
+        self._mutex = threading.Lock()
+        self._last: tuple[str | None, str | None, CommitIndex] | None = None
+
+    def of_base(self, base: Base) -> CommitIndex | None:
+        """Returns the index of a base; None where there is no commit yet."""
+        if not base.seq or not base.root:
+            return None
+        with self._mutex:
+            if self._last is not None and self._last[:2] == (base.commit_id, base.etag):
+                return self._last[2]
+        root = decode_root(base.root, name=self._remote.root_place)
+        index = self.remote_index.of(root, etag=base.etag, size_bytes=len(base.root))
+        with self._mutex:
+            self._last = base.commit_id, base.etag, index
+        return index
+
+    def of_root(self, fetched: FetchedRoot) -> CommitIndex:
+        """Returns the index of a root that was read."""
+        return self.remote_index.of(fetched.root, etag=fetched.etag, size_bytes=len(fetched.data))
+
+
+def check_readable(journal: Journal, base: Base) -> None:
+    """Refuses to take what this machine holds for all that a remote of format 1 has.
+
+    Raises:
+        UnsupportedFormatError: Values of some keys are in that remote alone.
+    """
+    count = keys_only_in_remote(journal) if base.format == 1 and base.seq else 0
+    if count:
+        raise UnsupportedFormatError(
+            f"{count} keys have their values only in a remote of format 1, which this version of ebooklet_tx "
+            "can't read; nothing was changed, and what is on this machine can be read by its key. Load the "
+            "others with the version that wrote them: the journal as it was for that one is kept beside "
+            "the new one, as `.journal.before-<revision>`. Or call push(force_push=True) where all of them are"
+        )
+
+
+def side_of(item: LocatedRow) -> RemoteSide:
+    """Returns what a row of the index says, as the journal keeps it."""
+    row = item.row
+    if row.digest is None:
+        return RemoteSide(row.key, row.seq, row.timestamp_us, None, None, None, None)
+    return RemoteSide(
+        row.key, row.seq, row.timestamp_us, row.digest, item.ref, row.offset_bytes, row.length_bytes
+    )
+
+
+def sides_of(rows: dict[str, LocatedRow], keys: Iterable[str]) -> dict[str, RemoteSide | None]:
+    """Returns what a commit says of each key, None of those that it has never heard of."""
+    return {key: side_of(rows[key]) if key in rows else None for key in keys}
+
+
+__all__ = ["Answer", "BaseIndex", "check_readable", "side_of", "sides_of"]
