@@ -142,7 +142,7 @@ class VerifyReport:
         seq: The commit that was looked at, None where the root can't be read.
         commit_id: Its id.
         key_count: How many keys have a value there.
-        segments: How many index segments the root names.
+        index_objects: How many objects of index and history the root names.
         packs: How many packs live values lie in.
         objects_bytes: The bytes of all these objects, as the index has them.
         values_read: How many values in packs were read and held to their digests; None when that was not
@@ -157,7 +157,7 @@ class VerifyReport:
     seq: int | None
     commit_id: str | None
     key_count: int = 0
-    segments: int = 0
+    index_objects: int = 0
     packs: int = 0
     objects_bytes: int = 0
     values_read: int | None = None
@@ -181,7 +181,7 @@ class VerifyReport:
         rows = [
             ("remote", f"{self.remote}, {commit}"),
             ("keys", f"{self.key_count:,}"),
-            ("objects", f"{self.segments} segments, {self.packs:,} packs, {self.objects_bytes:,} bytes"),
+            ("objects", f"{self.index_objects} of the index, {self.packs:,} packs, {self.objects_bytes:,} bytes"),
             ("values", read),
         ]
         if self.moved_objects:

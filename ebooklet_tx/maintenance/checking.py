@@ -100,7 +100,7 @@ def fsck(
         delete_orphans: Delete what no root names, as `collect` does, and what a deletion of the database that
             was cut short has left.
         min_age: For how long it must have been so.
-        check_objects: Compare the objects' sizes with the index as well, and the digests of its segments.
+        check_objects: Compare the objects' sizes with the index as well, and the digests of its index objects.
         lock_timeout: Seconds to wait for another writer's lock; only a deletion takes it.
         conditional_writes: As in `open`.
         retry: As in `open`.

@@ -14,32 +14,38 @@ nothing to gain by writing it again: each record has the shortest of the keys th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.pack import PACK_BYTES
-from ebooklet_tx.local.journal.base import Base, read_base
-from ebooklet_tx.local.journal.entries import Entry
+from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.live_rows import live_packs, live_rows_in
+from ebooklet_tx.local.journal.remote_objects import packs_with_pending_keys, pending_keys_among
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.uploads import Place, arrived_places
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.check_reports import CompactReport
-from ebooklet_tx.maintenance.remote_index import live_bytes
+from ebooklet_tx.maintenance.merged_root import MergedRoot
 from ebooklet_tx.maintenance.repacking import read_values, under_shortest_keys, values_to_read
-from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.records import IndexRow, ObjectRef
+from ebooklet_tx.sync.base_index import side_of
+from ebooklet_tx.sync.commit.builder import Changes
 from ebooklet_tx.sync.commit.packing import (
     fill_packs,
     reconcile_uploads,
     renew_old_uploads,
     send_packs,
 )
-from ebooklet_tx.sync.commit.publish import commit_entries
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, contention, prepare_round
+from ebooklet_tx.sync.commit.publish import commit_rows
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, below, contention
 from ebooklet_tx.sync.pull.pull import pull
+from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.session import Session
 
@@ -56,9 +62,8 @@ MANY_SMALL_PACKS = 16
 
 @dataclass(frozen=True, slots=True)
 class _Pack:
-    """A pack as the journal knows it; `pending` if a key in it has an operation to be pushed."""
+    """A pack as the base's index has it; `pending` if a key in it has an operation to be pushed."""
 
-    number: int
     ref: ObjectRef
     live_bytes: int
     key_count: int
@@ -96,6 +101,7 @@ class _Outcome:
     written: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
+    merged: bool = False
 
 
 def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collection[str] = ()) -> CompactReport:
@@ -133,9 +139,12 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
         if not replacing:
             resumed = reconcile_uploads(session.journal, session.remote)
             pull(session)
-            outcome.takeable = {pack.name for pack in _known_packs(session.journal)}
-            while due := _due_packs(_known_packs(session.journal), live_share, packs, outcome):
-                _rewrite(session, due, outcome)
+            reader_of(session).know_pending()
+            with _merged_base(session.journal, session.remote) as index:
+                outcome.takeable = {pack.name for pack in _known_packs(session.journal, index)}
+            while _compact_some(session, live_share, packs, outcome):
+                pass
+            _merge_all_runs(session, outcome)
         pruned = prune_inline_values(session.journal)
         seq = read_base(session.journal).seq
     return CompactReport(
@@ -155,17 +164,39 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
 # -- what is due -------------------------------------------------------------------------------
 
 
-def _known_packs(journal: Journal) -> list[_Pack]:
+@contextmanager
+def _merged_base(journal: Journal, remote: Remote) -> Iterator[MergedRoot]:
+    """The live rows of the base commit.
+
+    Raises:
+        RemoteIntegrityError: A part of its index is damaged or missing.
+    """
+    base = read_base(journal)
+    with MergedRoot() as index:
+        if base.root:
+            index.add_root(remote, decode_root(base.root, name=remote.root_place))
+        for problem in index.problems:
+            raise problem.error
+        yield index
+
+
+def _known_packs(journal: Journal, index: MergedRoot) -> list[_Pack]:
+    pending = packs_with_pending_keys(journal)
     return [
-        _Pack(
-            number=rows.number,
-            ref=rows.ref,
-            live_bytes=live_bytes(rows.record_count, rows.record_bytes),
-            key_count=rows.key_count,
-            pending=bool(rows.pending),
-        )
-        for rows in live_packs(journal)
+        _Pack(pack.ref, pack.live_bytes, pack.key_count, pending=pack.ref.name in pending)
+        for pack in index.packs()
     ]
+
+
+def _compact_some(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> bool:
+    """Writes as many of the due packs anew as one commit takes; False where none is due."""
+    with _merged_base(session.journal, session.remote) as index:
+        due = _due_packs(_known_packs(session.journal, index), live_share, named, outcome)
+        if not due:
+            return False
+        rows = [row for pack in due for row in index.values_in(pack.ref)]
+    _rewrite(session, due, rows, outcome)
+    return True
 
 
 def _due_packs(
@@ -211,36 +242,41 @@ def _as_many_as_fit(packs: Iterable[_Pack], chosen: Sequence[_Pack]) -> list[_Pa
 # -- one commit --------------------------------------------------------------------------------
 
 
-def _rewrite(session: Session, packs: Sequence[_Pack], outcome: _Outcome) -> None:
+def _rewrite(session: Session, packs: Sequence[_Pack], rows: Sequence[RemoteValue], outcome: _Outcome) -> None:
     """Brings the live values of some packs into new ones and commits that."""
-    numbers = [pack.number for pack in packs]
-    rows = live_rows_in(session.journal, numbers, only_clean=True)
-    local, remote = session.local, session.remote
-    _send_values(local, remote, packs, rows, outcome.unreadable)
-    while renew_old_uploads(session.journal, remote):
-        _send_values(local, remote, packs, rows, outcome.unreadable)
-    _note_taken(session.journal, packs, outcome)
-    moved = _commit(session, packs)
-    left = {entry.remote_object for entry in live_rows_in(session.journal, numbers, only_clean=False)}
+    local, remote, journal = session.local, session.remote, session.journal
+    pending = pending_keys_among(journal, [row.key for row in rows])
+    clean = [row for row in rows if row.key not in pending]
+    _send_values(local, remote, clean, outcome.unreadable)
+    while renew_old_uploads(journal, remote):
+        _send_values(local, remote, clean, outcome.unreadable)
+    _note_taken(journal, packs, outcome)
+    moved = _commit(session, clean)
+    gone = {row.key for row in moved}
+    left = {row.ref.name for row in rows if row.key not in gone}
     if moved:
         outcome.commits += 1
         outcome.moved_keys += len(moved)
-        outcome.moved_bytes += sum({entry.digest: entry.length_bytes for entry in moved}.values())
+        outcome.moved_bytes += sum({row.digest: row.length_bytes for row in moved}.values())
     for pack in packs:
-        if pack.number in left:
+        if pack.name in left and _is_still_used(reader_of(session), pack, rows):
             outcome.kept.add(pack.name)
         else:
             outcome.packs += 1
             outcome.freed_bytes += pack.size_bytes
 
 
-def _send_values(
-    local: LocalStore, remote: Remote, packs: Sequence[_Pack], rows: Sequence[Entry], unreadable: set[str]
-) -> None:
+def _is_still_used(reader: Reader, pack: _Pack, rows: Sequence[RemoteValue]) -> bool:
+    """Whether a value that lay in a pack lies there still, at the base that there is now."""
+    keys = [row.key for row in rows if row.ref.name == pack.name]
+    found = reader.look_up(keys).rows
+    return any(item.row.object_name == pack.name for item in found.values())
+
+
+def _send_values(local: LocalStore, remote: Remote, rows: Sequence[RemoteValue], unreadable: set[str]) -> None:
     """Sends those values that no new pack has yet."""
     journal = local.journal
-    refs = {pack.number: pack.ref for pack in packs}
-    wanted = values_to_read(rows, refs, arrived_places(journal))
+    wanted = values_to_read(rows, arrived_places(journal))
     values = under_shortest_keys(read_values(local, remote, wanted, unreadable), rows)
     send_packs(journal, remote, fill_packs(values, remote.names.new_pack, pack_bytes=PACK_BYTES))
 
@@ -250,45 +286,80 @@ def _note_taken(journal: Journal, packs: Sequence[_Pack], outcome: _Outcome) -> 
     names = {pack.name for pack in packs}
     outcome.takeable -= names
     if outcome.written.isdisjoint(names):
-        fresh = {place.object_name for place in arrived_places(journal).values()}
+        fresh = {place.ref.name for place in arrived_places(journal).values()}
         outcome.written |= fresh
         outcome.takeable |= fresh
 
 
-def _movable_rows(journal: Journal, numbers: Sequence[int]) -> tuple[Base, list[Entry], dict[bytes, Place]]:
-    """Returns the base, the rows in old packs whose values new ones have, and where, from one moment."""
-    with journal.reading():
-        places = arrived_places(journal)
-        # Without the old place: `build` takes the new one.
-        entries = [
-            entry._replace(remote_object=None)
-            for entry in live_rows_in(journal, numbers, only_clean=True)
-            if entry.remote_digest in places
-        ]
-        return read_base(journal), entries, places
+def _commit(session: Session, rows: Sequence[RemoteValue]) -> list[RemoteValue]:
+    """Commits the new places, on whatever base it takes; returns the rows that were moved.
 
-
-def _commit(session: Session, packs: Sequence[_Pack]) -> list[Entry]:
-    """Commits the new places, on whatever base it takes; returns the entries that were moved.
-
-    In each round the journal is asked anew which rows still lie in the old packs: a key that another writer
+    In each round the index is asked anew which values still lie in the old packs: a key that another writer
     has changed meanwhile does not, and one that was changed here is left to the next push.
     """
-    numbers = [pack.number for pack in packs]
     try:
         for number in range(MAX_ROUNDS):
-            if number:
-                prepare_round(session)
-            base, entries, places = _movable_rows(session.journal, numbers)
-            if not entries:
+            if number and session.locks.recheck():
+                pull(session)
+            base = read_base(session.journal)
+            moved = _to_move(session.journal, reader_of(session), rows)
+            if not moved:
                 return []
             session.locks.check_fence(base.fence)
             if base.etag is None:
                 # The commit is known, the object that holds it is not: an answer was lost. Read it.
                 pull(session)
                 continue
-            if commit_entries(session, base, base.etag, entries, places) is not None:
-                return entries
+            seq = base.seq + 1
+            new = [LocatedRow(_new_row(row, place, seq), place.ref) for row, place in moved]
+            sides = {item.row.key: side_of(item) for item in new}
+            changes = Changes(row_count=len(new))
+            if commit_rows(session, below(session.index, base), base.etag, new, changes, moved=sides) is not None:
+                return [row for row, _ in moved]
+            backoff(session.remote.policy, number)
+        raise contention(session.remote)
+    finally:
+        session.locks.release_turn()
+
+
+def _to_move(journal: Journal, reader: Reader, rows: Sequence[RemoteValue]) -> list[tuple[RemoteValue, Place]]:
+    """Returns, in order of key, the rows that lie where they lay and have arrived elsewhere, and where."""
+    places = arrived_places(journal)
+    wanted = [row for row in rows if row.digest in places]
+    pending = pending_keys_among(journal, [row.key for row in wanted])
+    found = reader.look_up([row.key for row in wanted]).rows
+    moved = []
+    for row in sorted(wanted):
+        item = found.get(row.key)
+        is_there = item is not None and (item.row.object_name, item.row.offset_bytes, item.row.digest) == (
+            row.ref.name,
+            row.offset_bytes,
+            row.digest,
+        )
+        if is_there and row.key not in pending:
+            moved.append((row, places[row.digest]))
+    return moved
+
+
+def _new_row(row: RemoteValue, place: Place, seq: int) -> IndexRow:
+    at = place.ref.name, place.offset_bytes, place.length_bytes
+    return IndexRow(row.key, seq, row.timestamp_us, row.digest, *at)
+
+
+def _merge_all_runs(session: Session, outcome: _Outcome) -> None:
+    """Finishes the merging that pushes have left, by a commit that changes no key."""
+    try:
+        for number in range(MAX_ROUNDS):
+            if number and session.locks.recheck():
+                pull(session)
+            base = read_base(session.journal)
+            on = below(session.index, base)
+            if on.index is None or len(on.index.manifest.runs) < 2:
+                return
+            session.locks.check_fence(base.fence)
+            if commit_rows(session, on, base.etag, (), Changes(), merge_all=True) is not None:
+                outcome.commits += 1
+                return
             backoff(session.remote.policy, number)
         raise contention(session.remote)
     finally:

@@ -5,7 +5,7 @@ of the root is the commit point, before which nothing is missing and after which
 what was listed while that root was there is deleted, and of it only what is this database's by its whole
 name; what is local is kept and is what the next push sends.
 
-That object is an index segment whose keys, all tombstones, are the names that were listed. A deletion that was
+That object is the compressed list of the names that were found. A deletion that was
 cut short resumes from them. Where there is no root and an object is not among such names, it may be a pack of
 a first push that is under way without a lock, so it is deleted only once it is a day old, by the store's own
 clock. What a writer without a lock had sent before the listing goes with the rest: that writer finds the
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,17 +32,18 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     UUIDMismatchError,
 )
-from ebooklet_tx.formats.segment import build_segment, iter_rows, read_segment
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.local.detach import Forgotten, forget_remote
 from ebooklet_tx.local.journal.pending.detachment import note_deletion
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.maintenance.inventory import DELETION, GARBAGE_NOTE, list_objects
-from ebooklet_tx.records import IndexRow
+from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import learn_mode, new_lock
+from ebooklet_tx.sync.read.fetch import read_value
+from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.sync.session import Session
@@ -50,7 +52,9 @@ GRACE_SECONDS = 24 * 3600.0
 """How old an object has to be before it is deleted although nothing says whose it is."""
 
 MAX_LOOKS = 20
-_PHASES = ("pack", "index", "snapshot", GARBAGE_NOTE, DELETION)
+_NOTE_PIECE_BYTES = 2**16
+_MOST_NOTE_PIECES = 4 * MAX_NOTE_BYTES // _NOTE_PIECE_BYTES
+_PHASES = ("pack", "index", "history", "snapshot", GARBAGE_NOTE, DELETION)
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -133,15 +137,26 @@ def delete_remote(session: Session) -> EraseReport:
         forgotten = forget_remote(session.local)
 
     with session.push_mutex:
-        with session.mutex:
-            session.local.commit(fold=True)
-            uuid = session.local.file.header.uuid.hex()
+        session.local.commit(fold=True)
+        uuid = session.local.file.header.uuid.hex()
         with contextlib.ExitStack() as stack:
             lock = session.locks.held
             if lock is None:
                 lock = stack.enter_context(_locked(session.remote, session.locks.timeout_seconds))
+            _look_once_more(reader_of(session))
             report = _erase(session.remote, lock, uuid, before=before, after=after)
     return replace(report, pending_keys=forgotten.pending_keys, lost_keys=forgotten.lost_keys)
+
+
+def _look_once_more(reader: Reader) -> None:
+    """Finds out what the remote has of changed keys, to count the lost ones, and brings the metadata here.
+
+    Where that can't be told any more, as the root is gone, the keys are counted as lost.
+    """
+    with contextlib.suppress(Error):
+        reader.know_pending()
+        read_value(reader, METADATA_KEY)
+    reader.local.commit(fold=True)
 
 
 def _nothing() -> None:
@@ -271,9 +286,8 @@ def _check_uuid(remote: Remote, fetched: FetchedRoot, uuid: str | None) -> str:
 
 def _note_names(remote: Remote, note: str, listed: dict[str, StoredObject]) -> None:
     """Notes in the store what is about to be deleted, and adds the note to it."""
-    rows = (IndexRow(name, 1, 0, None) for name in sorted(listed))
     key = remote.names.object(note)
-    remote.store.put(key, build_segment(rows, {}, []))
+    remote.store.put(key, zlib.compress("\n".join(sorted(listed)).encode()))
     listed[note] = remote.store.head(key)
 
 
@@ -283,12 +297,28 @@ def _names_noted(remote: Remote, listed: Mapping[str, StoredObject]) -> set[str]
     names = set(noted)
     for note in noted:
         key = remote.names.object(note)
-        with contextlib.suppress(RemoteIntegrityError):
+        with contextlib.suppress(RemoteIntegrityError, zlib.error):
             blob = remote.store.get(key, max_bytes=MAX_NOTE_BYTES)
             if blob is not None:
-                image = read_segment(blob.data, name=f"{key!r} at {remote.store.location}")
-                names.update(row.key for row in iter_rows(image))
+                names |= _found_in(blob.data, listed)
     return names
+
+
+def _found_in(data: bytes, listed: Iterable[str]) -> set[str]:
+    """Returns those of some names that are lines of a compressed text, of which it holds little at a time."""
+    wanted = {name.encode(): name for name in listed}
+    names = set(wanted)
+    found: set[bytes] = set()
+    reader = zlib.decompressobj()
+    rest = b""
+    for _ in range(_MOST_NOTE_PIECES):
+        piece = reader.decompress(data, _NOTE_PIECE_BYTES)
+        data = reader.unconsumed_tail
+        *lines, rest = (rest + piece).split(b"\n")
+        found |= names.intersection(lines)
+        if not piece or len(rest) > _NOTE_PIECE_BYTES:
+            break
+    return {wanted[name] for name in found | names.intersection([rest])}
 
 
 def _store_time(remote: Remote, listed: Mapping[str, StoredObject]) -> datetime | None:

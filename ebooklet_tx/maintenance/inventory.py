@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.formats.checks import is_object_name
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.root import Root
-from ebooklet_tx.formats.segment_image import is_object_name
-from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
+from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
@@ -42,7 +42,7 @@ class Listing:
     """What lies below a database's prefix.
 
     Attributes:
-        own: The database's packs, index segments and snapshots, by relative name.
+        own: The database's packs, index and history objects and snapshots, by relative name.
         note: The collector's note, None where there is none.
         strange: The objects that are none of the database's.
     """
@@ -87,21 +87,22 @@ def list_objects(remote: Remote) -> Listing:
 def objects_named(remote: Remote, root: Root) -> dict[str, int]:
     """Returns sizes in bytes of the objects that a reader of a root may need, by relative name.
 
-    They are the index segments, and the packs in which values lie that are not deleted or overwritten.
+    They are the objects of index and history, and the packs in which values lie that are not deleted or
+    overwritten.
 
     Raises:
         RemoteIntegrityError: A part of the index is missing or damaged.
     """
-    with RemoteIndex() as index:
+    with MergedRoot() as index:
         index.add_root(remote, root)
         for problem in index.problems:
             raise problem.error
-        return _sizes(root, list(index.packs()))
+        return _sizes(index, list(index.packs()))
 
 
-def _sizes(root: Root, packs: list[LivePack]) -> dict[str, int]:
-    segments = {segment.name: segment.size_bytes for segment in root.manifest.segments}
-    return segments | {pack.ref.name: pack.ref.size_bytes for pack in packs}
+def _sizes(index: MergedRoot, packs: list[LivePack]) -> dict[str, int]:
+    sizes = {name: ref.size_bytes for name, ref in index.objects.items()}
+    return sizes | {pack.ref.name: pack.ref.size_bytes for pack in packs}
 
 
 # -- both --------------------------------------------------------------------------------------
@@ -118,14 +119,14 @@ class Inventory:
         index: The root's index, empty where there is no root.
         listing: The objects that are there.
         packs: The packs that the root's live rows lie in.
-        claimed: The objects that the root names: its segments and `packs`.
+        claimed: The objects that the root names: those of index and history, and `packs`.
         named: `claimed`, and what snapshots name, and they themselves.
         obstacles: Why nothing is surely dead: what could not be read of root and snapshots.
     """
 
     fetched: FetchedRoot | None
     root_modified: datetime | None
-    index: RemoteIndex
+    index: MergedRoot
     listing: Listing
     packs: list[LivePack] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)
@@ -165,12 +166,12 @@ def take_inventory(remote: Remote) -> Iterator[Inventory]:
     fetched = read_root_or_none(remote)
     # Asked after the read: what this root does not name was unnamed when it was written, or a later one.
     root_modified = None if fetched is None else _last_modified(remote, remote.names.root)
-    with RemoteIndex() as index:
+    with MergedRoot() as index:
         found = Inventory(fetched, root_modified, index, listing)
         if fetched is not None:
             index.add_root(remote, fetched.root)
             found.packs = list(index.packs())
-            found.claimed = set(_sizes(fetched.root, found.packs))
+            found.claimed = set(_sizes(index, found.packs))
             found.obstacles = [problem.error for problem in index.problems]
         found.named = set(found.claimed)
         for name in listing.own:
@@ -192,10 +193,10 @@ def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set
     key = remote.names.object(name)
     try:
         fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
-        with RemoteIndex() as index:
+        with MergedRoot() as index:
             index.add_root(remote, fetched.root)
             obstacles += [problem.error for problem in index.problems]
-            return set(_sizes(fetched.root, list(index.packs())))
+            return set(_sizes(index, list(index.packs())))
     except ObjectMissingError:
         # Deleted since it was listed.
         return set()

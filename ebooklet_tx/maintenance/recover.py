@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError, RemoteIntegrityError
-from ebooklet_tx.formats.segment import iter_log, read_segment
 from ebooklet_tx.local.journal.entries import PENDING_SET, pending_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import drop_intents, read_intents
-from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.uploads import arrived_places, forget_uploads, read_uploads
+from ebooklet_tx.local.journal.journal import Journal, driver
+from ebooklet_tx.local.journal.uploads import arrived_numbers, forget_uploads, read_uploads
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.root_repair import RootRepair, repair_root
 from ebooklet_tx.sync.commit.push import PushResult, push
@@ -102,7 +101,7 @@ def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> Non
     outcome.missing = pulled.missing
     outcome.applied = [commit_id for commit_id in intents if commit_id in pulled.applied]
     outcome.dropped = [commit_id for commit_id in intents if commit_id not in pulled.applied]
-    outcome.conflicts = find_conflicts(session)
+    outcome.conflicts = find_conflicts(reader_of(session), session.decode)
     lost = bool(lost_values(session.local))
     unfinished = bool(outcome.dropped) or interrupted_push(journal)
     # A first push, and one that replaces, may publish an empty database.
@@ -110,7 +109,8 @@ def _reconcile(session: Session, outcome: RemoteOutcome, *, resume: bool) -> Non
     if resume and unfinished and wanted and not lost and not outcome.conflicts:
         outcome.pushed = push(session) or None
     # The answers are in: what did not take effect by now is pushed anew, under another id.
-    drop_intents(journal)
+    with journal.transaction() as transaction:
+        drop_intents(driver(transaction))
     if not has_pending(journal):
         forget_uploads(journal)
 
@@ -137,13 +137,13 @@ def lost_values(local: LocalStore) -> list[str]:
 
     What an interrupted push has sent, and what the base commit holds, is not lost.
     """
-    arrived = arrived_places(local.journal)
+    arrived = arrived_numbers(local.journal)
     return [
         entry.key
         for entry in pending_entries(local.journal)
         if entry.pending == PENDING_SET
         and entry.digest != entry.remote_digest
-        and entry.digest not in arrived
+        and entry.pending_number not in arrived
         and local.read(entry) is None
     ]
 
@@ -161,11 +161,9 @@ def ask_whether_applied(remote: Remote, commit_ids: Sequence[str]) -> dict[str, 
         return dict.fromkeys(commit_ids, False)
     if fetched is None:
         return dict.fromkeys(commit_ids)
-    seen = {fetched.manifest.commit_id}
-    if fetched.root.tail:
-        image = read_segment(fetched.root.tail, name=f"the tail of {remote.root_place}")
-        seen.update(record.commit_id for record in iter_log(image))
-    otherwise = None if fetched.manifest.segments else False
+    manifest = fetched.manifest
+    seen = {commit_id for _, commit_id in manifest.recent} | {manifest.commit_id}
+    otherwise = None if manifest.histories else False
     return {commit_id: True if commit_id in seen else otherwise for commit_id in commit_ids}
 
 

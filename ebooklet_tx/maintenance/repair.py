@@ -19,7 +19,9 @@ from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.facts import known_type, note_connection
 from ebooklet_tx.local.journal.journal import journal_path
+from ebooklet_tx.local.journal.pending.discard import discard
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.local.recovery import RecoveryReport
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport
 from ebooklet_tx.maintenance.status import is_push_interrupted, repairs_of, unresolved_pushes
@@ -96,9 +98,11 @@ def recover(
         return _told_of_root(told, place, retry) if repair_remote and place is not None else told
     local = LocalStore.open_writer(path, create=False, timeout_seconds=lock_timeout, replace_journal=True)
     report = local.report
+    accepted: list[str] = []
+    moved = False
     try:
         if accept_deletes:
-            accepted = plain_edits.accept_deletes(local.journal)
+            accepted, moved = plain_edits.accept_deletes(local.journal)
             report.deleted_keys.extend(accepted)
             report.lost_keys = [key for key in report.lost_keys if key not in set(accepted)]
             report.actions.append(f"the deletion of {len(accepted)} keys that were missing was accepted")
@@ -111,6 +115,8 @@ def recover(
         outcome = None
         if connection is not None:
             outcome = _reconcile_remote(local, connection, resume, repair_remote, retry)
+            if moved:
+                _keep_written_since(local, accepted, outcome, report)
             if outcome.failure is None:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
         lost = sorted({*report.lost_keys, *lost_values(local)})
@@ -183,6 +189,18 @@ def _reconcile_remote(
         report = local.report
         gone = [*report.damaged_keys, *report.missing_keys, *report.outdated_keys]
         return reconcile_remote(session, resume=resume, damaged=gone, repair_remote=repair_remote)
+
+
+def _keep_written_since(
+    local: LocalStore, accepted: list[str], outcome: RemoteOutcome, report: RecoveryReport
+) -> None:
+    """Takes accepted deletes back of keys that another writer has written since they were found missing."""
+    keys = {conflict.key for conflict in outcome.conflicts} & set(accepted)
+    discard(local.journal, sorted(keys))
+    outcome.conflicts = [conflict for conflict in outcome.conflicts if conflict.key not in keys]
+    report.deleted_keys = [key for key in report.deleted_keys if key not in keys]
+    if keys:
+        report.actions.append(f"{len(keys)} of them stay, as another writer has written them since")
 
 
 def _undecided_lack(local: LocalStore, accept_partial: bool) -> PartialCopy | None:

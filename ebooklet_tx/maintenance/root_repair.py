@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ebooklet_tx.errors import OfflineError, RemoteIntegrityError, RemoteMissingError
 from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.maintenance.remote_index import RemoteIndex
+from ebooklet_tx.maintenance.merged_root import MergedRoot
 from ebooklet_tx.maintenance.verify import objects_there
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.builder import Commit
@@ -130,13 +130,14 @@ def _as_it_was(mode: CommitMode, data: bytes, root: Root) -> Commit:
     manifest = root.manifest
     changes_mode = mode.must_change(manifest.commits, exists=mode.advertised(manifest.commits) is not None)
     record = CommitRecord(manifest.seq, manifest.commit_id, manifest.committed_at_us, manifest.writer, 0, 0, 0)
-    return Commit(manifest, data, root.tail, b"", record, changes_mode, mode.swaps)
+    return Commit(manifest, data, root.tail, record, changes_mode, mode.swaps)
 
 
 def _missing_objects(remote: Remote, root: Root) -> tuple[str, ...]:
     """Returns the keys of the objects that a root names and that are not there, or can't be read."""
-    with RemoteIndex() as index:
+    with MergedRoot() as index:
         index.add_root(remote, root)
+        index.check_history(remote, root)
         damaged = {problem.name for problem in index.problems if problem.name}
         packs = [pack.ref.name for pack in index.packs()]
     there = objects_there(remote, packs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
@@ -38,7 +39,12 @@ def status(file_path: str | os.PathLike[str]) -> Status:
 @at_edge
 def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
     """Returns the newest commits of the remote that this machine has heard of, the newest first."""
-    return inspect_pair(local_path(file_path), conflicts=conflicts_in, log_rows=limit).log
+    facts = inspect_pair(local_path(file_path), conflicts=conflicts_in).facts
+    data = facts.get("base_root")
+    if not data:
+        return []
+    root = decode_root(data, name=f"the root that {local_path(file_path)} was pulled to")
+    return list(root.manifest.records[:limit])
 
 
 def _status(found: Inspection) -> Status:

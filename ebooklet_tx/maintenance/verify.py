@@ -1,7 +1,7 @@
 """Verify: is what the root names there, whole, and what the index says?
 
 Changes nothing, but for the garbage that `fsck` is told to delete. The invariant: what is
-called damaged was found so under a root that was still the root afterwards; memory holds a segment and a few
+called damaged was found so under a root that was still the root afterwards; memory holds some rows and a few
 ranges at a time, however large the database is.
 """
 
@@ -25,7 +25,7 @@ from ebooklet_tx.local.merged_index import LivePlace
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
 from ebooklet_tx.maintenance.inventory import Inventory, take_inventory
-from ebooklet_tx.maintenance.remote_index import LivePack, RemoteIndex
+from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
@@ -106,7 +106,7 @@ def fsck(
 
 def _not_as_claimed(remote: Remote, found: Inventory, *, check_objects: bool) -> Iterator[str]:
     problems = {problem.name: problem for problem in found.index.problems}
-    for ref in _claims(found.fetched, found.packs):
+    for ref in _claims(found.index, found.packs):
         there = found.listing.own.get(ref.name)
         problem = problems.get(ref.name)
         wrong = there is None or (problem is not None and problem.missing)
@@ -116,10 +116,9 @@ def _not_as_claimed(remote: Remote, found: Inventory, *, check_objects: bool) ->
             yield remote.names.object(ref.name)
 
 
-def _claims(fetched: FetchedRoot | None, packs: Iterable[LivePack]) -> Iterator[ObjectRef]:
+def _claims(index: MergedRoot, packs: Iterable[LivePack]) -> Iterator[ObjectRef]:
     """Yields the objects that a root names as it describes them."""
-    for segment in () if fetched is None else fetched.manifest.segments:
-        yield ObjectRef(segment.name, segment.etag, segment.size_bytes)
+    yield from index.objects.values()
     for pack in packs:
         yield pack.ref
 
@@ -134,7 +133,7 @@ class _Findings:
     seq: int | None = None
     commit_id: str | None = None
     key_count: int = 0
-    segments: int = 0
+    index_objects: int = 0
     packs: int = 0
     objects_bytes: int = 0
     values_read: int = 0
@@ -187,7 +186,7 @@ def verify(
         seq=findings.seq,
         commit_id=findings.commit_id,
         key_count=findings.key_count,
-        segments=findings.segments,
+        index_objects=findings.index_objects,
         packs=findings.packs,
         objects_bytes=findings.objects_bytes,
         values_read=findings.values_read if read_values else None,
@@ -206,12 +205,15 @@ def _is_still(remote: Remote, fetched: FetchedRoot) -> bool:
 
 def _look(remote: Remote, fetched: FetchedRoot, *, read_values: bool, find_copy: CopyFinder) -> _Findings:
     manifest = fetched.manifest
-    findings = _Findings(manifest.seq, manifest.commit_id, segments=len(manifest.segments))
-    with RemoteIndex() as index:
+    findings = _Findings(manifest.seq, manifest.commit_id)
+    with MergedRoot() as index:
         index.add_root(remote, fetched.root)
+        index.check_history(remote, fetched.root)
         for problem in index.problems:
             key = remote.names.object(problem.name) if problem.name else remote.names.root
-            findings.damage.append(Damage(key, str(problem.error), sound_copy=_INDEX_ELSEWHERE))
+            text = "it is missing" if problem.missing else str(problem.error)
+            findings.damage.append(Damage(key, text, sound_copy=_INDEX_ELSEWHERE))
+        findings.index_objects = len(index.objects)
         findings.key_count = index.key_count()
         if index.complete and findings.key_count != manifest.key_count:
             problem_text = f"it says {manifest.key_count} keys, and its index has {findings.key_count}"
@@ -230,12 +232,12 @@ def _check_objects(
     remote: Remote,
     fetched: FetchedRoot,
     packs: list[LivePack],
-    index: RemoteIndex,
+    index: MergedRoot,
     findings: _Findings,
     find_copy: CopyFinder,
 ) -> set[str]:
     """Compares the objects that are there with what the index says; returns the names of missing ones."""
-    claims = list(_claims(fetched, packs))
+    claims = list(_claims(index, packs))
     there = objects_there(remote, [ref.name for ref in claims])
     told = {problem.name for problem in index.problems}
     gone: set[str] = set()
@@ -273,7 +275,7 @@ def objects_there(remote: Remote, names: list[str]) -> dict[str, StoredObject]:
         return {name: found for name, found in pool.map(ask, names) if found is not None}
 
 
-def _damaged_object(remote: Remote, name: str, problem: str, index: RemoteIndex, find_copy: CopyFinder) -> Damage:
+def _damaged_object(remote: Remote, name: str, problem: str, index: MergedRoot, find_copy: CopyFinder) -> Damage:
     places = list(index.places(name))
     copies = [find_copy(place.key, place.digest) for place in places]
     keys = index.keys_in(name, SHOWN_KEYS)
@@ -296,7 +298,7 @@ def _sound_copy(copies: list[str | None]) -> str:
 def _read_packs(
     remote: Remote,
     names: list[str],
-    index: RemoteIndex,
+    index: MergedRoot,
     findings: _Findings,
     find_copy: CopyFinder,
 ) -> None:

@@ -25,6 +25,7 @@ from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.fencing import fence_off
 from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import MemoryStore
+from tests.pairs import limit_tails
 from tests.remotes import Shelf
 
 
@@ -104,7 +105,7 @@ def test_where_there_is_no_sound_root_flag_n_begins_all_the_same(
 
 def test_the_fence_of_a_full_tail_and_of_a_root_without_one(lease_shelf: Shelf) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES", 10)
+        limit_tails(patch, 10)
         lease_shelf.push("db", "a", {"k": b"v"})
     assert not decode_root(lease_shelf.store.objects["db"].data, name="root").tail
     for number in range(3):

@@ -25,8 +25,8 @@ from ebooklet_tx.maintenance import checking
 from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.object_store import StoredObject
-from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
+from tests.pairs import limit_tails, with_tail
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
 
@@ -48,8 +48,8 @@ def stale(yard: Yard) -> Yard:
 
 @pytest.fixture
 def small_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some rows are enough for a segment."""
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 2000)
+    """Some rows are enough for an index object."""
+    limit_tails(monkeypatch, 300)
 
 
 def dead_pack(yard: Yard) -> str:
@@ -152,22 +152,22 @@ def test_a_dry_run_writes_nothing_and_goes_by_this_machines_clock(stale: Yard) -
 
 
 @pytest.mark.usefixtures("small_tail")
-def test_segments_that_were_merged_away_are_garbage(yard: Yard) -> None:
+def test_index_objects_that_were_merged_away_are_garbage(yard: Yard) -> None:
     for number in range(12):
         yard.push({f"k{number:02}": value(number, 3000)}, at_hours=number / 100)
-    segments = set(yard.keys("index"))
+    index_objects = set(yard.keys("index"))
     report = yard.collect(at_hours=100)
     left = set(yard.keys("index"))
-    assert segments - left
-    assert set(report.deleted_names) == segments - left
+    assert index_objects - left
+    assert set(report.deleted_names) == index_objects - left
     assert report.live.objects == len(left) >= 1
     assert yard.fresh_contents() == {f"k{number:02}": value(number, 3000) for number in range(12)}
     assert yard.verify(read_values=True).sound
 
 
 @pytest.mark.usefixtures("small_tail")
-def test_an_object_in_a_segments_table_that_no_live_row_needs_is_dead(yard: Yard) -> None:
-    # Old rows in a segment go on naming the pack when the newer rows lie in the tail.
+def test_a_pack_that_superseded_rows_alone_name_is_dead(yard: Yard) -> None:
+    # Old rows in an index object go on naming the pack when the newer rows lie in the tail.
     yard.push({f"k{number}": value(number) for number in range(60)}, at_hours=0)
     yard.push({f"k{number}": value(-number - 1) for number in range(60)}, at_hours=1)
     assert yard.keys("index")
@@ -235,15 +235,15 @@ def test_the_root_that_a_deletion_left_goes_as_garbage_does(stale: Yard) -> None
     assert stale.collect(at_hours=26).deleted_names == (*sorted(packs), left)
 
 
-@pytest.mark.parametrize("what", ["segment", "tail", "snapshot", "snapshot's segment", "foreign snapshot"])
+@pytest.mark.parametrize("what", ["index", "tail", "snapshot", "snapshot's index", "foreign snapshot"])
 @pytest.mark.usefixtures("small_tail")
 def test_with_a_damaged_index_nothing_is_deleted(yard: Yard, what: str) -> None:
     yard.push({f"k{number}": value(number, 100) for number in range(60)}, at_hours=0)
-    old_root, old_segment = yard.store.objects["db"].data, yard.keys("index")[0]
+    old_root, old_index = yard.store.objects["db"].data, yard.keys("index")[0]
     yard.push({f"k{number}": value(-number - 1, 100) for number in range(60)}, at_hours=1)
-    segment = yard.keys("index")[-1]
-    if what == "segment":
-        yard.store.put(segment, yard.store.objects[segment].data[:-1])
+    index_object = yard.keys("index")[-1]
+    if what == "index":
+        yard.store.put(index_object, yard.store.objects[index_object].data[:-1])
     elif what == "tail":
         yard.push({"small": b"1"}, at_hours=2)
         _damage_the_tail(yard)
@@ -253,7 +253,7 @@ def test_with_a_damaged_index_nothing_is_deleted(yard: Yard, what: str) -> None:
         yard.store.put("db.d/snapshot/x", b"something else")
     else:
         yard.store.put("db.d/snapshot/x", old_root)
-        yard.store.delete(old_segment)
+        yard.store.delete(old_index)
     before = set(yard.store.objects)
     with pytest.raises(RemoteIntegrityError, match="nothing was deleted"):
         yard.collect(at_hours=100)
@@ -262,10 +262,9 @@ def test_with_a_damaged_index_nothing_is_deleted(yard: Yard, what: str) -> None:
 
 def _damage_the_tail(yard: Yard) -> None:
     """Replaces the tail by bytes that are none, under a digest that fits."""
-    from ebooklet_tx.formats.root import decode_root, encode_root
-
-    root = decode_root(yard.store.objects["db"].data, name="the root")
-    yard.store.put("db", encode_root(root.manifest, b"x" + root.tail[1:]))
+    data = yard.store.objects["db"].data
+    root = decode_root(data, name="the root")
+    yard.store.put("db", with_tail(data, b"x" + root.tail[1:]))
 
 
 def test_without_a_root_nothing_is_known_to_be_garbage(stale: Yard) -> None:

@@ -12,14 +12,18 @@ import pytest
 
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, ReadOnlyError
+from ebooklet_tx.formats.pack import PackBuilder
+from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.remote_objects import object_ref
 from ebooklet_tx.maintenance import compact as compacting
 from ebooklet_tx.maintenance.compact import compact
-from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.pull.conflicts import ConflictError
 from ebooklet_tx.sync.read import near_ranges
+from tests.pairs import limit_tails
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
 
@@ -82,10 +86,10 @@ def test_the_history_shows_a_compaction_as_a_commit_of_no_change(yard: Yard) -> 
     make_hollow(yard)
     yard.compact()
     with yard.open("b", "r") as db:
-        record = db._session.journal.raw.execute(
-            "SELECT set_count, deleted_count, value_bytes FROM commit_log WHERE seq = 3"
-        ).fetchone()
-        assert record == (0, 0, 0)
+        index = db._session.index.of_base(read_base(db._session.journal))
+        assert index is not None
+        record = index.manifest.records[0]
+        assert (record.seq, record.set_count, record.deleted_count, record.value_bytes) == (3, 0, 0, 0)
         assert len(db) == 10
     assert yard.verify().key_count == 10
 
@@ -158,8 +162,8 @@ def test_new_packs_are_full_before_another_is_begun(yard: Yard, monkeypatch: pyt
     # Packs over the bound count as those of one large value, so the old one is not due now.
     assert yard.compact().kept_packs == (old[0].removeprefix("db.d/"),)
     monkeypatch.setattr(compacting, "PACK_BYTES", 2**24)
-    big = packing.record_bytes
-    monkeypatch.setattr(packing, "record_bytes", lambda key, length: big(key, length) + 2**24)
+    add = PackBuilder.add_within
+    monkeypatch.setattr(PackBuilder, "add_within", lambda *args: add(*args[:-1], args[-1] - 2**24))
     assert yard.compact().packs == 1
     assert len(set(yard.keys("pack")) - set(old)) == 3
     assert yard.fresh_contents() == expected
@@ -381,6 +385,48 @@ def test_a_compaction_that_dies_at_any_request_is_run_again(yard: Yard, after: b
     assert at > 3
 
 
+@pytest.mark.parametrize("buried", [False, True])
+def test_a_machine_hears_of_its_own_compaction_whose_answer_was_lost(yard: Yard, buried: bool) -> None:
+    expected = make_hollow(yard)
+    (hollow, _) = yard.keys("pack")
+    with yard.open("b", "w") as db:
+        assert {key: db[key] for key in ("k7", "k8")} == {key: expected[key] for key in ("k7", "k8")}
+    dies = Fault(2, KeyboardInterrupt(), kind="put", after=True)
+    with pytest.raises(KeyboardInterrupt):
+        yard.compact("b", wrap=lambda store: FaultyStore(store, [dies]))
+    if buried:
+        yard.push({"x": b"1"}, "c")
+        expected["x"] = b"1"
+    with yard.open("b", "w") as db:
+        db.changes().pull()
+        places = {e.key: e.remote_object for e in entries_where(db._session.journal, "known")}
+        moved = {object_ref(db._session.journal, places[key] or 0).name for key in ("k7", "k8")}
+    assert f"db.d/{moved.pop()}" != hollow
+    assert not moved
+    assert yard.collect(grace_seconds=0).deleted_names == (hollow,)
+    assert yard.contents("b") == expected
+
+
+def test_a_compaction_merges_the_runs(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_tails(monkeypatch, 0)
+    expected = {}
+    with monkeypatch.context() as patch:
+        patch.setattr("ebooklet_tx.sync.commit.builder.MERGE_BYTES", 0)
+        patch.setattr("ebooklet_tx.sync.commit.builder.MERGE_FACTOR", 0)
+        for number in range(4):
+            values = {f"k{number} {at}": b"%d" % at for at in range(20)}
+            yard.push(values | {"same": b"%d" % number})
+            expected |= values | {"same": b"%d" % number}
+    old = yard.keys("index")
+    assert len(decode_root(yard.store.objects["db"].data, name="root").manifest.runs) > 1
+    assert yard.compact().commits == 1
+    assert len(decode_root(yard.store.objects["db"].data, name="root").manifest.runs) == 1
+    assert yard.fresh_contents() == yard.contents("a") == expected
+    assert set(yard.collect(grace_seconds=0).deleted_names) >= set(old)
+    assert yard.compact().commits == 0
+    assert yard.verify().sound
+
+
 def test_a_pack_that_arrived_is_not_sent_again(yard: Yard) -> None:
     expected = make_hollow(yard)
     with pytest.raises(OfflineError):
@@ -400,20 +446,22 @@ def inline_count(yard: Yard, copy: str) -> int:
         return int(raw.execute("SELECT count(*) FROM inline_value").fetchone()[0])
 
 
-def test_inline_values_that_no_entry_refers_to_are_pruned(yard: Yard) -> None:
-    for number in range(5):
-        yard.push({"k": f"value {number}".encode(), f"other{number}": b"x" * number})
-    with yard.open("b", "r"):
-        pass
-    assert inline_count(yard, "a") == 10
-    assert yard.compact().pruned_values == 4
-    assert inline_count(yard, "a") == 6
-    assert yard.compact().pruned_values == 0
-    expected = {"k": b"value 4", **{f"other{number}": b"x" * number for number in range(5)}}
-    assert yard.contents("a") == expected
-    # Segments are built of them.
-    yard.push({"more": value(1)})
-    assert yard.fresh_contents() == expected | {"more": value(1)}
+def test_inline_values_that_no_operation_is_based_on_are_pruned(yard: Yard) -> None:
+    keys = [f"k{number}" for number in range(5)]
+    yard.push({key: f"base of {key}".encode() for key in keys})
+    with yard.open("b", "w") as db:
+        for key in keys:
+            db[key] = b"ours"
+        yard.push(dict.fromkeys(keys, b"theirs"))
+        db.changes().pull()
+        # What the remote had when the keys were changed here, to settle the conflicts.
+        assert inline_count(yard, "b") == 5
+        db.changes().resolve(keys[:3], "theirs")
+    assert yard.compact("b").pruned_values == 3
+    assert inline_count(yard, "b") == 2
+    assert yard.compact("b").pruned_values == 0
+    with yard.open("b", "w") as db:
+        assert [conflict.base for conflict in db.changes().conflicts()] == [b"base of k3", b"base of k4"]
 
 
 def test_the_base_and_the_pending_value_of_a_key_stay(yard: Yard) -> None:
@@ -425,5 +473,7 @@ def test_the_base_and_the_pending_value_of_a_key_stay(yard: Yard) -> None:
         db.changes().pull()
         journal: Journal = db._session.journal
         assert prune_inline_values(journal) == 0
-        (conflict,) = db.changes().conflicts()
+        with pytest.raises(ConflictError) as caught:
+            db.changes().push()
+        (conflict,) = caught.value.conflicts
         assert (conflict.base, conflict.ours, conflict.theirs) == (b"base", b"ours", b"theirs")

@@ -11,7 +11,6 @@ import pytest
 
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.maintenance import compact as compacting
-from ebooklet_tx.maintenance import repacking
 from ebooklet_tx.maintenance.compact import compact
 from tests.store_wrappers import PassingStore
 from tests.yard import Yard, value
@@ -57,7 +56,7 @@ def test_long_keys_of_small_equal_values_by_default(tmp_path: Path) -> None:
 
 
 def test_equal_values_of_several_packs_are_packed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repacking, "PACK_BYTES", 13_000)
+    monkeypatch.setattr(compacting, "PACK_BYTES", 13_000)
     yard = Yard(tmp_path)
     yard.push({f"{n}": value(n % 5) for n in range(5)})
     with yard.open("b") as other:
@@ -65,7 +64,7 @@ def test_equal_values_of_several_packs_are_packed_once(tmp_path: Path, monkeypat
         other.changes().push()
     packs = [key.removeprefix("db.d/") for key in yard.keys("pack")]
     for size_bytes in (40_000, 13_000):
-        monkeypatch.setattr(repacking, "PACK_BYTES", size_bytes)
+        monkeypatch.setattr(compacting, "PACK_BYTES", size_bytes)
         yard.compact(packs=packs)
     compact_twice(yard, live_share=1.0)
 
@@ -130,7 +129,7 @@ def test_compacting_any_database_ends(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(compacting, "KEYS_PER_COMMIT", source.choice([3, 8, 100_000]))
     monkeypatch.setattr(compacting, "PACKS_PER_COMMIT", source.choice([1, 2, 500]))
     pack_bytes = source.choice([12_000, 40_000, 2**24])
-    monkeypatch.setattr(repacking, "PACK_BYTES", pack_bytes)
+    monkeypatch.setattr(compacting, "PACK_BYTES", pack_bytes)
     monkeypatch.setattr(compacting, "SMALL_PACK_BYTES", pack_bytes // 4)
     known: set[str] = set()
     for _ in range(source.randrange(2, 6)):

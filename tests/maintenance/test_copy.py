@@ -21,16 +21,17 @@ from ebooklet_tx.errors import (
     TransientStoreError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.formats.root import KEEP_RECENT, decode_root
 from ebooklet_tx.maintenance import copy
 from ebooklet_tx.maintenance.copy import copy_remote
 from ebooklet_tx.maintenance.inventory import objects_named
+from ebooklet_tx.maintenance.verify import verify
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.root_object import read_root_or_none
 from tests.memory_store import Conditions, MemoryStore
+from tests.pairs import limit_tails
 from tests.remotes import DyingStore, Killed, Shelf, values_of
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, PassingStore
 
@@ -52,8 +53,8 @@ class ElsewhereStore(MemoryStore):
 
 @pytest.fixture(autouse=True)
 def _many_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 1500)
-    monkeypatch.setattr(building, "INLINE_TOTAL_BYTES", 2000)
+    limit_tails(monkeypatch, 300)
+    monkeypatch.setattr("ebooklet_tx.sync.commit.push.INLINE_TOTAL_BYTES", 2000)
     monkeypatch.setattr(packing, "PACK_BYTES", 10_000)
 
 
@@ -74,7 +75,7 @@ def other_shelf(folder: Path, conditions: Conditions = "work") -> Shelf:
 
 
 def make(shelf: Shelf, name: str = "ab") -> None:
-    """Makes a database of several packs, two segments and a tail, with objects that it needs no more."""
+    """Makes a database of several packs, an index object and a tail, with objects that it needs no more."""
     shelf.push(name, "a", values_of(12, 3000, seed=9) | {"gone": b"y" * 3000})
     for half in (dict(list(PACKED.items())[:6]), dict(list(PACKED.items())[6:])):
         shelf.push(name, "a", half)
@@ -115,9 +116,25 @@ def test_names_are_taken_apart_as_a_whole(shelf: Shelf, other: Shelf, name: str)
     source, target = data_of(shelf, name), data_of(other, "ba")
     assert set(target) < set(source)
     assert target == {key: source[key] for key in target}
-    # The objects of before, of the deleted key and of the merged segments are not needed any more.
+    # The objects of before, of the deleted key and of the merged index are not needed any more.
     assert len(source) - len(target) >= 3
     assert other.contents("ba") == ALL
+
+
+def test_the_history_travels(shelf: Shelf, other: Shelf) -> None:
+    make(shelf)
+    with shelf.open("ab", "a") as db:
+        for number in range(KEEP_RECENT):
+            db["counter"] = b"%d" % number
+            db.changes().push()
+    assert len(shelf.keys("ab.d/history/")) == 1
+    copy_remote(shelf.remote("ab"), other.remote("ab"))
+    assert other.keys("ab.d/history/") == shelf.keys("ab.d/history/")
+    assert verify(other.remote("ab")).sound
+    shelf.store.delete(next(iter(shelf.keys("ab.d/history/"))))
+    with pytest.raises(RemoteIntegrityError, match="restore the object"):
+        copy_remote(shelf.remote("ab"), other.remote("b"))
+    assert "b" not in other.store.objects
 
 
 def test_only_what_the_root_needs_is_copied(shelf: Shelf, other: Shelf) -> None:

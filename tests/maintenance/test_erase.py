@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,13 +24,14 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
     UUIDMismatchError,
 )
+from ebooklet_tx.formats.root import KEEP_RECENT
 from ebooklet_tx.maintenance.erase import GRACE_SECONDS, EraseReport, delete_remote, erase
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import EPOCH, MemoryStore
+from tests.pairs import limit_tails
 from tests.remotes import DyingStore, Killed, Shelf, dying, values_of
 from tests.store_wrappers import Fault, FaultyStore, PassingStore
 
@@ -57,9 +60,9 @@ STRANGERS = (
 
 @pytest.fixture(autouse=True)
 def _many_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few small pushes make packs, index segments and a tail."""
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 1500)
-    monkeypatch.setattr(building, "INLINE_TOTAL_BYTES", 2000)
+    """A few small pushes make packs, index objects and a tail."""
+    limit_tails(monkeypatch, 300)
+    monkeypatch.setattr("ebooklet_tx.sync.commit.push.INLINE_TOTAL_BYTES", 2000)
     monkeypatch.setattr(packing, "PACK_BYTES", 10_000)
 
 
@@ -69,7 +72,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 def make(shelf: Shelf, name: str = "mydb") -> None:
-    """Makes a database of several packs, two segments and a tail, whose local file "a" holds all of it."""
+    """Makes a database of several packs, an index object and a tail, whose local file "a" holds all of it."""
     for half in (dict(list(PACKED.items())[:6]), dict(list(PACKED.items())[6:])):
         shelf.push(name, "a", half)
     shelf.push(name, "a", SMALL, {"about": "weather"})
@@ -391,6 +394,34 @@ def test_a_lock_that_can_not_be_deleted_is_no_failure(shelf: Shelf, caplog: pyte
     assert shelf.keys() == {"mydb.lock"}
 
 
+def test_the_history_goes_too(shelf: Shelf) -> None:
+    make(shelf)
+    with shelf.open("mydb", "a") as db:
+        for number in range(KEEP_RECENT):
+            db["counter"] = b"%d" % number
+            db.changes().push()
+    assert shelf.keys("mydb.d/history/")
+    erase(shelf.remote("mydb"))
+    assert own_keys(shelf) == set()
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"x", b"pack/" + b"0" * 32 + b"\n"], ids=["empty", "one line", "names"])
+def test_a_note_that_unfolds_without_end_costs_little(shelf: Shelf, unit: bytes) -> None:
+    make(shelf)
+    bomb = zlib.compressobj()
+    data = b"".join([*(bomb.compress(unit * (2**20 // len(unit))) for _ in range(16)), bomb.flush()])
+    shelf.store.put("mydb.d/snapshot/deleted-" + "3" * 32, data)
+    remote = shelf.remote("mydb")
+    tracemalloc.start()
+    try:
+        erase(remote)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert own_keys(shelf) == set()
+    assert peak_bytes < 8 * 2**20
+
+
 # -- the local side ------------------------------------------------------------------------------
 
 
@@ -398,15 +429,16 @@ def test_what_is_local_is_the_content_of_the_next_push(shelf: Shelf) -> None:
     make(shelf)
     shelf.push("mydb", "a", {"empty": b"", "gone": b"1"})
     with shelf.open("mydb", "b") as db:
-        # In a pack and read, in the index, set here, deleted here, never read.
-        assert db["k001"] == PACKED["k001"]
+        # In a pack and read, in the index and read, set here, deleted here, never read.
+        assert (db["k001"], db["small2"]) == (PACKED["k001"], SMALL["small2"])
         db["written"] = b"but not committed"
         db["small1"] = b"changed here"
         del db["gone"]
         report = delete_remote(db._session)
-        expected = SMALL | {"k001": PACKED["k001"], "empty": b"", "written": b"but not committed"}
-        expected["small1"] = b"changed here"
-        assert (report.existed, report.pending_keys, report.lost_keys) == (True, len(expected), len(PACKED) - 1)
+        expected = {"k001": PACKED["k001"], "written": b"but not committed"}
+        expected |= {"small1": b"changed here", "small2": SMALL["small2"]}
+        lost = len(PACKED) - 1 + len(SMALL) - 2 + len({"empty"})
+        assert (report.existed, report.pending_keys, report.lost_keys) == (True, len(expected), lost)
         assert dict(db.items()) == expected
         assert len(db) == len(expected)
         assert db.get_metadata() == {"about": "weather"}
@@ -436,12 +468,13 @@ def test_a_second_session_may_finish_what_another_machine_began(shelf: Shelf) ->
     make(shelf)
     with shelf.open("mydb", "b") as other:
         other["mine"] = b"1"
+        assert (other["small1"], other.get_metadata()) == (SMALL["small1"], {"about": "weather"})
         with shelf.open("mydb", "a") as db:
             delete_remote(db._session)
         report = delete_remote(other._session)
         assert (report.existed, bool(report)) == (False, False)
         assert other.changes().push()
-    assert shelf.contents("mydb") == SMALL | {"mine": b"1", "": {"about": "weather"}}
+    assert shelf.contents("mydb") == {"small1": SMALL["small1"], "mine": b"1", "": {"about": "weather"}}
 
 
 # -- deaths --------------------------------------------------------------------------------------
@@ -517,8 +550,8 @@ def test_a_session_that_dies_at_any_request(tmp_path: Path, after: bool) -> None
     shelf = Shelf(tmp_path, MemoryStore())
     make(shelf)
     with shelf.open("mydb", "part") as db:
-        assert db["k003"] == PACKED["k003"]
-    local = SMALL | {"k003": PACKED["k003"]}
+        assert (db["k003"], db["small1"]) == (PACKED["k003"], SMALL["small1"])
+    local = {"small1": SMALL["small1"], "k003": PACKED["k003"]}
     made = shelf.store
     files = {path.name: path.read_bytes() for path in tmp_path.glob("part.blt*")}
     forgotten = kept = number = 0

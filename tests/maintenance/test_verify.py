@@ -17,11 +17,14 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.formats.root import decode_root, encode_root
-from ebooklet_tx.local.journal.entries import entries_where, find_entry
+from ebooklet_tx.formats.index_object import read_whole
+from ebooklet_tx.formats.index_records import RunList
+from ebooklet_tx.formats.root import KEEP_RECENT, decode_root, encode_root
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.maintenance import checking, verify
-from ebooklet_tx.sync.commit import builder as building
-from tests.pairs import Bench, flip
+from ebooklet_tx.records import digest_of
+from tests.pairs import Bench, flip, limit_tails, with_tail
 from tests.servers import folder_handler, http_server
 from tests.store_wrappers import CountingStore, PassingStore
 from tests.yard import Yard, value
@@ -29,8 +32,8 @@ from tests.yard import Yard, value
 
 @pytest.fixture
 def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
-    """A remote with two segments, a tail and three packs, 30 keys and metadata."""
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 4000)
+    """A remote with an index object, a tail and three packs, 30 keys and metadata."""
+    limit_tails(monkeypatch, 300)
     yard = Yard(tmp_path)
     yard.push({f"k{number:02}": value(number) for number in range(20)}, at_hours=0)
     yard.push({f"k{number:02}": value(number, 600) for number in range(20, 28)}, at_hours=1)
@@ -45,14 +48,18 @@ def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
 
 def pack_of(yard: Yard, key: str) -> tuple[str, int]:
     """The object in which a key's value lies, and where."""
-    with yard.open("looker", "r") as db, db._session.mutex:
-        raw = db._session.journal.raw
-        name, offset = raw.execute(
-            "SELECT o.name, e.remote_offset_bytes FROM entry AS e JOIN remote_object AS o "
-            "ON o.id = e.remote_object WHERE e.key = ?",
-            (key,),
-        ).fetchone()
-    return f"db.d/{name}", offset
+    with yard.open("looker", "r") as db:
+        index = db._session.index.of_base(read_base(db._session.journal))
+        assert index is not None
+        row = index.lookup([key])[key].row
+    assert row.offset_bytes is not None
+    return f"db.d/{row.object_name}", row.offset_bytes
+
+
+def index_objects(yard: Yard) -> list[str]:
+    """The keys of the index objects that the root names."""
+    manifest = decode_root(yard.store.objects["db"].data, name="the root").manifest
+    return [f"db.d/{entry.name}" for run in manifest.runs if not isinstance(run, RunList) for entry in run]
 
 
 def alter(yard: Yard, key: str, at: int, by: bytes = b"\xff") -> None:
@@ -70,8 +77,8 @@ def test_a_sound_remote_is_sound_and_stays_as_it_was(yard: Yard, read_values: bo
     report = yard.verify(read_values=read_values)
     assert report.sound, report.words()
     assert yard.store.objects == before
-    assert (report.seq, report.key_count, report.segments) == (5, 30, len(yard.keys("index")))
-    assert report.segments >= 1
+    assert (report.seq, report.key_count, report.index_objects) == (5, 30, len(index_objects(yard)))
+    assert report.index_objects >= 1
     assert report.packs == 2
     # 19 of the first push's values are live, and the large one; the others ride in the index.
     assert report.values_read == (20 if read_values else None)
@@ -113,11 +120,13 @@ def test_with_the_local_file_it_is_told_where_sound_copies_are(yard: Yard) -> No
 
 
 def test_values_that_ride_in_the_journal_are_copies_too(yard: Yard) -> None:
-    with yard.open("b", "r") as db:
-        find = checking._copies(yard.path("b"))
-        entry = find_entry(db._session.journal, "k00")
-        with find as ask:
-            assert ask("k00", entry.digest) == f"{yard.path('b')}.journal"
+    with yard.open("b", "w") as db:
+        db["k00"] = b"ours"
+        yard.push({"k00": b"theirs"})
+        db.changes().pull()
+    # What the remote had when it was changed here is kept to settle the conflict.
+    with checking._copies(yard.path("b")) as ask:
+        assert ask("k00", digest_of(b"in the tail")) == f"{yard.path('b')}.journal"
 
 
 def test_an_altered_value_is_found_by_reading_it(yard: Yard) -> None:
@@ -178,17 +187,17 @@ def test_equal_values_are_read_once_and_their_keys_are_all_named(yard: Yard) -> 
 
 
 @pytest.mark.parametrize("how", ["missing", "altered", "other"])
-def test_a_damaged_segment_is_named(yard: Yard, how: str) -> None:
-    segment = yard.keys("index")[0]
+def test_a_damaged_index_object_is_named(yard: Yard, how: str) -> None:
+    index_object = index_objects(yard)[0]
     if how == "missing":
-        yard.store.delete(segment)
+        yard.store.delete(index_object)
     elif how == "altered":
-        alter(yard, segment, 100)
+        alter(yard, index_object, 100)
     else:
-        yard.store.put(segment, b"short")
+        yard.store.put(index_object, b"short")
     report = yard.verify(read_values=True)
     (damage,) = report.damage
-    assert damage.object == segment
+    assert damage.object == index_object
     assert "versions" in damage.sound_copy
 
 
@@ -202,7 +211,8 @@ def rewrite_root(yard: Yard, **changes: object) -> None:
 
 
 def test_a_damaged_tail_is_the_roots_damage(yard: Yard) -> None:
-    rewrite_root(yard, tail=b"x" * 100)
+    data = yard.store.objects["db"].data
+    yard.store.put("db", with_tail(data, b"x" * len(decode_root(data, name="the root").tail)))
     (damage,) = yard.verify().damage
     assert damage.object == "db"
     assert "tail" in damage.problem
@@ -214,17 +224,78 @@ def test_a_key_count_that_is_wrong_is_damage(yard: Yard) -> None:
     assert (damage.object, damage.problem) == ("db", "it says 31 keys, and its index has 30")
 
 
-def test_rows_of_other_commits_than_a_segments_are_damage(yard: Yard) -> None:
+def test_rows_of_other_commits_than_an_entry_says_are_damage(yard: Yard) -> None:
     root = decode_root(yard.store.objects["db"].data, name="the root")
-    from dataclasses import replace
+    first, *others = root.manifest.runs
+    assert not isinstance(first, RunList)
+    later = first[-1]._replace(least_seq=first[-1].greatest_seq, greatest_seq=root.manifest.seq)
+    rewrite_root(yard, runs=((*first[:-1], later), *others))
+    (damage,) = yard.verify().damage
+    assert damage.object == f"db.d/{later.name}"
 
-    last = root.manifest.segments[-1]
-    moved = replace(last, first_seq=last.last_seq, last_seq=last.last_seq)
-    before = root.manifest.segments[:-1]
-    if before:
-        before = (*before[:-1], replace(before[-1], last_seq=last.last_seq - 1))
-    rewrite_root(yard, segments=(*before, moved))
-    assert any("outside" in damage.problem for damage in yard.verify().damage)
+
+@pytest.mark.parametrize("part", ["block", "list of packs", "directory"])
+def test_each_part_of_an_index_object_is_held_to_its_digest(yard: Yard, part: str) -> None:
+    (*_, run) = decode_root(yard.store.objects["db"].data, name="the root").manifest.runs
+    assert not isinstance(run, RunList)
+    key = f"db.d/{run[0].name}"
+    data = yard.store.objects[key].data
+    directory = read_whole(data, entry=run[0], name=key)
+    alter(
+        yard, key, {"block": 20, "list of packs": directory.packs_offset_bytes, "directory": len(data) - 1}[part]
+    )
+    for read_values in (False, True):
+        (damage,) = yard.verify(read_values=read_values).damage
+        assert damage.object == key
+        assert part in damage.problem
+
+
+@pytest.mark.parametrize("how", ["missing", "altered"])
+def test_a_damaged_run_list_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    limit_tails(monkeypatch, 300, run_list_bytes=0)
+    yard = Yard(tmp_path)
+    yard.push({f"k{number:02}": value(number) for number in range(20)})
+    (run,) = decode_root(yard.store.objects["db"].data, name="the root").manifest.runs
+    assert isinstance(run, RunList)
+    assert yard.verify().index_objects == 2
+    if how == "missing":
+        yard.store.delete(f"db.d/{run.ref.name}")
+    else:
+        alter(yard, f"db.d/{run.ref.name}", 30)
+    (damage,) = yard.verify().damage
+    assert damage.object == f"db.d/{run.ref.name}"
+    with pytest.raises(RemoteIntegrityError, match="nothing was deleted"):
+        yard.collect()
+
+
+@pytest.mark.parametrize("how", ["missing", "altered"])
+def test_a_damaged_part_of_the_history_is_named(yard: Yard, how: str) -> None:
+    with yard.open() as db:
+        for number in range(KEEP_RECENT):
+            db["counter"] = b"%d" % number
+            db.changes().push()
+    (history,) = decode_root(yard.store.objects["db"].data, name="the root").manifest.histories
+    key = f"db.d/{history.name}"
+    assert key in yard.store.objects
+    assert yard.verify().sound
+    assert yard.fsck(check_objects=True).claimed_but_missing == []
+    assert key not in yard.collect(grace_seconds=0).deleted_names
+    yard.store.put("db.d/history/" + "0" * 32, b"of a commit that never was")
+    assert yard.collect(grace_seconds=0).deleted_names == ("db.d/history/" + "0" * 32,)
+    if how == "missing":
+        yard.store.delete(key)
+    else:
+        alter(yard, key, 40)
+    (damage,) = yard.verify().damage
+    assert damage.object == key
+    # All else can be read, pushed and collected.
+    assert yard.fresh_contents()["counter"] == b"%d" % (KEEP_RECENT - 1)
+    with yard.open("b") as db:
+        for number in range(KEEP_RECENT + 5):
+            db["counter"] = b"%d" % number
+            db.changes().push()
+    assert [damage.object for damage in yard.verify().damage] == [key]
+    yard.collect(grace_seconds=0)
 
 
 def test_a_damaged_root_is_reported_and_a_missing_one_raised(yard: Yard) -> None:
@@ -273,7 +344,7 @@ def test_another_etag_is_no_damage(yard: Yard) -> None:
         yard.store.objects[key].etag = "another"
     report = yard.verify(read_values=True)
     assert report.sound
-    assert report.moved_objects == report.packs + report.segments
+    assert report.moved_objects == report.packs + report.index_objects
     assert "another ETag" in report.words()
 
 
@@ -296,10 +367,10 @@ def test_fsck_of_a_sound_remote(yard: Yard) -> None:
     before = dict(yard.store.objects)
     report = yard.fsck(check_objects=True)
     assert yard.store.objects == before
-    assert (report.db_key, report.format_version) == ("db", 1)
+    assert (report.db_key, report.format_version) == ("db", 2)
     assert report.db_object_exists
     assert not report.torn_teardown
-    assert report.expected_objects == len(yard.keys("index")) + 2
+    assert report.expected_objects == len(index_objects(yard)) + 2
     assert (report.claimed_but_missing, report.unmanifested_group_ids, report.empty_groups) == ([], [], [])
     assert not report.bad_entry_layout
 
@@ -314,23 +385,23 @@ def test_fsck_knows_dead_bytes(yard: Yard) -> None:
 def test_fsck_tells_what_is_claimed_but_missing(yard: Yard) -> None:
     pack, _ = pack_of(yard, "k05")
     large, _ = pack_of(yard, "large")
-    segment = yard.keys("index")[-1]
+    index_object = index_objects(yard)[0]
     yard.store.delete(pack)
     yard.store.put(large, yard.store.objects[large].data[:-1])
     assert yard.fsck().claimed_but_missing == [pack]
     assert yard.fsck(check_objects=True).claimed_but_missing == sorted([pack, large])
-    alter(yard, segment, 100)
-    # What a damaged segment names can't be told.
-    assert segment not in yard.fsck().claimed_but_missing
+    alter(yard, index_object, 100)
+    # What a damaged index object names can't be told.
+    assert index_object not in yard.fsck().claimed_but_missing
     report = yard.fsck(check_objects=True)
-    assert segment in report.claimed_but_missing
+    assert index_object in report.claimed_but_missing
     assert report.orphans == []
-    yard.store.delete(segment)
-    assert segment in yard.fsck().claimed_but_missing
+    yard.store.delete(index_object)
+    assert index_object in yard.fsck().claimed_but_missing
 
 
 def test_fsck_deletes_nothing_while_the_index_is_damaged(yard: Yard) -> None:
-    yard.store.delete(yard.keys("index")[0])
+    yard.store.delete(index_objects(yard)[0])
     with pytest.raises(RemoteIntegrityError):
         yard.fsck(delete_orphans=True, min_age=timedelta(0))
     with pytest.raises(InvalidArgumentError, match="min_age"):
