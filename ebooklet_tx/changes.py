@@ -18,6 +18,8 @@ from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
 from ebooklet_tx.sync.pull.pull import PullResult, pull
 from ebooklet_tx.sync.pull.resolve import Resolver, apply, decide_keys
+from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.sync.read.whole_index import refresh_index
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import as_datetime
 from ebooklet_tx.tracebacks import at_edge
@@ -78,8 +80,11 @@ class Change(Unshared):
             False
         """
         if self._database.writable:
-            return pull(self._committed("pull"))
-        return reader_pull(self._database._usable())
+            result = pull(self._committed("pull"))
+        else:
+            result = reader_pull(self._database._usable())
+        refresh_index(self._database._usable())
+        return result
 
     @at_edge
     def push(self, force_push: bool = False, *, on_conflict: str | Resolver | None = None) -> PushResult:
@@ -109,7 +114,9 @@ class Change(Unshared):
         """
         session = self._committed("push", fold=True)
         choice = session.on_conflict if on_conflict is None else on_conflict
-        return push(session, force=force_push, on_conflict=choice)
+        result = push(session, force=force_push, on_conflict=choice)
+        refresh_index(session)
+        return result
 
     @at_edge
     def update(self) -> None:
@@ -168,7 +175,7 @@ class Change(Unshared):
             []
         """
         with self._reading("conflicts") as session:
-            return find_conflicts(session)
+            return find_conflicts(reader_of(session), session.decode)
 
     @at_edge
     def resolve(self, keys: str | Iterable[str] | Mapping[str, Any], choice: Any = _NO_CHOICE) -> int:
@@ -199,7 +206,7 @@ class Change(Unshared):
         else:
             choices = dict.fromkeys([keys] if isinstance(keys, str) else keys, choice)
         session = self._committed("resolve")
-        resolutions = decide_keys(find_conflicts(session), choices, session.encode)
+        resolutions = decide_keys(find_conflicts(reader_of(session), session.decode), choices, session.encode)
         apply(session.journal, resolutions)
         return len(resolutions)
 
@@ -234,6 +241,5 @@ def reader_pull(session: Session) -> PullResult:
         nonlocal result
         result = pull(session)
 
-    with session.mutex:
-        session.local.try_maintain(work)
+    session.local.try_maintain(work)
     return result

@@ -19,7 +19,8 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
-from ebooklet_tx.formats.segment import iter_rows, read_segment
+from ebooklet_tx.index.commit_index import RemoteIndex
+from ebooklet_tx.index.pieces import NoCache
 from ebooklet_tx.maintenance.break_locks import break_locks
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, erase
@@ -27,7 +28,6 @@ from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.locking import learn_mode
-from ebooklet_tx.sync.pull.segments import fetch_segment
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 from ebooklet_tx.timestamps import Timestamp, as_datetime, timestamp_us
@@ -347,22 +347,10 @@ def _metadata_value(remote: Remote, root: FetchedRoot) -> bytes | None:
 
 
 def _metadata_row(remote: Remote, root: FetchedRoot) -> IndexRow | None:
-    """Searches the tail, then the segments from the newest on: the first row found is the newest."""
-    if root.root.tail:
-        row = _first_row(read_segment(root.root.tail, name=f"the tail of {remote.root_place}"))
-        if row is not None:
-            return row
-    for segment in reversed(root.manifest.segments):
-        row = _first_row(fetch_segment(remote, segment))
-        if row is not None:
-            return row
-    return None
-
-
-def _first_row(image: bytes) -> IndexRow | None:
-    """Returns the row of the metadata, whose key comes before every other."""
-    row = next(iter_rows(image), None)
-    return row if row is not None and row.key == METADATA_KEY else None
+    """Looks the metadata up in the root's index."""
+    index = RemoteIndex(remote.store, remote.names, NoCache(), threads=remote.threads)
+    found = index.of(root.root, etag=root.etag, size_bytes=len(root.data)).lookup([METADATA_KEY])
+    return found[METADATA_KEY].row if METADATA_KEY in found else None
 
 
 __all__ = ["RemoteSession"]

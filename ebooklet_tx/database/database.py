@@ -16,6 +16,8 @@ from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
 from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.sync.read.whole_index import load_index
 from ebooklet_tx.tracebacks import at_edge
 
 
@@ -52,6 +54,26 @@ class Database(WritableDatabase):
         """
         self._usable()
         return Change(self)
+
+    @at_edge
+    def load_index(self) -> None:
+        """Brings the whole index here: which keys there are, when each was written, and where its value lies.
+
+        From then on `in`, `len()`, `keys()` and timestamps need no request, and work offline, until a pull moves
+        on to another commit. Reads what is not here yet: about 25 bytes a key. It is kept in the journal,
+        whatever else is read. `open(..., index="full")` does this at opening and after each pull and push.
+
+        Raises:
+            OfflineError: A part is not here, and the remote can't be reached.
+            LockTimeoutError: Another session has the local file open for writing; ask for the index there.
+            RemoteIntegrityError: A part is damaged or missing.
+
+        Example:
+            >>> db.load_index()
+            >>> "a" in db, len(db)
+            (True, 2)
+        """
+        load_index(reader_of(self._usable()))
 
     @at_edge
     def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:

@@ -10,11 +10,10 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import warnings
 import weakref
-from collections.abc import (
-    Iterator,
-)
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from ebooklet_tx.connection import Connection
@@ -160,8 +159,9 @@ class OpenSession(Unshared):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_in_transaction"):
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # What is open when the interpreter ends was ended before, at exit.
+        if hasattr(self, "_in_transaction") and not is_ending():
             self._end_unclosed()
 
     def _end_unclosed(self) -> None:
@@ -211,8 +211,7 @@ atexit.register(_end_all_unclosed)
 
 def _lost(overlay: Overlay) -> str:
     """Says how many writes are lost with what was not committed."""
-    cleared = " and a clear()" if overlay.cleared else ""
-    return f"{len(overlay.operations)} writes{cleared} that were not committed are lost"
+    return f"{len(overlay.operations)} writes that were not committed are lost"
 
 
 __all__ = ["OpenSession"]

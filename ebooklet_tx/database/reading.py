@@ -25,11 +25,12 @@ from ebooklet_tx.errors import (
     Error,
 )
 from ebooklet_tx.keys import is_text, several, text_of
-from ebooklet_tx.local.journal.entries import iter_pages, visible_count
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.read.load import load_all, load_some
 from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.sync.read.visible_keys import count_keys, key_pages
+from ebooklet_tx.sync.read.whole_index import try_load_index
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import decode_metadata
 
@@ -81,8 +82,6 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             if operation is not None:
                 value, stamp = operation
                 return None if value is None else (stamp, value)
-            if overlay.cleared and key != METADATA_KEY:
-                return None
             here = session.local.read_here(key)
         if here is not None:
             return here
@@ -98,22 +97,23 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             operation = overlay.operations.get(key)
             if operation is not None:
                 return None if operation[0] is None else operation[1]
-            entry = None if overlay.cleared else session.local.entry(key)
-            return None if entry is None or entry.digest is None else entry.timestamp_us
+            entry = session.local.entry(key)
+        if entry is None or not entry.is_decided:
+            entry = reader_of(session).entries([key]).get(key)
+        return None if entry is None or entry.digest is None else entry.timestamp_us
 
     @at_edge
     def __len__(self) -> int:
         session = self._usable()
-        with session.mutex:
-            overlay = session.local.overlay
-            count = 0 if overlay.cleared else visible_count(session.journal)
-            for key, (value, _) in overlay.operations.items():
-                if key == METADATA_KEY:
-                    continue
-                entry = None if overlay.cleared else session.local.entry(key)
-                there = entry is not None and entry.digest is not None
-                count += (value is not None) - there
-            return count
+        reader = reader_of(session)
+        # The key of the metadata, "", is behind none.
+        written = session.local.written()
+        count = count_keys(reader)
+        if written:
+            entries = reader.entries(list(written))
+            there = {key for key, entry in entries.items() if entry.digest is not None}
+            count += sum((value is not None) - (key in there) for key, value in written.items())
+        return count
 
     def __iter__(self) -> Iterator[str]:
         return self._iter_keys("")
@@ -130,16 +130,17 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         """
         session = self._usable()
         after = ""
-        pages = iter_pages(session.journal, prefix)
+        pages = key_pages(reader_of(session), prefix)
         while True:
             self._usable()
-            with session.mutex:
-                overlay = session.local.overlay
-                committed = [] if overlay.cleared else next(pages, [])
-                upto = committed[-1] if committed else None
-                page = {key for key in committed if key > after}
-                for key, (value, _) in overlay.operations.items():
-                    if key <= after or not key.startswith(prefix) or (upto is not None and key > upto):
+            # Before the page is read and after it: what is committed in between is in one of them.
+            before = self._written_behind(after, prefix)
+            committed = next(pages, [])
+            upto = committed[-1] if committed else None
+            page = {key for key in committed if key > after}
+            for written in (before, self._written_behind(after, prefix)):
+                for key, value in written.items():
+                    if upto is not None and key > upto:
                         continue
                     if value is None:
                         page.discard(key)
@@ -149,6 +150,11 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             if upto is None:
                 return
             after = upto
+
+    def _written_behind(self, after: str, prefix: str) -> dict[str, bytes | None]:
+        """Returns what uncommitted writes say of keys with a prefix behind one."""
+        session = self._usable()
+        return session.local.written(prefix, after)
 
     @at_edge
     def keys(self, prefix: str = "") -> KeysView[str]:
@@ -207,11 +213,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def _uncommitted(self, keys: Sequence[str]) -> dict[str, bytes | None]:
         """Returns the values of keys that uncommitted writes decide; `""` counts as missing."""
         session = self._usable()
-        with session.mutex:
-            overlay = session.local.overlay
-            written = {key: overlay.operations[key][0] for key in keys if key in overlay.operations and key}
-            gone = {key: None for key in keys if not key or (overlay.cleared and key not in written)}
-        return {**gone, **written}
+        return session.local.written_of(keys) | {key: None for key in keys if not key}
 
     def get_items(self, keys: Iterable[str], default: Any = None) -> Iterator[tuple[str, Any]]:
         """Yields (key, value) for the keys given, in their order, with `default` for missing ones.
@@ -272,6 +274,9 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Fetches values so that they are on this machine; all of them, or those of some keys.
 
+        With all of them comes the whole index, as by `load_index`, unless a writer beside this session keeps the
+        local file: then an offline session has everything.
+
         Returns:
             The keys whose values could not be fetched, each with the reason.
 
@@ -281,6 +286,8 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         """
         reader = reader_of(self._usable())
         if keys is None:
+            if not self.offline:
+                try_load_index(reader)
             failures = load_all(reader)
         else:
             wanted = map(text_of, several(keys, "load_items"))

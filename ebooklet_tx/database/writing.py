@@ -17,9 +17,10 @@ from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
 from ebooklet_tx.keys import check_key, text_of
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import METADATA_KEY
-from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import Timestamp, timestamp_us
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import checked_value, encode_metadata
@@ -73,8 +74,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         self._writing()
         stamp = timestamp_us(timestamp)
         while True:
-            with self._session.mutex:
-                before = self._state_of(text_of(key))
+            before = self._state_of(text_of(key))
             found = self._read_user(key)
             if found is None:
                 raise KeyError(key)
@@ -123,12 +123,13 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def __delitem__(self, key: str) -> None:
-        session = self._writing()
-        with session.mutex:
+        self._writing()
+        while True:
+            before = self._state_of(text_of(key))
             if self._timestamp_of(text_of(key)) is None:
                 raise KeyError(key)
-            session.local.overlay.put(key, None, timestamp_us(None))
-            self._commit_when_full(session)
+            if self._put_if(key, before, (None, timestamp_us(None))):
+                return
 
     @at_edge
     def setdefault(self, key: str, default: Any = None) -> Any:
@@ -141,8 +142,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         self._writing()
         check_key(key)
         while True:
-            with self._session.mutex:
-                before = self._state_of(key)
+            before = self._state_of(key)
             found = self._read_user(key)
             if found is not None:
                 return self._serializer.loads(key, found[1])
@@ -162,8 +162,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         """
         self._writing()
         while True:
-            with self._session.mutex:
-                before = self._state_of(text_of(key))
+            before = self._state_of(text_of(key))
             found = self._read_user(key)
             if found is None:
                 if default is _MISSING:
@@ -203,9 +202,10 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             >>> len(db)
             0
         """
-        session = self._writing()
-        with session.mutex:
-            session.local.overlay.clear(timestamp_us(None))
+        self._writing()
+        stamp = timestamp_us(None)
+        keys = list(self)
+        self._put([(key, None, stamp) for key in keys])
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -275,13 +275,17 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             return session.local.prune(keep)
 
     def _state_of(self, key: str) -> object:
-        """Returns what differs from before when a key was written; needs the mutex."""
+        """Returns what differs from before when a key was written."""
         session = self._usable()
-        overlay = session.local.overlay
-        if key in overlay.operations or overlay.cleared:
-            return overlay.operations.get(key)
-        entry = session.local.entry(key)
-        return None if entry is None or entry.digest is None else (entry.digest, entry.timestamp_us)
+        with session.mutex:
+            overlay = session.local.overlay
+            if key in overlay.operations:
+                return overlay.operations[key]
+            entry = session.local.entry(key)
+            if entry is None or not entry.is_decided:
+                # What the index of the base says: it changes with the base alone.
+                return "index", read_base(session.journal).commit_id
+        return None if entry.digest is None else (entry.digest, entry.timestamp_us)
 
     def _put_if(self, key: str, before: object, operation: tuple[bytes | None, int]) -> bool:
         """Writes a key, or deletes it with None, if its state still is what it was; False when it is not.
@@ -294,21 +298,21 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             if self._state_of(key) != before:
                 return False
             session.local.overlay.put(key, *operation)
-            self._commit_when_full(session)
+            self._commit_when_full(session.local)
         return True
 
-    def _put(self, operations: Iterable[tuple[str, bytes, int]]) -> None:
+    def _put(self, operations: Iterable[tuple[str, bytes | None, int]]) -> None:
         session = self._usable()
         with session.mutex:
             # Another thread may have closed it meanwhile.
             self._usable()
             overlay = session.local.overlay
             overlay.put_all({key: (value, stamp) for key, value, stamp in operations})
-            self._commit_when_full(session)
+            self._commit_when_full(session.local)
 
-    def _commit_when_full(self, session: Session) -> None:
-        if session.local.overlay.waiting_bytes > self._buffer_size and not self._in_transaction:
-            session.local.commit()
+    def _commit_when_full(self, local: LocalStore) -> None:
+        if local.overlay.waiting_bytes > self._buffer_size and not self._in_transaction:
+            local.commit()
 
 
 __all__ = ["WritableDatabase"]

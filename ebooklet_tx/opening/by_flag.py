@@ -7,7 +7,8 @@ releases it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ebooklet_tx.connection import Connection
@@ -19,7 +20,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     UUIDMismatchError,
 )
-from ebooklet_tx.formats.root import Manifest
+from ebooklet_tx.formats.root import FirstFormatError, Manifest
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing, known_type, note_replacing
@@ -37,6 +38,8 @@ from ebooklet_tx.sync.locking import (
 )
 from ebooklet_tx.sync.origin import check_complete, note_made_here
 from ebooklet_tx.sync.pull.pull import apply_root, pull
+from ebooklet_tx.sync.read.reader import Reader, reader_of
+from ebooklet_tx.sync.read.whole_index import load_index, try_load_index
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root
 from ebooklet_tx.sync.session import Session
@@ -75,7 +78,11 @@ def open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
         return _open_copy_to_read(remote, path, settings)
     deletion_begun = is_deletion_begun(local.journal)
     try:
-        return _started(_session(local, remote, settings), _pull_if_changed)
+        session = _session(local, remote, settings)
+        with _undone_on_error(session.local, session.locks):
+            _pull_if_changed(session)
+            _bring_index(reader_of(session), settings)
+        return session
     except UUIDMismatchError:
         # Raised once more unless the pair holds nothing, and so becomes the remote's copy.
         return _open_copy_to_read(remote, path, settings)
@@ -107,6 +114,10 @@ def _pull_if_changed(session: Session) -> None:
         if base.seq == 0:
             return
         raise _missing(session.remote, error) from error
+    except FirstFormatError:
+        if base.format != 1:
+            raise
+        return
     if fetched is not None:
         session.local.try_maintain(lambda: apply_root(session, fetched, since=base), READER_WAIT_SECONDS)
 
@@ -134,13 +145,12 @@ def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
     header = None if kept is None else settings.header_anew(kept)
     local = settings.local(path, create=True, start_anew=True, header=header)
     session = _session(local, remote, settings, locks)
-
-    def begin(session: Session) -> None:
-        reconcile_mode(session.journal, session.remote, kept.commits if kept is not None else None)
-        note_replacing(session.journal, kept_uuid=None if kept is None else kept.uuid)
-        note_made_here(session.local)
-
-    return _started(session, begin)
+    with _undone_on_error(local, locks):
+        reconcile_mode(local.journal, remote, kept.commits if kept is not None else None)
+        note_replacing(local.journal, kept_uuid=None if kept is None else kept.uuid)
+        note_made_here(local)
+        _bring_index(reader_of(session), settings)
+    return session
 
 
 def _database_to_keep(remote: Remote, settings: Settings) -> Manifest | None:
@@ -158,9 +168,10 @@ def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
     """Opens a pair for writing, makes it from the remote, or makes a new one."""
     if size_of(path) is not None:
         session = _session(settings.local(path, create=False), remote, settings)
-        return _started(
-            session, lambda session: _begin_writing(session, settings, known=None, must_exist=must_exist)
-        )
+        with _undone_on_error(session.local, session.locks):
+            _begin_writing(session, settings, known=None, must_exist=must_exist)
+            _bring_index(reader_of(session), settings)
+        return session
     return _make_copy(remote, path, settings, must_exist=must_exist)
 
 
@@ -173,13 +184,12 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
             raise _missing(remote, error) from error
     header = settings.header_for(fetched.manifest) if fetched is not None else None
     session = _session(settings.local(path, create=True, header=header), remote, settings)
-
-    def begin(session: Session) -> None:
+    with _undone_on_error(session.local, session.locks):
         if fetched is None and session.local.created:
             note_made_here(session.local)
         _begin_writing(session, settings, known=fetched)
-
-    return _started(session, begin)
+        _bring_index(reader_of(session), settings)
+    return session
 
 
 def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -> None:
@@ -200,23 +210,23 @@ def _pull_or_become(session: Session, settings: Settings, *, must_exist: bool) -
         fetched = read_root(session.remote) if session.local.is_unused() else None
         if fetched is None:
             raise
-        _become_copy(session, fetched, settings)
+        stored = fetched.manifest.value_serializer
+        _check_same_values(session.local.path, session.serializer_name, stored, session.remote.root_place)
+        session.local.become(settings.header_for(fetched.manifest))
+        session.serializer_name = stored
+        apply_root(session, fetched)
 
 
-def _become_copy(session: Session, fetched: FetchedRoot, settings: Settings) -> None:
-    """Makes an unused pair a copy of the remote's database, unless it was made for other values."""
-    stored = fetched.manifest.value_serializer
-    if session.serializer_name is not None and not same_serializer(session.serializer_name, stored):
+def _check_same_values(path: Path, here: str | None, there: str | None, root_place: str) -> None:
+    """Refuses to make an unused pair a copy of a database whose values are of another serializer."""
+    if here is not None and not same_serializer(here, there):
         raise UUIDMismatchError(
-            f"{session.local.path} was made for values of the serializer {session.serializer_name!r}, but the "
-            f"values of {session.remote.root_place} are of {stored!r}; nothing was ever written to the file: "
-            "remove it, or give another file_path, to open the remote",
-            path=session.local.path,
+            f"{path} was made for values of the serializer {here!r}, but the values of {root_place} are of "
+            f"{there!r}; nothing was ever written to the file: remove it, or give another file_path, to open "
+            "the remote",
+            path=path,
             operation="open",
         )
-    session.local.become(settings.header_for(fetched.manifest))
-    session.serializer_name = stored
-    apply_root(session, fetched)
 
 
 def _begin_writing(
@@ -243,17 +253,35 @@ def _session(local: LocalStore, remote: Remote, settings: Settings, locks: Write
     settings.check_serializer(name, str(local.path))
     locks = locks or WriterLocks(remote)
     settings.ending.add(locks.release)
-    return Session(local, remote, locks, type=known_type(local.journal) or settings.type, serializer_name=name)
+    return Session(
+        local,
+        remote,
+        locks,
+        type=known_type(local.journal) or settings.type,
+        serializer_name=name,
+        holds_index=settings.wants_index,
+    )
 
 
-def _started(session: Session, begin: Callable[[Session], None]) -> Session:
+@contextmanager
+def _undone_on_error(local: LocalStore, locks: WriterLocks) -> Iterator[None]:
+    """Removes what an opening has made, and gives the locks back, where it fails."""
     try:
-        begin(session)
+        yield
     except BaseException:
-        session.local.undo_creation()
-        session.locks.release()
+        local.undo_creation()
+        locks.release()
         raise
-    return session
+
+
+def _bring_index(reader: Reader, settings: Settings) -> None:
+    """Brings the whole index here where that is wanted; it has to succeed only where "full" was said."""
+    if reader.remote.offline or not settings.wants_index:
+        return
+    if settings.index == "full":
+        load_index(reader)
+    else:
+        try_load_index(reader)
 
 
 def _missing(remote: Remote, error: ObjectMissingError) -> RemoteMissingError:

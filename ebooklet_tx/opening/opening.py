@@ -105,6 +105,7 @@ def open(
     on_conflict: str | Resolver = "raise",
     accept_partial: bool = False,
     trust_entries: bool = False,
+    index: Literal["lazy", "full"] = "lazy",
     retry: RetryPolicy | None = None,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
@@ -131,7 +132,8 @@ def open(
         lock_timeout: Seconds to wait for another writer, of the local file or of the remote.
         force_lock: Take the remote's lock from its holder, whose next push raises `LockLostError`.
         offline: True works with the local file alone; "auto" does so, with an `OfflineWarning`, when the
-            remote can't be reached. What is written waits for the next push of a session that is not offline.
+            remote can't be reached. What is written waits for the next push of a session that is not offline;
+            what can't be told without the remote raises `OfflineError`, never `KeyError`.
         allow_pickle: False refuses a database whose values are pickled, before any is unpickled; True says that
             they are trusted, as naming the serializer does. None for what the environment variable
             EBOOKLET_TX_ALLOW_PICKLE says; without either, a database that this journal did not make warns
@@ -145,6 +147,9 @@ def open(
         trust_entries: Whether an entry of a group is followed wherever it leads, with the credentials of the
             environment. Without that its `db_url` is read anonymously, and a bucket or folder is opened only at
             the endpoint, or in the folder, at which you opened the group.
+        index: "lazy" reads of the remote's index what is asked for. "full" brings all of it to this machine, at
+            opening and after each pull and push, as `load_index` does: then `in`, `len()` and `keys()` need no
+            request, and work offline. `offline="auto"` does so too, as far as that succeeds.
         retry: How failing requests are tried again; None for the connection's own.
 
     Raises:
@@ -182,6 +187,7 @@ def open(
         pickle_allowed=pickle_allowed(allow_pickle),
         address=connection.url,
         accept_partial=accept_partial,
+        index=index,
     )
     if flag != "r" and only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r", operation="open")

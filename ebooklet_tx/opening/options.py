@@ -22,6 +22,7 @@ class OpenOptions(TypedDict, total=False):
     conditional_writes: bool | Literal["auto"]
     on_conflict: str | Resolver
     accept_partial: bool
+    index: Literal["lazy", "full"]
     trust_entries: bool
     retry: RetryPolicy | None
 

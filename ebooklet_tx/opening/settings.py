@@ -34,6 +34,7 @@ class Settings:
         pickle_allowed: Whether pickle was allowed or refused; None when neither argument nor environment says.
         address: The remote's name in messages.
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
+        index: "lazy", or "full" for the whole index at hand.
         reading: Whether a pair is made only to be read.
         named: The serializer that the caller asks for, by its name; None where none was named.
         ending: What to release when opening fails, and at the session's end.
@@ -51,6 +52,7 @@ class Settings:
     pickle_allowed: bool | None
     address: str
     accept_partial: bool
+    index: str = "lazy"
     reading: bool = False
     named: str | None = field(init=False, default=None)
     ending: Ending = field(default_factory=Ending)
@@ -71,6 +73,8 @@ class Settings:
             raise InvalidArgumentError(f"offline must be False, True or 'auto', not {self.offline!r}")
         if not isinstance(self.accept_partial, bool):
             raise InvalidArgumentError(f"accept_partial must be True or False, not {self.accept_partial!r}")
+        if self.index not in ("lazy", "full"):
+            raise InvalidArgumentError(f"index must be 'lazy' or 'full', not {self.index!r}")
         if self.offline is True and self.flag == "n":
             raise InvalidArgumentError(
                 "flag 'n' does not work offline: its empty database replaces the remote; open it when online"
@@ -166,6 +170,11 @@ class Settings:
             PickleRefusedError: They are pickled, and pickle is refused.
         """
         check_pickle(serializer_name, self.address, allowed=self.pickle_allowed)
+
+    @property
+    def wants_index(self) -> bool:
+        """Whether the session keeps the whole index at hand; one that may have to work offline does, too."""
+        return self.index == "full" or self.offline == "auto"
 
     @property
     def pickle_wanted(self) -> bool:

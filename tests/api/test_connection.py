@@ -327,7 +327,7 @@ def test_object_names() -> None:
     names = ObjectNames("a/my db")
     assert (names.root, names.lock, names.prefix) == ("a/my db", "a/my db.lock", "a/my db.d/")
     assert names.object("pack/1") == "a/my db.d/pack/1"
-    packs = {names.new_pack() for _ in range(50)} | {names.new_segment() for _ in range(50)}
+    packs = {names.new_pack() for _ in range(50)} | {names.new_index_object() for _ in range(50)}
     assert len(packs) == 100
     assert all(len(name.partition("/")[2]) == 32 for name in packs)
     assert {name.partition("/")[0] for name in packs} == {"pack", "index"}

@@ -29,7 +29,7 @@ from ebooklet_tx.errors import (
     UUIDMismatchError,
 )
 from ebooklet_tx.stores.retry import RetryPolicy
-from tests.pairs import Bench
+from tests.pairs import Bench, limit_tails
 
 
 @pytest.fixture
@@ -306,14 +306,18 @@ def test_a_folder_without_permission(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("flag", ["r", "w", "c"])
-def test_an_index_segment_is_missing(bench: Bench, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy that was begun goes away with the opening that failed."""
-    monkeypatch.setattr("ebooklet_tx.sync.commit.builder.ROOT_TAIL_LIMIT_BYTES", 1)
+def test_an_index_object_is_missing(bench: Bench, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for a key is told; the copy that was begun goes away with an opening that needs all of it."""
+    limit_tails(monkeypatch, 1)
     make_remote(bench)
-    (segment,) = bench.objects("index")
-    segment.unlink()
+    (there,) = bench.objects("index")
+    there.unlink()
     with nothing_left_behind(bench.folder), pytest.raises(RemoteIntegrityError, match="index/"):
-        bench.open(flag=flag)
+        bench.open(flag=flag, index="full")
+    with bench.open(flag=flag) as db:
+        for ask in (lambda: db["k"], lambda: "k" in db, lambda: list(db)):
+            with pytest.raises(RemoteIntegrityError, match="index/"):
+                ask()
 
 
 @pytest.mark.parametrize("flag", ["r", "w", "c"])

@@ -24,9 +24,8 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync.commit import builder as building
 from tests.doors import open_remote
-from tests.pairs import Bench
+from tests.pairs import Bench, limit_tails
 from tests.servers import folder_handler, http_server
 from tests.store_wrappers import CountingStore
 
@@ -118,22 +117,21 @@ def test_something_else_is_no_database(bench: Bench) -> None:
 # -- metadata, wherever it lies ------------------------------------------------------------------
 
 
-def in_a_segment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts what is pushed into segments, and an empty tail into the root."""
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 0)
+def in_an_index_object(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts what is pushed into index objects, and nothing but the metadata into the tail."""
+    limit_tails(monkeypatch, 0)
     push(bench, {"k": b"1"}, {"version": 1})
     push(bench, {"k": b"2"}, {"version": 2})
     for number in range(3):
         push(bench, {f"{number}": b"1"})
 
 
-def test_metadata_in_the_tail_comes_before_the_segments(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_a_segment(bench, monkeypatch)
-    manifest = decode_root(bench.root.read_bytes(), name="").manifest
+def test_metadata_in_the_tail_comes_before_the_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_an_index_object(bench, monkeypatch)
     counted = Counted(bench)
     with counted.session as session:
         assert session.get_user_metadata() == {"version": 2}
-    assert len(counted.log) <= 1 + len(manifest.segments)
+    assert counted.log == [("get", "db")]
     monkeypatch.undo()
     push(bench, {}, {"version": 3})
     counted = Counted(bench)
@@ -142,8 +140,8 @@ def test_metadata_in_the_tail_comes_before_the_segments(bench: Bench, monkeypatc
     assert counted.log == [("get", "db")]
 
 
-def test_no_metadata_in_tail_or_segments(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 0)
+def test_no_metadata_in_tail_or_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_tails(monkeypatch, 0)
     push(bench, KEYS)
     monkeypatch.undo()
     push(bench, {"k": b"1"})
@@ -236,7 +234,7 @@ def test_a_closed_session_says_so(bench: Bench) -> None:
 
 
 def test_reading_over_http(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_a_segment(bench, monkeypatch)
+    in_an_index_object(bench, monkeypatch)
     push(bench, {"long": b"x" * 50_000}, {"long": "x" * 50_000})
     with http_server(folder_handler(bench.folder / "remote")) as url:
         with HTTPConnection(f"{url}/db").open() as session:

@@ -70,6 +70,11 @@ def say_of_root(bench: Bench, **facts: Any) -> None:
     """Makes the root say something else of its database, as whoever can write there can."""
     root = root_of(bench)
     manifest = dataclasses.replace(root.manifest, **facts)
+    if manifest.seq != root.manifest.seq:
+        said = {"seq": manifest.seq, "commit_id": manifest.commit_id}
+        records = (dataclasses.replace(manifest.records[0], **said), *manifest.records)
+        recent = ((manifest.seq, manifest.commit_id), *manifest.recent)
+        manifest = dataclasses.replace(manifest, records=records, recent=recent)
     bench.root.write_bytes(encode_root(manifest, root.tail))
 
 
