@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from collections.abc import Callable
 
 
 class Descriptor:
@@ -43,8 +45,9 @@ class Descriptor:
             # One call into C takes it from the list and closes it.
             list(map(os.close, map(self._numbers.pop, range(len(self._numbers)))))
 
-    def __del__(self) -> None:
-        if self._numbers:
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # An interpreter that ends has cleared this module's names; the system closes the file.
+        if self._numbers and not is_ending():
             self.close()
 
 
