@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ebooklet_tx.database import Database
-from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.formats.root import ROOT_HEADER_BYTES, Root, decode_root
+from ebooklet_tx.index.building import RUN_LIST_BYTES, IndexLimits
+from ebooklet_tx.index.commit_index import CommitIndex
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.records import CommitRecord, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from tests.doors import open_database
 
@@ -41,7 +47,7 @@ class Bench:
         return self.folder / "remote" / self.name
 
     def objects(self, kind: str) -> list[Path]:
-        """The remote's packs or index segments, oldest first."""
+        """The remote's packs, or the objects of its index, oldest first."""
         found = (self.folder / "remote" / f"{self.name}.d" / kind).glob("*")
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
@@ -96,16 +102,45 @@ def root_of(bench: Bench) -> Root:
     return decode_root(bench.root.read_bytes(), name="root")
 
 
+def with_tail(root: bytes, tail: bytes) -> bytes:
+    """A root with another tail, of the same length, under a digest that fits; it need not be one."""
+    body = root[ROOT_HEADER_BYTES : len(root) - len(tail)] + tail
+    start = root[: ROOT_HEADER_BYTES - 16]
+    return start + digest_of(start + body) + body
+
+
 def pending(db: Database) -> dict[str, str]:
     """The operations that are still to be pushed, by key."""
     return {change["key"]: change["operation"] for change in db.changes().iter_changes()}
 
 
 def history(bench: Bench) -> list[tuple[int, int]]:
-    """(keys set, keys deleted) of each commit, as a fresh copy learns it."""
+    """(keys set, keys deleted) of each commit, oldest first, as a fresh copy learns it."""
     bench._fresh += 1
-    with bench.open(f"history{bench._fresh}", "r") as db, db._session.journal.reading() as raw:
-        return raw.execute("SELECT set_count, deleted_count FROM commit_log ORDER BY seq").fetchall()
+    with bench.open(f"history{bench._fresh}", "r") as db:
+        return [(record.set_count, record.deleted_count) for record in commits_of(db)]
+
+
+def index_of(db: Database) -> CommitIndex:
+    """The index of the commit that a session stands on."""
+    index = db._session.index.of_base(read_base(db._session.journal))
+    assert index is not None
+    return index
+
+
+def commits_of(db: Database) -> list[CommitRecord]:
+    """The records of a database's commits up to the one that a session stands on, oldest first."""
+    base = read_base(db._session.journal)
+    if not base.seq:
+        return []
+    index = index_of(db)
+    return list(index.remote.history.records(index.manifest))[::-1]
+
+
+def limit_tails(patch: pytest.MonkeyPatch, tail_bytes: int, *, run_list_bytes: int = RUN_LIST_BYTES) -> None:
+    """Lets less of the index ride in the root than else, so that a few rows make an index object."""
+    limits = IndexLimits(tail_bytes=tail_bytes, run_list_bytes=run_list_bytes)
+    patch.setattr("ebooklet_tx.sync.commit.builder.IndexLimits", lambda: limits)
 
 
 def many_large(count: int = 10) -> dict[str, bytes]:

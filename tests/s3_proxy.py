@@ -126,7 +126,9 @@ def kind_of(method: str, key: str, query: str) -> str:
     elif ".d/pack/" in key:
         part = "pack"
     elif ".d/index/" in key:
-        part = "segment"
+        part = "index"
+    elif ".d/history/" in key:
+        part = "history"
     else:
         part = "root" if key else "bucket"
     return f"{method} {part}"

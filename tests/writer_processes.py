@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
-from ebooklet_tx.local.commit import stage_value
+from ebooklet_tx.local.journal.operations import stage_value
 from ebooklet_tx.local.journal.pending import resolutions
 from ebooklet_tx.locks import process_identity as this_process
 from ebooklet_tx.stores.object_store import ObjectStore

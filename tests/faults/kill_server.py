@@ -21,7 +21,7 @@ from typing import Any
 import alembic.command
 import alembic.config
 
-from ebooklet_tx import connection
+from ebooklet_tx import connection, opening
 from ebooklet_tx.stores import factory as open_store
 from ebooklet_tx.stores import s3
 from tests.faults import enduring, full_disk, injection, reading
@@ -29,7 +29,7 @@ from tests.faults.scenarios import PUSHES, SCENARIOS, Child, Step, newer_code, s
 from tests.quick_clients import remember
 
 _PR_SET_PTRACER = 0x59616D61
-_WARM = (alembic.command, alembic.config, s3)
+_WARM = (alembic.command, alembic.config, opening, s3)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ MUTATED = {"MALLOC_ARENA_MAX": "1"}
 PROBLEM = "PROBLEM"
 UNCHANGED = "unchanged"
 LOCAL = {"journal": f"{FILE}.journal", "wal": f"{FILE}.journal-wal", "booklet": FILE}
-REMOTE = ("root", "segment", "pack")
+REMOTE = ("root", "index", "history", "pack")
 
 
 def _fill(truth: Truth, database: Any, numbers: Iterable[int], salt: str, size_bytes: int) -> None:
@@ -52,7 +52,7 @@ def _drop(truth: Truth, database: Any, numbers: Iterable[int]) -> None:
 
 
 def _make_pushed(folder: Path) -> Truth:
-    """A database of some packs and segments, part of it changed since, its local copy whole."""
+    """A database of some packs, index objects and history, part of it changed since, its local copy whole."""
     truth = Truth(metadata={"first": 1})
     with (
         small_packs(),
@@ -110,11 +110,13 @@ PLAN = {
     ("closed", "booklet"): 600,
     ("crashed", "booklet"): 400,
     ("closed", "root"): 300,
-    ("closed", "segment"): 400,
-    ("closed", "pack"): 400,
+    ("closed", "index"): 400,
+    ("closed", "history"): 100,
+    ("closed", "pack"): 300,
     ("bare", "root"): 200,
-    ("bare", "segment"): 300,
-    ("bare", "pack"): 400,
+    ("bare", "index"): 300,
+    ("bare", "history"): 100,
+    ("bare", "pack"): 300,
 }
 """How often each file of each template is mutated: 5,000 times in all."""
 
@@ -175,8 +177,7 @@ class Specimen:
         remote = self._folder / REMOTE_FOLDER
         if kind == "root":
             return [remote / "db"]
-        folder = {"segment": "index", "pack": "pack"}[kind]
-        return sorted(path for path in self._saved if path.parent == remote / "db.d" / folder)
+        return sorted(path for path in self._saved if path.parent == remote / "db.d" / kind)
 
     def _restore(self) -> None:
         for path in [*self._folder.rglob("*")]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import ebooklet_tx
 from ebooklet_tx.errors import Error
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.stores.retry import RetryPolicy
 from tests.faults.scenarios import FILE, remote_of
 
@@ -138,9 +139,17 @@ class Reader:
         older = truth.older_metadata if "" in self._excused else []
         if metadata is not None and metadata[0] not in [truth.metadata, *older]:
             self._say("problem", f"{who}metadata {metadata[0]!r}")
+        self._guarded("history", lambda: self._read_history(database, who))
         failures = self._guarded("load_items", lambda: database.load_items())
         if failures:
             self._say("error", f"load_items: {len(failures)} failures")
+
+    def _read_history(self, database: Any, who: str) -> None:
+        index = database._session.index.of_base(read_base(database._session.journal))
+        if index is not None:
+            seqs = [record.seq for record in index.remote.history.records(index.manifest)]
+            if seqs != list(range(index.manifest.seq, 0, -1)):
+                self._say("problem", f"{who}the history tells of the commits {seqs}")
 
     def _compare_keys(self, keys: list[str], who: str) -> None:
         truth = self._truth

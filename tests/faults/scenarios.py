@@ -9,6 +9,7 @@ state after it, and one killed between two steps exactly that state.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,10 +21,13 @@ from unittest import mock
 import booklet
 
 import ebooklet_tx
+from ebooklet_tx.formats.index_records import Sizes
+from ebooklet_tx.index import history
+from ebooklet_tx.index.building import IndexLimits
+from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.schema import REVISION
-from ebooklet_tx.sync.commit import builder as building
-from ebooklet_tx.sync.commit import packing
+from ebooklet_tx.sync.commit import builder, packing, publish
 
 FILE = "a.blt"
 READER_FILE = "reader.blt"
@@ -448,7 +452,9 @@ nobody is killed in "full disk"."""
 PUSH_KEYS = 200
 PUSH_PACK_BYTES = 120_000
 PUSH_PART_BYTES = 160_000
-PUSH_TAIL_BYTES = 1000
+PUSH_LIMITS = IndexLimits(tail_bytes=1000, run_list_bytes=300)
+PUSH_SIZES = Sizes(block_rows=16, object_blocks=4, page_entries=2)
+PUSH_RECORDS = 1
 LARGE_KEY = "large"
 LARGE_BYTES = 5 * 2**20 + 1000
 FOLDER_LARGE_BYTES = 300_000
@@ -457,11 +463,16 @@ FOLDER_LARGE_BYTES = 300_000
 
 @contextlib.contextmanager
 def small_packs() -> Iterator[None]:
-    """Makes packs, parts and the root's tail so small that 200 keys need several of each."""
+    """Makes packs, parts and what a commit names so small that 200 keys need several of each.
+
+    A commit of them writes index objects and a list of them; all but the first, an object of history, too.
+    """
     with (
         mock.patch.object(packing, "PACK_BYTES", PUSH_PACK_BYTES),
         mock.patch.object(packing, "PART_BYTES", PUSH_PART_BYTES),
-        mock.patch.object(building, "ROOT_TAIL_LIMIT_BYTES", PUSH_TAIL_BYTES),
+        mock.patch.object(builder, "IndexLimits", return_value=PUSH_LIMITS),
+        mock.patch.object(publish, "RunWriter", functools.partial(RunWriter, sizes=PUSH_SIZES)),
+        mock.patch.object(history, "KEEP_RECENT", PUSH_RECORDS),
     ):
         yield
 
@@ -494,7 +505,10 @@ def _make_pushed(folder: Path, remote: Any = None) -> Template:
     first = Content()
     fill = _first_push(100)
     fill(first)
-    with ebooklet_tx.open(remote, folder / FILE, "c", n_buckets=BUCKETS, lock=None) as database:
+    with (
+        small_packs(),
+        ebooklet_tx.open(remote, folder / FILE, "c", n_buckets=BUCKETS, lock=None) as database,
+    ):
         fill(database)
         database.changes().push()
     with ebooklet_tx.open(remote, folder / READER_FILE) as reader:

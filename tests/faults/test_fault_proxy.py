@@ -20,14 +20,17 @@ import ebooklet_tx
 from ebooklet_tx import Database
 from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import OfflineError
+from ebooklet_tx.index import history
+from ebooklet_tx.index.building import TAIL_BYTES
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.locks.lease_rules import Holder, LeaseRecord, decode_lease
 from ebooklet_tx.stores.capabilities import Conditional, probe
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.stores.s3 import S3Store
-from ebooklet_tx.sync.commit import builder as building
 from tests.campaigns import amounts
+from tests.pairs import limit_tails
 from tests.places import new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy, s3_proxy
 
@@ -126,9 +129,11 @@ class World:
             assert dict(db.items()) == self.model
         with self.open("r", faulty=False) as fresh:
             assert dict(fresh.items()) == self.model
-            with fresh._session.journal.reading() as raw:
-                log = raw.execute("SELECT seq, commit_id FROM commit_log ORDER BY seq").fetchall()
-        assert log == list(enumerate(self.commits, start=1))
+            index = fresh._session.index.of_base(read_base(fresh._session.journal))
+            records = [] if index is None else list(index.remote.history.records(index.manifest))
+        assert [(each.seq, each.commit_id) for each in reversed(records)] == list(
+            enumerate(self.commits, start=1)
+        )
 
     def attempt(self, act: Callable[[], object], kind: str, at: int, fault: Fault) -> None:
         """Does something while one of its requests fails."""
@@ -234,24 +239,25 @@ def test_a_push_whose_values_ride_in_the_root(world: World, capsys: pytest.Captu
     world.report("incremental push", capsys)
 
 
-def test_a_push_that_writes_a_segment(
+def test_a_push_that_writes_the_index_and_the_history(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 100)
-    with world.open("c", faulty=False) as db:
-        world.write(db, 3, 10)
-        world.push(db)
+    limit_tails(monkeypatch, 100, run_list_bytes=100)
+    monkeypatch.setattr(history, "KEEP_RECENT", 1)
     for timeout, faults in timeouts():
-        db = world.keep(world.open("w", faulty=True, timeout=timeout))
-        db.changes().pull()
 
-        def again(db: Database = db) -> None:
-            world.write(db, 4, 5000)
-            world.push(db)
+        def twice(timeout: float = timeout) -> None:
+            # Anew each time: what a push reads and merges goes by what lies below it.
+            world.start_anew()
+            with world.open("c", faulty=True, timeout=timeout) as db:
+                for _ in range(2):
+                    world.write(db, 4, 5000)
+                    world.push(db)
 
-        world.try_all(again, faults, db)
-    assert {kind for kind, _ in world.tried} == {"PUT pack", "PUT segment", "PUT root"}
-    world.report("push with a segment", capsys)
+        world.try_all(twice, faults)
+    kinds = {kind for kind, _ in world.tried}
+    assert kinds == {"GET root", "GET index", "PUT pack", "PUT index", "PUT history", "PUT root"}
+    world.report("push with an index", capsys)
 
 
 @pytest.mark.parametrize("applied", [False, True], ids=["not applied", "applied"])
@@ -300,10 +306,10 @@ def test_a_pull(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: p
         db = world.keep(world.open("w", faulty=True, timeout=timeout))
 
         def news(db: Database = db) -> None:
-            monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 100)
+            limit_tails(monkeypatch, 100, run_list_bytes=100)
             world.write(writer, 3, 10)
             world.push(writer)
-            monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 60_000)
+            limit_tails(monkeypatch, TAIL_BYTES)
             world.write(writer, 3, 10)
             world.push(writer)
             assert db.changes().pull().changed
@@ -311,7 +317,7 @@ def test_a_pull(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: p
             assert not db.changes().pull().changed
 
         world.try_all(news, faults, db, writer)
-    assert {kind for kind, _ in world.tried} == {"GET root", "GET segment"}
+    assert {kind for kind, _ in world.tried} == {"GET root", "GET index"}
     world.report("pull", capsys)
 
 

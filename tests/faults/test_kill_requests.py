@@ -61,9 +61,9 @@ class FolderRemote:
     def copy_to(self, folder: Path, source: Path) -> None:
         pass
 
-    def packs(self, folder: Path) -> dict[str, bytes]:
-        found = (folder / "remote" / "db.d" / "pack").glob("*")
-        return {path.name: path.read_bytes() for path in found}
+    def objects(self, folder: Path) -> dict[str, bytes]:
+        named = folder / "remote" / "db.d"
+        return {str(path.relative_to(named)): path.read_bytes() for path in named.rglob("*") if path.is_file()}
 
 
 class BucketRemote:
@@ -104,8 +104,8 @@ class BucketRemote:
             key = f"{self._name(folder)}/{entry['Key'].removeprefix(prefix)}"
             self._client.copy_object(Bucket=BUCKET, Key=key, CopySource={"Bucket": BUCKET, "Key": entry["Key"]})
 
-    def packs(self, folder: Path) -> dict[str, bytes]:
-        prefix = f"{self._name(folder)}/db.d/pack/"
+    def objects(self, folder: Path) -> dict[str, bytes]:
+        prefix = f"{self._name(folder)}/db.d/"
         found = self._client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
         return {
             entry["Key"].removeprefix(prefix): self._client.get_object(Bucket=BUCKET, Key=entry["Key"])[
@@ -120,9 +120,9 @@ class BucketRemote:
 
 @dataclass
 class Sent:
-    """What the push after a kill sent."""
+    """What the push after a kill sent: objects by their relative names, and parts."""
 
-    packs: dict[str, bytes] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
     parts: int = 0
 
 
@@ -136,8 +136,8 @@ class _RecordingStore(PassingStore):
         return send()
 
     def put(self, key: str, data: bytes, **options: Any) -> str:
-        if "/pack/" in key:
-            self._record.packs[key.rpartition("/")[2]] = data
+        if ".d/" in key:
+            self._record.objects[key.partition(".d/")[2]] = data
         return super().put(key, data, **options)
 
     def put_parts(
@@ -149,13 +149,13 @@ class _RecordingStore(PassingStore):
         resume: UploadState | None = None,
         on_part: Callable[[UploadState], None] | None = None,
     ) -> str:
-        self._record.packs[key.rpartition("/")[2]] = source.read_at(0, source.size_bytes)
+        self._record.objects[key.partition(".d/")[2]] = source.read_at(0, source.size_bytes)
         return super().put_parts(key, source, part_bytes=part_bytes, resume=resume, on_part=on_part)
 
 
 @contextmanager
 def recorded() -> Iterator[Sent]:
-    """Records the packs that this process sends."""
+    """Records the objects that this process sends."""
     sent = Sent()
 
     def recording(*arguments: Any, **options: Any) -> Any:
@@ -167,7 +167,8 @@ def recorded() -> Iterator[Sent]:
         yield sent
 
 
-def _values(packs: dict[str, bytes]) -> set[tuple[str, bytes]]:
+def _values(objects: dict[str, bytes]) -> set[tuple[str, bytes]]:
+    packs = {name: data for name, data in objects.items() if name.startswith("pack/")}
     return {(key, value) for name, data in packs.items() for key, _, _, value in iter_pack(data, name=name)}
 
 
@@ -247,7 +248,7 @@ class Pushes:
             for path in (second, second.with_name(f"{READER_FILE}.journal")):
                 path.unlink()
         seen = self._second_reader(remote, second, [old, new])
-        arrived = self._remote.packs(folder)
+        arrived = self._remote.objects(folder)
         parts_before = _recorded_parts(folder) if (folder / f"{FILE}.journal").exists() else 0
         with small_packs(), recorded() as sent:
             expected = checks.reopen_and_push(remote, folder, allowed, flag=self._template.reopen_flag)
@@ -267,10 +268,14 @@ class Pushes:
         return checks.one_of(found, allowed, "the second reader sees")
 
     def _check_sent(self, sent: Sent, arrived: dict[str, bytes], parts_before: int) -> None:
-        again = _values(sent.packs) & _values(arrived)
+        again = _values(sent.objects) & _values(arrived)
         if again:
             names = sorted(key for key, _ in again)
             raise AssertionError(f"{len(again)} values in packs that had arrived were sent again: {names[:4]}")
+        there = {data: name for name, data in arrived.items()}
+        twice = sorted(f"{there[data]} as {name}" for name, data in sent.objects.items() if data in there)
+        if twice:
+            raise AssertionError(f"{len(twice)} objects that had arrived were sent again: {twice[:4]}")
         expected_parts = 2 - parts_before
         if sent.parts > expected_parts:
             raise AssertionError(f"{sent.parts} parts were sent, {parts_before} of 2 had arrived")

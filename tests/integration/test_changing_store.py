@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx import WeakStoreWarning
+from tests.pairs import commits_of
 from tests.places import Place, new_place
 from tests.processes import Worker, first_to_speak, workers
 from tests.s3_proxy import Mode, S3Proxy
@@ -77,8 +78,7 @@ def all_count(
     with open_at(place, folder / "last.blt", "r") as db:
         own = {f"own/{number}": pushes for number in range(2 * of_each)}
         assert dict(db.items()) == {**own, "shared/0": total}
-        with db._session.journal.reading() as raw:
-            logged = {row[0] for row in raw.execute("SELECT commit_id FROM commit_log")}
+        logged = {record.commit_id for record in commits_of(db)}
     assert len(set(commit_ids)) == total
     assert logged >= set(commit_ids)
 

@@ -23,11 +23,10 @@ from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.stores.s3.sender import Sender
-from ebooklet_tx.sync.commit import builder as building
-from ebooklet_tx.sync.commit import packing
+from ebooklet_tx.sync.commit import packing, push
 from ebooklet_tx.sync.connecting import remote_at
 from tests.campaigns import amounts
-from tests.pairs import N_BUCKETS
+from tests.pairs import N_BUCKETS, limit_tails
 from tests.places import new_place
 from tests.remotes import Killed, values_of
 
@@ -64,7 +63,7 @@ class Bucket:
         return ebooklet_tx.open(place, path, flag, n_buckets=N_BUCKETS, lock=None, retry=POLICY)
 
     def make(self, place: Connection, copy: str | None = None) -> None:
-        """Makes a database of several packs, an index segment and a tail."""
+        """Makes a database of several packs, an index object and a tail."""
         with self.open(place, "c", copy) as db:
             for part in (values_of(12, 3000, seed=9), PACKED, SMALL):
                 db.update(part)
@@ -96,8 +95,8 @@ class Bucket:
 
 @pytest.fixture(autouse=True)
 def _many_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 1500)
-    monkeypatch.setattr(building, "INLINE_TOTAL_BYTES", 2000)
+    limit_tails(monkeypatch, 1500)
+    monkeypatch.setattr(push, "INLINE_TOTAL_BYTES", 2000)
     monkeypatch.setattr(packing, "PACK_BYTES", 10_000)
 
 

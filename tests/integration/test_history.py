@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.local.journal.journal import Journal
+from tests.pairs import commits_of, index_of
 from tests.places import Place, new_place
 from tests.processes import Worker, first_to_speak, workers
 from tests.writer_processes import Event, open_at, read_history, state_digest, write_history
@@ -137,9 +138,8 @@ def run_history(place: Place, folder: Path, *, seconds: float, writers: int, rea
 def last_root(place: Place, path: Path) -> Outcome:
     with open_at(place, path, "r") as db:
         content = dict(db.items())
-        with db._session.journal.reading() as raw:
-            log = raw.execute("SELECT seq, commit_id FROM commit_log ORDER BY seq").fetchall()
-            seq_of = dict(raw.execute("SELECT key, remote_seq FROM entry").fetchall())
+        log = [(record.seq, record.commit_id) for record in commits_of(db)]
+        seq_of = {item.row.key: item.row.seq for item in index_of(db).scan()}
     return Outcome(log, seq_of, content)
 
 

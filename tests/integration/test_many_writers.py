@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx import WeakStoreWarning
+from tests.pairs import commits_of
 from tests.places import MAKERS, Place, new_place
 from tests.processes import workers
 from tests.writer_processes import count, open_at
@@ -79,8 +80,7 @@ def all_count(place: Place, folder: Path, size: Size, lock: str | None) -> None:
             **{f"own/{number}": size.pushes for number in range(size.processes)},
             **{f"shared/{each}": total for each in range(COUNTERS)},
         }
-        with db._session.journal.reading() as raw:
-            log = raw.execute("SELECT seq, commit_id FROM commit_log ORDER BY seq").fetchall()
+        log = [(record.seq, record.commit_id) for record in commits_of(db)]
     assert [seq for seq, _ in log] == list(range(1, total + 2))
     assert sorted(commit_id for _, commit_id in log[1:]) == sorted(commit_ids)
 

@@ -17,9 +17,8 @@ from ebooklet_tx.connection import S3Connection
 from ebooklet_tx.errors import LockLostError, LockTimeoutError, OfflineError
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit import builder as building
 from ebooklet_tx.sync.commit import commit_mode
-from tests.pairs import N_BUCKETS
+from tests.pairs import N_BUCKETS, limit_tails
 from tests.places import Place, new_place
 from tests.s3_proxy import Fault, Mode, Rule, S3Proxy
 
@@ -179,8 +178,10 @@ def test_a_database_started_anew_replaces_one_whose_lock_was_once_taken_over(sho
 
 
 @pytest.mark.parametrize("lock", ["exclusive", None])
-def test_a_segment_is_written_and_read(shop: Shop, lock: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "ROOT_TAIL_LIMIT_BYTES", 2000)
+def test_an_index_object_is_written_and_read(
+    shop: Shop, lock: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_tails(monkeypatch, 2000)
     model: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WeakStoreWarning)
