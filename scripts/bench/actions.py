@@ -232,8 +232,8 @@ def many_pushes(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
 
 
 def read_root(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
-    """Tells how long the manifest of our root is, and how many segments it names."""
-    from ebooklet_tx.formats.root import ROOT_HEADER_BYTES, decode_root
+    """Tells how long our root is, and how many runs of the index it names."""
+    from ebooklet_tx.formats.root import decode_root
     from ebooklet_tx.stores.s3 import S3Store
 
     del watch
@@ -244,8 +244,8 @@ def read_root(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
         raise ValueError("the store gave no root")
     root = decode_root(blob.data, name=spec["db_key"])
     return {
-        "manifest_bytes": len(blob.data) - ROOT_HEADER_BYTES - len(root.tail),
-        "segments": len(root.manifest.segments),
+        "tail_bytes": len(root.tail),
+        "runs": len(root.manifest.runs),
         "root_bytes": len(blob.data),
     }
 

@@ -6,7 +6,6 @@ weighs, because only the first kind gives the same answer on every machine.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -212,8 +211,8 @@ def _long(results: Results) -> Iterator[Verdict]:
         facts = row.facts
         limit = 40 * facts["changed_bytes"] + LONG_PUSHES * 64 * KIB
         yield _at_most(f"{row.variant}: bytes up", row.measured.counts.bytes_up, limit)
-        yield _at_most(f"{row.variant}: manifest bytes", facts["manifest_bytes"], 64 * KIB)
-        yield _at_most(f"{row.variant}: segments", facts["segments"], 2 * math.log2(LONG_PUSHES))
+        yield _at_most(f"{row.variant}: root bytes", facts["root_bytes"], 16 * KIB)
+        yield _at_most(f"{row.variant}: runs", facts["runs"], 8)
     for row in results.all("collect"):
         yield _at_most("after collect: bytes left", row.facts["left_bytes"], 1.5 * row.facts["live_bytes"])
 
