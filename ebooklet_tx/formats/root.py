@@ -79,6 +79,8 @@ _BOOKLET_VARIABLE_MAGIC = bytes.fromhex("4f7e8a3fe75c4750ad430a728fe31cfe")
 class FirstFormatError(UnsupportedFormatError):
     """A root of format 1 lies there, which only a push that replaces it may touch."""
 
+    kind = "first_format"
+
 
 @dataclass(frozen=True)
 class Root:
