@@ -302,7 +302,7 @@ class Replay:
         """The whole content, and the account of what is pending."""
         assert self.seen(self.db) == self.state
         told = {change["key"]: change for change in self.db.changes().iter_changes()}
-        # A blind write that changes nothing is listed, and what the remote has of it is not, until it is looked up.
+        # A blind write that changes nothing is listed until it is looked up, without what the remote has of it.
         assert told.keys() >= self.pending() - {METADATA}
         for key, change in told.items():
             assert change["operation"] == ("set" if key in self.state else "delete")
