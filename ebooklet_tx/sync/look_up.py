@@ -8,9 +8,10 @@ pulled on, and the key is looked up again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from ebooklet_tx.errors import ContentionError, ObjectMissingError, RemoteIntegrityError
-from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.journal import driver
 from ebooklet_tx.local.journal.known import keys_to_look_up, learn
@@ -44,19 +45,26 @@ def look_up(local: LocalStore, index: BaseIndex, pull: Callable[[], object], key
         try:
             answer = Answer(base.commit_id, view.lookup(keys))
         except ObjectMissingError as error:
-            pull()
-            if read_base(local.journal).etag == base.etag:
-                raise RemoteIntegrityError(
-                    f"a part of the remote's index is missing although its root names it: {error}; restore it "
-                    "from a backup, or push(force_push=True) from a complete copy"
-                ) from error
+            move_on(local, pull, base, error)
             continue
         if local.pieces.is_full:
             local.keep_pieces()
         return answer
-    raise ContentionError(
-        f"the index of {local.path} was replaced {MAX_TRIES} times while some keys were looked up; try again"
-    )
+    raise _contention(local.path)
+
+
+def move_on(local: LocalStore, pull: Callable[[], object], base: Base, error: ObjectMissingError) -> None:
+    """Pulls on from a base whose index is gone.
+
+    Raises:
+        RemoteIntegrityError: It is the newest one.
+    """
+    pull()
+    if read_base(local.journal).etag == base.etag:
+        raise RemoteIntegrityError(
+            f"a part of the remote's index is missing although its root names it: {error}; restore it from a "
+            "backup, or push(force_push=True) from a complete copy"
+        ) from error
 
 
 def learn_keys(local: LocalStore, answer: Answer, keys: Collection[str]) -> bool:
@@ -72,14 +80,27 @@ def know_pending(local: LocalStore, index: BaseIndex, pull: Callable[[], object]
 
     Raises:
         OfflineError, RemoteIntegrityError, InvalidArgumentError: As for `look_up`.
+        ContentionError: The base moves on all the time.
     """
     if is_replacing(local.journal):
         return
+    moves = 0
     after: str | None = None
     while keys := keys_to_look_up(local.journal, after):
         answer = look_up(local, index, pull, keys)
-        # Where the base has moved, the keys are asked for again.
-        after = keys[-1] if learn_keys(local, answer, keys) else None
+        if learn_keys(local, answer, keys):
+            after = keys[-1]
+            continue
+        # The base has moved: what is not known of it is asked for again.
+        after, moves = None, moves + 1
+        if moves == MAX_TRIES:
+            raise _contention(local.path)
 
 
-__all__ = ["know_pending", "learn_keys", "look_up"]
+def _contention(path: Path) -> ContentionError:
+    return ContentionError(
+        f"the index of {path} was replaced {MAX_TRIES} times while some keys were looked up; try again"
+    )
+
+
+__all__ = ["know_pending", "learn_keys", "look_up", "move_on"]

@@ -20,7 +20,7 @@ from ebooklet_tx.sync.read.fetch import fetch_many, read_alone
 from ebooklet_tx.sync.read.large_values import bring_large
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
 from ebooklet_tx.sync.read.reader import Reader, fetched_value, indexed_entry
-from ebooklet_tx.sync.read.visible_keys import MAX_MOVES, check_moved
+from ebooklet_tx.sync.read.visible_keys import MAX_MOVES
 
 PAGE_KEYS = 4000
 BATCH_KEYS = 200_000
@@ -84,7 +84,7 @@ def live_batches(reader: Reader) -> Iterator[tuple[list[LocatedRow], str | None]
                 yield batch, base.commit_id
             return
         except ObjectMissingError as error:
-            check_moved(reader, base, error)
+            reader.move_on(base, error)
     raise ContentionError(
         f"the remote's index was replaced {MAX_MOVES} times while all of it was read; try again"
     )

@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry, find_entries, find_entries_in_order
 from ebooklet_tx.local.journal.remote_objects import object_ref
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import ObjectRef, RemoteSide
 from ebooklet_tx.sync.base_index import Answer, BaseIndex
-from ebooklet_tx.sync.look_up import know_pending, learn_keys, look_up
+from ebooklet_tx.sync.look_up import know_pending, learn_keys, look_up, move_on
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.session import Session
@@ -57,6 +59,10 @@ class Reader(NamedTuple):
     def look_up(self, keys: Sequence[str]) -> Answer:
         """Returns what the base commit says of some keys."""
         return look_up(self.local, self.base_index, self.pull, keys)
+
+    def move_on(self, base: Base, error: ObjectMissingError) -> None:
+        """Pulls on from a base whose index is gone; see `look_up.move_on`."""
+        move_on(self.local, self.pull, base, error)
 
     def entries(self, keys: Sequence[str], *, in_order: bool = False) -> dict[str, Entry]:
         """Returns what a reader sees of many keys; those that it sees nothing of are left out.

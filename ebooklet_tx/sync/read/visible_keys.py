@@ -10,9 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
 
-from ebooklet_tx.errors import ContentionError, ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.errors import ContentionError, ObjectMissingError
 from ebooklet_tx.index.commit_index import CommitIndex
-from ebooklet_tx.local.journal.base import Base, read_base
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import (
     PENDING_SET,
     check_pending,
@@ -63,7 +63,7 @@ def key_pages(reader: Reader, prefix: str = "") -> Iterator[list[str]]:
             else:
                 return
         except ObjectMissingError as error:
-            check_moved(reader, base, error)
+            reader.move_on(base, error)
     raise ContentionError(
         f"the remote's index was replaced {MAX_MOVES} times while its keys were read; try again"
     )
@@ -109,20 +109,6 @@ def _overlaid(
         least, position = told + "\0", stop
 
 
-def check_moved(reader: Reader, base: Base, error: ObjectMissingError) -> None:
-    """Pulls on from a base whose index is gone.
-
-    Raises:
-        RemoteIntegrityError: It is the newest one.
-    """
-    reader.pull()
-    if read_base(reader.local.journal).etag == base.etag:
-        raise RemoteIntegrityError(
-            f"a part of the remote's index is missing although its root names it: {error}; restore it from a "
-            "backup, or push(force_push=True) from a complete copy"
-        ) from error
-
-
 def count_keys(reader: Reader) -> int:
     """Returns how many committed user keys a reader sees; looks up the keys that were written blindly.
 
@@ -147,4 +133,4 @@ def count_keys(reader: Reader) -> int:
     return count
 
 
-__all__ = ["MAX_MOVES", "check_moved", "count_keys", "key_pages"]
+__all__ = ["MAX_MOVES", "count_keys", "key_pages"]

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from ebooklet_tx.errors import ContentionError, Error, LockTimeoutError, ObjectMissingError
 from ebooklet_tx.index.commit_index import CommitIndex
+from ebooklet_tx.index.pieces import Piece
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.read.reader import Reader, reader_of
-from ebooklet_tx.sync.read.visible_keys import check_moved
 from ebooklet_tx.sync.session import Session
 
 _log = logging.getLogger("ebooklet_tx")
@@ -40,7 +40,7 @@ def load_index(reader: Reader) -> None:
             if view is not None:
                 _hold_all(reader.local, view)
         except ObjectMissingError as error:
-            check_moved(reader, base, error)
+            reader.move_on(base, error)
             continue
         if read_base(reader.local.journal).commit_id == base.commit_id:
             return
@@ -70,13 +70,22 @@ def _hold_all(local: LocalStore, view: CommitIndex) -> None:
     for pieces in view.pieces():
         wanted = {piece.digest: piece for piece in pieces}
         all_digests.update(wanted)
-        is_held = not local.pieces.not_held(wanted)
-        is_changed = is_changed or not is_held
-        while not is_held:
-            missing = local.pieces.missing(wanted)
-            is_held = _hold(local, wanted, view.remote.reader.fetch(wanted[digest] for digest in missing))
+        if local.pieces.not_held(wanted):
+            is_changed = True
+            _hold_some(local, view, wanted)
     if is_changed:
         _release_others(local, all_digests)
+
+
+def _hold_some(local: LocalStore, view: CommitIndex, wanted: Mapping[bytes, Piece]) -> None:
+    for _ in range(MAX_MOVES):
+        missing = local.pieces.missing(wanted.keys())
+        if _hold(local, wanted.keys(), view.remote.reader.fetch(wanted[digest] for digest in missing)):
+            return
+    raise ContentionError(
+        f"other sessions with {local.path} dropped parts of the index {MAX_MOVES} times while all of it was "
+        "brought here; try again"
+    )
 
 
 def _hold(local: LocalStore, wanted: Collection[bytes], fetched: Mapping[bytes, bytes]) -> bool:
@@ -101,9 +110,8 @@ def _release_others(local: LocalStore, held: Collection[bytes]) -> None:
 
 
 def _maintain(local: LocalStore, work: Callable[[], object]) -> None:
-    with local.mutex:
-        if local.try_maintain(work, WAIT_SECONDS):
-            return
+    if local.try_maintain(work, WAIT_SECONDS):
+        return
     raise LockTimeoutError(
         f"another session has {local.path} open for writing, so this one can't keep the index; ask for it "
         "there, or when that session is closed",
