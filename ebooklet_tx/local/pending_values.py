@@ -149,16 +149,15 @@ def read_local_side(local: LocalStore, key: str, side: str) -> Side:
         if side == "pending":
             return Side(entry.digest, value=read_pending(local, entry))
         digest, place = find_side(local.journal, key, side)
-        return Side(digest, place, None if digest is None else _local_bytes(local, entry, digest))
+        return Side(digest, place, None if digest is None else _local_bytes(local, key, digest))
 
 
-def _local_bytes(local: LocalStore, entry: Entry, digest: bytes) -> bytes | None:
+def _local_bytes(local: LocalStore, key: str, digest: bytes) -> bytes | None:
     """Returns the value with a digest, where this machine has an intact copy of it."""
-    if entry.local_digest == digest:
-        value = local.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
-        if digest_of(value) == digest:
-            return value
-    held = held_value(local.journal, entry.key, digest)
+    value = local.read_copy(key, digest)
+    if value is not None:
+        return value
+    held = held_value(local.journal, key, digest)
     return held if held is not None and digest_of(held) == digest else None
 
 

@@ -297,9 +297,9 @@ def _one_round(
         session.locks.note_fence(seen.manifest.fence if isinstance(seen, FetchedRoot) else 0)
     if isinstance(seen, FetchedRoot):
         remote.mode.follow(seen.manifest.commits)
-    on = Below() if replacing else below(session.index, base)
-    if isinstance(seen, FetchedRoot):
         on = Below(seen.manifest, None, seen.manifest.fence)
+    else:
+        on = Below() if replacing else below(session.index, base)
     base_etag = base.etag if seen is None else seen.etag
     try:
         if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
