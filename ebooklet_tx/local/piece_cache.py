@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from ebooklet_tx.local.journal.journal import Journal, Transaction, driver
 from ebooklet_tx.records import digest_of
@@ -151,28 +152,21 @@ class PieceCache:
 
     def _digests(self, digests: Collection[bytes], condition: str = "") -> set[bytes]:
         """Returns those of some pieces that are in the journal."""
-        found: set[bytes] = set()
-        if self._journal is None:
-            return found
-        ordered = list(digests)
-        for start in range(0, len(ordered), _AT_ONCE):
-            some = ordered[start : start + _AT_ONCE]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT digest FROM piece WHERE digest IN ({marks}){condition}"
-            found.update(digest for (digest,) in self._journal.rows(query, some))
-        return found
+        return {digest for (digest,) in self._rows("digest", digests, condition)}
 
     def _stored(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
+        rows = self._rows("digest, bytes", digests)
+        return {digest: data for digest, data in rows if digest_of(data) == digest}
+
+    def _rows(self, columns: str, digests: Collection[bytes], condition: str = "") -> Iterator[tuple[Any, ...]]:
         if self._journal is None:
-            return found
+            return
         ordered = list(digests)
         for start in range(0, len(ordered), _AT_ONCE):
             some = ordered[start : start + _AT_ONCE]
             marks = ",".join("?" * len(some))
-            rows = self._journal.rows(f"SELECT digest, bytes FROM piece WHERE digest IN ({marks})", some)
-            found.update((digest, data) for digest, data in rows if digest_of(data) == digest)
-        return found
+            query = f"SELECT {columns} FROM piece WHERE digest IN ({marks}){condition}"
+            yield from self._journal.rows(query, some)
 
 
 def _turn(raw: sqlite3.Connection) -> int:
