@@ -332,16 +332,23 @@ class DatabaseMachine(RuleBasedStateMachine):
             self.clients["b"].model.pull(self.remote)
         return self.clients[name]
 
-    @initialize(pushed=st.booleans(), filled=st.booleans())
-    def begin(self, pushed: bool, filled: bool) -> None:
+    @initialize(
+        pushed=st.booleans(), filled=st.booleans(), start=st.sampled_from(["quiet", "conflict", "unanswered"])
+    )
+    def begin(self, pushed: bool, filled: bool, start: str) -> None:
+        """Opens the first database, and lets a program begin with what random rules come to too seldom."""
         path = self.folder / "a.blt"
         client = Client(path, self.open(path, "c"))
         self.clients["a"] = client
         if filled:
             # More keys than buckets, so that Booklet reindexes.
             self.write("a", [("set", key, b"first", 0) for key in KEYS[:14]])
-        if pushed:
+        if pushed or start == "conflict":
             self.push("a", force=False)
+        if start == "conflict":
+            self.collide([(KEYS[3], b"ours", b"theirs")], "discard")
+        elif start == "unanswered":
+            self.push_unanswered("a", "answer", [("set", KEYS[5], b"sent", 0)])
 
     # -- writing ---------------------------------------------------------------------------
 
