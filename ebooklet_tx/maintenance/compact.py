@@ -278,7 +278,8 @@ def _send_values(local: LocalStore, remote: Remote, rows: Sequence[RemoteValue],
     journal = local.journal
     wanted = values_to_read(rows, arrived_places(journal))
     values = under_shortest_keys(read_values(local, remote, wanted, unreadable), rows)
-    send_packs(journal, remote, fill_packs(values, remote.names.new_pack, pack_bytes=PACK_BYTES))
+    batches = ([value] for value in values)
+    send_packs(journal, remote, fill_packs(batches, remote.names.new_pack, pack_bytes=PACK_BYTES))
 
 
 def _note_taken(journal: Journal, packs: Sequence[_Pack], outcome: _Outcome) -> None:

@@ -24,6 +24,7 @@ from ebooklet_tx.formats.pack import (
     pack_prefix,
     record_bytes,
 )
+from ebooklet_tx.limits import RESERVED_TEXTS
 from ebooklet_tx.records import MAX_VALUE_BYTES, digest_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "pack_v1.bin"
@@ -159,3 +160,40 @@ def test_format_1_is_read_and_written_for_ever() -> None:
     data = GOLDEN.read_bytes()
     assert list(iter_pack(data, name="golden")) == GOLDEN_RECORDS
     assert build([(key, stamp, value) for key, stamp, _, value in GOLDEN_RECORDS])[0] == data
+
+
+# -- many at once ------------------------------------------------------------------------------
+
+
+@given(RECORDS.filter(bool), RECORDS)
+def test_many_at_once_are_laid_out_as_one_by_one(
+    records: list[tuple[str, int, bytes]], before: list[tuple[str, int, bytes]]
+) -> None:
+    together, alone = PackBuilder(), PackBuilder()
+    for record in before:
+        assert together.add(*record) == alone.add(*record)
+    offsets = [alone.add(*record) for record in records]
+    keys, stamps, values = zip(*records, strict=True)
+    assert together.add_all(keys, stamps, values, alone.size_bytes) == offsets
+    assert together.finish() == alone.finish()
+    assert together.size_bytes == alone.size_bytes
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        (next(iter(RESERVED_TEXTS)), 2, b""),
+        ("l", -1, b""),
+        ("l", 2**63, b""),
+        ("l" * 70_000, 1, b""),
+        ("l", 1, b"w" * 2000),
+    ],
+    ids=["reserved key", "negative timestamp", "timestamp too late", "key too long", "does not fit"],
+)
+def test_many_of_which_one_is_refused_change_nothing(second: tuple[str, int, bytes]) -> None:
+    builder = PackBuilder()
+    builder.add("before", 1, b"value")
+    before = builder.finish()
+    keys, stamps, values = zip(("k", 1, b"v"), second, strict=True)
+    assert builder.add_all(keys, stamps, values, 2000) is None
+    assert (builder.finish(), builder.size_bytes) == (before, len(before))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx.database import Database
+from ebooklet_tx.local.journal.entries import pending_term
 from tests.pairs import Bench, push
 
 VALUES = {f"k{number:03}": b"value %d" % number for number in range(60)}
@@ -96,3 +97,20 @@ def test_what_decides(bench: Bench) -> None:
         assert list(db.changes().iter_changes()) == []
         assert scans(db._session.journal.raw, noted) == []
         assert (db["k010"], "new" in db) == (b"theirs", False)
+
+
+def test_a_push_of_most_keys_goes_past_the_index(bench: Bench) -> None:
+    with bench.open("a", "w") as db, statements_of(db) as noted:
+        raw = db._session.journal.raw
+        assert pending_term(raw) == "pending != 0"
+        (pages,) = raw.execute("PRAGMA page_count").fetchone()
+        values = {f"m{number:04}": b"many %d" % number for number in range(pages * 3)}
+        db.update(values)
+        db.sync()
+        assert pending_term(raw) == "+pending != 0"
+        db.changes().push()
+        assert pending_term(raw) == "pending != 0"
+        # The totals, the rows, how many are left, and their change: small values are not packed.
+        assert sum("+pending != 0" in statement for statement in noted) == 4
+    with bench.open("c", "r") as db:
+        assert dict(db.items()) == VALUES | {"k050": b"of b"} | values

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from ebooklet_tx.local.journal.entries import pending_term
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.known import object_numbers, stamp_of
 from ebooklet_tx.local.journal.operations import BASE_LOST, BASE_SAID, BASE_UNKNOWN, DROP_EMPTY, NO_BASE
@@ -30,7 +31,7 @@ UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = pendin
   remote_length_bytes = CASE pending WHEN 1 THEN pending_length_bytes END,
   remote_digest = CASE pending WHEN 1 THEN pending_digest END,
   pending = 0, {NO_BASE}
-WHERE pending != 0 AND pending_number <= :number
+WHERE {{pending}} AND pending_number <= :number
 """
 
 _APPLY_VERSION = f"""
@@ -131,7 +132,7 @@ def apply_intent(raw: sqlite3.Connection, intent: Intent, *, root: ObjectRef | N
             "WHERE pending != 0",
             (intent.base_commit_id,),
         )
-    raw.execute(_APPLY, facts)
+    raw.execute(_APPLY.format(pending=pending_term(raw)), facts)
     raw.execute(_APPLY_VERSION, facts)
     raw.execute(
         "UPDATE entry SET base_at = ? WHERE pending != 0 AND base_at IS ?",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TypeAlias
 
 from ebooklet_tx.errors import ObjectMissingError
@@ -68,7 +68,7 @@ def send_values(local: LocalStore, remote: Remote, last_number: int) -> None:
 def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
     large: list[ValueToSend] = []
 
-    def small() -> Iterator[Iterable[PackRecord]]:
+    def small() -> Iterator[Sequence[PackRecord]]:
         for page in pages_to_send(local.journal, last_number):
             # Small metadata rides in the root: it is what is asked for first.
             fitting = [item for item in page if item.key or item.length_bytes > METADATA_IN_TAIL_BYTES]
@@ -78,40 +78,78 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
                 fitting = [item for item in fitting if record_bytes(item.key, item.length_bytes) <= PACK_BYTES]
             for items, values in read_values(local, fitting):
                 keys, numbers, digests, stamps, _, _ = zip(*items, strict=True)
-                yield zip(numbers, keys, stamps, digests, values, strict=True)
+                yield list(zip(numbers, keys, stamps, digests, values, strict=True))
 
-    packs = fill_packs(chain.from_iterable(small()), remote.names.new_pack, pack_bytes=PACK_BYTES)
+    packs = fill_packs(small(), remote.names.new_pack, pack_bytes=PACK_BYTES)
     send_packs(local.journal, remote, packs)
     for item in large:
         _send_large(local, remote, item)
 
 
 def fill_packs(
-    values: Iterable[PackRecord], new_name: Callable[[], str], *, pack_bytes: int
-) -> Iterator[tuple[str, bytes, list[PackedValue]]]:
+    batches: Iterable[Sequence[PackRecord]], new_name: Callable[[], str], *, pack_bytes: int
+) -> Iterator[Pack]:
     """Puts values into packs, in order, and yields each pack once no further value fits.
 
     Equal values are in a pack once.
+
+    Args:
+        batches: The values; each batch is in memory at once, and none is empty.
+        new_name: Returns the name of a new pack.
+        pack_bytes: The size at which a pack is full.
     """
-    builder = PackBuilder()
-    packed: list[tuple[int | bytes, int, int]] = []
-    offsets: dict[bytes, int] = {}
-    for owner, key, timestamp_us, digest, value in values:
-        offset = offsets.get(digest)
+    filling = _Filling()
+    for batch in batches:
+        if len(batch) > 1 and filling.add_all(batch, pack_bytes):
+            continue
+        for record in batch:
+            if not filling.add(record, pack_bytes):
+                yield filling.finish(new_name())
+                filling = _Filling()
+                filling.add(record, pack_bytes)
+    if filling.packed:
+        yield filling.finish(new_name())
+
+
+class _Filling:
+    """A pack that is being filled, and where in it each value lies.
+
+    Attributes:
+        packed: Owner, offset and length of each value.
+    """
+
+    def __init__(self) -> None:
+        self.packed: list[tuple[int | bytes, int, int]] = []
+        self._builder = PackBuilder()
+        self._offsets: dict[bytes, int] = {}
+
+    def add_all(self, batch: Sequence[PackRecord], most_bytes: int) -> bool:
+        """Adds a batch at once; False, and nothing added, where some value is here already or all don't fit."""
+        owners, keys, stamps, digests, values = zip(*batch, strict=True)
+        if len(set(digests)) < len(digests) or not self._offsets.keys().isdisjoint(digests):
+            return False
+        offsets = self._builder.add_all(keys, stamps, values, most_bytes)
+        if offsets is None:
+            return False
+        self._offsets.update(zip(digests, offsets, strict=True))
+        self.packed += zip(owners, offsets, map(len, values), strict=True)
+        return True
+
+    def add(self, record: PackRecord, most_bytes: int) -> bool:
+        """Adds a value; False where the pack holds others and it does not fit."""
+        owner, key, timestamp_us, digest, value = record
+        offset = self._offsets.get(digest)
         if offset is None:
-            offset = builder.add_within(key, timestamp_us, value, pack_bytes)
+            offset = self._builder.add_within(key, timestamp_us, value, most_bytes)
             if not offset:
-                yield new_name(), builder.finish(), _as_packed(packed)
-                builder, packed, offsets = PackBuilder(), [], {}
-                offset = builder.add(key, timestamp_us, value)
-            offsets[digest] = offset
-        packed.append((owner, offset, len(value)))
-    if packed:
-        yield new_name(), builder.finish(), _as_packed(packed)
+                return False
+            self._offsets[digest] = offset
+        self.packed.append((owner, offset, len(value)))
+        return True
 
-
-def _as_packed(packed: Iterable[tuple[int | bytes, int, int]]) -> list[PackedValue]:
-    return list(map(tuple.__new__, repeat(PackedValue), packed))
+    def finish(self, name: str) -> Pack:
+        """Returns the pack."""
+        return name, self._builder.finish(), list(map(tuple.__new__, repeat(PackedValue), self.packed))
 
 
 def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack]) -> None:

@@ -16,7 +16,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import NamedTuple
 
-from ebooklet_tx.local.journal.entries import pending_index_count
+from ebooklet_tx.local.journal.entries import pending_index_count, pending_term
 from ebooklet_tx.local.journal.integrity.row_checks import misplaced
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.operations import Numbering
@@ -37,14 +37,14 @@ SELECT count(*), coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0),
   coalesce(sum(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
   coalesce(max(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
   coalesce(max(pending_number), 0)
-FROM entry WHERE pending != 0 AND pending_number <= ?
+FROM entry WHERE {{pending}} AND pending_number <= ?
 """
 
 _VALUES = f"""
 SELECT key, pending_number, pending_digest, pending_timestamp_us, pending_length_bytes,
   CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
 FROM entry
-WHERE pending != 0 AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
+WHERE {{pending}} AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
 ORDER BY pending_number
 """
 _BUT_SENT = """
@@ -57,7 +57,7 @@ SELECT key, pending, pending_timestamp_us, pending_digest, pending_length_bytes,
   CASE WHEN {_IS_REMOTE} THEN remote_object ELSE p.object END,
   CASE WHEN {_IS_REMOTE} THEN remote_offset_bytes ELSE p.offset_bytes END, {SOUND_ROW}
 FROM entry LEFT JOIN place AS p ON p.number = pending_number
-WHERE pending != 0 AND pending_number <= ? AND key > ? ORDER BY key LIMIT ?
+WHERE {{pending}} AND pending_number <= ? AND key > ? ORDER BY key LIMIT ?
 """
 _FIRST_ROWS = _ROWS.replace("key > ?", "key >= ?")
 
@@ -122,7 +122,7 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
     """
     bound = 2**62 if last_number is None else last_number
     with journal.mutex, sqlite_errors(journal.path):
-        row = journal.raw.execute(_TOTALS, (bound,)).fetchone()
+        row = journal.raw.execute(_TOTALS.format(pending=pending_term(journal.raw)), (bound,)).fetchone()
         indexed = pending_index_count(journal) if last_number is None else row[0]
     if indexed != row[0]:
         raise misplaced(journal.path, f"{indexed} keys are pending, and {row[0]} are found")
@@ -131,7 +131,7 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
 
 def count_up_to(raw: sqlite3.Connection, number: int) -> int:
     """Returns how many operations up to a number are still pending."""
-    query = "SELECT count(*) FROM entry WHERE pending != 0 AND pending_number <= ?"
+    query = f"SELECT count(*) FROM entry WHERE {pending_term(raw)} AND pending_number <= ?"
     return int(raw.execute(query, (number,)).fetchone()[0])
 
 
@@ -144,7 +144,9 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[ValueToSe
         journal.raw.execute("PRAGMA temp_store = FILE")
         try:
             cursor = journal.raw.cursor()
-            cursor.execute(_VALUES.format(but=_BUT_SENT if sent else ""), (last_number,))
+            cursor.execute(
+                _VALUES.format(pending=pending_term(journal.raw), but=_BUT_SENT if sent else ""), (last_number,)
+            )
             rows = cursor.fetchmany(_ROWS_AT_ONCE)
         finally:
             journal.raw.execute(f"PRAGMA temp_store = {before}")
@@ -165,9 +167,11 @@ def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[Pending
     Raises:
         JournalDamagedError: A row is not as it was written.
     """
+    with journal.mutex, sqlite_errors(journal.path):
+        term = pending_term(journal.raw)
     query, after = _FIRST_ROWS, ""
     while True:
-        rows = journal.rows(query, (last_number, after, _ROWS_AT_ONCE))
+        rows = journal.rows(query.format(pending=term), (last_number, after, _ROWS_AT_ONCE))
         if not all(map(itemgetter(8), rows)):
             key = next(row[0] for row in rows if not row[8])
             raise misplaced(journal.path, f"the row of {key!r} is not as it was written")
