@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.formats.checks import message_of
 from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.entries import entries_where, pending_entries
 from ebooklet_tx.local.journal.pending.discard import discard
@@ -87,7 +88,13 @@ class Change(Unshared):
         return result
 
     @at_edge
-    def push(self, force_push: bool = False, *, on_conflict: str | Resolver | None = None) -> PushResult:
+    def push(
+        self,
+        force_push: bool = False,
+        *,
+        on_conflict: str | Resolver | None = None,
+        message: str = "",
+    ) -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
         What is written is synced first, as by `sync`.
@@ -99,8 +106,11 @@ class Change(Unshared):
                 "newest" (by timestamp), or a function that gets a `Conflict` and returns the value
                 to keep, or `MISSING` to delete the key. None for what the database was opened with. A local
                 change gives way only to the version that the remote has when the push ends.
+            message: What the history says of the commit, up to 4 KiB. A push that turns out to have succeeded
+                before keeps the message that it had then.
 
         Raises:
+            InvalidArgumentError: The message can't be kept; everything stays pending.
             ConflictError: Another writer changed some of the same keys; nothing was pushed.
             RemoteMissingError: The remote is gone; with `force_push`, values that are not on this machine are
                 gone with it, and nothing was changed.
@@ -111,10 +121,14 @@ class Change(Unshared):
             >>> db["a"] = 10
             >>> db.changes().push(on_conflict=lambda conflict: max(conflict.ours, conflict.theirs)).updated
             True
+            >>> db["a"] = 11
+            >>> db.changes().push(message="gauge 7 recalibrated").seq
+            3
         """
+        said = message_of(message)
         session = self._committed("push", fold=True)
         choice = session.on_conflict if on_conflict is None else on_conflict
-        result = push(session, force=force_push, on_conflict=choice)
+        result = push(session, force=force_push, on_conflict=choice, message=said)
         refresh_index(session)
         return result
 

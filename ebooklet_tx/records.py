@@ -106,7 +106,18 @@ class RemoteSide(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """One line of the remote's history; `set_count` and `deleted_count` are keys; `message` is its writer's."""
+    """One commit in the remote's history.
+
+    Attributes:
+        seq: Its number.
+        commit_id: Its id, 32 hex digits.
+        committed_at_us: When it was made, in microseconds since 1970 UTC by its writer's clock.
+        writer: Who made it: host and process.
+        set_count: How many keys it set.
+        deleted_count: How many keys it deleted.
+        value_bytes: Encoded bytes of the values that it set.
+        message: What its writer says of it.
+    """
 
     seq: int
     commit_id: str

@@ -137,7 +137,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     with _opened(options) as database:
-        result = database.changes().push(force_push=options.force)
+        result = database.changes().push(force_push=options.force, message=options.message)
     if options.json:
         _print_json(asdict(result))
     elif result:
@@ -179,8 +179,14 @@ def _log(options: argparse.Namespace) -> int:
         print(
             f"{record.seq:>8}  {when:%Y-%m-%d %H:%M:%S}  {record.commit_id}  "
             f"+{record.set_count} -{record.deleted_count}  {record.value_bytes:,} bytes  {record.writer}"
+            f"{_said(record.message)}"
         )
     return DONE
+
+
+def _said(message: str) -> str:
+    """Returns a message as the end of a line: in quotes, its line breaks as spaces."""
+    return f'  "{" ".join(message.split())}"' if message else ""
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -296,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     push = _add(commands, "push", _push, "publish the pending changes")
     _add_remote(push)
     push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
+    push.add_argument("--message", default="", metavar="TEXT", help="what the history says of the commit")
     _add_remote(_add(commands, "pull", _pull, "apply what other writers have pushed"))
     unlock = _add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone")
     _add_remote(unlock, lock_timeout=False)

@@ -10,11 +10,14 @@ from collections.abc import (
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.writing import WritableDatabase
+from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.keys import several
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
+from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.whole_index import load_index
@@ -54,6 +57,29 @@ class Database(WritableDatabase):
         """
         self._usable()
         return Change(self)
+
+    @at_edge
+    def history(self, limit: int = 20) -> list[CommitRecord]:
+        """Returns the newest commits up to the one on which this session stands, the newest first.
+
+        The remote keeps some 10,000. The newest are on this machine; older ones are read from the remote.
+
+        Args:
+            limit: How many at most.
+
+        Raises:
+            InvalidArgumentError: The limit is no positive int.
+            OfflineError: Older ones are wanted, and the remote can't be reached.
+
+        Example:
+            >>> [(commit.seq, commit.set_count, commit.message) for commit in db.history()]
+            [(1, 2, '')]
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidArgumentError(f"limit must be an int from 1 on, not {limit!r}")
+        session = self._usable()
+        view = session.index.of_base(read_base(session.journal))
+        return [] if view is None else view.remote.history.newest(view.manifest, limit)
 
     @at_edge
     def load_index(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.limits import MAX_MESSAGE_BYTES
 
 MAX_TEXT_CHARS = 1024
@@ -43,6 +44,20 @@ def is_message(text: object) -> bool:
     if not isinstance(text, str) or len(text) > MAX_MESSAGE_BYTES:
         return False
     return text.replace("\n", "").replace("\t", "").isprintable() and len(text.encode()) <= MAX_MESSAGE_BYTES
+
+
+def message_of(text: object) -> str:
+    """Returns a message that a user gives to a commit or a snapshot.
+
+    Raises:
+        InvalidArgumentError: It can't be kept; nothing was done.
+    """
+    if not isinstance(text, str) or not is_message(text):
+        raise InvalidArgumentError(
+            f"a message must be a str of at most {MAX_MESSAGE_BYTES} bytes without control characters but line "
+            f"breaks and tabs, not {short(text)}"
+        )
+    return text
 
 
 def short(text: object) -> str:

@@ -54,6 +54,18 @@ class HistoryReader:
         for ref in reversed(manifest.histories):
             yield from reversed(self.part(ref))
 
+    def newest(self, manifest: Manifest, limit: int) -> list[CommitRecord]:
+        """Returns so many records, newest first; fewer where a part of the older history is gone or damaged."""
+        found = list(manifest.records[:limit])
+        for ref in reversed(manifest.histories):
+            if len(found) >= limit:
+                break
+            records = _sound_part(self, ref)
+            if records is None:
+                break
+            found += reversed(records)
+        return found[:limit]
+
     def part(self, ref: HistoryRef) -> tuple[CommitRecord, ...]:
         """Returns the records of one object, oldest first."""
         key = self._names.object(ref.name)

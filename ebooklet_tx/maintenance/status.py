@@ -1,21 +1,32 @@
 """How a local database stands, and which commits of its remote this machine has heard of.
 
-The invariant: nothing is changed, neither on this machine nor at the remote, and no remote is asked.
+The invariant: nothing is changed, neither on this machine nor at the remote. The remote is asked for older
+history alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 
+from ebooklet_tx.errors import Error
 from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.index.history import HistoryReader
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.maintenance.reports import Status, UnresolvedPush
 from ebooklet_tx.records import CommitRecord
-from ebooklet_tx.sync.connecting import noted_connection
+from ebooklet_tx.stores.retry import patience
+from ebooklet_tx.sync.connecting import noted_connection, remote_at
 from ebooklet_tx.sync.pull.conflicts import conflicts_in
 from ebooklet_tx.tracebacks import at_edge
+
+UNREACHABLE_SECONDS = 5.0
+"""How long it is tried to connect to a store for older history."""
+
+_log = logging.getLogger("ebooklet_tx")
 
 
 @at_edge
@@ -38,13 +49,27 @@ def status(file_path: str | os.PathLike[str]) -> Status:
 
 @at_edge
 def history(file_path: str | os.PathLike[str], limit: int = 20) -> list[CommitRecord]:
-    """Returns the newest commits of the remote that this machine has heard of, the newest first."""
-    facts = inspect_pair(local_path(file_path), conflicts=conflicts_in).facts
+    """Returns the newest commits of the remote that this machine has heard of, the newest first.
+
+    The remote is asked for those that are not here; where it can't be reached they are left out.
+    """
+    path = local_path(file_path)
+    facts = inspect_pair(path, conflicts=conflicts_in).facts
     data = facts.get("base_root")
     if not data:
         return []
-    root = decode_root(data, name=f"the root that {local_path(file_path)} was pulled to")
-    return list(root.manifest.records[:limit])
+    manifest = decode_root(data, name=f"the root that {path} was pulled to").manifest
+    connection = noted_connection(facts, journal_path(path))
+    if len(manifest.records) >= limit or not manifest.histories or connection is None:
+        return list(manifest.records[:limit])
+    try:
+        with patience(unreachable_seconds=UNREACHABLE_SECONDS):
+            remote = remote_at(connection)
+            with contextlib.closing(remote.store):
+                return HistoryReader(remote.store, remote.names).newest(manifest, limit)
+    except Error as error:
+        _log.warning("older commits can't be shown: %s", error)
+        return list(manifest.records[:limit])
 
 
 def _status(found: Inspection) -> Status:

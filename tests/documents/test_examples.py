@@ -29,7 +29,8 @@ WITHOUT_EXAMPLE = {
 """Names of functions, methods and classes that need none."""
 
 RECORDS = {
-    *("CollectReport", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport", "PullResult"),
+    *("CollectReport", "CommitRecord", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport"),
+    "PullResult",
     *("PushResult", "RecoverReport", "Status", "VerifyReport", "Version"),
 }
 """Plain results, which users read and never make."""

@@ -341,15 +341,17 @@ def test_push_pull_and_log_use_the_remembered_remote(path: Path, remote: ebookle
     pulled = run("pull", path)
     assert (pulled.returncode, pulled.stdout) == (cli.DONE, "this machine stands at commit 2\n")
     change(remote, path, {"ours": "new"})
-    pushed = run("push", path, "--json")
+    pushed = run("push", path, "--json", "--message", "gauge 7\nrecalibrated")
     assert pushed.returncode == cli.DONE
     assert (data(pushed)["seq"], data(pushed)["set_count"]) == (3, 1)
     nothing = run("push", path)
     assert (nothing.returncode, nothing.stdout) == (cli.DONE, "nothing to push; the remote stands at commit 3\n")
-    assert [record["seq"] for record in data(run("log", path, "--json"))] == [3, 2, 1]
+    told = [(record["seq"], record["message"]) for record in data(run("log", path, "--json"))]
+    assert told == [(3, "gauge 7\nrecalibrated"), (2, ""), (1, "")]
     lines = run("log", path, "--limit", 1).stdout.splitlines()
     assert len(lines) == 1
     assert "+1 -0" in lines[0]
+    assert lines[0].endswith('  "gauge 7 recalibrated"')
 
 
 def test_without_a_remembered_remote_recover_is_local_and_push_fails(

@@ -89,8 +89,9 @@ def syncing(db: ebooklet_tx.Database) -> None:
     deletes: frozenset[str] = changes.pending_deletes
     pushed: ebooklet_tx.PushResult = changes.push(on_conflict="newest")
     pulled: ebooklet_tx.PullResult = changes.pull()
-    again: ebooklet_tx.PushResult = changes.push(force_push=False, on_conflict=merge)
-    print(deletes, bool(pushed), pushed.failures, pulled.seq, again.updated)
+    again: ebooklet_tx.PushResult = changes.push(force_push=False, on_conflict=merge, message="again")
+    commits: list[ebooklet_tx.CommitRecord] = db.history(3)
+    print(deletes, bool(pushed), pushed.failures, pulled.seq, again.updated, [each.message for each in commits])
     db["gone"] = "x"
     dropped: int = changes.discard(["gone"])
     conflicts: list[ebooklet_tx.Conflict] = changes.conflicts()

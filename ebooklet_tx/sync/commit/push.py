@@ -75,7 +75,9 @@ class PushResult:
         return self.updated
 
 
-def push(session: Session, *, force: bool = False, on_conflict: str | Resolver = "raise") -> PushResult:
+def push(
+    session: Session, *, force: bool = False, on_conflict: str | Resolver = "raise", message: str = ""
+) -> PushResult:
     """Publishes every pending operation as one commit.
 
     Args:
@@ -83,6 +85,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
         force: Put our side on top of conflicts, write the whole database anew if the remote is gone, and
             commit also where there is nothing to push.
         on_conflict: What to do about keys that another writer changed too.
+        message: What the history says of the commit.
 
     Returns:
         What was done; false when there was nothing to push.
@@ -118,7 +121,7 @@ def push(session: Session, *, force: bool = False, on_conflict: str | Resolver =
                 )
         if force:
             on_conflict = "ours"
-        result = _rounds(session, resumed, on_conflict, always=force)
+        result = _rounds(session, resumed, on_conflict, message, always=force)
         # A pull in between may have made values stale, and a choice may have set some.
         session.local.fold_committed()
         # A push that had succeeded unseen counts as this one's success.
@@ -170,7 +173,9 @@ def raise_fence(session: Session) -> None:
 # -- rounds ------------------------------------------------------------------------------------
 
 
-def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, always: bool) -> PushResult:
+def _rounds(
+    session: Session, resumed: int, on_conflict: str | Resolver, message: str, *, always: bool
+) -> PushResult:
     """Tries again on another base until the commit is in, settling conflicts as they come up."""
     reader, decode = reader_of(session), session.decode
     try:
@@ -187,7 +192,14 @@ def _rounds(session: Session, resumed: int, on_conflict: str | Resolver, *, alwa
             if not callable(on_conflict):
                 drop_agreeing(session.journal)
             try:
-                result = _one_round(session, resumed=resumed, yielding=yielding, always=always, complete=complete)
+                result = _one_round(
+                    session,
+                    resumed=resumed,
+                    yielding=yielding,
+                    always=always,
+                    complete=complete,
+                    message=message,
+                )
             except ConflictError:
                 # What a pull in another thread brought since is settled in the next round.
                 if on_conflict == "raise":
@@ -243,6 +255,7 @@ def _one_round(
     yielding: Sequence[Resolution],
     always: bool,
     complete: bool,
+    message: str,
 ) -> PushResult | None:
     """One attempt on one base; None when another writer's commit came first.
 
@@ -252,6 +265,7 @@ def _one_round(
         yielding: Conflicts in which our change gives way once the commit is in.
         always: Whether the commit is made although there is nothing to push.
         complete: Whether the conflicts that are known are all.
+        message: What the history says of the commit.
     """
     journal, remote = session.journal, session.remote
     replacing = is_replacing(journal)
@@ -305,7 +319,8 @@ def _one_round(
         if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
             send_values(session.local, remote, plan.last_number)
         rows = operation_rows(session.local, plan, on.seq + 1)
-        commit = commit_rows(session, on, base_etag, rows, _changes_of(plan), plan=plan, replaces=replacing)
+        changes = _changes_of(plan, message)
+        commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
     except ReplacedError:
         # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
         return None
@@ -331,8 +346,8 @@ def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:
     return read_plan(journal, last_number=plan.last_number)
 
 
-def _changes_of(plan: PushPlan) -> Changes:
-    return Changes(plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
+def _changes_of(plan: PushPlan, message: str) -> Changes:
+    return Changes(plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count, message)
 
 
 def _result(commit: Commit, resumed: int) -> PushResult:
