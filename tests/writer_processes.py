@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
+from ebooklet_tx.cli import demo
 from ebooklet_tx.local.journal.operations import stage_value
 from ebooklet_tx.local.journal.pending import resolutions
 from ebooklet_tx.locks import process_identity as this_process
@@ -64,6 +66,14 @@ def count(
         with open_at(place, path, "w", lock=lock) as db:
             _count_one(db, number, counters)
             say(pipe, db.changes().push().commit_id)
+
+
+def push_and_die(_pipe: Pipe, remote: str, path: str, when: str, environment: Mapping[str, str]) -> None:
+    """Pushes as the child of the demonstration does, which kills itself around the put of the root."""
+    os.environ.update(environment)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        sys.stdout = nowhere
+        demo._child(remote, path, when)
 
 
 PATIENCE_SECONDS = 1500.0

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: real processes, exit codes, and what they print."""
+"""The command line as a user runs it: exit codes, and what it prints; one process of each kind of ending."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
 from ebooklet_tx.stores import factory as open_store
 from ebooklet_tx.stores.retry import RetryPolicy
+from tests.command_line import complaint, data, kill_push, run, run_process
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
 
 BIG = "x" * 50_000
@@ -30,33 +30,6 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": ACCESS_KEY,
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-
-
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m ebooklet_tx` without the credentials of whoever runs the tests."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx", *map(str, arguments)],
-        env={**own, "AWS_EC2_METADATA_DISABLED": "true", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-
-
-def data(child: subprocess.CompletedProcess[str]) -> Any:
-    """The JSON that a process printed, and nothing beside it."""
-    assert child.stderr == ""
-    return json.loads(child.stdout)
-
-
-def complaint(child: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a process that failed."""
-    assert child.stdout == ""
-    assert child.stderr.count("\n") == 1
-    assert child.stderr.startswith("ebooklet_tx: ")
-    return child.stderr
 
 
 @pytest.fixture
@@ -89,21 +62,11 @@ def change(remote: Any, path: Path, values: dict[str, str]) -> None:
         db.update(values)
 
 
-def kill_push(remote: Any, path: Path, when: str = "before-root", **environment: str) -> None:
-    child = subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx.cli.demo", json.dumps(remote.to_dict()), str(path), when],
-        env={**os.environ, **environment},
-        capture_output=True,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr
-
-
 # -- recover: 0, 1, 2 --------------------------------------------------------------------------
 
 
 def test_recover_with_nothing_to_do_is_done(path: Path) -> None:
-    child = run("recover", path)
+    child = run_process("recover", path)
     assert (child.returncode, child.stderr) == (cli.DONE, "")
     assert "the local pair is sound" in child.stdout
     assert "no push was interrupted" in child.stdout
@@ -141,7 +104,7 @@ def test_recover_with_a_conflict_needs_a_decision(path: Path, remote: ebooklet_t
     change(remote, path, {"k1": "ours"})
     kill_push(remote, path)
     push(remote, path.with_name("b.blt"), {"k1": "theirs"})
-    child = run("recover", path)
+    child = run_process("recover", path)
     assert (child.returncode, child.stderr) == (cli.NEEDS_DECISION, "")
     assert "CONFLICT: 1 keys were changed here and by another writer: 'k1'" in child.stdout
     assert [sides["key"] for sides in data(run("recover", path, "--json"))["conflicts"]] == ["k1"]
@@ -206,15 +169,15 @@ def test_recover_out_of_reach_repairs_the_local_pair_and_fails(
 
 def test_a_file_that_is_in_use_fails(path: Path, remote: ebooklet_tx.DirectoryConnection) -> None:
     with opened(remote, path):
-        child = run("recover", path, "--lock-timeout", 0)
+        child = run_process("recover", path, "--lock-timeout", 0)
         assert child.returncode == cli.FAILED
         assert "another session" in complaint(child)
-        assert data(run("status", path, "--json"))["in_use"] is True
+        assert data(run_process("status", path, "--json"))["in_use"] is True
 
 
 def test_wrong_arguments_fail_with_the_usage() -> None:
     for arguments in ([], ["frobnicate"], ["recover"], ["log", "x", "--limit", "0"], ["demo", "--key", "k"]):
-        child = run(*arguments)
+        child = (run if arguments else run_process)(*arguments)
         assert child.returncode == cli.FAILED
         assert "Traceback" not in child.stderr
         assert child.stderr
@@ -408,7 +371,7 @@ def test_on_s3_the_place_is_remembered_and_credentials_come_from_outside(
     profile = run("recover", path, "--profile", "someone", "--json", AWS_SHARED_CREDENTIALS_FILE=str(config))
     assert profile.returncode == cli.DONE
     assert data(profile)["pushed"]["resumed_packs"] == 1
-    environment = run("recover", path, "--json", **CREDENTIALS)
+    environment = run_process("recover", path, "--json", **CREDENTIALS)
     assert environment.returncode == cli.DONE
     assert data(environment)["pushed"] is None
     assert ACCESS_KEY not in profile.stdout + environment.stdout
@@ -421,24 +384,12 @@ def test_unlock_takes_the_lock_away_and_tells_whose_it_was(
     with opened(remote, path) as db:
         db["k"] = "v"
         db.changes().push()
-        refused = subprocess.run(
-            [sys.executable, "-m", "ebooklet_tx", "unlock", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        refused = run_process("unlock", path)
         assert refused.returncode == cli.NEEDS_DECISION
         assert f"process {os.getpid()}" in refused.stderr
         assert "--force" in refused.stderr
-        done = subprocess.run(
-            [sys.executable, "-m", "ebooklet_tx", "unlock", str(path), "--force", "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_process("unlock", path, "--force", "--json")
         assert done.returncode == 0, done.stderr
         assert str(os.getpid()) in json.loads(done.stdout)["held_by"]
-    again = subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx", "unlock", str(path)], capture_output=True, text=True, check=False
-    )
+    again = run("unlock", path)
     assert again.stdout == "nobody held the lock\n"

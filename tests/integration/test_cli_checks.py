@@ -1,4 +1,4 @@
-"""`verify` and `collect` as a user runs them: real processes, exit codes, and what they print."""
+"""`verify` and `collect` as a user runs them: exit codes, and what they print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
-from tests.integration.test_cli import complaint, data, push, run
+from tests.command_line import complaint, data, run, run_process
+from tests.integration.test_cli import push
 
 BIG = "x" * 50_000
 
@@ -55,7 +56,7 @@ def test_verify_a_damaged_remote_needs_a_decision(path: Path) -> None:
     whole = pack.read_bytes()
     pack.write_bytes(whole[:-1] + b"z")
     assert run("verify", path).returncode == cli.DONE
-    child = run("verify", path, "--values")
+    child = run_process("verify", path, "--values")
     assert (child.returncode, child.stderr) == (cli.NEEDS_DECISION, "")
     assert "DAMAGED" in child.stdout
     assert f"A sound copy of every value is in {path}" in child.stdout

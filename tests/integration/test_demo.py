@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
 from ebooklet_tx.cli import demo, demo_input
+from tests import command_line
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 
 if TYPE_CHECKING:
@@ -27,14 +26,7 @@ FILES = 120
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx", "demo", *map(str, arguments)],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    return command_line.run("demo", *arguments, **environment)
 
 
 @pytest.mark.parametrize("kill", demo.KILL_POINTS)
@@ -55,7 +47,7 @@ def test_on_a_folder_every_value_is_equal_after_the_kill(kill: str, tmp_path: Pa
 
 
 def test_the_account_ends_with_how_many_are_equal(tmp_path: Path) -> None:
-    child = run("--folder", tmp_path, "--files", FILES)
+    child = command_line.run_process("demo", "--folder", tmp_path, "--files", FILES)
     assert child.returncode == cli.DONE
     lines = child.stdout.splitlines()
     assert lines[-1].startswith("every value equal: ")

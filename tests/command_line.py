@@ -1,0 +1,90 @@
+"""The command line, run in this process or in one of its own, without the credentials of whoever runs the tests.
+
+A process of its own costs a second of CPU time for its imports. So most tests call `main` here, which
+gives the same exit code and the same lines; the tests of processes, signals and pipes start real ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebooklet_tx.cli import commands
+from tests.processes import workers
+from tests.writer_processes import push_and_die
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: object, **environment: str) -> Done:
+    """Runs a command in this process; a warning is an error, as in every test."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in {"AWS_EC2_METADATA_DISABLED": "true", **environment}.items():
+            patch.setenv(name, value)
+        out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(_log_shown_on(errors))
+        try:
+            code = commands.main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            code = 0 if ended.code is None else int(ended.code)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+
+
+@contextlib.contextmanager
+def _log_shown_on(stream: io.StringIO) -> Any:
+    """Shows warnings as a process does that has set up no log; pytest's own handlers keep them from stderr."""
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(logging.WARNING)
+    log = logging.getLogger()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def run_process(*arguments: object, **environment: str) -> Done:
+    """Runs `python -m ebooklet_tx` with these arguments."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ebooklet_tx", *map(str, arguments)],
+        env={**own, "AWS_EC2_METADATA_DISABLED": "true", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+
+def data(child: Done) -> Any:
+    """The JSON that a command printed, and nothing beside it."""
+    assert child.stderr == ""
+    return json.loads(child.stdout)
+
+
+def complaint(child: Done) -> str:
+    """The one line of a command that failed."""
+    assert child.stdout == ""
+    assert child.stderr.count("\n") == 1
+    assert child.stderr.startswith("ebooklet_tx: ")
+    return child.stderr
+
+
+def kill_push(remote: Any, path: Path, when: str = "before-root", **environment: str) -> None:
+    """Pushes what is pending in a process that is killed around the put of the root."""
+    with workers() as start:
+        child = start(push_and_die, json.dumps(remote.to_dict()), str(path), when, environment)
+        assert child.wait_until_gone() == -signal.SIGKILL, child.drain()
