@@ -152,6 +152,9 @@ class Schedule:
 
     def step(self, *_: object) -> None:
         """Called by a worker before each thing that others may see."""
+        if self._over.is_set():
+            # One that was stopped tidies up behind itself, and nobody would let it go on.
+            raise Stopped
         me = self._here.number
         self._steps += 1
         if self._steps > MAX_STEPS:
