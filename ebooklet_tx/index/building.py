@@ -7,13 +7,13 @@ into the tail become the first run together with the tail, never without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from ebooklet_tx.formats.block import encode_block
 from ebooklet_tx.formats.index_records import Run, RunList
 from ebooklet_tx.index.lookup import LocatedRow, newest
-from ebooklet_tx.index.merging import MergeRules, merge_runs
+from ebooklet_tx.index.merging import MergeRules, merge_runs, write_upon
 from ebooklet_tx.index.reader import IndexReader
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.records import METADATA_KEY
@@ -86,9 +86,9 @@ def add_rows(
         if len(encoded) <= limits.tail_bytes:
             return NewIndex(tuple(runs), encoded, floor_seq)
     kept = [item for item in first[:1] if _stays(item)]
-    entries = writer.entries(chain(first[len(kept) :], joined))
-    above = (entries, *runs) if entries else tuple(runs)
-    merged = merge_runs(above, floor_seq, reader, writer, rules)
+    written = write_upon(chain(first[len(kept) :], joined), runs, floor_seq, reader, writer, rules)
+    rest = replace(rules, budget_bytes=rules.budget_bytes - written.rewritten_bytes)
+    merged = merge_runs(written.runs, written.floor_seq, reader, writer, rest)
     return NewIndex(write_lists(merged.runs, writer, limits), encode_tail(kept), merged.floor_seq)
 
 

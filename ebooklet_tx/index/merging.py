@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from operator import attrgetter
 
 from ebooklet_tx.formats.index_records import IndexEntry, Run, RunList
@@ -24,6 +24,10 @@ MAX_RUNS = 8
 
 RUN_RATIO = 8
 """A run has at least this many times the rows of the one above it, once merging has caught up."""
+
+
+ROWS_HELD = 10_000
+"""At most this many new rows are held in memory to find out whether they are merged at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,11 @@ class MergeRules:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What merging made of runs: the runs, and the tombstone floor that they need at least."""
+    """What merging made of runs: the runs, the tombstone floor that they need at least, and what it rewrote."""
 
     runs: tuple[Run | tuple[IndexEntry, ...], ...]
     floor_seq: int
+    rewritten_bytes: int = 0
 
 
 def merge_runs(
@@ -68,6 +73,43 @@ def merge_runs(
         floor_seq = max(floor_seq, merge.dropped_seq)
         left_bytes -= step.cost_bytes
     return Merged(tuple(current), floor_seq)
+
+
+def write_upon(
+    rows: Iterator[LocatedRow],
+    runs: Sequence[Run],
+    floor_seq: int,
+    reader: IndexReader,
+    writer: RunWriter,
+    rules: MergeRules,
+) -> Merged:
+    """Writes rows above runs, into the newest of these where they would be merged with it at once.
+
+    Args:
+        rows: The rows, in order of key, each with a higher seq than any below.
+        runs: The runs below, newest first.
+        floor_seq: The tombstone floor below.
+        reader: Reads the runs.
+        writer: Writes index objects.
+        rules: How much is merged.
+    """
+    if runs:
+        due = list(islice(rows, row_count(runs[0]) // rules.ratio + 1)) if _is_small(runs[0], rules) else []
+        rows = chain(due, rows)
+        if due and len(due) * rules.ratio > row_count(runs[0]):
+            down = reader.all_entries(runs[0])
+            step = _Range("", None, sum(entry.size_bytes for entry in down))
+            if step.cost_bytes <= rules.budget_bytes:
+                merge = _Merge(reader, writer, step, rules.horizon_seq, runs[1:])
+                above = tuple(run for run in (merge.put(rows, down), *runs[1:]) if run)
+                return Merged(above, max(floor_seq, merge.dropped_seq), step.cost_bytes)
+    entries = writer.entries(rows)
+    return Merged((entries, *runs) if entries else tuple(runs), floor_seq)
+
+
+def _is_small(run: Run, rules: MergeRules) -> bool:
+    """Whether as many rows as would be merged with a run may be held in memory."""
+    return row_count(run) <= ROWS_HELD * rules.ratio
 
 
 def row_count(run: Run) -> int:
@@ -179,14 +221,18 @@ class _Merge:
         self, up: Sequence[IndexEntry], down: Sequence[IndexEntry]
     ) -> tuple[tuple[IndexEntry, ...], tuple[IndexEntry, ...]]:
         """Returns the two runs as they are after the step."""
-        streams = [
-            entry_rows([entry for entry in run if self._meets(entry)], self._reader, self._lo, self._hi)
-            for run in (up, down)
-        ]
-        written = self._writer.entries(self._kept(newest(streams)), lo=self._lo, hi=self._hi)
         rest = tuple(part for entry in up for part in self._rest(entry))
+        return rest, self.put(self._rows_of(up), down)
+
+    def put(self, rows: Iterator[LocatedRow], down: Sequence[IndexEntry]) -> tuple[IndexEntry, ...]:
+        """Returns the lower run with rows of the range put into it, of which each has a higher seq."""
+        merged = self._kept(newest([rows, self._rows_of(down)]))
+        written = self._writer.entries(merged, lo=self._lo, hi=self._hi)
         lower = [entry for entry in down if not self._meets(entry)]
-        return rest, tuple(sorted((*lower, *written), key=attrgetter("lo")))
+        return tuple(sorted((*lower, *written), key=attrgetter("lo")))
+
+    def _rows_of(self, run: Sequence[IndexEntry]) -> Iterator[LocatedRow]:
+        return entry_rows([entry for entry in run if self._meets(entry)], self._reader, self._lo, self._hi)
 
     def _meets(self, entry: IndexEntry) -> bool:
         return meets(entry.lo, entry.hi, self._lo, self._hi)
@@ -245,4 +291,4 @@ def _rows_at_most(entry: IndexEntry, reader: IndexReader, lo: str, hi: str | Non
     return 0
 
 
-__all__ = ["MAX_RUNS", "MergeRules", "Merged", "merge_runs", "row_count"]
+__all__ = ["MAX_RUNS", "MergeRules", "Merged", "merge_runs", "row_count", "write_upon"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ebooklet_tx.errors import LocalIntegrityError
 from ebooklet_tx.local.journal.entries import Entry, find_entry
 from ebooklet_tx.local.journal.pending.conflicts import find_side
-from ebooklet_tx.local.journal.pending.push_rows import ValueToSend
+from ebooklet_tx.local.journal.pending.push_rows import SendRow, ValueToSend
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.local.local_store import LocalStore
@@ -62,9 +62,7 @@ def _unreadable(local: LocalStore, key: str, digest: bytes | None) -> ReplacedEr
     )
 
 
-def read_values(
-    local: LocalStore, items: Sequence[ValueToSend]
-) -> Iterator[tuple[Sequence[ValueToSend], list[bytes]]]:
+def read_values(local: LocalStore, items: Sequence[SendRow]) -> Iterator[tuple[Sequence[SendRow], list[bytes]]]:
     """Yields pending values with their bytes, a stretch of the file at a time.
 
     Raises:
@@ -76,7 +74,7 @@ def read_values(
         yield some, _read_stretch(local, some)
 
 
-def _stretches(items: Sequence[ValueToSend]) -> Iterator[tuple[int, int]]:
+def _stretches(items: Sequence[SendRow]) -> Iterator[tuple[int, int]]:
     """Yields the bounds of parts of which one read gets all values."""
     begin, least_bytes, most_bytes, reached_bytes = 0, 0, -1, 0
     for number, (_, _, _, _, length_bytes, offset_bytes) in enumerate(items):
@@ -90,11 +88,11 @@ def _stretches(items: Sequence[ValueToSend]) -> Iterator[tuple[int, int]]:
         yield begin, len(items)
 
 
-def _read_stretch(local: LocalStore, items: Sequence[ValueToSend]) -> list[bytes]:
-    start_bytes, (last_bytes, last_offset_bytes) = items[0].offset_bytes, items[-1][4:]
+def _read_stretch(local: LocalStore, items: Sequence[SendRow]) -> list[bytes]:
+    start_bytes, (last_bytes, last_offset_bytes) = items[0][5], items[-1][4:]
     with local.mutex:
         if start_bytes is None or last_offset_bytes is None:
-            return [_read_moved(local, item) for item in items]
+            return [_read_moved(local, ValueToSend(*item)) for item in items]
         data = local.file.read(start_bytes, last_offset_bytes + last_bytes - start_bytes)
         values = []
         for _, _, _, _, length_bytes, offset_bytes in items:
@@ -103,8 +101,8 @@ def _read_stretch(local: LocalStore, items: Sequence[ValueToSend]) -> list[bytes
         digests = digests_of(values)
         if digests != [item[2] for item in items]:
             for number, item in enumerate(items):
-                if digests[number] != item.digest:
-                    values[number] = _read_moved(local, item)
+                if digests[number] != item[2]:
+                    values[number] = _read_moved(local, ValueToSend(*item))
     return values
 
 

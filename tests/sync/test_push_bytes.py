@@ -33,21 +33,16 @@ def fill(db: Database, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "writes_of_many"),
-    [
-        (20, 3),
-        # The new run is merged at once into one that is less than eight times as long.
-        (2_000, 4),
-        (10_000, 3),
-        pytest.param(200_000, 3, marks=pytest.mark.slow),
-    ],
+    "count",
+    # Into a run that is less than eight times as long as the new one, the new one is merged at once.
+    [20, 2_000, 10_000, pytest.param(200_000, marks=pytest.mark.slow)],
 )
-def test_a_push_of_few_keys_is_one_write(yard: Yard, count: int, writes_of_many: int) -> None:
+def test_a_push_of_few_keys_is_one_write(yard: Yard, count: int) -> None:
     chance = random.Random(1)
     counting = CountingStore(yard.store)
     with yard.open(wrap=lambda _inner: counting) as db:
         fill(db, count)
-        for keys, writes, most_bytes in ((1, 1, 8_000), (10, 1, 12_000), (1_000, writes_of_many, 400_000)):
+        for keys, writes, most_bytes in ((1, 1, 8_000), (10, 1, 12_000), (1_000, 3, 400_000)):
             counting.reset()
             numbers = chance.sample(range(count + 1_000), keys)
             db.update({name(number): chance.randbytes(100) for number in numbers})

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal, driver
@@ -28,12 +28,8 @@ class Place(NamedTuple):
     length_bytes: int
 
 
-class PackedValue(NamedTuple):
-    """A value as it was put into a pack: its digest, or the number of its operation, and its place."""
-
-    owner: bytes | int
-    offset_bytes: int
-    length_bytes: int
+PackedValue: TypeAlias = tuple["int | bytes", int, int]
+"""A value as it was put into a pack: the number of its operation, or its digest, its offset and its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +143,7 @@ def note_upload(
         )
         raw.executemany(
             "INSERT OR REPLACE INTO place(number, object, offset_bytes) VALUES (?, ?, ?)",
-            [(owner, number, offset) for owner, offset, _ in values if type(owner) is int],
+            ((owner, number, offset) for owner, offset, _ in values if type(owner) is int),
         )
         raw.executemany(
             "INSERT OR REPLACE INTO packed(digest, object, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import repeat
+from operator import itemgetter
 from typing import TypeAlias
 
 from ebooklet_tx.errors import ObjectMissingError
@@ -71,11 +71,11 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
     def small() -> Iterator[Sequence[PackRecord]]:
         for page in pages_to_send(local.journal, last_number):
             # Small metadata rides in the root: it is what is asked for first.
-            fitting = [item for item in page if item.key or item.length_bytes > METADATA_IN_TAIL_BYTES]
+            fitting = [row for row in page if row[0] or row[4] > METADATA_IN_TAIL_BYTES]
             # Values below this fit with any key.
-            if max((item.length_bytes for item in fitting), default=0) > PACK_BYTES - 2**17:
-                large.extend(item for item in fitting if record_bytes(item.key, item.length_bytes) > PACK_BYTES)
-                fitting = [item for item in fitting if record_bytes(item.key, item.length_bytes) <= PACK_BYTES]
+            if max(map(itemgetter(4), fitting), default=0) > PACK_BYTES - 2**17:
+                large.extend(ValueToSend(*row) for row in fitting if record_bytes(row[0], row[4]) > PACK_BYTES)
+                fitting = [row for row in fitting if record_bytes(row[0], row[4]) <= PACK_BYTES]
             for items, values in read_values(local, fitting):
                 keys, numbers, digests, stamps, _, _ = zip(*items, strict=True)
                 yield list(zip(numbers, keys, stamps, digests, values, strict=True))
@@ -119,7 +119,7 @@ class _Filling:
     """
 
     def __init__(self) -> None:
-        self.packed: list[tuple[int | bytes, int, int]] = []
+        self.packed: list[PackedValue] = []
         self._builder = PackBuilder()
         self._offsets: dict[bytes, int] = {}
 
@@ -149,7 +149,7 @@ class _Filling:
 
     def finish(self, name: str) -> Pack:
         """Returns the pack."""
-        return name, self._builder.finish(), list(map(tuple.__new__, repeat(PackedValue), self.packed))
+        return name, self._builder.finish(), self.packed
 
 
 def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack]) -> None:
@@ -254,6 +254,6 @@ def _begin_large(
     if partial is not None:
         return partial.name, UploadState(partial.upload_id, partial.parts) if partial.upload_id else None
     name = new_name()
-    value = PackedValue(item.number, prefix_bytes, item.length_bytes)
+    value = item.number, prefix_bytes, item.length_bytes
     note_upload(journal, name, prefix_bytes + item.length_bytes, [value], begun_at_us=now_us())
     return name, None

@@ -61,7 +61,7 @@ def operation_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Loca
 def _pages_of_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Iterable[LocatedRow]]:
     refs: dict[int, ObjectRef] = {}
     for page in pages_to_commit(local.journal, plan.last_number):
-        keys, kinds, stamps, digests, lengths, _, objects, offsets = zip(*page, strict=True)
+        keys, kinds, stamps, digests, lengths, _, objects, offsets, _ = zip(*page, strict=True)
         used = set(objects) - {None}
         refs |= objects_by_number(local.journal, used - refs.keys())
         if set(kinds) == {1} and None not in objects and None not in offsets:
@@ -72,7 +72,7 @@ def _pages_of_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Iter
             indexed = map(tuple.__new__, repeat(IndexRow), rows)
             yield map(tuple.__new__, repeat(LocatedRow), zip(indexed, there, strict=True))
         else:
-            yield [_operation_row(local, row, refs, seq) for row in page]
+            yield [_operation_row(local, PendingRow(*row[:-1]), refs, seq) for row in page]
 
 
 def _operation_row(local: LocalStore, row: PendingRow, refs: Mapping[int, ObjectRef], seq: int) -> LocatedRow:

@@ -12,9 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ebooklet_tx.local.journal.entries import pending_index_count, pending_term
 from ebooklet_tx.local.journal.integrity.row_checks import misplaced
@@ -98,6 +97,10 @@ class ValueToSend(NamedTuple):
     offset_bytes: int | None
 
 
+SendRow: TypeAlias = tuple[str, int, bytes, int, int, "int | None"]
+"""A `ValueToSend` as SQLite has it; where there may be a million, no better one is made of each."""
+
+
 class PendingRow(NamedTuple):
     """What a commit says of one key: a tombstone, a value in an object, or, without one, a value inline."""
 
@@ -109,6 +112,10 @@ class PendingRow(NamedTuple):
     number: int
     object: int | None
     offset_bytes: int | None
+
+
+CommitRow: TypeAlias = tuple[Any, ...]
+"""A `PendingRow` as SQLite has it, with whether it is as it was written behind it."""
 
 
 def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
@@ -135,7 +142,7 @@ def count_up_to(raw: sqlite3.Connection, number: int) -> int:
     return int(raw.execute(query, (number,)).fetchone()[0])
 
 
-def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[ValueToSend]]:
+def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]:
     """Yields the values that no object has which has arrived, page by page, in about the order of the file."""
     with journal.mutex, sqlite_errors(journal.path):
         sent = journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is not None
@@ -152,7 +159,7 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[ValueToSe
             journal.raw.execute(f"PRAGMA temp_store = {before}")
     try:
         while rows:
-            yield list(map(tuple.__new__, repeat(ValueToSend), rows))
+            yield rows
             with journal.mutex, sqlite_errors(journal.path):
                 rows = cursor.fetchmany(_ROWS_AT_ONCE)
     finally:
@@ -161,7 +168,7 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[ValueToSe
             cursor.close()
 
 
-def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[PendingRow]]:
+def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[CommitRow]]:
     """Yields what the operations up to a number say, in the order of key, page by page.
 
     Raises:
@@ -176,7 +183,7 @@ def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[Pending
             key = next(row[0] for row in rows if not row[8])
             raise misplaced(journal.path, f"the row of {key!r} is not as it was written")
         if rows:
-            yield list(map(tuple.__new__, repeat(PendingRow), map(itemgetter(slice(8)), rows)))
+            yield rows
         if len(rows) < _ROWS_AT_ONCE:
             return
         query, after = _ROWS, rows[-1][0]
@@ -203,8 +210,10 @@ def postpone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
 
 
 __all__ = [
+    "CommitRow",
     "PendingRow",
     "PushPlan",
+    "SendRow",
     "ValueToSend",
     "count_up_to",
     "objects_by_number",
