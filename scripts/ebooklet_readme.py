@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import boto3  # noqa: E402
 from readme_examples.place import EXAMPLES, Example, Place  # noqa: E402
 
+from tests.quick_clients import remember  # noqa: E402
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port, ministack_server  # noqa: E402
 
 BUCKET = "readme"
@@ -40,6 +41,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show how long each took, and where it failed")
     parser.add_argument("words", nargs="*", metavar="WORD")
     arguments = parser.parse_args()
+    remember()
     for chapter in CHAPTERS:
         importlib.import_module(f"readme_examples.{chapter}")
     chosen = [
@@ -51,6 +53,8 @@ def main() -> int:
     warnings.simplefilter("error")
     start = time.monotonic()
     failed = 0
+    # Each example ends with a search for sessions that it left open: only among what is made from here on.
+    gc.freeze()
     with ministack_server() as endpoint, tempfile.TemporaryDirectory(prefix="readme-") as folder:
         _make_bucket(endpoint)
         for what, function in chosen:

@@ -86,5 +86,5 @@ def complaint(child: Done) -> str:
 def kill_push(remote: Any, path: Path, when: str = "before-root", **environment: str) -> None:
     """Pushes what is pending in a process that is killed around the put of the root."""
     with workers() as start:
-        child = start(push_and_die, json.dumps(remote.to_dict()), str(path), when, environment)
+        child = start(push_and_die, json.dumps(remote.to_dict()), str(path), when, environment, os.devnull)
         assert child.wait_until_gone() == -signal.SIGKILL, child.drain()

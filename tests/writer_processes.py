@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
+import pkgutil
 import signal
 import socket
 import sqlite3
@@ -15,6 +17,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, Database, LockLostError
 from ebooklet_tx.cli import demo
 from ebooklet_tx.local.journal.operations import stage_value
@@ -29,6 +32,10 @@ from tests.processes import say
 from tests.store_wrappers import PassingStore
 
 T = TypeVar("T")
+
+# What the package loads when it is first needed, each child would load anew: they are forked from here.
+for _found in pkgutil.walk_packages(ebooklet_tx.__path__, "ebooklet_tx."):
+    importlib.import_module(_found.name)
 
 SERIALIZER = "orjson"
 
@@ -68,11 +75,12 @@ def count(
             say(pipe, db.changes().push().commit_id)
 
 
-def push_and_die(_pipe: Pipe, remote: str, path: str, when: str, environment: Mapping[str, str]) -> None:
+def push_and_die(
+    _pipe: Pipe, remote: str, path: str, when: str, environment: Mapping[str, str], output: str | Path
+) -> None:
     """Pushes as the child of the demonstration does, which kills itself around the put of the root."""
     os.environ.update(environment)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        sys.stdout = nowhere
+    with open(output, "w") as sys.stdout:  # noqa: PTH123
         demo._child(remote, path, when)
 
 

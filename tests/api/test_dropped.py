@@ -13,8 +13,11 @@ import pytest
 from tests.pairs import Bench, pending
 
 PROGRAM = """
-import os, runpy, sys
+import importlib, os, pkgutil, runpy, sys
 import ebooklet_tx
+# Once for all of them.
+for found in pkgutil.walk_packages(ebooklet_tx.__path__, "ebooklet_tx."):
+    importlib.import_module(found.name)
 for folder in sys.argv[1:]:
     if os.fork() == 0:
         os.dup2(os.open(f"{folder}/stderr", os.O_WRONLY | os.O_CREAT), 2)

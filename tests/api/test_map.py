@@ -17,27 +17,19 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.database import parallel
 from ebooklet_tx.database.parallel import map_items
+from tests.api.map_functions import (
+    answering_with_a_lock,
+    dying,
+    failing,
+    in_a_clean_process,
+    leaving,
+    odd_only,
+    raising,
+    same,
+    twice,
+    where,
+)
 from tests.pairs import Bench
-
-
-def twice(key: str, value: int) -> tuple[str, int]:
-    return key + key, 2 * value
-
-
-def odd_only(key: str, value: int) -> tuple[str, int] | None:
-    return (key, value) if value % 2 else None
-
-
-def where(key: str, value: Any) -> tuple[str, int]:
-    return key, os.getpid()
-
-
-def failing(key: str, value: int) -> tuple[str, int]:
-    raise ArithmeticError(key)
-
-
-def same(key: str, value: Any) -> tuple[str, Any]:
-    return key, value
 
 
 @pytest.fixture
@@ -121,33 +113,6 @@ def test_items_are_taken_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> No
 
 def local_function() -> Any:
     return lambda key, value: (key, value)
-
-
-class TwoWordsError(Exception):
-    """Pickle takes it and can't load it again."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(f"{one} {two}")
-
-
-def raising(key: str, value: Any) -> tuple[str, Any]:
-    raise TwoWordsError("no", key)
-
-
-def leaving(key: str, value: Any) -> tuple[str, Any]:
-    raise SystemExit(3)
-
-
-def dying(key: str, value: Any) -> tuple[str, Any]:
-    os._exit(9)
-
-
-def answering_with_a_lock(key: str, value: Any) -> tuple[str, Any]:
-    return key, threading.Lock()
-
-
-def in_a_clean_process(key: str, value: Any) -> tuple[str, int]:
-    return key, len(ebooklet_tx.database.life._open_databases)
 
 
 @pytest.fixture

@@ -1,14 +1,22 @@
-"""Runs the steps of one page in the current folder: `python -m tests.documents.run_page PAGE`."""
+"""Runs the steps of one page in the current folder: `python -m tests.documents.run_page PAGE`.
+
+`run_forked` does so in a child process that has the package loaded.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import traceback
+import warnings
+from collections.abc import Mapping
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 from tests.documents.page_blocks import steps
+from tests.processes import say
 
 
 def main(page: Path) -> int:
@@ -31,6 +39,23 @@ def main(page: Path) -> int:
         count += 1
     print(f"{count} blocks ran")
     return 0
+
+
+def run_forked(pipe: Pipe, page: Path, folder: Path, environment: Mapping[str, str], output: Path) -> None:
+    """Says what `main` returns in that folder and environment, where a warning is an error."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(folder))
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    warnings.simplefilter("error")
+    # A page may start processes of its own, which a daemon may not.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    say(pipe, main(page))
 
 
 def _substitutes() -> dict[str, str]:

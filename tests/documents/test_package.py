@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -15,6 +18,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.cli.commands import DONE, FAILED, NEEDS_DECISION
+from tests import command_line
 from tests.documents.page_blocks import REPOSITORY
 
 COMMAND = "ebooklet-tx"
@@ -32,6 +36,15 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_here(*arguments: object) -> tuple[int, str]:
+    """Runs the installed script in this process; returns its exit code and what it wrote to stdout."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+    return int(ended.value.code or 0), out.getvalue()
+
+
 installed = pytest.mark.skipif(
     COMMAND not in importlib.metadata.entry_points(group="console_scripts").names,
     reason="installed before the command was declared: pip install -e . again",
@@ -40,16 +53,14 @@ installed = pytest.mark.skipif(
 
 @installed
 def test_the_command_does_what_the_module_does(tmp_path: Path) -> None:
-    assert run("--version").stdout == f"ebooklet_tx {ebooklet_tx.__version__}\n"
+    assert run_here("--version") == (DONE, f"ebooklet_tx {ebooklet_tx.__version__}\n")
     path = tmp_path / "x.blt"
     with ebooklet_tx.open(f"file://{tmp_path}/remote/db", path, "n") as db:
         db["k"] = b"1"
     arguments = ("status", path, "--json")
     done = run(*arguments)
-    module = subprocess.run(
-        [sys.executable, "-m", "ebooklet_tx", *map(str, arguments)], capture_output=True, check=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (DONE, "")
+    module = command_line.run(*arguments)
+    assert (done.returncode, done.stderr, module.returncode) == (DONE, "", DONE)
     assert json.loads(done.stdout) == json.loads(module.stdout)
 
 
@@ -58,7 +69,7 @@ def test_the_command_ends_with_the_exit_code(tmp_path: Path) -> None:
     failed = run("status", tmp_path / "none.blt")
     assert failed.returncode == FAILED
     assert failed.stderr.startswith("ebooklet_tx: ")
-    assert run().returncode == FAILED
+    assert run_here()[0] == FAILED
 
     remote = f"file://{tmp_path}/remote/db"
     for name in ("first", "second"):
@@ -66,12 +77,12 @@ def test_the_command_ends_with_the_exit_code(tmp_path: Path) -> None:
             db["k"] = name.encode()
     with ebooklet_tx.open(remote, tmp_path / "first", "w") as db:
         db.changes().push()
-    assert run("pull", tmp_path / "second").returncode == NEEDS_DECISION
+    assert run_here("pull", tmp_path / "second")[0] == NEEDS_DECISION
 
 
 @installed
 def test_the_help_names_the_command_that_was_typed() -> None:
-    assert run("--help").stdout.startswith("usage: ebooklet-tx ")
+    assert run_here("--help")[1].startswith("usage: ebooklet-tx ")
 
 
 def test_each_version_of_python_is_classified(project: dict[str, Any]) -> None:

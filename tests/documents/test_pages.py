@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import boto3
 import pytest
 
 from tests.documents.page_blocks import REPOSITORY, pages, steps
+from tests.documents.run_page import run_forked
+from tests.processes import workers
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
 
 README_WORDS = 700
@@ -31,7 +34,7 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, ministack_endpoint
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONWARNINGS": "error",
-        "TMPDIR": str(tmp_path),
+        "TMPDIR": str(tmp_path / "folder"),
     }
     client = boto3.client(
         "s3",
@@ -42,18 +45,14 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, ministack_endpoint
     )
     _new_bucket(client, "my-bucket")
     client.close()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.documents.run_page", str(page)],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=PAGE_TIMEOUT_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(steps(page))} blocks ran" in done.stdout
+    (tmp_path / "folder").mkdir()
+    output = tmp_path / "output"
+    with workers() as start:
+        child = start(run_forked, page, tmp_path / "folder", environment, output)
+        code = child.receive(PAGE_TIMEOUT_SECONDS)
+        child.finish(PAGE_TIMEOUT_SECONDS)
+    assert code == 0, output.read_text()
+    assert f"{len(steps(page))} blocks ran" in output.read_text()
 
 
 def _new_bucket(client: object, name: str) -> None:
@@ -89,14 +88,30 @@ def test_a_block_that_fails_fails_its_page(tmp_path: Path) -> None:
     assert "page.md, line 7" in done.stderr
 
 
-def test_the_tree_of_modules_is_the_one_in_the_page() -> None:
-    script = REPOSITORY / "scripts" / "module_tree.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, check=False, text=True)
-    assert done.returncode == 0, "run python scripts/module_tree.py" + done.stderr
+def checked(
+    script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[object, str]:
+    """Runs a script with `--check`; returns its exit code and what it wrote to stderr."""
+    path = REPOSITORY / "scripts" / script
+    monkeypatch.setattr(sys, "argv", [str(path), "--check"])
+    code: object = 0
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code or 0
+    return code, capsys.readouterr().err
+
+
+def test_the_tree_of_modules_is_the_one_in_the_page(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, errors = checked("module_tree.py", capsys, monkeypatch)
+    assert code == 0, f"run python scripts/module_tree.py: {code} {errors}"
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse of 3.13 words its help otherwise")
-def test_the_page_of_the_command_line_is_what_help_says() -> None:
-    script = REPOSITORY / "scripts" / "cli_reference.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, check=False, text=True)
-    assert done.returncode == 0, "run python scripts/cli_reference.py" + done.stderr
+def test_the_page_of_the_command_line_is_what_help_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, errors = checked("cli_reference.py", capsys, monkeypatch)
+    assert code == 0, f"run python scripts/cli_reference.py: {code} {errors}"

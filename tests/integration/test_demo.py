@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -17,7 +19,9 @@ import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
 from ebooklet_tx.cli import demo, demo_input
 from tests import command_line
+from tests.processes import workers
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID
+from tests.writer_processes import push_and_die
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -27,6 +31,30 @@ FILES = 120
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return command_line.run("demo", *arguments, **environment)
+
+
+SOURCES = functools.cache(demo_input.read_sources)
+
+
+@pytest.fixture(autouse=True)
+def _library_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "read_sources", SOURCES)
+
+
+@pytest.fixture
+def forked_child(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child that kills itself is forked from a process that has the package loaded."""
+
+    def run_child(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        _, _, module, place, path, kill = command
+        assert module == demo.__name__
+        output = tmp_path_factory.mktemp("child") / "output"
+        with workers() as start:
+            child = start(push_and_die, place, path, kill, options["env"], output)
+            code = child.wait_until_gone()
+        return subprocess.CompletedProcess(command, code, output.read_bytes(), b"")
+
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=run_child, DEVNULL=subprocess.DEVNULL))
 
 
 @pytest.mark.parametrize("kill", demo.KILL_POINTS)
@@ -62,6 +90,7 @@ def test_the_account_ends_with_how_many_are_equal(tmp_path: Path) -> None:
         (lambda db: db.update({"one too many.py": "text"}), "does NOT have the keys"),
     ],
 )
+@pytest.mark.usefixtures("forked_child")
 def test_a_second_copy_that_differs_makes_it_fail(
     tamper: Callable[[ebooklet_tx.Database], None],
     said: str,
@@ -93,6 +122,7 @@ def test_a_child_that_is_not_killed_makes_it_fail(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("forked_child")
 def test_what_is_kept_can_be_opened(tmp_path: Path) -> None:
     child = run("--folder", tmp_path, "--files", FILES, "--keep", "--json")
     assert child.returncode == cli.DONE
@@ -146,6 +176,7 @@ def keys(client: S3Client, bucket: str) -> set[str]:
 
 
 @pytest.mark.parametrize("kill", demo.KILL_POINTS)
+@pytest.mark.usefixtures("forked_child")
 def test_on_s3_it_removes_exactly_its_own_objects(
     kill: str, client: S3Client, ministack_endpoint: str, credentials: dict[str, str]
 ) -> None:
@@ -173,6 +204,7 @@ def test_on_s3_it_leaves_a_database_alone_that_is_there(
     assert keys(client, "demo-taken") == {"mydemo"}
 
 
+@pytest.mark.usefixtures("forked_child")
 def test_on_s3_a_bucket_is_made_only_when_asked_for(
     client: S3Client, ministack_endpoint: str, credentials: dict[str, str]
 ) -> None:

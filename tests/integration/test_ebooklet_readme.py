@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ebooklet_readme.py"
 FEWEST_EXAMPLES = 70
 
@@ -24,8 +26,13 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_documented_example_holds() -> None:
-    done = run()
+@pytest.fixture(scope="module")
+def done() -> subprocess.CompletedProcess[str]:
+    """The run of all examples."""
+    return run()
+
+
+def test_every_documented_example_holds(done: subprocess.CompletedProcess[str]) -> None:
     lines = done.stdout.splitlines()
     assert (done.returncode, [line for line in lines if line.startswith("FAIL")]) == (0, []), done.stderr
     announced = re.fullmatch(r"(\d+) examples", lines[0])
@@ -36,10 +43,10 @@ def test_every_documented_example_holds() -> None:
     assert lines[-1].startswith(f"{count} of {count} hold")
 
 
-def test_the_page_s_blocks_are_the_first() -> None:
-    done = run("page:")
+def test_the_page_s_blocks_are_the_first(done: subprocess.CompletedProcess[str]) -> None:
     lines = done.stdout.splitlines()
-    assert (done.returncode, lines[0]) == (0, "2 examples"), done.stdout
+    assert ["page:" in line for line in lines].index(True) == 1
+    assert [line.startswith("ok page: ") for line in lines[1:]].count(True) == 2
     assert lines[1].startswith("ok page: its blocks in its order")
 
 
