@@ -124,6 +124,8 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     @at_edge
     def __delitem__(self, key: str) -> None:
         self._writing()
+        if self._delete_copy(text_of(key)):
+            return
         while True:
             before = self._state_of(text_of(key))
             if self._timestamp_of(text_of(key)) is None:
@@ -273,6 +275,17 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         with self._outside_transaction("prune") as session:
             prune_inline_values(session.journal)
             return session.local.prune(keep)
+
+    def _delete_copy(self, key: str) -> bool:
+        """Deletes a key whose value is in the local file; False, and nothing done, where it is not there."""
+        session = self._writing()
+        with session.mutex:
+            local = session.local
+            if not key or key in local.overlay.operations or not local.has_copy(key):
+                return False
+            local.overlay.put(key, None, timestamp_us(None))
+            self._commit_when_full(local)
+        return True
 
     def _state_of(self, key: str) -> object:
         """Returns what differs from before when a key was written."""

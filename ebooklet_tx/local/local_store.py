@@ -25,7 +25,7 @@ from ebooklet_tx.local.booklet.file_header import header_with_uuid
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.commit import Fetched, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
-from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
+from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
@@ -412,6 +412,10 @@ class LocalStore:
     def entry(self, key: str) -> Entry | None:
         """Returns what the journal says of a key; None when it has never heard of it."""
         return find_entry(self.journal, key)
+
+    def has_copy(self, key: str) -> bool:
+        """Whether the Booklet file has the value that a reader of a key sees, before what is uncommitted."""
+        return find_place(self.journal, key) is not None
 
     def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from ebooklet_tx.local.journal.schema import EMPTY
 from ebooklet_tx.records import digest_of
@@ -160,13 +161,13 @@ def record_placed_sets(raw: sqlite3.Connection, rows: Sequence[tuple[str, bytes,
     numbering = Numbering(raw)
     save_pushed(raw, (row[0] for row in rows))
     at = numbering.known, numbering.base_kind, numbering.base_at
-    raw.executemany(
-        _SET_AND_PLACE,
-        (
-            (key, digest, stamp, length, numbering.next(), *at, digest, stamp, length, offset)
-            for key, digest, stamp, length, offset in rows
-        ),
-    )
+    numbered = [
+        (key, digest, stamp, length, numbering.next(), *at, digest, stamp, length, offset)
+        for key, digest, stamp, length, offset in rows
+    ]
+    # Numbers go by the order of the file. In the order of key the table's pages are met once each.
+    numbered.sort(key=itemgetter(0))
+    raw.executemany(_SET_AND_PLACE, numbered)
     numbering.note()
 
 
