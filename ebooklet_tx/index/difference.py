@@ -6,7 +6,7 @@ the rows of later commits are the whole difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from ebooklet_tx.formats.block import Block
@@ -65,7 +65,7 @@ def _rows_since(
     holdings: Holdings,
 ) -> Iterator[list[LocatedRow]]:
     if tail is not None:
-        yield [item for item in tail_rows(tail, root) if item.row.seq > seq]
+        yield later_rows(tail_rows(tail, root), seq)
     entries = [
         entry for run in runs for entry in reader.entries_since(run, seq) if holdings.any_in(entry.lo, entry.hi)
     ]
@@ -80,7 +80,12 @@ def _rows_since(
     for start in range(0, len(wanted), BLOCKS_AT_ONCE):
         part = wanted[start : start + BLOCKS_AT_ONCE]
         for (entry, _), slot, block in zip(part, slots[start:], reader.blocks(part), strict=False):
-            yield [located(row, block, entry.ref) for row in block.rows(*slot) if row.seq > seq]
+            yield later_rows((located(row, block, entry.ref) for row in block.rows(*slot)), seq)
 
 
-__all__ = ["Holdings", "changed_rows"]
+def later_rows(rows: Iterable[LocatedRow], seq: int) -> list[LocatedRow]:
+    """Returns the rows of later commits: of an older one the newer row may lie in a block that was not read."""
+    return [item for item in rows if item.row.seq > seq]
+
+
+__all__ = ["Holdings", "changed_rows", "later_rows"]

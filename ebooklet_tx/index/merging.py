@@ -9,7 +9,7 @@ slot of a run below the two holds its key, and the floor rises to its commit.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from operator import attrgetter
@@ -18,6 +18,7 @@ from ebooklet_tx.formats.index_records import IndexEntry, Run, RunList
 from ebooklet_tx.index.lookup import LocatedRow, entry_rows, newest
 from ebooklet_tx.index.reader import IndexReader, intersection, meets
 from ebooklet_tx.index.writing import RunWriter
+from ebooklet_tx.records import IndexRow
 
 MAX_RUNS = 8
 """More runs than this are never left behind."""
@@ -199,6 +200,11 @@ class _Slots:
                 yield run[number]
 
 
+def may_drop(row: IndexRow, horizon_seq: int, is_below: Callable[[str], bool]) -> bool:
+    """Whether a row is a tombstone that nothing needs any more: it hides no row of a run below."""
+    return row.digest is None and row.seq <= horizon_seq and not is_below(row.key)
+
+
 # -- one step ----------------------------------------------------------------------------------
 
 
@@ -240,7 +246,7 @@ class _Merge:
     def _kept(self, rows: Iterator[LocatedRow]) -> Iterator[LocatedRow]:
         for item in rows:
             row = item.row
-            if row.digest is None and row.seq <= self._horizon_seq and not self._is_below(row.key):
+            if may_drop(row, self._horizon_seq, self._is_below):
                 self.dropped_seq = max(self.dropped_seq, row.seq)
             else:
                 yield item
@@ -291,4 +297,4 @@ def _rows_at_most(entry: IndexEntry, reader: IndexReader, lo: str, hi: str | Non
     return 0
 
 
-__all__ = ["MAX_RUNS", "MergeRules", "Merged", "merge_runs", "row_count", "write_upon"]
+__all__ = ["MAX_RUNS", "MergeRules", "Merged", "may_drop", "merge_runs", "row_count", "write_upon"]

@@ -221,14 +221,21 @@ def _index(
 ) -> NewIndex:
     budget_bytes = max(MERGE_BYTES, MERGE_FACTOR * ROW_BYTES * changes.row_count)
     if below.index is None:
-        # Of what lay there nothing is left: copies of it read everything anew.
-        floor_seq = seq if below.manifest is not None else 0
+        floor_seq = first_floor(below.manifest, seq)
         return add_rows((), (), rows, floor_seq, remote.reader, writer, MergeRules(budget_bytes, 0), limits)
     manifest, tail = below.index.manifest, below.index.tail
     rules = MergeRules(budget_bytes, horizon_seq(manifest, remote.history, now_us=now_us()))
     kept: Sequence[LocatedRow] = () if tail is None else list(tail_rows(tail, below.index.ref))
     runs: tuple[Run, ...] = manifest.runs
     return add_rows(kept, runs, rows, manifest.tombstone_floor, remote.reader, writer, rules, limits)
+
+
+def first_floor(replaced: Manifest | None, seq: int) -> int:
+    """Returns the tombstone floor of a commit that begins with an empty index.
+
+    Of what it replaces nothing is left: copies of that read everything anew.
+    """
+    return 0 if replaced is None else seq
 
 
 def _merged(below: CommitIndex, remote: RemoteIndex, writer: RunWriter, limits: IndexLimits) -> NewIndex:
@@ -240,4 +247,4 @@ def _merged(below: CommitIndex, remote: RemoteIndex, writer: RunWriter, limits: 
     return NewIndex(write_lists(merged.runs, writer, limits), below.root.tail, merged.floor_seq)
 
 
-__all__ = ["Below", "Changes", "Commit", "DatabaseFacts", "build", "new_record", "writer_name"]
+__all__ = ["Below", "Changes", "Commit", "DatabaseFacts", "build", "first_floor", "new_record", "writer_name"]

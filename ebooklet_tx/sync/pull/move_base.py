@@ -118,7 +118,7 @@ def plan_move(
     standing: tuple[int, str | None] = (base.seq, base.commit_id)
     if own := _with_operations(outcomes.applied):
         standing = own[-1].seq, own[-1].commit_id
-    leads = standing[0] > 0 and _commit_at(new, standing[0]) == standing[1]
+    leads = leads_on(standing, _commit_at(new, standing[0]) if standing[0] else None)
     if standing[0] and not leads:
         _log.warning("the remote's history does not lead on from commit %d", standing[0])
     with journal.reading() as raw:
@@ -132,7 +132,7 @@ def plan_move(
         outcomes,
         standing,
         leads,
-        full=not leads or standing[0] < manifest.tombstone_floor,
+        full=not tells_difference(standing[0], leads=leads, floor_seq=manifest.tombstone_floor),
         stamp=stamp,
         unknown=unknown,
     )
@@ -142,6 +142,21 @@ def plan_move(
     # Of the others the value alone is wanted, to settle conflicts: it goes with the commit that is left.
     move.found = _looked_up(old, needed | (inline if move.full else inline & move.changed.keys()))
     return move
+
+
+def leads_on(standing: tuple[int, str | None], found: str | None) -> bool:
+    """Whether the commits of a root lead on from one.
+
+    Args:
+        standing: Number and id of the commit; 0 where there is none.
+        found: The commit that the root's history has at that number.
+    """
+    return standing[0] > 0 and found == standing[1]
+
+
+def tells_difference(seq: int, *, leads: bool, floor_seq: int) -> bool:
+    """Whether the rows of later commits are the whole difference: below the floor tombstones may be gone."""
+    return leads and seq >= floor_seq
 
 
 def outcomes_of(intents: Sequence[Intent], new: CommitIndex) -> Outcomes:
@@ -228,4 +243,13 @@ def _settle_bases(raw: sqlite3.Connection, move: Move, late: set[str]) -> None:
     lose_bases(raw, late, seq=seq)
 
 
-__all__ = ["JournalHoldings", "Move", "Outcomes", "apply_move", "outcomes_of", "plan_move"]
+__all__ = [
+    "JournalHoldings",
+    "Move",
+    "Outcomes",
+    "apply_move",
+    "leads_on",
+    "outcomes_of",
+    "plan_move",
+    "tells_difference",
+]

@@ -174,7 +174,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
     there = identity_of_root(manifest, session.remote.root_place)
     with session.mutex:
         view = read_pull_view(local.journal)
-        if since is not None and view.base != since:
+        if since is not None and has_moved(view.base, since):
             return None
         here = identity_of_file(local, session.type, session.serializer_name)
         if local.file.locked and may_join(here, there, view):
@@ -193,7 +193,7 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
     count = min(manifest.key_count, _most_keys(session.index.of_root(fetched)))
     facts = base_facts(replace(base_of(manifest, fetched.etag, fetched.data), key_count=count))
     with session.mutex:
-        if read_base(local.journal) != view.base:
+        if has_moved(read_base(local.journal), view.base):
             return None
         _refuse_in_transaction(session.in_transaction)
         if local.overlay:
@@ -213,6 +213,11 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         applied=[intent.commit_id for intent in move.outcomes.applied],
         dropped=[intent.commit_id for intent in (*move.outcomes.dropped, *move.outcomes.lost)],
     )
+
+
+def has_moved(base: Base, since: Base) -> bool:
+    """Whether a journal stands on another base than before: what was found out for that one is out of date."""
+    return base != since
 
 
 def _most_keys(index: CommitIndex) -> int:

@@ -12,7 +12,7 @@ from itertools import islice
 
 from ebooklet_tx.errors import ContentionError, ObjectMissingError
 from ebooklet_tx.index.commit_index import CommitIndex
-from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.entries import (
     PENDING_SET,
     check_pending,
@@ -54,7 +54,7 @@ def key_pages(reader: Reader, prefix: str = "") -> Iterator[list[str]]:
         check_readable(reader.local.journal, base)
         try:
             for page, following in _pages(reader, _live_keys(reader, view, least, end), least, end):
-                if read_base(reader.local.journal).commit_id != base.commit_id:
+                if not holds_for(base, read_base(reader.local.journal)):
                     # What is pending may have been read behind the move: it is part of the new base then.
                     break
                 least = following
@@ -67,6 +67,11 @@ def key_pages(reader: Reader, prefix: str = "") -> Iterator[list[str]]:
     raise ContentionError(
         f"the remote's index was replaced {MAX_MOVES} times while its keys were read; try again"
     )
+
+
+def holds_for(base: Base, now: Base) -> bool:
+    """Whether a page that was read on one base is right for the base that there is now."""
+    return now.commit_id == base.commit_id
 
 
 def _live_keys(reader: Reader, view: CommitIndex | None, least: str, end: str | None) -> Iterator[str]:
@@ -133,4 +138,4 @@ def count_keys(reader: Reader) -> int:
     return count
 
 
-__all__ = ["MAX_MOVES", "count_keys", "key_pages"]
+__all__ = ["MAX_MOVES", "count_keys", "holds_for", "key_pages"]
