@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ebooklet_tx
 from ebooklet_tx import Database
 from tests.places import Place
 from tests.processes import say
@@ -243,3 +244,14 @@ def _timed_steps(items: Any, account: Account) -> Iterator[tuple[str, Any]]:
         if item is None:
             return
         yield item
+
+
+def read_in_rounds(pipe: Pipe, url: str, path: Path, rounds: int) -> None:
+    """Reads each key so many times, each of whose values begins with it, and says how many rounds it made."""
+    say(pipe, "ready")
+    with ebooklet_tx.open(url, path, "r") as db:
+        for _ in range(rounds):
+            for key in list(db):
+                value = db.get(key)
+                assert value is None or value[:4] == key.encode(), (key, value[:20])
+    say(pipe, rounds)

@@ -84,6 +84,14 @@ def push_and_die(
         demo._child(remote, path, when)
 
 
+def set_and_die(_pipe: Pipe, remote: str, path: Path, key: str, value: str) -> None:
+    """Sets a value, which is committed, and is killed with the database open."""
+    db = ebooklet_tx.open(remote, path, "w")
+    db[key] = value
+    db.sync()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 PATIENCE_SECONDS = 1500.0
 """How long a writer of a crowd waits for its turn, however slow the machine is."""
 

@@ -32,6 +32,13 @@ from tests.api.map_functions import (
 from tests.pairs import Bench
 
 
+@pytest.fixture(autouse=True)
+def _no_main_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process loads the main module again, which is pytest's."""
+    for name in ("__spec__", "__file__"):
+        monkeypatch.setattr(sys.modules["__main__"], name, None, raising=False)
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path)

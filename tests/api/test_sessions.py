@@ -19,7 +19,8 @@ import pytest
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import LockTimeoutError, ReadOnlyError, SessionClosedError
 from tests.pairs import Bench
-from tests.processes import fork
+from tests.processes import first_to_speak, fork, workers
+from tests.reader_processes import read_in_rounds
 
 VALUES = {f"k{number:03}": random.Random(number).randbytes(3000) for number in range(60)}
 
@@ -343,30 +344,17 @@ def test_threads_of_one_session(bench: Bench) -> None:
     assert bench.fresh_contents() == expected
 
 
-READER_PROGRAM = """
-import sys
-import ebooklet_tx
-url, path, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
-print("ready", flush=True)
-with ebooklet_tx.open(url, path, "r") as db:
-    for _ in range(rounds):
-        for key in list(db):
-            value = db.get(key)
-            assert value is None or value[:4] == key.encode(), (key, value[:20])
-        sys.stdout.write("."); sys.stdout.flush()
-"""
-
-
 def test_processes_reading_beside_a_busy_writer(bench: Bench) -> None:
     values = {key: key.encode() + value for key, value in VALUES.items()}
-    with bench.open("a", "w") as writer:
+    with bench.open("a", "w") as writer, workers() as start:
         writer.update(values)
         writer.changes().push()
-        command = [sys.executable, "-c", READER_PROGRAM, bench.url, str(bench.path()), "15"]
-        readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        readers = [start(read_in_rounds, bench.url, bench.path(), 15) for _ in range(2)]
+        for reader in readers:
+            assert reader.receive() == "ready"
         rng = random.Random(1)
         turns = 0
-        while any(reader.poll() is None for reader in readers):
+        while len(first_to_speak(readers, 0)) < len(readers):
             key = rng.choice(sorted(values))
             writer[key] = key.encode() + rng.randbytes(2000)
             turns += 1
@@ -377,7 +365,5 @@ def test_processes_reading_beside_a_busy_writer(bench: Bench) -> None:
             if turns % 33 == 0:
                 writer.changes().push()
         for reader in readers:
-            out, err = reader.communicate()
-            assert reader.returncode == 0, err.decode()
-            assert out.count(b".") == 15
+            assert reader.finish() == [15]
         assert turns > 20

@@ -298,7 +298,7 @@ def test_a_foreign_object_is_refused(bucket: Bucket) -> None:
     ],
     indirect=["kind"],
 )
-@pytest.mark.parametrize("step", amounts(3, 1))
+@pytest.mark.parametrize("step", amounts(6, 1))
 def test_a_death_at_any_request_of_a_deletion(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, after: bool, step: int
 ) -> None:
@@ -350,7 +350,7 @@ def test_a_death_at_any_request_of_a_deletion(
     ],
     indirect=["kind"],
 )
-@pytest.mark.parametrize("step", amounts(3, 1))
+@pytest.mark.parametrize("step", amounts(6, 1))
 def test_a_death_at_any_request_of_a_copy(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, streamed: bool, after: bool, step: int
 ) -> None:

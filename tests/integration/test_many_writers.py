@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebooklet_tx import WeakStoreWarning
+from tests.campaigns import amounts
 from tests.pairs import commits_of
 from tests.places import MAKERS, Place, new_place
 from tests.processes import workers
@@ -26,9 +27,9 @@ class Size:
     pushes: int
 
 
-def small(kind: str) -> Size:
+def small(kind: str, many: Size) -> Size:
     """The size for every day; where writers take turns by listings, each commit takes a moment."""
-    return Size(5, 5) if kind in ("directory", "ministack") else Size(3, 2)
+    return many if kind in ("directory", "ministack") else Size(3, 2)
 
 
 FULL = Size(16, 25)
@@ -43,10 +44,11 @@ FULL = Size(16, 25)
         ("failing", "exclusive"),
     ],
 )
+@pytest.mark.parametrize("many", amounts(Size(4, 3), Size(5, 5)))
 def test_every_increment_counts(
-    kind: str, lock: str | None, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, lock: str | None, many: Size, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    all_count(new_place(kind, request, tmp_path), tmp_path, small(kind), lock)
+    all_count(new_place(kind, request, tmp_path), tmp_path, small(kind, many), lock)
 
 
 @pytest.mark.slow

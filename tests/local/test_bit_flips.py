@@ -81,7 +81,7 @@ def check(found: dict[str, bytes | None], expected: dict[str, bytes], *, may_mis
     return missing
 
 
-@pytest.mark.parametrize("flips", amounts(300, 2000))
+@pytest.mark.parametrize("flips", amounts(150, 2000))
 def test_bits_in_an_open_file(bench: Bench, flips: int) -> None:
     with bench.open("a", "w") as db:
         db.update(PENDING)
@@ -106,7 +106,7 @@ def test_bits_in_an_open_file(bench: Bench, flips: int) -> None:
         assert dict(db.items()) == expected
 
 
-@pytest.mark.parametrize("flips", amounts(15, 60))
+@pytest.mark.parametrize("flips", amounts(8, 60))
 def test_values_are_healed_from_the_remote(bench: Bench, flips: int) -> None:
     rng = random.Random(2)
     for _ in range(flips):
@@ -229,7 +229,7 @@ def interesting_bits(path: Path) -> list[tuple[int, int]]:
     return list(itertools.product(chosen, range(8)))
 
 
-@pytest.mark.parametrize("flips", amounts(60, 240))
+@pytest.mark.parametrize("flips", amounts(30, 240))
 @pytest.mark.parametrize("noticed", [True, False], ids=["as an edit", "unnoticed"])
 def test_structure_is_not_trusted(bench: Bench, noticed: bool, flips: int) -> None:
     with bench.open("a", "w") as db:

@@ -26,6 +26,7 @@ from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.commit import packing
+from tests.campaigns import amounts
 from tests.pairs import limit_tails, with_tail
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
@@ -506,10 +507,11 @@ def test_a_root_that_goes_bad_meanwhile_stops_the_collect(stale: Yard, what: str
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_collect_that_dies_at_any_request_is_run_again(yard: Yard, after: bool) -> None:
-    at = 0
+@pytest.mark.parametrize("step", amounts(3, 1))
+def test_collect_that_dies_at_any_request_is_run_again(yard: Yard, after: bool, step: int) -> None:
+    at = 1 + after % step - step
     while True:
-        at += 1
+        at += step
         one = Yard(yard.folder / f"{at}")
         one.folder.mkdir()
         one.push({"k": value("old"), "kept": value(1)}, at_hours=0)

@@ -23,6 +23,7 @@ from ebooklet_tx.maintenance import compact as compacting
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.sync.pull.conflicts import ConflictError
 from ebooklet_tx.sync.read import near_ranges
+from tests.campaigns import amounts
 from tests.pairs import limit_tails
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
@@ -342,10 +343,13 @@ def test_a_writer_whose_commits_always_lose_says_so(yard: Yard, monkeypatch: pyt
 
 @pytest.mark.parametrize("copy", ["a", "b"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_compaction_that_dies_at_any_request_is_run_again(yard: Yard, after: bool, copy: str) -> None:
-    at = 0
+@pytest.mark.parametrize("step", amounts(2, 1))
+def test_a_compaction_that_dies_at_any_request_is_run_again(
+    yard: Yard, after: bool, copy: str, step: int
+) -> None:
+    at = 1 + (after + (copy == "b")) % step - step
     while True:
-        at += 1
+        at += step
         one = Yard(yard.folder / f"{at}")
         one.folder.mkdir()
         expected = make_hollow(one)

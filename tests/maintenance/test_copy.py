@@ -30,6 +30,7 @@ from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import packing
 from ebooklet_tx.sync.root_object import read_root_or_none
+from tests.campaigns import amounts
 from tests.memory_store import Conditions, MemoryStore
 from tests.pairs import limit_tails
 from tests.remotes import DyingStore, Killed, Shelf, values_of
@@ -511,15 +512,17 @@ def target_requests(shelf: Shelf, conditions: Conditions) -> int:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("conditions", ["work", "ignored"])
+@pytest.mark.parametrize("step", amounts(3, 1))
 def test_a_death_at_any_request_to_the_target(
-    shelf: Shelf, tmp_path: Path, conditions: Conditions, after: bool
+    shelf: Shelf, tmp_path: Path, conditions: Conditions, after: bool, step: int
 ) -> None:
     make(shelf)
     count = target_requests(shelf, conditions)
     assert count > 12
     whole = {f"ab{key}" for key in data_of(shelf, "ab")}
     complete = resent = 0
-    for number in range(1, count + 1):
+    # Around the put of the root, which is among the last, each of them.
+    for number in sorted({*range(1 + after % step, count + 1, step), *range(count - 2, count + 1)}):
         other = other_shelf(tmp_path, conditions)
         with pytest.raises(Killed):
             copy_remote(
@@ -550,12 +553,13 @@ def test_a_death_at_any_request_to_the_target(
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_death_at_any_request_to_the_source(shelf: Shelf, tmp_path: Path, after: bool) -> None:
+@pytest.mark.parametrize("step", amounts(2, 1))
+def test_a_death_at_any_request_to_the_source(shelf: Shelf, tmp_path: Path, after: bool, step: int) -> None:
     make(shelf)
     count, _ = requests_of(shelf)
     assert count > 8
     before = data_of(shelf, "ab")
-    for number in range(1, count + 1):
+    for number in range(1 + after % step, count + 1, step):
         other = other_shelf(tmp_path)
         with pytest.raises(Killed):
             copy_remote(
@@ -571,12 +575,13 @@ def test_a_death_at_any_request_to_the_source(shelf: Shelf, tmp_path: Path, afte
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at_source", [False, True])
+@pytest.mark.parametrize("step", amounts(3, 1))
 def test_a_failure_of_any_request_is_tried_again(
-    shelf: Shelf, tmp_path: Path, at_source: bool, after: bool
+    shelf: Shelf, tmp_path: Path, at_source: bool, after: bool, step: int
 ) -> None:
     make(shelf)
     count = requests_of(shelf)[0 if at_source else 1]
-    for number in range(1, count + 1):
+    for number in range(1 + (at_source + after) % step, count + 1, step):
         other = other_shelf(tmp_path)
         fault = Fault(number, TransientStoreError("the store fails"), after=after)
 

@@ -24,8 +24,11 @@ from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.stores.counting import CountingStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from tests import doors
+from tests.command_line import kill_push
 from tests.pairs import N_BUCKETS
+from tests.processes import workers
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, free_port
+from tests.writer_processes import set_and_die
 
 QUICK = ebooklet_tx.RetryPolicy.without_backoff()
 BIG = "x" * 50_000
@@ -74,13 +77,7 @@ class Place:
 
     def kill_push(self, when: str) -> None:
         """Pushes in a child that is killed before or after it puts the root."""
-        place = json.dumps(self.connection.to_dict())
-        child = subprocess.run(
-            [sys.executable, "-m", "ebooklet_tx.cli.demo", place, str(self.path), when],
-            capture_output=True,
-            check=False,
-        )
-        assert child.returncode == -signal.SIGKILL, child.stderr
+        kill_push(self.connection, self.path, when)
 
     def recover(self, **options: Any) -> ebooklet_tx.RecoverReport:
         return doors.recover(self.path, retry=QUICK, lock_timeout=5.0, **options)
@@ -222,13 +219,9 @@ def finished_append(place: Place) -> str:
 
 
 def unfinished_wal(place: Place) -> str:
-    script = (
-        "import os, signal, sys, ebooklet_tx\n"
-        "db = ebooklet_tx.open(sys.argv[1], sys.argv[2], 'w')\n"
-        "db['k5'] = 'in the WAL'; db.sync(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    child = subprocess.run([sys.executable, "-c", script, place.connection.url, place.path], check=False)
-    assert child.returncode == -signal.SIGKILL
+    with workers() as start:
+        child = start(set_and_die, place.connection.url, place.path, "k5", "in the WAL")
+        assert child.wait_until_gone() == -signal.SIGKILL, child.drain()
     assert place.journal.with_name(place.journal.name + "-wal").stat().st_size > 0
     return ""
 
