@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LockLostError,
         LockTimeoutError,
         MissingPackageError,
+        NotPushedWarning,
         OfflineError,
         OfflineWarning,
         PartialCopyError,
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from ebooklet_tx.maintenance.erase import EraseReport
     from ebooklet_tx.maintenance.repair import recover
     from ebooklet_tx.maintenance.reports import RecoverReport, Status
+    from ebooklet_tx.maintenance.snapshots.kept import Snapshot
+    from ebooklet_tx.maintenance.snapshots.restore import RestoreResult
     from ebooklet_tx.maintenance.status import status
     from ebooklet_tx.maintenance.unlock import unlock
     from ebooklet_tx.opening import open
@@ -115,6 +118,8 @@ _HOMES = {
         "RecoverReport",
         "Status",
     ),
+    "ebooklet_tx.maintenance.snapshots.kept": ("Snapshot",),
+    "ebooklet_tx.maintenance.snapshots.restore": ("RestoreResult",),
     "ebooklet_tx.maintenance.status": ("status",),
     "ebooklet_tx.maintenance.unlock": ("unlock",),
     "ebooklet_tx.opening": ("open",),
@@ -165,6 +170,8 @@ __all__ = [
     "PushResult",
     "PullResult",
     "CommitRecord",
+    "Snapshot",
+    "RestoreResult",
     "CopyReport",
     "EraseReport",
     "recover",
@@ -194,6 +201,7 @@ __all__ = [
     "LockHeldError",
     "LockLostError",
     "LockTimeoutError",
+    "NotPushedWarning",
     "OfflineError",
     "OfflineWarning",
     "PartialCopyError",

@@ -80,10 +80,7 @@ class Change(Unshared):
             >>> bool(db.changes().pull())  # Nothing new.
             False
         """
-        if self._database.writable:
-            result = pull(self._committed("pull"))
-        else:
-            result = reader_pull(self._database._usable())
+        result = pull(self._committed("pull")) if self._database.writable else self._pull_as_reader()
         refresh_index(self._database._usable())
         return result
 
@@ -243,17 +240,17 @@ class Change(Unshared):
         session = self._committed("discard")
         return discard(session.journal, wanted)
 
+    def _pull_as_reader(self) -> PullResult:
+        """Pulls in a session that only reads; it holds the local lock only while it applies the commit.
 
-def reader_pull(session: Session) -> PullResult:
-    """Pulls in a session that only reads; it holds the local lock only while it applies the commit.
+        Does nothing while a writer on the same machine has the lock: that writer keeps the journal current.
+        """
+        session = self._database._usable()
+        result = PullResult()
 
-    Does nothing while a writer on the same machine has the lock: that writer keeps the journal current.
-    """
-    result = PullResult()
+        def work() -> None:
+            nonlocal result
+            result = pull(session)
 
-    def work() -> None:
-        nonlocal result
-        result = pull(session)
-
-    session.local.try_maintain(work)
-    return result
+        session.local.try_maintain(work)
+        return result

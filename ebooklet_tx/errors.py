@@ -268,6 +268,10 @@ class OfflineWarning(UserWarning):
     """The remote can't be reached, so a database was opened with what is on this machine."""
 
 
+class NotPushedWarning(UserWarning):
+    """A snapshot was made of the remote's commit while changes are pending, which are not in it."""
+
+
 class ObjectMissingError(RemoteError):
     """The store has no object of that name. This is an answer, so it is never retried."""
 

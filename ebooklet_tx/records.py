@@ -129,6 +129,16 @@ class CommitRecord:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotNote:
+    """What a copy of a root that is kept as a snapshot says of itself."""
+
+    name: str
+    message: str
+    created_at_us: int
+    writer: str
+
+
 __all__ = [
     "DIGEST_BYTES",
     "MAX_KEY_BYTES",
@@ -137,6 +147,7 @@ __all__ = [
     "CommitRecord",
     "IndexRow",
     "ObjectRef",
+    "SnapshotNote",
     "digest_of",
     "digest_of_chunks",
     "digests_of",

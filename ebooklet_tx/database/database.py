@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import (
     Collection,
 )
@@ -10,17 +11,22 @@ from collections.abc import (
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.writing import WritableDatabase
-from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.errors import InvalidArgumentError, NotPushedWarning
+from ebooklet_tx.formats.checks import message_of
 from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.known import is_any_pending
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
+from ebooklet_tx.maintenance.snapshots import kept
+from ebooklet_tx.maintenance.snapshots.kept import Snapshot
+from ebooklet_tx.maintenance.snapshots.restore import RestoreResult, restore
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.reader import reader_of
-from ebooklet_tx.sync.read.whole_index import load_index
+from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
 from ebooklet_tx.tracebacks import at_edge
 
 
@@ -82,6 +88,115 @@ class Database(WritableDatabase):
         return [] if view is None else view.remote.history.newest(view.manifest, limit)
 
     @at_edge
+    def snapshot(self, name: str, *, message: str = "") -> Snapshot:
+        """Keeps the remote's newest commit under a name, until it is deleted by `delete_snapshot`.
+
+        It costs three small requests whatever the size, and afterwards the room of what is replaced or deleted
+        since: `collect` keeps it. `open(..., at=name)` reads it, `restore` makes it the newest commit.
+
+        Args:
+            name: 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit; not digits
+                alone.
+            message: What is said of it, up to 4 KiB.
+
+        Raises:
+            RemoteMissingError: Nothing was pushed yet.
+            InvalidArgumentError: There is a snapshot of that name, or name or message can't be kept.
+            OfflineError: The store can't be reached; call it again.
+
+        Warns:
+            NotPushedWarning: Changes are pending; they are not in the snapshot.
+
+        Example:
+            >>> kept = db.snapshot("before-cleanup", message="as delivered")
+            >>> kept.seq, kept.key_count
+            (1, 2)
+        """
+        kept.check_name(name)
+        said = message_of(message)
+        with self._outside_transaction("snapshot") as session:
+            session.local.commit()
+            with session.journal.reading() as raw:
+                pending = is_any_pending(raw)
+        made = kept.create(session.remote, name, uuid=self.uuid, message=said)
+        if pending:
+            warnings.warn(
+                f"changes in {session.local.path} are not pushed, so they are not in the snapshot {name!r}, "
+                f"which is of commit {made.seq}",
+                NotPushedWarning,
+                stacklevel=3,
+            )
+        return made
+
+    @at_edge
+    def snapshots(self) -> list[Snapshot]:
+        """Returns the snapshots of the database, the oldest first.
+
+        Costs a listing, and a small request for each.
+
+        Raises:
+            ReadOnlyError: The remote is a public address, which can't be listed.
+            OfflineError: The store can't be reached.
+
+        Example:
+            >>> made = db.snapshot("monday", message="as delivered")
+            >>> [(one.name, one.seq, one.message) for one in db.snapshots()]
+            [('monday', 1, 'as delivered')]
+        """
+        return kept.listed(self._usable().remote, uuid=self.uuid)
+
+    @at_edge
+    def restore(self, name: str, *, message: str = "") -> RestoreResult:
+        """Makes the state of a snapshot the remote's newest commit: all keys, values and the metadata.
+
+        It is one commit, made at once or not at all, and no value is sent. The history stays, so the state before
+        can be kept by a snapshot of its own. What is pending here stays pending; the result tells which of it
+        conflicts with what was restored.
+
+        Args:
+            name: The snapshot's name.
+            message: What the history says of the commit; empty for "restored the snapshot ...".
+
+        Raises:
+            RemoteMissingError: There is no such snapshot; nothing was changed.
+            InvalidArgumentError: A transaction is at work, or name or message can't be.
+            LockLostError: Another writer took the lock over; nothing was changed.
+            OfflineError: The store keeps failing; call it again.
+
+        Example:
+            >>> made = db.snapshot("monday")
+            >>> db.clear()
+            >>> bool(db.changes().push()), dict(db)
+            (True, {})
+            >>> db.restore("monday").seq, dict(db)
+            (3, {'a': 1, 'b': 2})
+        """
+        kept.check_name(name)
+        said = message_of(message)
+        with self._outside_transaction("restore") as session:
+            pass
+        result = restore(session, name, message=said)
+        refresh_index(session)
+        return result
+
+    @at_edge
+    def delete_snapshot(self, name: str) -> None:
+        """Deletes a snapshot; `collect` frees in its time what only that one kept.
+
+        Raises:
+            RemoteMissingError: There is no snapshot of that name.
+            OfflineError: The store can't be reached; call it again.
+
+        Example:
+            >>> made = db.snapshot("monday")
+            >>> db.delete_snapshot("monday")
+            >>> db.snapshots()
+            []
+        """
+        kept.check_name(name)
+        kept.delete(self._writing().remote, name)
+
+    @at_edge
     def load_index(self) -> None:
         """Brings the whole index here: which keys there are, when each was written, and where its value lies.
 
@@ -125,7 +240,7 @@ class Database(WritableDatabase):
 
     @at_edge
     def delete_remote(self) -> EraseReport:
-        """Deletes the database in the remote, and nothing else there; the local file is kept.
+        """Deletes the database in the remote with its snapshots, and nothing else there; the local file is kept.
 
         The next push sends what is on this machine. Values that were never fetched are lost. Other copies find
         the remote missing.
@@ -147,7 +262,7 @@ class Database(WritableDatabase):
 
     @at_edge
     def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
-        """Copies the database from the remote to another address; pending changes stay here.
+        """Copies the database from the remote to another address; pending changes and snapshots are not copied.
 
         Inside one store with the same credentials, no value passes through this machine. An interrupted copy
         shows no database at its target; the same call again continues it.

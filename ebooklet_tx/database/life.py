@@ -53,6 +53,8 @@ class OpenSession(Unshared):
         self._closed = False
         # The last one added is the first to run.
         self._ending = Ending()
+        if session.ended is not None:
+            self._ending.add(session.ended)
         self._ending.add(session.remote.store.close)
         self._ending.add(session.locks.release)
         self._ending.add(session.local.close)

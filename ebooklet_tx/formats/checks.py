@@ -15,6 +15,8 @@ MAX_TEXT_CHARS = 1024
 MAX_ETAG_CHARS = 1024
 
 _OBJECT_NAME = re.compile(r"(pack|index|history)/[0-9a-f]{32}", re.ASCII)
+_SNAPSHOT_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", re.ASCII)
+_NO_SNAPSHOT = re.compile(r"deleted-.*|[0-9]+|[0-9a-f]{32}", re.ASCII)
 _HEX_128 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _ETAG = re.compile(r"[\x20-\x7e]{1,1024}", re.ASCII)
 
@@ -22,6 +24,15 @@ _ETAG = re.compile(r"[\x20-\x7e]{1,1024}", re.ASCII)
 def is_object_name(text: object) -> bool:
     """Tells whether this is the name of an immutable object: `pack/<id>`, `index/<id>` or `history/<id>`."""
     return isinstance(text, str) and _OBJECT_NAME.fullmatch(text) is not None
+
+
+def is_snapshot_name(text: object) -> bool:
+    """Tells whether a snapshot may have this name, which is none of a deletion's note, a seq or a commit id."""
+    return (
+        isinstance(text, str)
+        and _SNAPSHOT_NAME.fullmatch(text) is not None
+        and _NO_SNAPSHOT.fullmatch(text) is None
+    )
 
 
 def is_hex_128(text: object) -> bool:

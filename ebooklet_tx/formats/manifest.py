@@ -10,9 +10,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ebooklet_tx.formats.checks import is_hex_128, is_plain_text, short
+from ebooklet_tx.formats.checks import is_hex_128, is_message, is_plain_text, is_snapshot_name, short
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COUNT, MAX_TIMESTAMP_US
-from ebooklet_tx.records import CommitRecord, CommitWay
+from ebooklet_tx.records import CommitRecord, CommitWay, SnapshotNote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,6 +47,7 @@ class Manifest:
         feed: The last flushes as they were written, newest first; may be empty.
         tail_after_seq: The tail holds every row of a later seq; counts only where there is a feed.
         commits: How commits are made, None while it is not known.
+        snapshot: What a copy that is kept as a snapshot says of itself; None in the root itself.
         min_reader: The least format level that may read the database.
         min_writer: The least format level that may commit to it.
         unknown: Fields that this version does not know; who rewrites a root keeps them.
@@ -71,6 +72,7 @@ class Manifest:
     feed: tuple[Feed, ...] = ()
     tail_after_seq: int = 0
     commits: CommitWay | None = None
+    snapshot: SnapshotNote | None = None
     min_reader: int = FORMAT_LEVEL
     min_writer: int = FORMAT_LEVEL
     unknown: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +101,7 @@ PLAIN_FIELDS = (
 )
 """Those that stand in the JSON as they are, and must."""
 
-_KNOWN = frozenset({*PLAIN_FIELDS, "commits"})
+_KNOWN = frozenset({*PLAIN_FIELDS, "commits", "snapshot"})
 
 
 def plain_record(manifest: Manifest) -> dict[str, Any]:
@@ -108,6 +110,8 @@ def plain_record(manifest: Manifest) -> dict[str, Any]:
     record |= {name: getattr(manifest, name) for name in PLAIN_FIELDS}
     if manifest.commits is not None:
         record["commits"] = asdict(manifest.commits)
+    if manifest.snapshot is not None:
+        record["snapshot"] = asdict(manifest.snapshot)
     return record
 
 
@@ -134,8 +138,11 @@ def fields_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `Manifest` that a checked record says."""
     said = record.get("commits")
     commits = None if said is None else CommitWay(said["how"], said["endpoint"], said["bucket"])
+    note = record.get("snapshot")
+    snapshot = None if note is None else SnapshotNote(**{name: note[name] for name in _SNAPSHOT_RULES})
     unknown = {name: value for name, value in record.items() if name not in _KNOWN}
-    return {name: record[name] for name in PLAIN_FIELDS} | {"commits": commits, "unknown": unknown}
+    plain = {name: record[name] for name in PLAIN_FIELDS}
+    return plain | {"commits": commits, "snapshot": snapshot, "unknown": unknown}
 
 
 def problem_of(record: object) -> str | None:
@@ -143,12 +150,14 @@ def problem_of(record: object) -> str | None:
     if not isinstance(record, dict):
         return "it is not a JSON object"
     problem = _problem_by_rules(record, _RULES, "it")
-    commits = record.get("commits")
-    if problem is not None or commits is None:
-        return problem
-    if not isinstance(commits, dict):
-        return "its commits is not a JSON object"
-    return _problem_by_rules(commits, _COMMITS_RULES, "its commits")
+    for name, rules in (("commits", _COMMITS_RULES), ("snapshot", _SNAPSHOT_RULES)):
+        part = record.get(name)
+        if problem is None and part is not None:
+            known = isinstance(part, dict)
+            problem = (
+                _problem_by_rules(part, rules, f"its {name}") if known else f"its {name} is not a JSON object"
+            )
+    return problem
 
 
 def levels_of(record: object) -> tuple[int, int] | None:
@@ -174,6 +183,13 @@ _COMMITS_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "how": (lambda v: v in ("quoted", "unquoted", "tickets"), "'quoted', 'unquoted' or 'tickets'"),
     "endpoint": (is_plain_text, "short printable text"),
     "bucket": (is_plain_text, "short printable text"),
+}
+
+_SNAPSHOT_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (is_snapshot_name, "a snapshot's name"),
+    "message": (is_message, "a message"),
+    "created_at_us": (lambda v: _is_integer(v, 0, MAX_TIMESTAMP_US), "an integer from 0 to 2**55"),
+    "writer": (is_plain_text, "short printable text"),
 }
 
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {

@@ -45,6 +45,10 @@ class ObjectNames:
         """Returns the key in the store of an object known by its relative name."""
         return self.prefix + check_object_key(relative, "a relative object name")
 
+    def snapshot(self, name: str) -> str:
+        """Returns the key in the store of a snapshot."""
+        return self.object(f"snapshot/{name}")
+
     def new_pack(self) -> str:
         """Returns a relative name that no other pack has."""
         return f"pack/{secrets.token_hex(16)}"

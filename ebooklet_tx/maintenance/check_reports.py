@@ -150,6 +150,7 @@ class VerifyReport:
         bytes_read: How many bytes of packs were read for that.
         moved_objects: How many objects have another ETag than the index says. That is no damage: a copy in
             another store has its own.
+        snapshots: How many snapshots were looked at likewise; the counts above are those of the root.
         damage: Whatever is not as it should be.
     """
 
@@ -163,6 +164,7 @@ class VerifyReport:
     values_read: int | None = None
     bytes_read: int = 0
     moved_objects: int = 0
+    snapshots: int = 0
     damage: tuple[Damage, ...] = ()
 
     @property
@@ -184,6 +186,8 @@ class VerifyReport:
             ("objects", f"{self.index_objects} of the index, {self.packs:,} packs, {self.objects_bytes:,} bytes"),
             ("values", read),
         ]
+        if self.snapshots:
+            rows.append(("snapshots", f"{self.snapshots:,}"))
         if self.moved_objects:
             rows.append(("moved", f"{self.moved_objects:,} objects have another ETag than the index says"))
         rows += [("DAMAGED", damage.words()) for damage in self.damage] or [("damage", "none")]

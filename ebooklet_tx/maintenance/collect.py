@@ -16,8 +16,16 @@ Who may depend on an object that no root names, and why the grace protects them:
 
 Both are told by the store's own clock: times of modification, compared with that of the note, which is
 written after the root was read. This machine's clock plays no part, but in a dry run, which writes nothing.
-The root is read once more before anything is deleted: what a root names that was put back meanwhile, or a
-commit under a grace too short for the above, is kept.
+
+What a snapshot named was no garbage while it was there. So a deletion of a snapshot writes an object of its own
+(`D.d/released`) first, and nothing counts as garbage since before that was written, but for what a note says.
+
+Before anything is deleted the snapshots are listed once more, and then the root is read once more: what a new
+snapshot names is kept, and what a root names that was put back meanwhile, or a commit under a grace too short for
+the above. A snapshot that is made beside a collect is safe: it is a copy of a root that was still the root after
+the copy was put (`snapshots.kept`). If the collect's second listing does not have it, it was put later, so that
+its root was the root at that time or after it; and what that root names the collect does not call garbage, or
+another writer has sent it within the grace.
 """
 
 from __future__ import annotations
@@ -30,10 +38,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ebooklet_tx.errors import InvalidArgumentError, ObjectMissingError, ObjectTooLargeError, RemoteMissingError
+from ebooklet_tx.errors import (
+    Error,
+    InvalidArgumentError,
+    ObjectMissingError,
+    ObjectTooLargeError,
+    RemoteIntegrityError,
+    RemoteMissingError,
+)
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_NOTED_NAMES
 from ebooklet_tx.maintenance.check_reports import CollectReport, Tally
-from ebooklet_tx.maintenance.inventory import GARBAGE_NOTE, Inventory, objects_named, own_name, take_inventory
+from ebooklet_tx.maintenance.inventory import (
+    GARBAGE_NOTE,
+    Inventory,
+    list_snapshots,
+    named_by_snapshot,
+    objects_named,
+    own_name,
+    take_inventory,
+)
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import new_lock
@@ -212,21 +235,31 @@ def _read_note(remote: Remote) -> dict[str, datetime]:
 
 
 def _named_since(remote: Remote, found: Inventory) -> set[str]:
-    """Returns what the root names if it is another than the inventory's.
+    """Returns what snapshots name that are new since the inventory, and the root if it is another.
 
     Raises:
-        RemoteIntegrityError: It is damaged, or there is none any more.
+        RemoteIntegrityError: One is damaged.
+        RemoteMissingError: There is no root any more.
     """
+    named: set[str] = set()
+    obstacles: list[Error] = []
+    # Before the root: see above.
+    for name, there in list_snapshots(remote).items():
+        known = found.listing.own.get(name)
+        if known is None or known.etag != there.etag:
+            named |= named_by_snapshot(remote, name, obstacles) or set()
+    for obstacle in obstacles:
+        raise RemoteIntegrityError(
+            f"a snapshot that was made meanwhile can't be read: {obstacle}; nothing was deleted"
+        ) from obstacle
     before = found.fetched
     try:
         fetched = read_root(remote, if_none_match=None if before is None else before.etag)
     except ObjectMissingError as error:
         if before is None:
-            return set()
+            return named
         raise RemoteMissingError(f"the database {remote.root_place} was deleted meanwhile") from error
-    if fetched is None:
-        return set()
-    return set(objects_named(remote, fetched.root))
+    return named if fetched is None else named | set(objects_named(remote, fetched.root))
 
 
 def _delete(remote: Remote, names: list[str], lock: WriterLock | None) -> None:

@@ -2,7 +2,8 @@
 
 The invariants: the target's root is put last, and only where there is none, so that readers of
 the target see no database or all of it; what the root does not need is not copied; what has arrived is not
-sent again. The root is the source's, so the copy has its uuid, its history and its commit ids; only how commits
+sent again. Snapshots stay behind: a copy has one commit and the history that leads to it. The root is the
+source's, so the copy has its uuid, its history and its commit ids; only how commits
 are made it says for its own place.
 
 The index of a copy names the source's ETags, which another store may give otherwise. A reader is told so

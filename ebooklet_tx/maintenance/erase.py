@@ -36,7 +36,7 @@ from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.local.detach import Forgotten, forget_remote
 from ebooklet_tx.local.journal.pending.detachment import note_deletion
 from ebooklet_tx.locks.lease import Lease
-from ebooklet_tx.maintenance.inventory import DELETION, GARBAGE_NOTE, list_objects
+from ebooklet_tx.maintenance.inventory import DELETION, GARBAGE_NOTE, RELEASED, list_objects
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
@@ -54,7 +54,8 @@ GRACE_SECONDS = 24 * 3600.0
 MAX_LOOKS = 20
 _NOTE_PIECE_BYTES = 2**16
 _MOST_NOTE_PIECES = 4 * MAX_NOTE_BYTES // _NOTE_PIECE_BYTES
-_PHASES = ("pack", "index", "history", "snapshot", GARBAGE_NOTE, DELETION)
+_PHASES = ("snapshot", "pack", "index", "history", RELEASED, GARBAGE_NOTE, DELETION)
+"""Snapshots go first, so that none is ever left without what it names."""
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -235,7 +236,7 @@ def _delete_root(
         root = read_root_or_none(remote)
         if root is not None and not (size_bytes is not None and root.manifest.uuid != uuid):
             uuid = _check_uuid(remote, root, uuid)
-        listed = list_objects(remote).own_and_note()
+        listed = list_objects(remote).own_and_notes()
         if root is None or root.manifest.uuid != uuid:
             # Gone; or gone, though the answer was lost, and another writer has begun a new database since.
             return size_bytes, listed

@@ -9,7 +9,7 @@ that this depends on was read whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,10 @@ from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_n
 
 GARBAGE_NOTE = "garbage"
 """The relative name of the object in which the collector keeps what it has seen dead."""
+
+RELEASED = "released"
+"""The relative name of the object that each deletion of a snapshot writes anew: since then at the earliest may be
+garbage what nothing names any more."""
 
 SNAPSHOT = "snapshot/"
 DELETION = "snapshot/deleted-"
@@ -43,17 +47,22 @@ class Listing:
 
     Attributes:
         own: The database's packs, index and history objects and snapshots, by relative name.
-        note: The collector's note, None where there is none.
+        notes: The collector's note and that of deleted snapshots, as far as they are there, by relative name.
         strange: The objects that are none of the database's.
     """
 
     own: dict[str, StoredObject]
-    note: StoredObject | None
+    notes: dict[str, StoredObject]
     strange: list[StoredObject]
 
-    def own_and_note(self) -> dict[str, StoredObject]:
-        """Returns the database's objects with the collector's note among them."""
-        return self.own if self.note is None else {**self.own, GARBAGE_NOTE: self.note}
+    @property
+    def note(self) -> StoredObject | None:
+        """The collector's note; None where there is none."""
+        return self.notes.get(GARBAGE_NOTE)
+
+    def own_and_notes(self) -> dict[str, StoredObject]:
+        """Returns the database's objects with the notes among them."""
+        return {**self.own, **self.notes}
 
 
 def own_name(names: ObjectNames, key: str) -> str | None:
@@ -67,18 +76,31 @@ def own_name(names: ObjectNames, key: str) -> str | None:
 def list_objects(remote: Remote) -> Listing:
     """Lists what lies below a database's prefix; locks lie beside it."""
     own: dict[str, StoredObject] = {}
-    note = None
+    notes: dict[str, StoredObject] = {}
     strange: list[StoredObject] = []
-    note_key = remote.names.object(GARBAGE_NOTE)
+    note_keys = {remote.names.object(name): name for name in (GARBAGE_NOTE, RELEASED)}
     for found in remote.store.list(remote.names.prefix):
         name = own_name(remote.names, found.key)
         if name is not None:
             own[name] = found
-        elif found.key == note_key:
-            note = found
+        elif found.key in note_keys:
+            notes[note_keys[found.key]] = found
         else:
             strange.append(found)
-    return Listing(own, note, strange)
+    return Listing(own, notes, strange)
+
+
+def snapshots_in(names: Iterable[str]) -> list[str]:
+    """Returns those of some relative names that are snapshots, the notes of deletions not among them."""
+    return [name for name in names if name.startswith(SNAPSHOT) and not name.startswith(DELETION)]
+
+
+def list_snapshots(remote: Remote) -> dict[str, StoredObject]:
+    """Lists a database's snapshots, by relative name."""
+    found = {entry.key: entry for entry in remote.store.list(remote.names.prefix + SNAPSHOT)}
+    named = {key: own_name(remote.names, key) for key in found}
+    own = {name: found[key] for key, name in named.items() if name is not None}
+    return {name: own[name] for name in snapshots_in(own)}
 
 
 # -- what is named -----------------------------------------------------------------------------
@@ -114,8 +136,8 @@ class Inventory:
 
     Attributes:
         fetched: The root, None where there is none.
-        root_modified: A moment, by the store's clock, since when this root or a later one is there; None
-            where the store does not say.
+        root_modified: A moment, by the store's clock, since when this root or a later one is there and no
+            snapshot was deleted; None where the store does not say.
         index: The root's index, empty where there is no root.
         listing: The objects that are there.
         packs: The packs that the root's live rows lie in.
@@ -174,11 +196,27 @@ def take_inventory(remote: Remote) -> Iterator[Inventory]:
             found.claimed = set(_sizes(index, found.packs))
             found.obstacles = [problem.error for problem in index.problems]
         found.named = set(found.claimed)
-        for name in listing.own:
-            if name.startswith(SNAPSHOT) and not name.startswith(DELETION):
-                found.named.add(name)
-                found.named.update(_named_by_snapshot(remote, name, found.obstacles))
+        released = listing.notes.get(RELEASED)
+        for name in snapshots_in(listing.own):
+            named = named_by_snapshot(remote, name, found.obstacles)
+            found.named.update(named or {name})
+            if named is None:
+                # Deleted since it was listed, which its deletion noted before that.
+                released = _head(remote, RELEASED) or released
+        if released is not None:
+            found.root_modified = _later(found.root_modified, released.last_modified)
         yield found
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def _head(remote: Remote, name: str) -> StoredObject | None:
+    try:
+        return remote.store.head(remote.names.object(name))
+    except ObjectMissingError:
+        return None
 
 
 def _last_modified(remote: Remote, key: str) -> datetime | None:
@@ -188,18 +226,23 @@ def _last_modified(remote: Remote, key: str) -> datetime | None:
         return None
 
 
-def _named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set[str]:
-    """Returns what a snapshot names; what can't be read of it decides about garbage as well."""
+def named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set[str] | None:
+    """Returns what a snapshot names, and its own name; None where it was deleted since it was listed.
+
+    Args:
+        remote: The remote.
+        name: The snapshot's relative name.
+        obstacles: Is given what could not be read of it, which decides about garbage as well.
+    """
     key = remote.names.object(name)
     try:
         fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
         with MergedRoot() as index:
             index.add_root(remote, fetched.root)
             obstacles += [problem.error for problem in index.problems]
-            return set(_sizes(index, list(index.packs())))
+            return {name, *_sizes(index, list(index.packs()))}
     except ObjectMissingError:
-        # Deleted since it was listed.
-        return set()
+        return None
     except (RemoteIntegrityError, UnsupportedFormatError) as error:
         obstacles.append(error)
-        return set()
+        return {name}

@@ -1,4 +1,4 @@
-"""Verify: is what the root names there, whole, and what the index says?
+"""Verify: is what root and snapshots name there, whole, and what the index says?
 
 Changes nothing, but for the garbage that `fsck` is told to delete. The invariant: what is
 called damaged was found so under a root that was still the root afterwards; memory holds some rows and a few
@@ -7,33 +7,28 @@ ranges at a time, however large the database is.
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 
 from ebooklet_tx.errors import (
-    NotFoundInRangeError,
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
+    UnsupportedFormatError,
 )
-from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION
-from ebooklet_tx.local.merged_index import LivePlace
+from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION, Root
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
-from ebooklet_tx.maintenance.inventory import Inventory, take_inventory
+from ebooklet_tx.maintenance.inventory import SNAPSHOT, Inventory, list_objects, snapshots_in, take_inventory
 from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
+from ebooklet_tx.maintenance.value_checks import check_values
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
-from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, read_root
-
-READ_BYTES = 4 * 2**20
-"""How many bytes are read at a time; several at once."""
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root
 
 READERS = 8
 SHOWN_KEYS = 20
@@ -48,6 +43,11 @@ _ELSEWHERE = (
 )
 _INDEX_ELSEWHERE = "Restore the object from the bucket's older versions or a backup, under the same key"
 
+
+_SNAPSHOT_ELSEWHERE = (
+    "Restore it from the bucket's older versions or a backup, under the same key, or delete the snapshot: while "
+    "it can't be read, collect deletes nothing"
+)
 
 _ROOT_ELSEWHERE = (
     "Each machine that has pulled or pushed keeps the root as it knew it last: `recover --repair-remote PATH` "
@@ -139,16 +139,8 @@ class _Findings:
     values_read: int = 0
     bytes_read: int = 0
     moved_objects: int = 0
+    snapshots: int = 0
     damage: list[Damage] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """What the reading of one range has shown: which places are damaged, and how."""
-
-    values: int
-    read_bytes: int
-    damaged: list[tuple[LivePlace, str]]
 
 
 def verify(
@@ -156,8 +148,11 @@ def verify(
 ) -> VerifyReport:
     """Reads root, index and listing, and with `read_values` every live value, and holds them together.
 
+    Snapshots are looked at likewise, each as a whole.
+
     Args:
-        remote: The remote; one that is only readable is asked for each object, as it has no listing.
+        remote: The remote; one that is only readable is asked for each object, as it has no listing, and shows no
+            snapshots.
         read_values: Whether every value in a pack is read and held to its digest.
         find_copy: Asked for each damaged value whether this machine has a sound copy.
 
@@ -192,6 +187,7 @@ def verify(
         values_read=findings.values_read if read_values else None,
         bytes_read=findings.bytes_read,
         moved_objects=findings.moved_objects,
+        snapshots=findings.snapshots,
         damage=tuple(findings.damage),
     )
 
@@ -206,31 +202,84 @@ def _is_still(remote: Remote, fetched: FetchedRoot) -> bool:
 def _look(remote: Remote, fetched: FetchedRoot, *, read_values: bool, find_copy: CopyFinder) -> _Findings:
     manifest = fetched.manifest
     findings = _Findings(manifest.seq, manifest.commit_id)
+    # After the root was read: what it names is there by now. Where there is no listing no snapshot is known.
+    there = list_objects(remote).own if remote.store.writable else None
+    look = partial(_look_at, remote, there, read_values=read_values, find_copy=find_copy)
+    look(fetched.root, remote.names.root, findings)
+    for name in snapshots_in(there or ()):
+        part = _look_at_snapshot(remote, name, look)
+        findings.snapshots += part is not None
+        if part is not None:
+            findings.values_read += part.values_read
+            findings.bytes_read += part.bytes_read
+            findings.damage += part.damage
+    return findings
+
+
+def _look_at_snapshot(
+    remote: Remote, relative: str, look: Callable[[Root, str, _Findings], None]
+) -> _Findings | None:
+    """Looks at all that a snapshot names; None where it was deleted meanwhile."""
+    key = remote.names.object(relative)
+    findings = _Findings()
+    try:
+        fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
+        look(fetched.root, key, findings)
+        if findings.damage:
+            remote.store.head(key)
+    except ObjectMissingError:
+        return None
+    except (RemoteIntegrityError, UnsupportedFormatError) as error:
+        findings.damage.append(Damage(key, str(error), sound_copy=_SNAPSHOT_ELSEWHERE))
+        return findings
+    needed = f"needed by the snapshot {relative.removeprefix(SNAPSHOT)!r}"
+    findings.damage = [replace(each, problem=f"{needed}: {each.problem}") for each in findings.damage]
+    return findings
+
+
+def _look_at(
+    remote: Remote,
+    there: Mapping[str, StoredObject] | None,
+    root: Root,
+    root_key: str,
+    findings: _Findings,
+    *,
+    read_values: bool,
+    find_copy: CopyFinder,
+) -> None:
+    """Looks at all that a root, or a copy of one, names."""
     with MergedRoot() as index:
-        index.add_root(remote, fetched.root)
-        index.check_history(remote, fetched.root)
+        index.add_root(remote, root)
+        index.check_history(remote, root)
         for problem in index.problems:
-            key = remote.names.object(problem.name) if problem.name else remote.names.root
+            key = remote.names.object(problem.name) if problem.name else root_key
             text = "it is missing" if problem.missing else str(problem.error)
             findings.damage.append(Damage(key, text, sound_copy=_INDEX_ELSEWHERE))
         findings.index_objects = len(index.objects)
         findings.key_count = index.key_count()
-        if index.complete and findings.key_count != manifest.key_count:
-            problem_text = f"it says {manifest.key_count} keys, and its index has {findings.key_count}"
-            findings.damage.append(Damage(remote.names.root, problem_text, sound_copy=_INDEX_ELSEWHERE))
+        said = root.manifest.key_count
+        if index.complete and findings.key_count != said:
+            problem_text = f"it says {said} keys, and its index has {findings.key_count}"
+            findings.damage.append(Damage(root_key, problem_text, sound_copy=_INDEX_ELSEWHERE))
         packs = list(index.packs())
         findings.packs = len(packs)
-        gone = _check_objects(remote, fetched, packs, index, findings, find_copy)
+        gone = _check_objects(remote, there, packs, index, findings, find_copy)
         if read_values:
-            _read_packs(
-                remote, [pack.ref.name for pack in packs if pack.ref.name not in gone], index, findings, find_copy
-            )
-    return findings
+            checks = check_values(remote, [pack.ref.name for pack in packs if pack.ref.name not in gone], index)
+            for checked in checks:
+                findings.values_read += checked.values
+                findings.bytes_read += checked.read_bytes
+                for place, text in checked.damaged:
+                    keys = index.keys_in(checked.name, -1, place)
+                    copy = _sound_copy([find_copy(key, place.digest) for key in keys])
+                    shown = tuple(keys[:SHOWN_KEYS])
+                    damage = Damage(remote.names.object(checked.name), text, shown, len(keys), copy)
+                    findings.damage.append(damage)
 
 
 def _check_objects(
     remote: Remote,
-    fetched: FetchedRoot,
+    listed: Mapping[str, StoredObject] | None,
     packs: list[LivePack],
     index: MergedRoot,
     findings: _Findings,
@@ -238,7 +287,7 @@ def _check_objects(
 ) -> set[str]:
     """Compares the objects that are there with what the index says; returns the names of missing ones."""
     claims = list(_claims(index, packs))
-    there = objects_there(remote, [ref.name for ref in claims])
+    there = objects_there(remote, [ref.name for ref in claims]) if listed is None else listed
     told = {problem.name for problem in index.problems}
     gone: set[str] = set()
     for ref in claims:
@@ -290,89 +339,6 @@ def _sound_copy(copies: list[str | None]) -> str:
         return _ELSEWHERE
     some = f"{len(here)} of {len(copies)} values" if len(here) < len(copies) else "every value"
     return f"A sound copy of {some} is in {here[0]}. {_ELSEWHERE}"
-
-
-# -- values ------------------------------------------------------------------------------------
-
-
-def _read_packs(
-    remote: Remote,
-    names: list[str],
-    index: MergedRoot,
-    findings: _Findings,
-    find_copy: CopyFinder,
-) -> None:
-    """Reads every live value, some ranges at a time."""
-    running: deque[tuple[str, Future[_Checked]]] = deque()
-    readers = max(1, min(remote.threads, READERS))
-
-    def finish_one() -> None:
-        name, future = running.popleft()
-        checked = future.result()
-        findings.values_read += checked.values
-        findings.bytes_read += checked.read_bytes
-        for place, problem in checked.damaged:
-            keys = index.keys_in(name, -1, place)
-            copy = _sound_copy([find_copy(key, place.digest) for key in keys])
-            damage = Damage(remote.names.object(name), problem, tuple(keys[:SHOWN_KEYS]), len(keys), copy)
-            findings.damage.append(damage)
-
-    with ThreadPoolExecutor(max_workers=readers) as pool:
-        for name in names:
-            for group in near_ranges(index.places(name), READ_BYTES):
-                running.append((name, pool.submit(_check_range, remote, name, group)))
-                if len(running) >= 2 * readers:
-                    finish_one()
-        while running:
-            finish_one()
-
-
-def _check_range(remote: Remote, name: str, places: list[LivePlace]) -> _Checked:
-    """Reads places that lie together and holds each to its digest; alone where they can't be read so."""
-    start, length = span_of(places)
-    if len(places) == 1 and length > READ_BYTES:
-        return _check_large(remote, name, places[0])
-    try:
-        data = remote.store.get_range(remote.names.object(name), start, length)
-    except (ObjectMissingError, NotFoundInRangeError) as error:
-        if len(places) == 1:
-            return _Checked(1, 0, [(places[0], _unreadable(error))])
-        parts = [_check_range(remote, name, [place]) for place in places]
-        damaged = [found for part in parts for found in part.damaged]
-        return _Checked(len(places), sum(part.read_bytes for part in parts), damaged)
-    damaged = []
-    for place in places:
-        at = place.offset_bytes - start
-        value = memoryview(data)[at : at + place.length_bytes]
-        if hashlib.blake2b(value, digest_size=16).digest() != place.digest:
-            damaged.append((place, _altered(place)))
-    return _Checked(len(places), len(data), damaged)
-
-
-def _check_large(remote: Remote, name: str, place: LivePlace) -> _Checked:
-    """Reads one value in pieces."""
-    digest = hashlib.blake2b(digest_size=16)
-    done = 0
-    while done < place.length_bytes:
-        length = min(READ_BYTES, place.length_bytes - done)
-        try:
-            digest.update(remote.store.get_range(remote.names.object(name), place.offset_bytes + done, length))
-        except (ObjectMissingError, NotFoundInRangeError) as error:
-            return _Checked(1, done, [(place, _unreadable(error))])
-        done += length
-    damaged = [] if digest.digest() == place.digest else [(place, _altered(place))]
-    return _Checked(1, done, damaged)
-
-
-def _altered(place: LivePlace) -> str:
-    return (
-        f"the {place.length_bytes} bytes at byte {place.offset_bytes} are not the value that the index says: "
-        "the digest differs"
-    )
-
-
-def _unreadable(error: Exception) -> str:
-    return f"a value can't be read: {error}"
 
 
 __all__ = ["CopyFinder", "fsck", "verify"]

@@ -60,14 +60,14 @@ def open_offline(connection: Connection, path: Path, settings: Settings) -> Sess
         )
     remote = offline_remote(connection)
     if settings.flag != "r":
-        return _session(settings.local(path, create=False), remote, settings)
+        return new_session(settings.local(path, create=False), remote, settings)
     try:
         local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes, ending=settings.ending)
     except (LocalMissingError, LocalIntegrityError):
         # A pair that has to be made sound is a writer's work first.
         local = settings.local(path, create=False)
         local.to_reader()
-    return _session(local, remote, settings)
+    return new_session(local, remote, settings)
 
 
 def open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
@@ -78,8 +78,8 @@ def open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
         return _open_copy_to_read(remote, path, settings)
     deletion_begun = is_deletion_begun(local.journal)
     try:
-        session = _session(local, remote, settings)
-        with _undone_on_error(session.local, session.locks):
+        session = new_session(local, remote, settings)
+        with undone_on_error(session.local, session.locks):
             _pull_if_changed(session)
             _bring_index(reader_of(session), settings)
         return session
@@ -144,8 +144,8 @@ def open_anew(remote: Remote, path: Path, settings: Settings) -> Session:
         locks.fence_raised(locks.fence)
     header = None if kept is None else settings.header_anew(kept)
     local = settings.local(path, create=True, start_anew=True, header=header)
-    session = _session(local, remote, settings, locks)
-    with _undone_on_error(local, locks):
+    session = new_session(local, remote, settings, locks)
+    with undone_on_error(local, locks):
         reconcile_mode(local.journal, remote, kept.commits if kept is not None else None)
         note_replacing(local.journal, kept_uuid=None if kept is None else kept.uuid)
         note_made_here(local)
@@ -167,8 +167,8 @@ def _database_to_keep(remote: Remote, settings: Settings) -> Manifest | None:
 def _open_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bool) -> Session:
     """Opens a pair for writing, makes it from the remote, or makes a new one."""
     if size_of(path) is not None:
-        session = _session(settings.local(path, create=False), remote, settings)
-        with _undone_on_error(session.local, session.locks):
+        session = new_session(settings.local(path, create=False), remote, settings)
+        with undone_on_error(session.local, session.locks):
             _begin_writing(session, settings, known=None, must_exist=must_exist)
             _bring_index(reader_of(session), settings)
         return session
@@ -183,8 +183,8 @@ def _make_copy(remote: Remote, path: Path, settings: Settings, *, must_exist: bo
         if must_exist:
             raise _missing(remote, error) from error
     header = settings.header_for(fetched.manifest) if fetched is not None else None
-    session = _session(settings.local(path, create=True, header=header), remote, settings)
-    with _undone_on_error(session.local, session.locks):
+    session = new_session(settings.local(path, create=True, header=header), remote, settings)
+    with undone_on_error(session.local, session.locks):
         if fetched is None and session.local.created:
             note_made_here(session.local)
         _begin_writing(session, settings, known=fetched)
@@ -247,7 +247,9 @@ def _begin_writing(
     begin_locked(session)
 
 
-def _session(local: LocalStore, remote: Remote, settings: Settings, locks: WriterLocks | None = None) -> Session:
+def new_session(
+    local: LocalStore, remote: Remote, settings: Settings, locks: WriterLocks | None = None
+) -> Session:
     """Joins the local and the remote half; the type and serializer are known before the first commit."""
     name = stored_name(local.file.header.value_serializer_code, str(local.path))
     settings.check_serializer(name, str(local.path))
@@ -264,7 +266,7 @@ def _session(local: LocalStore, remote: Remote, settings: Settings, locks: Write
 
 
 @contextmanager
-def _undone_on_error(local: LocalStore, locks: WriterLocks) -> Iterator[None]:
+def undone_on_error(local: LocalStore, locks: WriterLocks) -> Iterator[None]:
     """Removes what an opening has made, and gives the locks back, where it fails."""
     try:
         yield

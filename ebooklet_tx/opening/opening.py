@@ -28,6 +28,8 @@ from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.journal.facts import note_connection, note_type
+from ebooklet_tx.maintenance.snapshots.kept import check_name
+from ebooklet_tx.opening.at_snapshot import open_at
 from ebooklet_tx.opening.by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.opening.options import Flag, OpenOptions
 from ebooklet_tx.opening.settings import Settings
@@ -49,7 +51,7 @@ UNREACHABLE_SECONDS = 5.0
 @overload
 def open(
     remote_conn: RemoteConn,
-    file_path: str | os.PathLike[str],
+    file_path: str | os.PathLike[str] | None,
     flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
@@ -63,7 +65,7 @@ def open(
 @overload
 def open(
     remote_conn: RemoteConn,
-    file_path: str | os.PathLike[str],
+    file_path: str | os.PathLike[str] | None,
     flag: Flag,
     value_serializer: Any,
     n_buckets: int,
@@ -76,7 +78,7 @@ def open(
 @overload
 def open(
     remote_conn: RemoteConn,
-    file_path: str | os.PathLike[str],
+    file_path: str | os.PathLike[str] | None,
     flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
@@ -89,7 +91,7 @@ def open(
 @at_edge
 def open(
     remote_conn: RemoteConn,
-    file_path: str | os.PathLike[str],
+    file_path: str | os.PathLike[str] | None,
     flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
@@ -106,6 +108,7 @@ def open(
     accept_partial: bool = False,
     trust_entries: bool = False,
     index: Literal["lazy", "full"] = "lazy",
+    at: str | None = None,
     retry: RetryPolicy | None = None,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
@@ -114,7 +117,8 @@ def open(
         remote_conn: An `S3Connection`; a URL (`s3://bucket/key`, `file:///folder/name`, or
             `http(s)://...` for reading only); a dict of connection parameters; or an entry of a
             connection group.
-        file_path: The local Booklet file; its journal lies beside it as `<file>.journal`.
+        file_path: The local Booklet file; its journal lies beside it as `<file>.journal`. None, with `at` alone,
+            for a temporary one that goes when the session is closed.
         flag: `r` reads an existing database, even one that was never pushed; `w` reads and writes it; `c` also
             creates it if it is missing; `n` starts an empty one, which replaces the remote at the next push.
         value_serializer: For a new database: None for bytes, one of booklet's names, or a class or instance
@@ -150,10 +154,13 @@ def open(
         index: "lazy" reads of the remote's index what is asked for. "full" brings all of it to this machine, at
             opening and after each pull and push, as `load_index` does: then `in`, `len()` and `keys()` need no
             request, and work offline. `offline="auto"` does so too, as far as that succeeds.
+        at: The name of a snapshot to read instead of the newest commit; the flag must be `r`. A file that is
+            there must be of the same database, and keeps its base and what is pending in it. One that is missing
+            is made, and stands on the snapshot's commit until it is opened without `at`.
         retry: How failing requests are tried again; None for the connection's own.
 
     Raises:
-        RemoteMissingError: There is no remote database, and the flag does not make one.
+        RemoteMissingError: There is no remote database, and the flag does not make one; or no such snapshot.
         UnsupportedFormatError: Something else lies at the address or the path.
         InvalidArgumentError: An argument is wrong, or another serializer was named than the stored one.
         PartialCopyError: ebooklet made the file, and it lacks keys of its remote.
@@ -171,7 +178,7 @@ def open(
     """
     _check_process()
     connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")
-    path = local_path(file_path)
+    path = _checked_path(file_path, at, flag=flag, offline=offline)
     resolve(value_serializer)
     check_choice(on_conflict)
     settings = Settings(
@@ -200,13 +207,30 @@ def open(
             conditional_writes=conditional_writes,
         )
         settings.ending.add(remote.store.close)
-        session = _open_session(remote, connection, path, settings)
+        if at is not None:
+            session = open_at(remote, path, at, settings)
+        else:
+            session = _open_session(remote, connection, local_path(path), settings)
         session.on_conflict = on_conflict
         serializer = _begin_serving(session, connection, settings)
         if not (settings.pickle_wanted or is_made_here(session.local)):
             warn_of_pickle(serializer.name, connection.url, stacklevel=3)
         kind = RemoteConnGroup if session.type == "group" else Database
         return kind(session, serializer, connection, buffer_size=buffer_size)
+
+
+def _checked_path(file_path: Any, at: str | None, *, flag: str, offline: bool | str) -> Path | None:
+    """Returns the path of the local file; None for a temporary one, which only a snapshot is read through."""
+    if at is None:
+        return local_path(file_path)
+    check_name(at)
+    if flag != "r" or offline is True:
+        raise InvalidArgumentError(
+            f"the snapshot {at!r} can only be read, and from the remote: open it with flag 'r' and without "
+            "offline, or make it the newest commit with restore()",
+            operation="open",
+        )
+    return None if file_path is None else local_path(file_path)
 
 
 def _check_process() -> None:

@@ -24,6 +24,7 @@ class OpenOptions(TypedDict, total=False):
     accept_partial: bool
     index: Literal["lazy", "full"]
     trust_entries: bool
+    at: str | None
     retry: RetryPolicy | None
 
 

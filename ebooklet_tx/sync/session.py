@@ -37,6 +37,8 @@ class Session:
         in_transaction: Whether the thread that holds the mutex is inside a transaction.
         on_conflict: What a push does about keys that another writer changed too, where it is not told.
         holds_index: Whether the whole index is brought here after each pull and push.
+        at: The snapshot whose commit the session reads; None where it reads the newest.
+        ended: Called when the session has ended; None where nothing is left to do.
         push_mutex: Held by one push, compaction or repair at a time.
         index: The index of the remote's commits.
     """
@@ -51,6 +53,8 @@ class Session:
     in_transaction: bool = False
     on_conflict: Any = "raise"
     holds_index: bool = False
+    at: str | None = None
+    ended: Callable[[], object] | None = None
     push_mutex: threading.RLock = field(default_factory=threading.RLock)
     index: BaseIndex = field(init=False)
 

@@ -30,7 +30,7 @@ WITHOUT_EXAMPLE = {
 
 RECORDS = {
     *("CollectReport", "CommitRecord", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport"),
-    "PullResult",
+    *("PullResult", "RestoreResult", "Snapshot"),
     *("PushResult", "RecoverReport", "Status", "VerifyReport", "Version"),
 }
 """Plain results, which users read and never make."""

@@ -26,7 +26,7 @@ from ebooklet_tx.formats.root import (
     too_large_root,
 )
 from ebooklet_tx.formats.root_body import decode_body, encode_body, entries_bytes
-from ebooklet_tx.records import CommitWay, ObjectRef, digest_of
+from ebooklet_tx.records import CommitWay, ObjectRef, SnapshotNote, digest_of
 from tests.formats.samples import (
     ENTRIES,
     HISTORY,
@@ -87,6 +87,16 @@ def manifests(draw: st.DrawFn) -> Manifest:
         tail_after_seq=draw(st.integers(7, 9)),
         commits=draw(
             st.none() | st.builds(CommitWay, st.sampled_from(["quoted", "unquoted", "tickets"]), TEXT, TEXT)
+        ),
+        snapshot=draw(
+            st.none()
+            | st.builds(
+                SnapshotNote,
+                st.sampled_from(["monday", "v1.2-b_c", "2026-01-31"]),
+                TEXT,
+                st.integers(0, 2**55),
+                TEXT,
+            )
         ),
         min_reader=draw(st.integers(1, 2)),
         min_writer=draw(st.integers(1, 2)),
@@ -252,6 +262,21 @@ def with_fields(**changes: Any) -> bytes:
     return sealed_root(json.dumps(plain_record(SMALL) | changes).encode(), SMALL_BODY)
 
 
+NOTE: dict[str, Any] = {"name": "monday", "message": "as delivered", "created_at_us": 1, "writer": "w"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "deleted-x"}, {"message": "\0"}, {"created_at_us": True}, {"writer": ""}]
+)
+def test_a_note_of_a_snapshot_is_held_to_its_rules_when_it_is_written(change: dict[str, Any]) -> None:
+    note = SnapshotNote(**(NOTE | change))
+    if change == {"writer": ""}:
+        assert decode_root(encode_root(replace(SMALL, snapshot=note), b""), name="D").manifest.snapshot == note
+        return
+    with pytest.raises(InvalidArgumentError, match="its snapshot"):
+        encode_root(replace(SMALL, snapshot=note), b"")
+
+
 @pytest.mark.parametrize("field", PLAIN_FIELDS)
 def test_every_field_is_required(field: str) -> None:
     record = plain_record(SMALL)
@@ -290,12 +315,21 @@ def test_every_field_is_required(field: str) -> None:
         ("commits", 1),
         ("commits", {"how": "quoted", "endpoint": "e"}),
         ("commits", {"how": "other", "endpoint": "e", "bucket": ""}),
+        ("snapshot", []),
+        ("snapshot", NOTE | {"name": "a/b"}),
+        ("snapshot", NOTE | {"name": "17"}),
+        ("snapshot", NOTE | {"message": "\x1b"}),
+        ("snapshot", NOTE | {"message": "m" * 4097}),
+        ("snapshot", NOTE | {"created_at_us": -1}),
+        ("snapshot", NOTE | {"created_at_us": 2**55 + 1}),
+        ("snapshot", NOTE | {"writer": 1}),
+        ("snapshot", {name: NOTE[name] for name in ("name", "message", "writer")}),
     ],
 )
 def test_a_field_out_of_range_is_refused_by_both_sides(field: str, value: Any) -> None:
     with pytest.raises(RemoteIntegrityError, match=field):
         decode_root(with_fields(**{field: value}), name="D")
-    if field != "commits":
+    if field not in ("commits", "snapshot"):
         with pytest.raises(InvalidArgumentError):
             encode_root(replace(SMALL, **{field: value}), b"")
 

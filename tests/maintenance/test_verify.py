@@ -22,7 +22,7 @@ from ebooklet_tx.formats.index_records import RunList
 from ebooklet_tx.formats.root import KEEP_RECENT, decode_root, encode_root
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import entries_where
-from ebooklet_tx.maintenance import checking, verify
+from ebooklet_tx.maintenance import checking, value_checks
 from ebooklet_tx.records import digest_of
 from tests.pairs import Bench, flip, limit_tails, with_tail
 from tests.servers import folder_handler, http_server
@@ -161,7 +161,7 @@ def test_a_pack_that_vanishes_while_it_is_read(yard: Yard) -> None:
 
 @pytest.mark.parametrize("what", ["sound", "altered", "cut off"])
 def test_a_large_value_is_read_in_pieces(yard: Yard, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "READ_BYTES", 7000)
+    monkeypatch.setattr(value_checks, "READ_BYTES", 7000)
     pack, offset = pack_of(yard, "large")
     if what == "altered":
         alter(yard, pack, offset + 49_999)

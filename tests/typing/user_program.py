@@ -91,6 +91,10 @@ def syncing(db: ebooklet_tx.Database) -> None:
     pulled: ebooklet_tx.PullResult = changes.pull()
     again: ebooklet_tx.PushResult = changes.push(force_push=False, on_conflict=merge, message="again")
     commits: list[ebooklet_tx.CommitRecord] = db.history(3)
+    kept: ebooklet_tx.Snapshot = db.snapshot("kept", message="before the cleanup")
+    restored: ebooklet_tx.RestoreResult = db.restore("kept")
+    print(kept.seq, [each.name for each in db.snapshots()], restored.conflicts)
+    db.delete_snapshot("kept")
     print(deletes, bool(pushed), pushed.failures, pulled.seq, again.updated, [each.message for each in commits])
     db["gone"] = "x"
     dropped: int = changes.discard(["gone"])
@@ -147,6 +151,7 @@ def errors(folder: Path) -> None:
         ebooklet_tx.OfflineWarning,
         ebooklet_tx.PickleWarning,
         ebooklet_tx.WeakStoreWarning,
+        ebooklet_tx.NotPushedWarning,
     ]
     print(ebooklet_tx.ConflictError.__mro__, warned)
 

@@ -82,16 +82,20 @@ class Below:
         manifest: The root that it replaces; None where there is none.
         index: The index that it adds to; None where it begins with an empty one.
         fence: The fence that its root carries.
+        restored: The index of an earlier commit, which takes the place of `index` as it is; None where nothing is
+            restored.
     """
 
     manifest: Manifest | None = None
     index: CommitIndex | None = None
     fence: int = 0
+    restored: CommitIndex | None = None
 
     @property
     def seq(self) -> int:
-        """The number of the commit below; 0 where there is none."""
-        return 0 if self.manifest is None else self.manifest.seq
+        """The number of the commit below, or of the restored one if that is higher; 0 where there is none."""
+        below = 0 if self.manifest is None else self.manifest.seq
+        return below if self.restored is None else max(below, self.restored.manifest.seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,11 @@ def build(
     """
     record = new_record(below.seq + 1, changes)
     limits = limits or IndexLimits()
-    if merge_all and below.index is not None:
+    if below.restored is not None:
+        # Rows of it say nothing of what was changed since: copies read everything anew.
+        restored = below.restored.root
+        index = NewIndex(restored.manifest.runs, restored.tail, record.seq)
+    elif merge_all and below.index is not None:
         index = _merged(below.index, remote, writer, limits)
     else:
         index = _index(below, rows, changes, record.seq, remote, writer, limits)
@@ -207,7 +215,8 @@ def build(
 
 
 def _keys_below(below: Below) -> int:
-    return 0 if below.index is None else below.index.manifest.key_count
+    index = below.restored or below.index
+    return 0 if index is None else index.manifest.key_count
 
 
 def _index(

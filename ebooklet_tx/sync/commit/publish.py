@@ -134,7 +134,10 @@ def commit_rows(
             return None
         add_intent(raw, intent, begun_at_us=now_us())
     outcome = swap_in(session, commit, base_etag)
-    if outcome.etag is not None:
+    if outcome.etag is not None and below.restored is not None:
+        # What this machine knows of single keys is of another state: a pull moves on as from another's commit.
+        pull(session)
+    elif outcome.etag is not None:
         uses_packs = plan is not None or bool(moved)
         _become_base(local, outcome.commit or commit, intent, outcome.etag, moved or {}, uses_packs=uses_packs)
     return commit if outcome.applied else None

@@ -68,15 +68,18 @@ def pull(session: Session) -> PullResult:
     """Applies what other writers have committed, and settles pushes whose outcome is not known.
 
     One request when nothing changed. Pending operations stay; `conflicts` tells which of them meet
-    a change of another writer.
+    a change of another writer. A session at a snapshot stays where it is.
 
     Raises:
-        RemoteMissingError: The remote database that this one was based on is gone.
+        RemoteMissingError: The remote database that this one was based on, or the snapshot, is gone.
         UnsupportedFormatError: It is of format 1, and this journal never knew that one, or of a newer format.
         UUIDMismatchError: Another database lies in its place.
         RemoteIntegrityError: What lies there is damaged; the journal is as it was.
         OfflineError: The remote can't be reached; the journal is as it was.
     """
+    if session.at is not None:
+        _check_snapshot(session.remote, session.at)
+        return PullResult(seq=read_base(session.journal).seq)
     for _ in range(MAX_TRIES):
         result = _pull_once(session)
         if result is not None:
@@ -86,6 +89,16 @@ def pull(session: Session) -> PullResult:
         f"the database {session.remote.root_place} was pulled {MAX_TRIES} times, and other sessions with "
         f"{session.local.path} moved on first each time; try again"
     )
+
+
+def _check_snapshot(remote: Remote, name: str) -> None:
+    try:
+        remote.store.head(remote.names.snapshot(name))
+    except ObjectMissingError as error:
+        raise RemoteMissingError(
+            f"the snapshot {name!r} of {remote.root_place} was deleted, and with it what this session reads; "
+            "open another, or the database itself"
+        ) from error
 
 
 def _settle_doubts(session: Session) -> None:
@@ -191,7 +204,8 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         local.journal, view.base, session.index.of_base(view.base), session.index.of_root(fetched), view.intents
     )
     count = min(manifest.key_count, _most_keys(session.index.of_root(fetched)))
-    facts = base_facts(replace(base_of(manifest, fetched.etag, fetched.data), key_count=count))
+    # The ETag of a snapshot's root is none of the root's.
+    facts = base_facts(replace(base_of(manifest, fetched.etag or None, fetched.data), key_count=count))
     with session.mutex:
         if has_moved(read_base(local.journal), view.base):
             return None
