@@ -1,7 +1,7 @@
 """Makes S3 clients in half the time: botocore works out the same for each, and here it does so once.
 
-Owns two memories of pure functions, for the life of the process. Where botocore has no such function
-any more, nothing is done.
+Owns memories of pure functions and of tables that nobody changes, for the life of the process. Where botocore
+has no such function any more, nothing is done.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from botocore import hooks
+from botocore import client, endpoint_provider, hooks
 
 
 def remember() -> None:
-    """Lets botocore remember the aliases of events, and which handlers take keyword arguments."""
+    """Lets botocore remember aliases of events, which handlers take keywords, a service's rules and methods."""
     aliaser = getattr(hooks, "EventAliaser", None)
     if hasattr(aliaser, "_alias_event_name"):
         aliaser._alias_event_name = _aliases_once(aliaser._alias_event_name)
     if hasattr(hooks, "accepts_kwargs"):
         hooks.accepts_kwargs = _inspected_once(hooks.accepts_kwargs)
+    if hasattr(endpoint_provider, "RuleSet"):
+        endpoint_provider.RuleSet = _read_once(endpoint_provider.RuleSet)
+    creator = getattr(client, "ClientCreator", None)
+    if hasattr(creator, "_create_methods"):
+        creator._create_methods = _methods_once(creator._create_methods)
 
 
 def _aliases_once(work_out: Callable[[Any, str], str]) -> Callable[[Any, str], str]:
@@ -44,3 +49,28 @@ def _inspected_once(inspect: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return found[plain]
 
     return accepts
+
+
+def _read_once(read: Callable[..., Any]) -> Callable[..., Any]:
+    # Our loader gives the same lists each time; they are kept, so that no others get their ids.
+    found: dict[int, tuple[Any, Any]] = {}
+
+    def rules(**described: Any) -> Any:
+        known = found.get(id(described["rules"]))
+        if known is None:
+            known = found[id(described["rules"])] = (described["rules"], read(**described))
+        return known[1]
+
+    return rules
+
+
+def _methods_once(create: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+
+    def methods(self: Any, service_model: Any) -> dict[str, Any]:
+        name = service_model.service_name
+        if name not in found:
+            found[name] = create(self, service_model)
+        return dict(found[name])
+
+    return methods

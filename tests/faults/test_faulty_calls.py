@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import amounts
 from tests.faults.enduring import ENDURED
 from tests.faults.faulty import Account, Campaign, built_layer, layer_server
 from tests.faults.killing import KillServer
@@ -17,7 +18,7 @@ from tests.faults.killing import KillServer
 KIND = "faulty calls"
 Counted = Callable[[str, int], None]
 
-DEFAULT_FAULTS = {
+CI_FAULTS = {
     "everything": 7,
     "the first time": 4,
     "fetching": 4,
@@ -26,6 +27,8 @@ DEFAULT_FAULTS = {
     "exclusively": 4,
     "recovering": 4,
 }
+"""How many faults of each scenario CI tries, and the default run half of them."""
+
 SLOW_FAULTS = 72
 """Of each scenario, which makes over 500."""
 
@@ -56,9 +59,10 @@ def _go_through(server: KillServer, scratch: Path, name: str, count: int) -> Acc
     return account
 
 
+@pytest.mark.parametrize("one_in", amounts(2, 1))
 @pytest.mark.parametrize("name", ENDURED)
-def test_faulty_calls(server: KillServer, scratch: Path, name: str, counted: Counted) -> None:
-    counted(KIND, _go_through(server, scratch, name, DEFAULT_FAULTS[name]).injected)
+def test_faulty_calls(server: KillServer, scratch: Path, name: str, one_in: int, counted: Counted) -> None:
+    counted(KIND, _go_through(server, scratch, name, max(2, CI_FAULTS[name] // one_in)).injected)
 
 
 @pytest.mark.slow

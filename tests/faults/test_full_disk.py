@@ -21,6 +21,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import LocalStorageError
+from tests.campaigns import amounts
 from tests.faults import checks
 from tests.faults.killing import KillServer, Point, counting_options, failing_options, points_of
 from tests.faults.scenarios import (
@@ -47,7 +48,7 @@ FAULTS = {
 }
 """Which error each kind of call fails with."""
 
-DEFAULT_POINTS = 40
+DEFAULT_POINTS, CI_POINTS = 15, 40
 
 
 @pytest.fixture
@@ -110,7 +111,9 @@ def _fail_at(server: KillServer, folder: Path, template: Template, point: Point)
     return outcome.stopped > 0
 
 
+@pytest.mark.parametrize("points", amounts(DEFAULT_POINTS, CI_POINTS))
 def test_disk_full_at_calls(
+    points: int,
     kill_server: KillServer,
     scratch: Path,
     template: tuple[Path, Template],
@@ -119,7 +122,7 @@ def test_disk_full_at_calls(
 ) -> None:
     if not strace_is_there:
         pytest.skip("strace can't inject faults here; the other tests of this file need none")
-    counted(KIND, _fail_at_points(kill_server, scratch, *template, DEFAULT_POINTS))
+    counted(KIND, _fail_at_points(kill_server, scratch, *template, points))
 
 
 @pytest.mark.slow

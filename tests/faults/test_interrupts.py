@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import amounts
 from tests.interrupts import OPERATIONS, Stand, bytecodes_of, made_stand, problems_after
 
 pytestmark = [
@@ -36,15 +37,16 @@ def interrupt(stand: Stand, folder: Path, operation: str, times: int, seed: int)
     return problems
 
 
+@pytest.mark.parametrize("times", amounts(1, 2))
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_interrupt_leaves_nothing_held_lost_or_torn(
-    stands: dict[str, Stand], tmp_path: Path, operation: str, caplog: pytest.LogCaptureFixture
+    stands: dict[str, Stand], tmp_path: Path, operation: str, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "ebooklet_tx")
     problems = [
         problem
         for kind in KINDS
-        for problem in interrupt(stands[kind], tmp_path / kind, operation, times=2, seed=1)
+        for problem in interrupt(stands[kind], tmp_path / kind, operation, times=times, seed=1)
     ]
     assert not problems, "\n".join(problems)
 

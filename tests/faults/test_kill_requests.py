@@ -323,17 +323,19 @@ def bucket_remote(ministack_endpoint: str) -> Iterator[BucketRemote]:
     remote.close()
 
 
+# An odd step: it dies before a request as often as after one.
+@pytest.mark.parametrize("step", amounts(3, 1))
 @pytest.mark.parametrize("name", ["first push to a folder", "second push"])
-def test_kill_at_each_request_to_a_folder(
-    name: str, kill_server: KillServer, pushes_folder: Path, counted: Callable[[str, int], None]
+def test_kill_at_requests_to_a_folder(
+    name: str, step: int, kill_server: KillServer, pushes_folder: Path, counted: Callable[[str, int], None]
 ) -> None:
-    killed, failures = _go_through(Pushes(kill_server, pushes_folder, name, FolderRemote()))
+    killed, failures = _go_through(Pushes(kill_server, pushes_folder, name, FolderRemote()), step)
     counted(KIND, killed)
     assert not failures, "\n".join(failures)
-    assert killed >= 14
+    assert killed >= 14 // step
 
 
-@pytest.mark.parametrize("step", amounts(3, 1))
+@pytest.mark.parametrize("step", amounts(5, 1))
 @pytest.mark.parametrize("name", ["first push to a bucket", "second push"])
 def test_kill_at_requests_to_a_bucket(
     name: str,

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import amounts
 from tests.faults.killing import KillServer
 from tests.faults.mutated import MUTATED, PLAN, Specimen, Verdicts
 from tests.faults.mutating import planned
 
 KIND = "mutations"
 Counted = Callable[[str, int], None]
-DEFAULT_SHARE = 50
-"""The default run takes one of so many, which makes 100."""
+DEFAULT_SHARE, CI_SHARE = 100, 50
+"""The default run takes one of so many, which makes 50; CI takes 100."""
 
 SEED = 9
 
@@ -53,9 +54,12 @@ def _go_through(specimen: Specimen, file: str, count: int, counted: Counted) -> 
     assert not verdicts.problems, "\n".join(verdicts.problems)
 
 
+@pytest.mark.parametrize("share", amounts(DEFAULT_SHARE, CI_SHARE))
 @pytest.mark.parametrize(("name", "file"), PLAN)
-def test_mutations(specimen: Callable[[str], Specimen], name: str, file: str, counted: Counted) -> None:
-    _go_through(specimen(name), file, PLAN[name, file] // DEFAULT_SHARE, counted)
+def test_mutations(
+    specimen: Callable[[str], Specimen], name: str, file: str, share: int, counted: Counted
+) -> None:
+    _go_through(specimen(name), file, PLAN[name, file] // share, counted)
 
 
 @pytest.mark.slow

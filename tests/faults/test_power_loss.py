@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ebooklet_tx
+from tests.campaigns import amounts
 from tests.faults import checks
 from tests.faults.power import Disk, Moment, seem_untouched
 from tests.faults.scenarios import (
@@ -40,8 +41,8 @@ NAMES = (
     "plain edits",
     "starting anew",
 )
-DEFAULT_STATES = 45
-RECOVERY_SOURCES = 6
+DEFAULT_STATES, CI_STATES = 21, 45
+DEFAULT_SOURCES, CI_SOURCES = 3, 6
 STATES_PER_RECOVERY = 12
 KEEPS = (0.0, 1.0, 0.5)
 SEED = 20_240_229
@@ -143,9 +144,10 @@ def losses(request: pytest.FixtureRequest, scratch: Path) -> Iterator[_Losses]:
     shutil.rmtree(made.folder)
 
 
+@pytest.mark.parametrize("states", amounts(DEFAULT_STATES, CI_STATES))
 @pytest.mark.parametrize("losses", NAMES, indirect=True)
-def test_power_lost(losses: _Losses, counted: Counted) -> None:
-    counted(KIND, losses.go_through(losses.record(), DEFAULT_STATES, random.Random(SEED)))
+def test_power_lost(losses: _Losses, states: int, counted: Counted) -> None:
+    counted(KIND, losses.go_through(losses.record(), states, random.Random(SEED)))
 
 
 @pytest.mark.slow
@@ -174,8 +176,9 @@ def _lose_power_in_recovery(scratch: Path, *, sources: int, states_each: int) ->
     return checked
 
 
-def test_power_lost_in_recovery(scratch: Path, counted: Counted) -> None:
-    checked = _lose_power_in_recovery(scratch, sources=RECOVERY_SOURCES, states_each=STATES_PER_RECOVERY)
+@pytest.mark.parametrize("sources", amounts(DEFAULT_SOURCES, CI_SOURCES))
+def test_power_lost_in_recovery(scratch: Path, sources: int, counted: Counted) -> None:
+    checked = _lose_power_in_recovery(scratch, sources=sources, states_each=STATES_PER_RECOVERY)
     counted(KIND, checked)
 
 
