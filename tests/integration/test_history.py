@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.local.journal.journal import Journal
+from tests.campaigns import amounts
 from tests.pairs import commits_of, index_of
 from tests.places import Place, new_place
 from tests.processes import Worker, first_to_speak, workers
@@ -52,11 +53,13 @@ class Outcome:
 
 
 @pytest.mark.parametrize("kind", ["directory"])
+@pytest.mark.parametrize("pace", amounts((2.5, 0.6), (6.0, 1.5)))
 def test_a_short_history_is_that_of_one_database(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, pace: tuple[float, float], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     place = new_place(kind, request, tmp_path)
-    kills = run_history(place, tmp_path, seconds=6.0, writers=3, readers=1, seed=1)
+    seconds, rest_seconds = pace
+    kills = run_history(place, tmp_path, seconds=seconds, rest_seconds=rest_seconds, writers=3, readers=1, seed=1)
     assert kills >= 2
 
 
@@ -95,8 +98,21 @@ def test_a_reader_goes_on_where_another_was_killed_making_the_copy(
         assert list(db.changes().iter_changes()) == []
 
 
-def run_history(place: Place, folder: Path, *, seconds: float, writers: int, readers: int, seed: int) -> int:
-    """Records a history, killing processes at random, and checks it; returns how many were killed."""
+def run_history(
+    place: Place,
+    folder: Path,
+    *,
+    seconds: float,
+    writers: int,
+    readers: int,
+    seed: int,
+    rest_seconds: float = 1.5,
+) -> int:
+    """Records a history, killing processes at random, and checks it; returns how many were killed.
+
+    Args:
+        rest_seconds: How long at most no process is killed.
+    """
     chance = random.Random(seed)
     with open_at(place, folder / "first.blt", "n", lock=None) as db:
         db.changes().push()
@@ -115,7 +131,7 @@ def run_history(place: Place, folder: Path, *, seconds: float, writers: int, rea
         by_worker = {sit_down(seat): seat for seat in seats}
         kills = 0
         deadline = time.monotonic() + seconds
-        next_kill = time.monotonic() + chance.uniform(0.2, 1.5)
+        next_kill = time.monotonic() + chance.uniform(0.2, rest_seconds)
         while (now := time.monotonic()) < deadline:
             for worker in first_to_speak(by_worker, max(0.0, min(next_kill, deadline) - now)):
                 by_worker[worker].events.append(worker.receive())
@@ -126,7 +142,7 @@ def run_history(place: Place, folder: Path, *, seconds: float, writers: int, rea
                 seat.events += victim.drain()
                 by_worker[sit_down(seat)] = seat
                 kills += 1
-                next_kill = time.monotonic() + chance.uniform(0.2, 1.5)
+                next_kill = time.monotonic() + chance.uniform(0.2, rest_seconds)
         for worker in by_worker:
             worker.send("stop")
         for worker, seat in by_worker.items():

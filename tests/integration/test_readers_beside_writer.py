@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import amounts
 from tests.places import Place, new_place
 from tests.processes import workers
 from tests.reader_processes import (
@@ -128,10 +129,11 @@ def check(commits: list[Commit], done: Counter[str], accounts: list[Account]) ->
     )
 
 
+@pytest.mark.parametrize("seconds", amounts(1.5, 3.0))
 def test_readers_beside_a_writer_for_a_moment(
-    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seconds: float, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = check(*run(new_place("directory", request, tmp_path), tmp_path, seconds=3.0))
+    told = check(*run(new_place("directory", request, tmp_path), tmp_path, seconds=seconds))
     with capsys.disabled():
         print(f"\n{told}")
 
