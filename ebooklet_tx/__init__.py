@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from ebooklet_tx.group import RemoteConnGroup
+    from ebooklet_tx.importing import ImportReport, import_ebooklet
     from ebooklet_tx.maintenance.check_reports import CollectReport, CompactReport, FsckReport, VerifyReport
     from ebooklet_tx.maintenance.checking import collect, fsck, verify
     from ebooklet_tx.maintenance.copy import CopyReport
@@ -100,6 +101,10 @@ _HOMES = {
         "open_rcg",
     ),
     "ebooklet_tx.group": ("RemoteConnGroup",),
+    "ebooklet_tx.importing": (
+        "ImportReport",
+        "import_ebooklet",
+    ),
     "ebooklet_tx.maintenance.check_reports": (
         "CollectReport",
         "CompactReport",
@@ -149,6 +154,8 @@ __all__ = [
     "open_ebooklet",
     "open_rcg",
     "connect",
+    "import_ebooklet",
+    "ImportReport",
     "unlock",
     "collect",
     "fsck",

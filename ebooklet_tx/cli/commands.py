@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import ebooklet_tx
+from ebooklet_tx.cli import importing
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.maintenance.checking import collect, verify
 from ebooklet_tx.maintenance.status import history
@@ -92,6 +93,13 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, sort_keys=True))
 
 
+def _show(report: Any, options: argparse.Namespace) -> None:
+    if options.json:
+        _print_json(report.to_dict())
+    else:
+        print(report.words())
+
+
 @contextlib.contextmanager
 def _quiet_log() -> Iterator[None]:
     """Keeps warnings out of the log while a report is made that says all of them."""
@@ -119,19 +127,13 @@ def _recover(options: argparse.Namespace) -> int:
             accept_partial=options.accept_partial,
             repair_remote=options.repair_remote,
         )
-    if options.json:
-        _print_json(report.to_dict())
-    else:
-        print(report.words())
+    _show(report, options)
     return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE
 
 
 def _status(options: argparse.Namespace) -> int:
     report = ebooklet_tx.status(options.path)
-    if options.json:
-        _print_json(report.to_dict())
-    else:
-        print(report.words())
+    _show(report, options)
     return NEEDS_DECISION if report.needs_decision else DONE
 
 
@@ -191,10 +193,7 @@ def _said(message: str) -> str:
 
 def _verify(options: argparse.Namespace) -> int:
     report = verify(_needed_remote(options), read_values=options.values, file_path=options.path)
-    if options.json:
-        _print_json(report.to_dict())
-    else:
-        print(report.words())
+    _show(report, options)
     return DONE if report.sound else NEEDS_DECISION
 
 
@@ -209,11 +208,14 @@ def _collect(options: argparse.Namespace) -> int:
     except ebooklet_tx.RemoteIntegrityError as error:
         _complain(error)
         return NEEDS_DECISION
-    if options.json:
-        _print_json(report.to_dict())
-    else:
-        print(report.words())
+    _show(report, options)
     return DONE
+
+
+def _import_ebooklet(options: argparse.Namespace) -> int:
+    report = importing.run_import(options)
+    _show(report, options)
+    return DONE if report.sound else NEEDS_DECISION
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -313,6 +315,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_checks(commands)
     log = _add(commands, "log", _log, "show the newest commits that this machine has heard of")
     log.add_argument("--limit", type=_count, default=20, help="how many (default 20)")
+    from_ebooklet = _add(commands, "import-ebooklet", _import_ebooklet, importing.SUMMARY)
+    from_ebooklet.description = importing.DESCRIPTION
+    importing.add_import_arguments(from_ebooklet)
     _add_demo(commands)
     return parser
 
@@ -333,7 +338,7 @@ def _add(
     parser.set_defaults(command=command)
     parser.add_argument("--json", action="store_true", help="report as JSON")
     parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
-    if name != "demo":
+    if name not in ("demo", "import-ebooklet"):
         some = "?" if name in ("verify", "collect") else None
         parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
     return parser

@@ -242,9 +242,10 @@ def _refuse_foreign(data: bytes, name: str) -> None:
         raise _damaged(name, f"it is cut off after {len(data)} bytes")
     if data.startswith((_EBOOKLET_MAGIC, _BOOKLET_FIXED_MAGIC, _BOOKLET_VARIABLE_MAGIC)):
         raise UnsupportedFormatError(
-            f"{name} is a database that ebooklet wrote, which ebooklet_tx does not read in place. Load all "
-            "of it into its local .blt file with ebooklet, open that file with ebooklet_tx against a NEW "
-            "db_key, and push; the old remote is left untouched"
+            f"{name} is a database that ebooklet wrote, which ebooklet_tx does not read in place. Copy it to "
+            "a NEW db_key with import_ebooklet (on the command line: ebooklet-tx import-ebooklet), or load all "
+            "of it into its local .blt file with ebooklet, open that file with ebooklet_tx against a NEW db_key, "
+            "and push; the old remote is left untouched"
         )
     raise UnsupportedFormatError(
         f"a foreign object lies at {name}: it does not begin like a root of ebooklet_tx. Choose another "

@@ -7,26 +7,15 @@ block carries its own key's hash and lies whole in the file, or the index is sai
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2s
 from pathlib import Path
-from typing import BinaryIO
 
 import orjson
 
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.limits import RESERVED_KEYS
-from ebooklet_tx.local.booklet.layout import (
-    CRASHED_N_KEYS,
-    FIXED_LENGTH_MAGIC,
-    HASH_BYTES,
-    HEADER_BYTES,
-    POINTER_BYTES,
-    block_regions,
-    parse_header,
-    scan_file,
-)
+from ebooklet_tx.local.booklet.fixed_length import live_blocks, read_fixed_header
+from ebooklet_tx.local.booklet.layout import scan_file
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.journal.entries import entries_where
@@ -36,10 +25,7 @@ INDEX_SUFFIX = ".remote_index"
 CHANGES_KEY_BYTES = b"7c40d2ea915b4f3a8e6d201"
 """Under this reserved key of the local file ebooklet keeps what is still to be pushed."""
 
-_VALUE_LENGTH_OFFSET = 37
 _TIMESTAMP_BYTES = 7
-_MAX_VALUE_BYTES = 255
-_HEAD_BYTES = HASH_BYTES + POINTER_BYTES + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +83,10 @@ def listed_keys(path: Path) -> dict[str, int] | None:
     found: dict[str, int] = {}
     with storage_errors(location, "read"), location.open("rb") as file:
         try:
-            for key, stamp_us in _live_blocks(file):
+            index = read_fixed_header(file, _TIMESTAMP_BYTES)
+            for key, value in live_blocks(file, os.fstat(file.fileno()).st_size, index):
                 if key not in RESERVED_KEYS:
-                    found[key.decode()] = stamp_us
+                    found[key.decode()] = int.from_bytes(value[:_TIMESTAMP_BYTES], "little")
         except ValueError as error:
             raise PartialCopyError(
                 f"{location} should list the keys of ebooklet's remote and can't be read ({error}), so nobody "
@@ -107,38 +94,6 @@ def listed_keys(path: Path) -> dict[str, int] | None:
                 "or give accept_partial=True"
             ) from error
     return found
-
-
-def _live_blocks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yields key and timestamp of each live block of a Booklet with values of one length.
-
-    Raises:
-        ValueError: It is none, or is damaged.
-    """
-    header = parse_header(file.read(HEADER_BYTES))
-    if header is None or header.magic != FIXED_LENGTH_MAGIC:
-        raise ValueError("it is no Booklet with values of one length")
-    value_bytes = int.from_bytes(header.raw[_VALUE_LENGTH_OFFSET : _VALUE_LENGTH_OFFSET + 4], "little")
-    if not _TIMESTAMP_BYTES <= value_bytes <= _MAX_VALUE_BYTES:
-        raise ValueError(f"its values have {value_bytes} bytes")
-    live = 0
-    for start, end in block_regions(header, os.fstat(file.fileno()).st_size):
-        position = file.seek(start)
-        while position < end:
-            head = file.read(_HEAD_BYTES)
-            key = file.read(int.from_bytes(head[-2:], "little") if len(head) == _HEAD_BYTES else 0)
-            value = file.read(value_bytes)
-            position += len(head) + len(key) + len(value)
-            if len(value) < value_bytes or position > end:
-                raise ValueError(f"it is cut off at byte {position}")
-            is_live = any(head[HASH_BYTES:-2])
-            if is_live and blake2s(key, digest_size=HASH_BYTES).digest() != head[:HASH_BYTES]:
-                raise ValueError(f"the block before byte {position} does not carry its key's hash")
-            live += is_live
-            if is_live:
-                yield key, int.from_bytes(value[:_TIMESTAMP_BYTES], "little")
-    if header.n_keys not in (live, CRASHED_N_KEYS):
-        raise ValueError(f"its header counts {header.n_keys} keys, and it holds {live}")
 
 
 def _deleted_keys(file: ValueFile, absent: set[str]) -> set[str]:

@@ -66,6 +66,9 @@ class HTTPStore(UnwritableStore):
     A server that supports neither Range nor conditions still works: the range is cut out of its answer, and a
     missing ETag is made from the content. A server that compresses without being asked is refused, because a
     range of compressed bytes is no range of the object.
+
+    Attributes:
+        suffix_starts: What may follow D in the name of an object. In a database of ebooklet's a "/" may, too.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class HTTPStore(UnwritableStore):
             max_body_bytes: The longest object that is read as a whole.
         """
         connection = HTTPConnection(db_url)
+        self.suffix_starts = "."
         self._url = urlsplit(db_url)
         self._key = connection.key if key is None else check_object_key(key)
         self._location = without_secrets(db_url)
@@ -158,7 +162,7 @@ class HTTPStore(UnwritableStore):
     def _address(self, key: str) -> str:
         check_object_key(key)
         suffix = key.removeprefix(self._key)
-        if not key.startswith(self._key) or (suffix and not suffix.startswith(".")):
+        if not key.startswith(self._key) or (suffix and suffix[0] not in self.suffix_starts):
             raise InvalidArgumentError(f"object key {key!r} does not belong to the database {self._key!r}")
         path = quote(self._url.path, safe=_URL_SAFE) + quote(suffix)
         return urlunsplit(self._url._replace(path=path))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import ebooklet_tx
+from tests.ebooklet_remotes import PLACE, bucket_in_memory, golden_objects, shelved
 
 WITHOUT_EXAMPLE = {
     # The same function under another name.
@@ -31,6 +32,7 @@ WITHOUT_EXAMPLE = {
 RECORDS = {
     *("CollectReport", "CommitRecord", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport"),
     *("PullResult", "RestoreResult", "Snapshot"),
+    "ImportReport",
     *("PushResult", "RecoverReport", "Status", "VerifyReport", "Version"),
 }
 """Plain results, which users read and never make."""
@@ -60,15 +62,21 @@ ADDRESS_METHODS = ("endpoint", "to_dict")
 
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What examples use: `remote` and `db`, an open database of 1 and 2 under a and b that was pushed there."""
+    """What examples use: `remote` and `db`, an open database of 1 and 2 under a and b that was pushed there.
+
+    `old_remote` is one of ebooklet's.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "stations.py").write_text(MODULE)
     remote = f"file://{tmp_path}/remote/stations"
-    with ebooklet_tx.open(remote, "db.blt", "c", "orjson", 1009, lock=None) as db:
+    with (
+        bucket_in_memory(shelved(golden_objects("grouped"))),
+        ebooklet_tx.open(remote, "db.blt", "c", "orjson", 1009, lock=None) as db,
+    ):
         db.update({"a": 1, "b": 2})
         db.changes().push()
-        yield {"ebooklet_tx": ebooklet_tx, "remote": remote, "db": db}
+        yield {"ebooklet_tx": ebooklet_tx, "remote": remote, "old_remote": PLACE, "db": db}
     sys.modules.pop("stations", None)
 
 
