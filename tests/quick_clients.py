@@ -6,11 +6,17 @@ has no such function any more, nothing is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 from weakref import WeakKeyDictionary
 
 from botocore import client, endpoint_provider, hooks
+
+from ebooklet_tx.connection import S3Connection
+from ebooklet_tx.stores.s3 import sender
 
 
 def remember() -> None:
@@ -74,3 +80,32 @@ def _methods_once(create: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any
         return dict(found[name])
 
     return methods
+
+
+class SharedClients:
+    """One client for all stores that are made of connections to one place; a client that was closed opens again.
+
+    For stores whose clients nothing is changed of, nor listens to: each of them would be asked by all.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Gives their clients to the stores that are made within the block."""
+        genuine = sender.make_client
+
+        def make(connection: S3Connection) -> tuple[Any, Any]:
+            place = dataclasses.astuple(dataclasses.replace(connection, bucket="any", db_key="any"))
+            if place not in self._made:
+                self._made[place] = genuine(connection)
+            return self._made[place]
+
+        with mock.patch.object(sender, "make_client", make):
+            yield
+
+    def close(self) -> None:
+        """Closes the connections of them all."""
+        for shared, _ in self._made.values():
+            shared.close()

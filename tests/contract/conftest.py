@@ -24,6 +24,7 @@ from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.stores.s3 import S3Store
 from scripts.bench.stub_process import StubControl, stub_server
+from tests.quick_clients import SharedClients
 from tests.s3_proxy import Mode
 from tests.servers import ACCESS_KEY, ACCESS_KEY_ID, folder_handler, http_server
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _endpoints: set[str] = set()
+_clients = SharedClients()
 
 BUCKET_VARIABLE = "EBOOKLET_TX_TEST_S3_BUCKET"
 
@@ -82,6 +84,7 @@ def _close_admins() -> Iterator[None]:
     for endpoint in _endpoints:
         _admin(endpoint).close()
     _admin.cache_clear()
+    _clients.close()
 
 
 def new_bucket(endpoint: str) -> str:
@@ -99,7 +102,8 @@ def _proxied_subject(kind: str, request: pytest.FixtureRequest) -> Subject:
     connection = s3_connection(request.getfixturevalue("proxy_in")(mode).endpoint, bucket)
 
     def make() -> ObjectStore:
-        store = S3Store(connection)
+        with _clients.taken():
+            store = S3Store(connection)
         store.quote_etags = mode is not Mode.UNQUOTED
         return store
 
@@ -111,7 +115,8 @@ def _s3_subject(endpoint: str, *, retrying: bool = False) -> Subject:
     connection = s3_connection(endpoint, new_bucket(endpoint))
 
     def make() -> ObjectStore:
-        store = S3Store(connection)
+        with _clients.taken():
+            store = S3Store(connection)
         return RetryingStore(store, RetryPolicy.without_backoff()) if retrying else store
 
     store = make()

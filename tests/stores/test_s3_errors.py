@@ -25,6 +25,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.stores.http_errors import retry_after_seconds
 from ebooklet_tx.stores.s3 import S3Store
+from tests.quick_clients import SharedClients
 from tests.servers import http_server
 
 KEY_ID = "AKIA-KEY-ID-4711"
@@ -63,11 +64,12 @@ def stub() -> Stub:
     return Stub()
 
 
-def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
+def _handler(current: Callable[[], Stub]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
+            stub = current()
             given = stub.then if stub.asked and stub.then is not None else stub
             stub.asked.append((self.command, {name.lower(): value for name, value in self.headers.items()}))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -109,12 +111,37 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+@dataclass
+class Place:
+    """The server of all tests, and the client of all their stores.
+
+    Attributes:
+        url: The server's.
+        stub: What it answers at present.
+        clients: The one client.
+    """
+
+    url: str
+    stub: Stub
+    clients: SharedClients
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    clients = SharedClients()
+    with http_server(_handler(lambda: found.stub)) as url:
+        found = Place(url, Stub(), clients)
+        yield found
+        clients.close()
+
+
 @pytest.fixture
-def store(stub: Stub) -> Iterator[S3Store]:
-    with http_server(_handler(stub)) as url:
-        opened = S3Store(S3Connection(KEY_ID, SECRET, "db", "bkt", url, read_timeout=10))
-        yield opened
-        opened.close()
+def store(place: Place, stub: Stub) -> Iterator[S3Store]:
+    place.stub = stub
+    with place.clients.taken():
+        opened = S3Store(S3Connection(KEY_ID, SECRET, "db", "bkt", place.url, read_timeout=10))
+    yield opened
+    opened.close()
 
 
 def operations(store: S3Store) -> dict[str, Callable[[], object]]:
@@ -396,7 +423,7 @@ def test_expired_credentials_of_a_profile_are_read_again_once(no_credentials: Pa
     _write_profile(no_credentials, "OLD")
     stub.status, stub.body = 400, xml_error("ExpiredToken")
     stub.then = Stub(headers={"ETag": '"new"'})
-    with http_server(_handler(stub)) as url:
+    with http_server(_handler(lambda: stub)) as url:
         store = S3Store(S3Connection(db_key="db", bucket="bkt", endpoint_url=url, profile="work"))
         _write_profile(no_credentials, "NEW")
         assert store.put("db", b"x", if_match="old") == "new"
@@ -412,7 +439,7 @@ def test_expired_credentials_of_a_profile_are_read_again_once(no_credentials: Pa
 def test_no_credential_of_a_profile_shows_in_the_words_of_a_store(no_credentials: Path, stub: Stub) -> None:
     _write_profile(no_credentials, KEY_ID)
     stub.status, stub.body = 403, xml_error("AccessDenied", f"{KEY_ID} with {SECRET} may not")
-    with http_server(_handler(stub)) as url:
+    with http_server(_handler(lambda: stub)) as url:
         store = S3Store(S3Connection(db_key="db", bucket="bkt", endpoint_url=url, profile="work"))
         assert "*** with *** may not" in str(error_of(store, "put"))
         store.close()
