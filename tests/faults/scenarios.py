@@ -27,6 +27,7 @@ from ebooklet_tx.index.building import IndexLimits
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.schema import REVISION
+from ebooklet_tx.stores.s3 import multipart, store
 from ebooklet_tx.sync.commit import builder, packing, publish
 
 FILE = "a.blt"
@@ -456,9 +457,8 @@ PUSH_LIMITS = IndexLimits(tail_bytes=1000, run_list_bytes=300)
 PUSH_SIZES = Sizes(block_rows=16, object_blocks=4, page_entries=2)
 PUSH_RECORDS = 1
 LARGE_KEY = "large"
-LARGE_BYTES = 5 * 2**20 + 1000
-FOLDER_LARGE_BYTES = 300_000
-"""Each is two parts: S3 has a least length for them."""
+LARGE_BYTES = 300_000
+"""Two parts of the length that `small_packs` allows."""
 
 
 @contextlib.contextmanager
@@ -470,6 +470,8 @@ def small_packs() -> Iterator[None]:
     with (
         mock.patch.object(packing, "PACK_BYTES", PUSH_PACK_BYTES),
         mock.patch.object(packing, "PART_BYTES", PUSH_PART_BYTES),
+        mock.patch.object(multipart, "MIN_PART_BYTES", PUSH_PART_BYTES),
+        mock.patch.object(store, "MIN_PART_BYTES", PUSH_PART_BYTES),
         mock.patch.object(builder, "IndexLimits", return_value=PUSH_LIMITS),
         mock.patch.object(publish, "RunWriter", functools.partial(RunWriter, sizes=PUSH_SIZES)),
         mock.patch.object(history, "KEEP_RECENT", PUSH_RECORDS),
@@ -521,7 +523,7 @@ def _pushing(change: Change) -> list[Step]:
 
 
 PUSHES: dict[str, Scenario] = {
-    "first push to a folder": Scenario(_make_empty, _pushing(_first_push(FOLDER_LARGE_BYTES)), flag="c"),
+    "first push to a folder": Scenario(_make_empty, _pushing(_first_push(LARGE_BYTES)), flag="c"),
     "first push to a bucket": Scenario(_make_empty, _pushing(_first_push(LARGE_BYTES)), flag="c"),
     "second push": Scenario(_make_pushed, _pushing(_second_push)),
 }
