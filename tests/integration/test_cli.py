@@ -104,7 +104,7 @@ def test_recover_with_a_conflict_needs_a_decision(path: Path, remote: ebooklet_t
     change(remote, path, {"k1": "ours"})
     kill_push(remote, path)
     push(remote, path.with_name("b.blt"), {"k1": "theirs"})
-    child = run_process("recover", path)
+    child = run("recover", path)
     assert (child.returncode, child.stderr) == (cli.NEEDS_DECISION, "")
     assert "CONFLICT: 1 keys were changed here and by another writer: 'k1'" in child.stdout
     assert [sides["key"] for sides in data(run("recover", path, "--json"))["conflicts"]] == ["k1"]
@@ -371,7 +371,7 @@ def test_on_s3_the_place_is_remembered_and_credentials_come_from_outside(
     profile = run("recover", path, "--profile", "someone", "--json", AWS_SHARED_CREDENTIALS_FILE=str(config))
     assert profile.returncode == cli.DONE
     assert data(profile)["pushed"]["resumed_packs"] == 1
-    environment = run_process("recover", path, "--json", **CREDENTIALS)
+    environment = run("recover", path, "--json", **CREDENTIALS)
     assert environment.returncode == cli.DONE
     assert data(environment)["pushed"] is None
     assert ACCESS_KEY not in profile.stdout + environment.stdout
