@@ -8,6 +8,8 @@ read keeps every rule, which writing it again shows.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from ebooklet_tx.formats.index_records import BlockRef
 from ebooklet_tx.formats.root import decode_root, encode_root
 from ebooklet_tx.formats.run_list import check_entries, decode_run_page
 from ebooklet_tx.records import IndexRow, digest_of
+from tests.campaigns import amounts
 from tests.formats.samples import (
     HISTORY,
     HISTORY_DATA,
@@ -175,6 +178,18 @@ def test_a_slice_of_the_campaign(name: str) -> None:
 def test_the_campaign(name: str) -> None:
     taken = campaign(name, CAMPAIGN, 1)
     print(f"{name}: {taken} taken for sound, all of them were")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is kept by Linux alone")
+@pytest.mark.parametrize("count", amounts(30, 1000))
+def test_no_altered_object_costs_much_memory(count: int) -> None:
+    """A `MemoryError` is no error of ours, so that the campaign of a process with 64 MiB fails by it."""
+    code = (
+        "from tests.formats import bombs, test_mutations as mutations; bombs.limit_memory(); "
+        f"[mutations.campaign(name, {count}, 2) for name in (*mutations.KINDS, *mutations.TEXTS)]"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-3000:]
 
 
 @pytest.mark.parametrize("count", [SLICE, pytest.param(CAMPAIGN, marks=pytest.mark.slow)])

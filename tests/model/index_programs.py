@@ -47,17 +47,21 @@ class _Taste:
 
 def random_program(dice: random.Random, length: int) -> list[Step]:
     """Returns a program of about as many steps."""
-    taste = _Taste(
-        {what: weight * dice.choice([0.1, 1, 1, 4]) for what, weight in WEIGHTS.items()},
-        [dice.choice([0.15, 1, 3]) for _ in COPIES],
-        dice.sample(KEYS, dice.randint(2, len(KEYS))),
-        dice.choice([*MERGING, None]),
-    )
+    taste = _taste(dice)
     begin = [Step("a", "set", key=key, value=1) for key in taste.keys if dice.random() < 0.7]
     steps: list[Step] = []
     while len(steps) < length:
         steps += _some(dice, taste)
     return [*begin, Step("a", "push"), *steps]
+
+
+def _taste(dice: random.Random) -> _Taste:
+    return _Taste(
+        {what: weight * dice.choice([0.1, 1, 1, 4]) for what, weight in WEIGHTS.items()},
+        [dice.choice([0.15, 1, 3]) for _ in COPIES],
+        dice.sample(KEYS, dice.randint(2, len(KEYS))),
+        dice.choice([*MERGING, None]),
+    )
 
 
 def _some(dice: random.Random, taste: _Taste, *, inner: bool = False) -> list[Step]:
@@ -86,6 +90,16 @@ def _some(dice: random.Random, taste: _Taste, *, inner: bool = False) -> list[St
             between = [] if dice.random() < 0.5 else _some(dice, taste)
             return [step, *between, Step(who, "land")]
     return [step]
+
+
+def varied(dice: random.Random, program: Sequence[Step]) -> list[Step]:
+    """Returns a program with some steps more."""
+    taste = _taste(dice)
+    steps = list(program)
+    for _ in range(dice.randint(1, 5)):
+        at = dice.randint(1, len(steps))
+        steps[at:at] = _some(dice, taste)
+    return steps
 
 
 def shortened(program: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
