@@ -91,6 +91,23 @@ NEEDED: dict[str, Program] = {
         *SWEEP,
         *does("b", "push"),
     ],
+    "the floor of a restoration is its own commit": [
+        *pushes("a", "a1 b1 c1"),
+        *does("a", "keep"),
+        *pushes("a", "a2 b2 c2"),
+        gets("b", "a"),
+        *puts("b", "a3"),
+        *does("a", "restore"),
+        *does("b", "pull"),
+    ],
+    "a restoration has a higher number than what it restores": [
+        *pushes("a", "a1"),
+        *does("a", "save"),
+        *pushes("a", "a2"),
+        *pushes("a", "a3"),
+        *does("a", "keep", "rewind", "restore"),
+        *pushes("a", "a1"),
+    ],
     "a lookup reads the tail": [*pushes("a", "a1"), gets("b", "a")],
     "a lookup reads the base": [*pushes("a", "a1"), *does("b", "pull"), *pushes("a", "a2"), gets("b", "a")],
     "an answer is noted only at its base": [
@@ -149,7 +166,7 @@ NEEDED: dict[str, Program] = {
     ],
     "nothing is inferred where commits do not lead on": [
         *pushes("a", "a1 b1 c1"),
-        *does("a", "keep"),
+        *does("a", "save"),
         *pushes("a", "a2 b2 c2", merging="all"),
         *does("b", "pull", "forget"),
         *puts("b", "a3"),
@@ -160,7 +177,7 @@ NEEDED: dict[str, Program] = {
     "what the remote has is known before it is pushed over": [*pushes("a", "a1"), *pushes("b", "a2")],
     "the history says whether commits lead on": [
         *pushes("a", "a1"),
-        *does("a", "keep"),
+        *does("a", "save"),
         *pushes("a", "a2"),
         gets("b", "a"),
         *puts("b", "a3"),
@@ -212,6 +229,6 @@ NEEDED: dict[str, Program] = {
         *does("a", "keep"),
         *pushes("a", "a2 b2 c2", merging="all"),
         *SWEEP,
-        *does("a", "rewind"),
+        *does("a", "restore"),
     ],
 }

@@ -25,10 +25,12 @@ WEIGHTS = {
     "sweep": 2.0,
     "meet": 4.0,
     "keep": 1.0,
-    "rewind": 1.0,
+    "restore": 1.0,
+    "save": 0.5,
+    "rewind": 0.7,
     "new": 0.5,
 }
-READS = ("get", "pull", "len", "keys", "push", "compact")
+READS = ("get", "pull", "len", "keys", "push", "compact", "restore")
 """Steps with requests, at which others may act."""
 
 FATES = ("answer", "unanswered", "unanswered", "lost", "late", "late")

@@ -27,6 +27,7 @@ from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance import compact
 from ebooklet_tx.records import IndexRow, RemoteSide
 from ebooklet_tx.sync.base_index import Answer, BaseIndex
+from ebooklet_tx.sync.commit.builder import Below
 from ebooklet_tx.sync.commit.swap_rules import Fate, fate_of
 from ebooklet_tx.sync.pull.move_base import Move, apply_move
 from ebooklet_tx.sync.root_object import read_root_or_none
@@ -109,6 +110,14 @@ def _whole_slots(
         begin, end = intersection(ref.fence, ref.next_fence, lo, hi)
         if end is None or begin < end:
             yield begin, end, ref
+
+
+def _without_floor(runs: tuple[Run, ...], tail: bytes, floor_seq: int) -> NewIndex:
+    return NewIndex(runs, tail, 0)
+
+
+def _seq_below(self: Below) -> int:
+    return 0 if self.manifest is None else self.manifest.seq
 
 
 def _one_row(entry: IndexEntry, *_: object) -> int:
@@ -194,6 +203,10 @@ OFF: dict[str, Replacements] = {
     "a tombstone stays where a run below may have its key": {"index.merging.may_drop": _drop_any},
     "the floor rises to a tombstone that is dropped": dict.fromkeys(_JOINED, _floor_stays),
     "the floor of a replacement is its own commit": {"sync.commit.builder.first_floor": _floor_of_replaced},
+    "the floor of a restoration is its own commit": {"sync.commit.builder.NewIndex": _without_floor},
+    "a restoration has a higher number than what it restores": {
+        "sync.commit.builder.Below.seq": property(_seq_below)
+    },
     "a row that is moved has the number of the commit that moves it": {
         "maintenance.compact._new_row": _as_of_before
     },
@@ -242,6 +255,6 @@ OFF: dict[str, Replacements] = {
     "where the history is cut a base is lost": {"sync.pull.move_base.fate_of": _lost_is_dropped},
     # Collecting.
     "a snapshot protects what it names": {
-        "maintenance.inventory._named_by_snapshot": lambda *_: set(),
+        "maintenance.inventory.named_by_snapshot": lambda *_: set(),
     },
 }

@@ -48,7 +48,7 @@ from tests.store_wrappers import PassingStore
 T = TypeVar("T")
 
 KEYS = "abcdefgh"
-WRITES = frozenset({"push", "compact"})
+WRITES = frozenset({"push", "compact", "restore"})
 """Steps that send a commit: one at a time of each copy, and soon enough for what they have sent to be kept."""
 VALUES = (1, 2, 3)
 """The last is too long to ride in the index."""
@@ -363,6 +363,7 @@ class World:
         self.numbers: dict[str, int] = {}
         self.late: list[tuple[int, Callable[[], str]]] = []
         self.is_rewound = False
+        self.kept: str | None = None
         self.counts: dict[str, int] = {}
         self._writings = 0
         self._microseconds = 0
@@ -455,14 +456,14 @@ class World:
         keys = [
             key for key, row in copy.rows().items() if row["pending"] and row["pending_number"] <= last_number
         ]
-        below = {} if replaces else self.states[manifest.parent]
-        choice = copy.frames[-1].step.choice
+        frame = copy.frames[-1]
+        below = {} if replaces else self.states[self.kept if frame.step.what == "restore" else manifest.parent]
         for key in keys:
             op = copy.ops[key]
             if below.get(key) in (op.seen, op.value):
                 continue
             self._count("resolved")
-            if choice != "ours":
+            if frame.step.choice != "ours":
                 raise BrokenError(f"{copy.name} pushes {op.value} over {key}={below.get(key)}, and saw {op.seen}")
             op.seen = below.get(key)
         carried = {key: (copy.ops[key].value, copy.ops[key].number) for key in keys}
@@ -574,22 +575,43 @@ class World:
             copy.db.changes().push(on_conflict=step.choice)
         except ConflictError as error:
             copy.settle()
-            said, rows = {conflict.key for conflict in error.conflicts}, copy.rows()
-            lost = {key for key, row in rows.items() if row["pending"] and row["base_kind"] == BASE_LOST}
-            true = copy.conflicts()
-            if step.choice != "raise" or not true <= said <= true | lost:
-                raise BrokenError(f"{copy.name} is told of conflicts in {said}, and {true} are") from error
+            if step.choice != "raise":
+                raise BrokenError(f"{copy.name} is told of conflicts, and has decided") from error
+            self._check_conflicts(copy, {conflict.key for conflict in error.conflicts}, step)
             self._count("conflicts")
             return
         copy.settle()
         if copy.ops and not step.meanwhile:
             raise BrokenError(f"{copy.name} has pushed, and {copy.ops} is pending")
 
+    def _check_conflicts(self, copy: Copy, said: set[str], step: Step) -> None:
+        """Holds the conflicts that a copy is told of to the truth; of a lost base none may be told."""
+        lost = {key for key, row in copy.rows().items() if row["pending"] and row["base_kind"] == BASE_LOST}
+        true = copy.conflicts()
+        if not step.meanwhile and not true <= said <= true | lost:
+            raise BrokenError(f"{copy.name} is told of conflicts in {said}, and there are some in {true}")
+
     def do_compact(self, copy: Copy, step: Step, frame: Frame) -> None:
         if any(other.step.what in WRITES for other in copy.frames[:-1]):
             return
         packs = [key.removeprefix(self.names.prefix) for key in self.store.objects if ".d/pack/" in key]
         copy.db.compact(packs=packs)
+
+    def do_keep(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """Makes a snapshot in the place of the one before."""
+        if copy.is_new or any(other.step.what in ("keep", "restore") for other in self._at_work()[:-1]):
+            return
+        if self.names.snapshot("kept") in self.store.objects:
+            copy.db.delete_snapshot("kept")
+        self.kept = copy.db.snapshot("kept").commit_id
+
+    def do_restore(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """Makes what the snapshot has the newest commit."""
+        if copy.is_new or self.kept is None or any(other.step.what in WRITES for other in copy.frames[:-1]):
+            return
+        said = set(copy.db.restore("kept").conflicts)
+        copy.settle()
+        self._check_conflicts(copy, said, step)
 
     def do_forget(self, copy: Copy, step: Step, frame: Frame) -> None:
         """Forgets what is not pending: values that were fetched, and pieces of the index."""
@@ -610,9 +632,11 @@ class World:
 
     def do_wait(self, copy: Copy, step: Step, frame: Frame) -> None:
         """Lets a day and more go by: what nobody names may be collected after that."""
-        at_work = {frame.step.what for each in self.copies.values() for frame in each.frames}
-        if at_work.isdisjoint(WRITES):
+        if not any(frame.step.what in WRITES for frame in self._at_work()):
             self.hours += 27
+
+    def _at_work(self) -> list[Frame]:
+        return [frame for copy in self.copies.values() for frame in copy.frames]
 
     def do_collect(self, copy: Copy, step: Step, frame: Frame) -> None:
         if self.has_root:
@@ -628,15 +652,15 @@ class World:
                     send()
                     self._count("landed")
 
-    def do_keep(self, copy: Copy, step: Step, frame: Frame) -> None:
-        """Keeps the root as a snapshot, which protects what it names."""
+    def do_save(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """Keeps the root, and what it names, elsewhere."""
         if self.has_root:
-            self.store.copy(self.names.root, self.names.object("snapshot/kept"))
+            self.store.copy(self.names.root, self.names.snapshot("saved"))
 
     def do_rewind(self, copy: Copy, step: Step, frame: Frame) -> None:
-        """Puts the root that was kept back, by hand."""
-        if self.names.object("snapshot/kept") in self.store.objects:
-            self.store.copy(self.names.object("snapshot/kept"), self.names.root)
+        """Puts the root that was kept elsewhere back, by hand."""
+        if self.names.snapshot("saved") in self.store.objects:
+            self.store.copy(self.names.snapshot("saved"), self.names.root)
             self.is_rewound = True
 
     # -- the truth ---------------------------------------------------------------------------
