@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ def run_forked(pipe: Pipe, page: Path, folder: Path, environment: Mapping[str, s
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # As it was found out for the process that this one is forked from.
+    tempfile.tempdir = None
     sys.path.insert(0, str(folder))
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
     for standard in (1, 2):
