@@ -7,58 +7,11 @@ weighs, because only the first kind gives the same answer on every machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
+from scripts.bench.bars_index import index
 from scripts.bench.phases_alone import LONG_PUSHES
-from scripts.bench.runner import BARE, GROUPED, OURS, PER_KEY, Row
-
-KIB, MIB = 2**10, 2**20
-PEERS = (GROUPED, PER_KEY)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One comparison of a result with its bar.
-
-    Attributes:
-        bar: What is held to it.
-        measured: The value, for people.
-        limit: The bar, for people.
-        met: Whether it holds.
-        counts: Whether it is of counts, so that `--check` may fail by it.
-    """
-
-    bar: str
-    measured: str
-    limit: str
-    met: bool
-    counts: bool
-
-
-class Results:
-    """Finds rows."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.rows = list(rows)
-
-    def all(self, phase: str, adapter: str = OURS, variant: str | None = None) -> list[Row]:
-        """Returns the rows of a phase, by size."""
-        found = [
-            row
-            for row in self.rows
-            if (row.phase, row.adapter) == (phase, adapter) and variant in (None, row.variant)
-        ]
-        return sorted(found, key=lambda row: (row.n, row.variant))
-
-    def peer_seconds(self, row: Row) -> float | None:
-        """Returns the time of the peer's faster mode for the same work, None if it was not measured."""
-        times = [
-            other.measured.seconds
-            for peer in PEERS
-            for other in self.all(row.phase, peer, row.variant)
-            if other.n == row.n
-        ]
-        return min(times, default=None)
+from scripts.bench.results import KIB, MIB, Results, Verdict, at_most, ratio
+from scripts.bench.runner import BARE, Row
 
 
 def verdicts(rows: Iterable[Row]) -> list[Verdict]:
@@ -67,22 +20,13 @@ def verdicts(rows: Iterable[Row]) -> list[Verdict]:
     return [verdict for bar in _BARS for verdict in bar(results)]
 
 
-def _at_most(bar: str, value: float, limit: float, unit: str = "") -> Verdict:
-    return Verdict(bar, f"{value:,.0f}{unit}", f"<= {limit:,.0f}{unit}", value <= limit, counts=True)
-
-
-def _ratio(bar: str, value: float, limit: float, *, least: bool = False) -> Verdict:
-    met = value >= limit if least else value <= limit
-    return Verdict(bar, f"{value:.2f} x", f"{'>=' if least else '<='} {limit:g} x", met, counts=False)
-
-
 def _push(results: Results) -> Iterator[Verdict]:
     for row in results.all("push"):
         counts, what = row.measured.counts, f"push {row.variant}, N={row.n:,}"
         if row.variant in ("k=1", "k=10"):
-            yield _at_most(f"{what}: write requests", counts.writes, 2)
+            yield at_most(f"{what}: write requests", counts.writes, 2)
         limit = 64 * KIB + 3 * row.facts["changed_bytes"]
-        yield _at_most(f"{what}: bytes up", counts.bytes_up, limit)
+        yield at_most(f"{what}: bytes up", counts.bytes_up, limit)
     for variant in ("k=1", "k=10", "k=1000"):
         rows = results.all("push", variant=variant)
         if len(rows) > 1:
@@ -102,20 +46,20 @@ def _push(results: Results) -> Iterator[Verdict]:
 def _session(results: Results) -> Iterator[Verdict]:
     for row in results.all("session"):
         what = f"open for write, push 1, close, {row.variant}, N={row.n:,}"
-        yield _at_most(f"{what}: requests", row.measured.counts.requests, 6)
+        yield at_most(f"{what}: requests", row.measured.counts.requests, 6)
         peer = results.peer_seconds(row)
         if peer is not None and row.variant != "0 ms":
-            yield _ratio(f"{what}: times as fast as the peer", peer / row.measured.seconds, 8, least=True)
+            yield ratio(f"{what}: times as fast as the peer", peer / row.measured.seconds, 8, least=True)
 
 
 def _warm_open(results: Results) -> Iterator[Verdict]:
     rows = results.all("warm open")
     for row in rows:
-        yield _at_most(f"warm open, N={row.n:,}: requests", row.measured.counts.requests, 1)
-        yield _at_most(f"warm open, N={row.n:,}: bytes down", row.measured.counts.bytes_down, 0)
+        yield at_most(f"warm open, N={row.n:,}: requests", row.measured.counts.requests, 1)
+        yield at_most(f"warm open, N={row.n:,}: bytes down", row.measured.counts.bytes_down, 0)
     if len(rows) > 1:
         first, last = rows[0].measured, rows[-1].measured
-        yield _ratio(
+        yield ratio(
             f"warm open: time at N={rows[-1].n:,} to that at N={rows[0].n:,}", last.seconds / first.seconds, 1.5
         )
     for row in results.all("warm len"):
@@ -128,20 +72,20 @@ def _warm_open(results: Results) -> Iterator[Verdict]:
 def _pull(results: Results) -> Iterator[Verdict]:
     for row in results.all("pull"):
         what = f"pull of another's 10 keys, N={row.n:,}"
-        yield _at_most(f"{what}: requests", row.measured.counts.requests, 2)
-        yield _at_most(f"{what}: bytes down", row.measured.counts.bytes_down, 64 * KIB)
+        yield at_most(f"{what}: requests", row.measured.counts.requests, 2)
+        yield at_most(f"{what}: bytes down", row.measured.counts.bytes_down, 64 * KIB)
 
 
 def _first_push(results: Results) -> Iterator[Verdict]:
     for row in results.all("first push", variant="1024 B"):
         what, counts = f"first push, {row.n:,} x 1 KiB", row.measured.counts
-        yield _at_most(f"{what}: requests", counts.requests, counts.bytes_up // (16 * MIB) + 4)
+        yield at_most(f"{what}: requests", counts.requests, counts.bytes_up // (16 * MIB) + 4)
         peer = results.peer_seconds(row)
         if peer is not None:
-            yield _ratio(f"{what}: time to the peer's", row.measured.seconds / peer, 0.7)
+            yield ratio(f"{what}: time to the peer's", row.measured.seconds / peer, 0.7)
         for bare in results.all("first push", BARE, row.variant):
             if bare.n == row.n:
-                yield _ratio(
+                yield ratio(
                     f"{what}: time to the bare upload's", row.measured.seconds / bare.measured.seconds, 1.5
                 )
 
@@ -149,14 +93,14 @@ def _first_push(results: Results) -> Iterator[Verdict]:
 def _cold(results: Results) -> Iterator[Verdict]:
     for row in results.all("cold open"):
         what = f"cold open and one key, N={row.n:,}"
-        yield _at_most(f"{what}: requests", row.measured.counts.requests, 4)
+        yield at_most(f"{what}: requests", row.measured.counts.requests, 4)
         peer = results.peer_seconds(row)
         if peer is not None:
-            yield _ratio(f"{what}: time to the peer's", row.measured.seconds / peer, 1)
+            yield ratio(f"{what}: time to the peer's", row.measured.seconds / peer, 1)
     for row in results.all("load all"):
         peer = results.peer_seconds(row)
         if peer is not None:
-            yield _ratio(f"load all, cold, N={row.n:,}: time to the peer's", row.measured.seconds / peer, 0.8)
+            yield ratio(f"load all, cold, N={row.n:,}: time to the peer's", row.measured.seconds / peer, 0.8)
 
 
 def _random(results: Results) -> Iterator[Verdict]:
@@ -167,9 +111,9 @@ def _random(results: Results) -> Iterator[Verdict]:
             # Shown, not held: no 40 ranges have a thousand keys in 100 MB and only 4 MB between them, and each
             # pack takes one, until `compact` has joined them.
             continue
-        yield _at_most(f"{what}: requests", counts.requests, 40)
+        yield at_most(f"{what}: requests", counts.requests, 40)
         if "large values" in row.variant:
-            yield _at_most(f"{what}: bytes down", counts.bytes_down, 4 * row.facts["asked_bytes"])
+            yield at_most(f"{what}: bytes down", counts.bytes_down, 4 * row.facts["asked_bytes"])
 
 
 def _local(results: Results) -> Iterator[Verdict]:
@@ -177,14 +121,14 @@ def _local(results: Results) -> Iterator[Verdict]:
         peer = results.peer_seconds(row)
         if peer is not None:
             limit = 1.5 if row.n >= 1_000_000 else 0.7
-            yield _ratio(
+            yield ratio(
                 f"bulk set, {row.n:,}: rate to the peer's", peer / row.measured.seconds, limit, least=True
             )
     for row in results.all("local get"):
         peer = results.peer_seconds(row)
         if peer is not None:
             what = f"get of a local key, N={row.n:,}: rate to the peer's"
-            yield _ratio(what, peer / row.measured.seconds, 1.5, least=True)
+            yield ratio(what, peer / row.measured.seconds, 1.5, least=True)
 
 
 def _alone(results: Results) -> Iterator[Verdict]:
@@ -196,7 +140,7 @@ def _alone(results: Results) -> Iterator[Verdict]:
             )
     ours, floor = results.all("import", "ebooklet_tx"), results.all("import", "boto3, sqlalchemy")
     if ours and floor:
-        yield _ratio(
+        yield ratio(
             "import ebooklet_tx: time to that of boto3 and sqlalchemy",
             ours[0].measured.seconds / floor[0].measured.seconds,
             1.1,
@@ -210,11 +154,11 @@ def _long(results: Results) -> Iterator[Verdict]:
     for row in results.all("long"):
         facts = row.facts
         limit = 40 * facts["changed_bytes"] + LONG_PUSHES * 64 * KIB
-        yield _at_most(f"{row.variant}: bytes up", row.measured.counts.bytes_up, limit)
-        yield _at_most(f"{row.variant}: root bytes", facts["root_bytes"], 16 * KIB)
-        yield _at_most(f"{row.variant}: runs", facts["runs"], 8)
+        yield at_most(f"{row.variant}: bytes up", row.measured.counts.bytes_up, limit)
+        yield at_most(f"{row.variant}: root bytes", facts["root_bytes"], 16 * KIB)
+        yield at_most(f"{row.variant}: runs", facts["runs"], 8)
     for row in results.all("collect"):
-        yield _at_most("after collect: bytes left", row.facts["left_bytes"], 1.5 * row.facts["live_bytes"])
+        yield at_most("after collect: bytes left", row.facts["left_bytes"], 1.5 * row.facts["live_bytes"])
 
 
 _BARS: tuple[Callable[[Results], Iterator[Verdict]], ...] = (
@@ -228,4 +172,5 @@ _BARS: tuple[Callable[[Results], Iterator[Verdict]], ...] = (
     _local,
     _alone,
     _long,
+    index,
 )

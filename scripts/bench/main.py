@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from scripts.bench import phases, phases_alone
+from scripts.bench import phases, phases_alone, phases_index
 from scripts.bench.bars import verdicts
 from scripts.bench.plot import draw
 from scripts.bench.runner import ALL_ADAPTERS, Options, Runner
@@ -37,7 +37,11 @@ PHASES: dict[str, phases.Phase] = {
     "local": phases.local_rates,
     "recovery": phases.recovery,
 }
-ON_REQUEST: dict[str, phases.Phase] = {"huge": phases_alone.huge, "long": phases_alone.long}
+ON_REQUEST: dict[str, phases.Phase] = {
+    "huge": phases_alone.huge,
+    "long": phases_alone.long,
+    "index": phases_index.index,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     every = [*PHASES, *ON_REQUEST]
     parser.add_argument(
-        "--phases", type=_names(every), help=f"of {', '.join(every)}; default: all but the last two"
+        "--phases", type=_names(every), help=f"of {', '.join(every)}; default: all but the last three"
     )
     parser.add_argument(
         "--adapters",
@@ -114,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--large", action="store_true", help="a million keys as well")
     parser.add_argument("--huge", action="store_true", help="a value of 4 GiB - 1 as well")
     parser.add_argument("--long", action="store_true", help="10,000 pushes in a row as well")
+    parser.add_argument(
+        "--index", action="store_true", help="what reading the index by the block costs, at all sizes, as well"
+    )
     parser.add_argument(
         "--repeats", type=int, default=3, help="of quick measurements; the best counts (default 3)"
     )

@@ -237,24 +237,33 @@ class Runner:
 
     def state(self, adapter: str, n: int, value_bytes: int = 100, steps: int = 0) -> State:
         """Returns a pushed database, made at the first time; its push is a result of its own."""
-        name = f"{adapter}-{n}-{value_bytes}-{steps}"
+        measured: dict[str, Measured] = {}
+        name, action = f"{adapter}-{n}-{value_bytes}-{steps}", "push_in_steps" if steps else "first_push"
+        is_new = name not in self._states
+        made = self.made_state(name, adapter, action, measured, n=n, value_bytes=value_bytes, steps=steps)
+        if is_new and not steps:
+            self.add("first push", adapter, n, f"{value_bytes} B", measured["push"])
+        return made
+
+    def made_state(
+        self,
+        name: str,
+        adapter: str,
+        action: str,
+        measured: dict[str, Measured] | None = None,
+        **spec: Any,
+    ) -> State:
+        """Returns a state, made at the first time by an action, whose measurements go into `measured`."""
         if name in self._states:
             return self._states[name]
         self.stub.restore(EMPTY)
         folder = self.new_folder()
         started = time.monotonic()
-        measured, _ = self.run(
-            adapter,
-            "push_in_steps" if steps else "first_push",
-            path=folder / "db.blt",
-            n=n,
-            value_bytes=value_bytes,
-            steps=steps,
-        )
-        if not steps:
-            self.add("first push", adapter, n, f"{value_bytes} B", measured["push"])
+        found, _ = self.run(adapter, action, path=folder / "db.blt", **spec)
+        if measured is not None:
+            measured.update(found)
         self.stub.save(name)
-        self._states[name] = State(name, adapter, n, value_bytes, folder)
+        self._states[name] = State(name, adapter, spec["n"], spec["value_bytes"], folder)
         self.say(f"  made {name} in {time.monotonic() - started:.1f} s")
         return self._states[name]
 
