@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from tests.s3_proxy import Mode, S3Proxy, s3_proxy
 from tests.servers import ministack_server, rclone_server, seaweedfs_server
 
 remember()
+
+# Processes that tests start keep what they compile, as they do by default: a short one costs little else.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30

@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.bench.phases import VALUE_BYTES
 from scripts.bench.runner import BUCKET, EMPTY, OURS, Measured, Runner
-from scripts.bench.stub_process import TREE, Counts
+from scripts.bench.stub_process import TREE, Counts, child_environment
 
 HUGE_BYTES = 2**32 - 1
 LONG_PUSHES = 10_000
@@ -88,5 +88,11 @@ def long(runner: Runner) -> None:
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], check=True, capture_output=True, text=True, cwd=TREE, timeout=600
+        [sys.executable, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=TREE,
+        env=child_environment(),
+        timeout=600,
     )

@@ -13,7 +13,7 @@ from functools import partial
 from ebooklet_tx.formats.pack import PACK_BYTES
 from scripts.bench.phases import CHANGED_KEYS, KIB, RANDOM_KEYS, VALUE_BYTES
 from scripts.bench.runner import EMPTY, GROUPED, OURS, Measured, Runner, State
-from scripts.bench.stub_process import TREE, Counts
+from scripts.bench.stub_process import TREE, Counts, child_environment
 
 REPEATS_AFTER = PACK_BYTES // (VALUE_BYTES + 64)
 """As many keys as one pack has values for; see `synthetic_remote`."""
@@ -180,6 +180,7 @@ def fixed(runner: Runner) -> None:
                     capture_output=True,
                     text=True,
                     cwd=TREE,
+                    env=child_environment(),
                     timeout=60,
                 )
                 cpu_seconds = float(done.stdout)

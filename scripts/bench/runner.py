@@ -7,7 +7,6 @@ of the adapter's own Python; a state is made once, and each measurement starts f
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.environments import python_for
-from scripts.bench.stub_process import TREE, Counts, StubControl
+from scripts.bench.stub_process import Counts, StubControl, child_environment
 
 BUCKET = "bench"
 DB_KEY = "db"
@@ -178,7 +177,7 @@ class Runner:
                 stderr=errors,
                 text=True,
                 cwd=self._scratch,
-                env={**os.environ, "PYTHONPATH": str(TREE), "PYTHONWARNINGS": "ignore"},
+                env=child_environment(),
             ) as process,
         ):
             try:
