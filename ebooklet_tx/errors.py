@@ -209,7 +209,10 @@ class OfflineError(RemoteError, ConnectionError):
 
 
 class ContentionError(OfflineError):
-    """Commits of other writers came first at every attempt. Every operation is still pending; push again."""
+    """Commits of other writers came first at every attempt. Every operation is still pending; push again.
+
+    An import from ebooklet raises it where ebooklet pushed to what was being read; run it again.
+    """
 
     kind = "contention"
 

@@ -15,6 +15,7 @@ from ebooklet_tx.importing import importing, source_file, source_root
 from ebooklet_tx.stores.object_store import ObjectStore
 from tests.ebooklet_remotes import FIRST_US, PLACE, bucket_in_memory, made_objects, shelved
 from tests.memory_store import MemoryStore
+from tests.processes import say
 from tests.store_wrappers import PassingStore
 
 T = TypeVar("T")
@@ -31,9 +32,10 @@ def values_of(count: int = 100, size: int = 1000) -> dict[str, tuple[int, bytes]
     return {f"k{number:03}": (FIRST_US + number, source.randbytes(size)) for number in numbers}
 
 
-def source_of(layout: str) -> MemoryStore:
+def source_of(layout: str, count: int = 100, size: int = 1000) -> MemoryStore:
     """The source of imports that are killed."""
-    return shelved(made_objects(layout, values_of(), serializer=None, group_bytes=20_000))
+    group_bytes = max(20_000, count * size // 3)
+    return shelved(made_objects(layout, values_of(count, size), serializer=None, group_bytes=group_bytes))
 
 
 def make_small(set_attribute: Callable[[object, str, object], None] = setattr) -> None:
@@ -64,7 +66,25 @@ class _KillingStore(PassingStore):
 
 
 def import_and_die(pipe: Pipe, layout: str, url: str, path: Path, at: int, after: bool) -> None:
-    """Imports until the n-th request to the target."""
+    """Imports in small batches until the n-th request to the target."""
     make_small()
     with bucket_in_memory(source_of(layout), lambda inner: _KillingStore(inner, at, after=after)):
         ebooklet_tx.import_ebooklet(PLACE, url, path, max_local_bytes=SMALL_BYTES)
+
+
+def import_large(
+    pipe: Pipe, layout: str, url: str, path: Path, amounts: tuple[int, int, int], at: int | None
+) -> None:
+    """Imports so many values of so many bytes within a bound, and says the report.
+
+    Where a number is given, it dies at that request to the target.
+    """
+    count, size, local_bytes = amounts
+    store = source_of(layout, count, size)
+
+    def wrap(inner: ObjectStore) -> ObjectStore:
+        return inner if at is None else _KillingStore(inner, at, after=False)
+
+    with bucket_in_memory(store, wrap):
+        report = ebooklet_tx.import_ebooklet(PLACE, url, path, max_local_bytes=local_bytes, verify=True)
+    say(pipe, report.to_dict())

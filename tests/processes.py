@@ -94,6 +94,10 @@ class Worker:
             raise WorkerFailedError(f"process {self.pid} ended with exit code {self._process.exitcode}")
         return messages
 
+    def is_alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._process.is_alive()
+
     def kill(self) -> None:
         """Kills the child, as power loss would, and waits until it is gone."""
         os.kill(self.pid, signal.SIGKILL)
