@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from ebooklet_tx.maintenance.status import status
     from ebooklet_tx.maintenance.unlock import unlock
     from ebooklet_tx.opening import open
-    from ebooklet_tx.records import CommitRecord
+    from ebooklet_tx.records import CommitRecord, KeyChange
     from ebooklet_tx.remote_session import RemoteSession
     from ebooklet_tx.stores.retry import RetryPolicy
     from ebooklet_tx.sync.commit.push import PushResult
@@ -128,7 +128,7 @@ _HOMES = {
     "ebooklet_tx.maintenance.status": ("status",),
     "ebooklet_tx.maintenance.unlock": ("unlock",),
     "ebooklet_tx.opening": ("open",),
-    "ebooklet_tx.records": ("CommitRecord",),
+    "ebooklet_tx.records": ("CommitRecord", "KeyChange"),
     "ebooklet_tx.remote_session": ("RemoteSession",),
     "ebooklet_tx.stores.retry": ("RetryPolicy",),
     "ebooklet_tx.sync.commit.push": ("PushResult",),
@@ -179,6 +179,7 @@ __all__ = [
     "CommitRecord",
     "Snapshot",
     "RestoreResult",
+    "KeyChange",
     "CopyReport",
     "EraseReport",
     "recover",

@@ -129,6 +129,18 @@ class CommitRecord:
     message: str = ""
 
 
+class KeyChange(NamedTuple):
+    """What became of a key from one state to another.
+
+    Attributes:
+        key: The key.
+        kind: `added`, `changed` or `removed`; `set` for added or changed, where it can't be told which.
+    """
+
+    key: str
+    kind: str
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotNote:
     """What a copy of a root that is kept as a snapshot says of itself."""
@@ -146,6 +158,7 @@ __all__ = [
     "METADATA_KEY",
     "CommitRecord",
     "IndexRow",
+    "KeyChange",
     "ObjectRef",
     "SnapshotNote",
     "digest_of",

@@ -38,11 +38,17 @@ def page() -> str:
     from ebooklet_tx.cli.commands import _parser as parser
 
     root = parser()
-    text = _HEAD.format(help=root.format_help().rstrip())
-    for action in root._actions:
+    return _HEAD.format(help=root.format_help().rstrip()) + _commands(root, "")
+
+
+def _commands(parser: argparse.ArgumentParser, before: str) -> str:
+    """Returns the sections of a parser's commands, and of theirs."""
+    text = ""
+    for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
-                text += _COMMAND.format(name=name, help=command.format_help().rstrip())
+                text += _COMMAND.format(name=before + name, help=command.format_help().rstrip())
+                text += _commands(command, f"{before}{name} ")
     return text
 
 

@@ -8,41 +8,41 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import ebooklet_tx
 from ebooklet_tx.cli import importing
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
+from ebooklet_tx.cli.shared import (
+    DONE,
+    EPILOG,
+    FAILED,
+    INTERRUPTED,
+    NEEDS_DECISION,
+    add_command,
+    add_lock_timeout,
+    add_remote,
+    complain,
+    named_remote,
+    needed_remote,
+    print_json,
+    program,
+    said,
+    show,
+)
+from ebooklet_tx.cli.snapshots import add_snapshot_commands
 from ebooklet_tx.maintenance.checking import collect, verify
 from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.timestamps import as_datetime
 from ebooklet_tx.tracebacks import full_tracebacks
 
-DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
-
 _DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
-
-_EPILOG = """\
-exit codes:
-  0    done
-  1    something needs a decision: conflicts, lost pending values, a lock that is held, or damage at the remote
-  2    failed: no such file, remote out of reach, wrong arguments; can be run again (--debug shows the trace)
-  130  interrupted by Ctrl-C
-
-The remote is the one that the journal remembers, unless --remote names another. Credentials are
-never stored: they come from the environment (AWS_ACCESS_KEY_ID and so on), from --profile, or from
-whatever else boto3 finds.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return FAILED
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         return INTERRUPTED
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        _complain(error if isinstance(error, ebooklet_tx.Error) else _foreign(error))
+        complain(error if isinstance(error, ebooklet_tx.Error) else _foreign(error))
         _silence_stdout()
         return NEEDS_DECISION if isinstance(error, _DECISIONS) else FAILED
     return code
@@ -80,24 +80,6 @@ def _silence_stdout() -> None:
 
 def _foreign(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _complain(what: object) -> None:
-    line = " ".join(str(what).split())
-    # Where stderr takes nothing either, the exit code has to do.
-    with contextlib.suppress(OSError, ValueError):
-        print(f"ebooklet_tx: {line}", file=sys.stderr)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, sort_keys=True))
-
-
-def _show(report: Any, options: argparse.Namespace) -> None:
-    if options.json:
-        _print_json(report.to_dict())
-    else:
-        print(report.words())
 
 
 @contextlib.contextmanager
@@ -119,7 +101,7 @@ def _recover(options: argparse.Namespace) -> int:
     with _quiet_log():
         report = ebooklet_tx.recover(
             options.path,
-            _remote(options),
+            named_remote(options),
             dry_run=options.dry_run,
             resume=not options.no_resume,
             accept_deletes=options.accept_deletes,
@@ -127,13 +109,13 @@ def _recover(options: argparse.Namespace) -> int:
             accept_partial=options.accept_partial,
             repair_remote=options.repair_remote,
         )
-    _show(report, options)
+    show(report, options)
     return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE
 
 
 def _status(options: argparse.Namespace) -> int:
     report = ebooklet_tx.status(options.path)
-    _show(report, options)
+    show(report, options)
     return NEEDS_DECISION if report.needs_decision else DONE
 
 
@@ -141,7 +123,7 @@ def _push(options: argparse.Namespace) -> int:
     with _opened(options) as database:
         result = database.changes().push(force_push=options.force, message=options.message)
     if options.json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
     elif result:
         print(f"pushed commit {result.seq}: {result.set_count} sets, {result.deleted_count} deletes")
     else:
@@ -154,7 +136,7 @@ def _pull(options: argparse.Namespace) -> int:
         result = database.changes().pull()
         conflicts = [conflict.key for conflict in database.changes().conflicts()]
     if options.json:
-        _print_json({**asdict(result), "conflicts": conflicts})
+        print_json({**asdict(result), "conflicts": conflicts})
     else:
         print(f"this machine stands at commit {result.seq}")
         for key in conflicts:
@@ -163,10 +145,10 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _unlock(options: argparse.Namespace) -> int:
-    remote = _remote(options)
+    remote = named_remote(options)
     held_by = ebooklet_tx.unlock(options.path, remote, force=options.force, lock_timeout=options.lock_timeout)
     if options.json:
-        _print_json({"held_by": held_by})
+        print_json({"held_by": held_by})
     else:
         print("nobody held the lock" if held_by is None else f"the lock was taken from {held_by}")
     return DONE
@@ -175,46 +157,41 @@ def _unlock(options: argparse.Namespace) -> int:
 def _log(options: argparse.Namespace) -> int:
     records = history(options.path, options.limit)
     if options.json:
-        _print_json([asdict(record) for record in records])
+        print_json([asdict(record) for record in records])
     for record in () if options.json else records:
         when = as_datetime(record.committed_at_us)
         print(
             f"{record.seq:>8}  {when:%Y-%m-%d %H:%M:%S}  {record.commit_id}  "
             f"+{record.set_count} -{record.deleted_count}  {record.value_bytes:,} bytes  {record.writer}"
-            f"{_said(record.message)}"
+            f"{said(record.message)}"
         )
     return DONE
 
 
-def _said(message: str) -> str:
-    """Returns a message as the end of a line: in quotes, its line breaks as spaces."""
-    return f'  "{" ".join(message.split())}"' if message else ""
-
-
 def _verify(options: argparse.Namespace) -> int:
-    report = verify(_needed_remote(options), read_values=options.values, file_path=options.path)
-    _show(report, options)
+    report = verify(needed_remote(options), read_values=options.values, file_path=options.path)
+    show(report, options)
     return DONE if report.sound else NEEDS_DECISION
 
 
 def _collect(options: argparse.Namespace) -> int:
     try:
         report = collect(
-            _needed_remote(options),
+            needed_remote(options),
             grace_seconds=options.grace_hours * 3600,
             dry_run=options.dry_run,
             lock_timeout=options.lock_timeout,
         )
     except ebooklet_tx.RemoteIntegrityError as error:
-        _complain(error)
+        complain(error)
         return NEEDS_DECISION
-    _show(report, options)
+    show(report, options)
     return DONE
 
 
 def _import_ebooklet(options: argparse.Namespace) -> int:
     report = importing.run_import(options)
-    _show(report, options)
+    show(report, options)
     return DONE if report.sound else NEEDS_DECISION
 
 
@@ -231,7 +208,7 @@ def _demo(options: argparse.Namespace) -> int:
         say=_say_nothing if options.json else print,
     )
     if options.json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     return DONE if report.sound else FAILED
 
 
@@ -240,47 +217,29 @@ def _say_nothing(_line: str) -> None:
 
 
 def _opened(options: argparse.Namespace) -> ebooklet_tx.Database:
-    return ebooklet_tx.open(_needed_remote(options), options.path, "w", lock_timeout=options.lock_timeout)
-
-
-def _needed_remote(options: argparse.Namespace) -> Any:
-    if options.path is None and options.remote is None:
-        raise ebooklet_tx.InvalidArgumentError("which database? give the PATH of a local file, or --remote URL")
-    remote = _remote(options)
-    if remote is None:
-        raise ebooklet_tx.InvalidArgumentError(f"{options.path} remembers no remote; name one with --remote")
-    return remote
-
-
-def _remote(options: argparse.Namespace) -> Any:
-    """Returns what `open` takes: the place named, or the remembered one, with the profile if given."""
-    profile = {} if options.profile is None else {"profile": options.profile}
-    if options.remote is not None:
-        mark = "&" if "?" in options.remote else "?"
-        return options.remote + (mark + urlencode(profile) if profile else "")
-    remembered = ebooklet_tx.status(options.path).connection
-    return None if remembered is None else remembered | profile
+    return ebooklet_tx.open(needed_remote(options), options.path, "w", lock_timeout=options.lock_timeout)
 
 
 # -- arguments ---------------------------------------------------------------------------------
 
 
-def _program() -> str:
-    """Returns what the user typed: the installed command, or the module."""
-    return "ebooklet-tx" if Path(sys.argv[0]).name == "ebooklet-tx" else "python -m ebooklet_tx"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_program(),
+        prog=program(),
         description="Looks after databases of ebooklet_tx.",
-        epilog=_EPILOG,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    recover = _add(commands, "recover", _recover, "repair a local database and settle an interrupted push")
-    _add_remote(recover)
+    recover = add_command(
+        commands,
+        "recover",
+        _recover,
+        "repair a local database and settle an interrupted push",
+        example="recover --dry-run stations.blt",
+    )
+    add_remote(recover)
     recover.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     recover.add_argument(
         "--no-resume", action="store_true", help="roll an interrupted push back instead of resuming it"
@@ -300,56 +259,73 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write the remote's root anew, as this machine knew it last, if it is damaged",
     )
-    _add(commands, "status", _status, "show what is pending, the base commit, and what is to be repaired")
-    push = _add(commands, "push", _push, "publish the pending changes")
-    _add_remote(push)
+    add_command(
+        commands,
+        "status",
+        _status,
+        "show what is pending, the base commit, and what is to be repaired",
+        example="status stations.blt",
+    )
+    push = add_command(
+        commands,
+        "push",
+        _push,
+        "publish the pending changes",
+        example='push stations.blt --message "gauge 7 recalibrated"',
+    )
+    add_remote(push)
     push.add_argument("--force", action="store_true", help="put this side on top of conflicts")
     push.add_argument("--message", default="", metavar="TEXT", help="what the history says of the commit")
-    _add_remote(_add(commands, "pull", _pull, "apply what other writers have pushed"))
-    unlock = _add(commands, "unlock", _unlock, "take the remote's lock away from a writer that is gone")
-    _add_remote(unlock, lock_timeout=False)
+    add_remote(
+        add_command(commands, "pull", _pull, "apply what other writers have pushed", example="pull stations.blt")
+    )
+    unlock = add_command(
+        commands,
+        "unlock",
+        _unlock,
+        "take the remote's lock away from a writer that is gone",
+        example="unlock stations.blt --lock-timeout 70",
+    )
+    add_remote(unlock, lock_timeout=False)
     unlock.add_argument("--force", action="store_true", help="take it even if its holder may be at work")
-    _add_lock_timeout(
+    add_lock_timeout(
         unlock, 0.0, "how long to watch a lock; one that is not renewed for a minute was left behind (default 0)"
     )
     _add_checks(commands)
-    log = _add(commands, "log", _log, "show the newest commits that this machine has heard of")
+    add_snapshot_commands(commands)
+    log = add_command(
+        commands,
+        "log",
+        _log,
+        "show the newest commits that this machine has heard of",
+        example="log stations.blt --limit 5",
+    )
     log.add_argument("--limit", type=_count, default=20, help="how many (default 20)")
-    from_ebooklet = _add(commands, "import-ebooklet", _import_ebooklet, importing.SUMMARY)
+    from_ebooklet = add_command(commands, "import-ebooklet", _import_ebooklet, importing.SUMMARY)
     from_ebooklet.description = importing.DESCRIPTION
     importing.add_import_arguments(from_ebooklet)
     _add_demo(commands)
     return parser
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    command: Callable[[argparse.Namespace], int],
-    summary: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=command)
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
-    if name not in ("demo", "import-ebooklet"):
-        some = "?" if name in ("verify", "collect") else None
-        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
-    return parser
-
-
 def _add_checks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    verify = _add(commands, "verify", _verify, "read the remote's index, and say what is damaged or missing")
-    _add_remote(verify, lock_timeout=False)
+    verify = add_command(
+        commands,
+        "verify",
+        _verify,
+        "read the remote's index, and say what is damaged or missing",
+        example="verify --values stations.blt",
+    )
+    add_remote(verify, lock_timeout=False)
     verify.add_argument("--values", action="store_true", help="read every value as well")
-    collect = _add(commands, "collect", _collect, "delete the remote's objects that nothing names any more")
-    _add_remote(collect)
+    collect = add_command(
+        commands,
+        "collect",
+        _collect,
+        "delete the remote's objects that nothing names any more",
+        example="collect --dry-run stations.blt",
+    )
+    add_remote(collect)
     collect.add_argument(
         "--grace-hours",
         type=_hours,
@@ -360,22 +336,9 @@ def _add_checks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     collect.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
 
 
-def _add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:
-    parser.add_argument(
-        "--remote", metavar="URL", help="s3://bucket/key?endpoint_url=..., or file:///folder/name"
-    )
-    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
-    if lock_timeout:
-        _add_lock_timeout(parser, 10.0, "how long to wait for a session that has the file open (default 10)")
-
-
-def _add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
-    parser.add_argument("--lock-timeout", type=float, default=default, metavar="SECONDS", help=what)
-
-
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "push Python's own source files, kill a push, recover, and compare every value"
-    demo = _add(commands, "demo", _demo, summary)
+    demo = add_command(commands, "demo", _demo, summary, example="demo --files 20")
     demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     demo.add_argument("--files", type=_count, help="take only so many files")
     demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import (
-    Collection,
-)
+from collections.abc import Collection, Iterator
 
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.writing import WritableDatabase
-from ebooklet_tx.errors import InvalidArgumentError, NotPushedWarning
+from ebooklet_tx.errors import InvalidArgumentError, NotPushedWarning, ObjectMissingError, RemoteMissingError
 from ebooklet_tx.formats.checks import message_of
 from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.base import read_base
@@ -21,9 +19,15 @@ from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
 from ebooklet_tx.maintenance.snapshots import kept
+from ebooklet_tx.maintenance.snapshots.difference import (
+    check_comparable,
+    differences,
+    pending_changes,
+    state_of,
+)
 from ebooklet_tx.maintenance.snapshots.kept import Snapshot
 from ebooklet_tx.maintenance.snapshots.restore import RestoreResult, restore
-from ebooklet_tx.records import CommitRecord
+from ebooklet_tx.records import CommitRecord, KeyChange
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
@@ -195,6 +199,62 @@ class Database(WritableDatabase):
         """
         kept.check_name(name)
         kept.delete(self._writing().remote, name)
+
+    @at_edge
+    def diff(self, a: int | str | None = None, b: int | str | None = None) -> Iterator[KeyChange]:
+        """Yields the keys whose values differ between two states, in order, each as (key, kind).
+
+        Costs the parts of the index that differ, and no value is read. The metadata is left out, and a timestamp
+        alone makes no difference.
+
+        Args:
+            a: From which state: the name of a snapshot, or the seq or id of a commit as `history` shows them.
+                None, with no `b`, for what is pending here.
+            b: To which; None for the commit on which this session stands.
+
+        Returns:
+            `KeyChange` of kind `added`, `changed` or `removed`. The remote keeps the state of its newest commit
+            and of snapshots. From another commit it can only be told what was written since: `set`, also where
+            `compact` has moved the value, or `removed`.
+
+        Raises:
+            InvalidArgumentError: There is no such commit, or what differs can't be told.
+            RemoteMissingError: There is no such snapshot, or no commit yet; or a state is gone meanwhile.
+            OfflineError: A part is not here, and the remote can't be reached.
+
+        Example:
+            >>> made = db.snapshot("monday")
+            >>> db["a"], db["c"] = 10, 3
+            >>> [tuple(change) for change in db.diff()]
+            [('a', 'changed'), ('c', 'added')]
+            >>> bool(db.changes().push()), dict(db.diff("monday"))
+            (True, {'a': 'changed', 'c': 'added'})
+        """
+        session = self._usable()
+        if self.writable:
+            with self._outside_transaction("diff"):
+                session.local.commit()
+        reader = reader_of(session)
+        if a is None and b is None:
+            return self._differences(pending_changes(reader))
+        if a is None:
+            raise InvalidArgumentError("give the state from which to compare as well: diff(a, b)")
+        one, other = state_of(reader, self.uuid, a), state_of(reader, self.uuid, b)
+        check_comparable(one, other)
+        return self._differences(differences(one, other))
+
+    @at_edge
+    def _differences(self, changes: Iterator[KeyChange]) -> Iterator[KeyChange]:
+        try:
+            for change in changes:
+                yield change
+                self._usable()
+        except ObjectMissingError as error:
+            raise RemoteMissingError(
+                "a state that was to be compared is gone meanwhile: a snapshot was deleted, or a newer commit "
+                f"came; pull, and ask again ({error})"
+            ) from error
+        self._usable().local.keep_pieces()
 
     @at_edge
     def load_index(self) -> None:

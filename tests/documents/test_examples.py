@@ -31,8 +31,7 @@ WITHOUT_EXAMPLE = {
 
 RECORDS = {
     *("CollectReport", "CommitRecord", "CompactReport", "Conflict", "CopyReport", "EraseReport", "FsckReport"),
-    *("PullResult", "RestoreResult", "Snapshot"),
-    "ImportReport",
+    *("ImportReport", "KeyChange", "PullResult", "RestoreResult", "Snapshot"),
     *("PushResult", "RecoverReport", "Status", "VerifyReport", "Version"),
 }
 """Plain results, which users read and never make."""

@@ -94,6 +94,8 @@ def syncing(db: ebooklet_tx.Database) -> None:
     kept: ebooklet_tx.Snapshot = db.snapshot("kept", message="before the cleanup")
     restored: ebooklet_tx.RestoreResult = db.restore("kept")
     print(kept.seq, [each.name for each in db.snapshots()], restored.conflicts)
+    changed: list[ebooklet_tx.KeyChange] = list(db.diff("kept", 1))
+    print(changed, [change.kind for change in db.diff()])
     db.delete_snapshot("kept")
     print(deletes, bool(pushed), pushed.failures, pulled.seq, again.updated, [each.message for each in commits])
     db["gone"] = "x"

@@ -1,0 +1,169 @@
+"""The commands about snapshots, and about what differs between two states.
+
+Has no logic of its own, as the other commands. The invariant: what a user or another writer has named is escaped
+before a terminal gets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ebooklet_tx
+from ebooklet_tx.cli.shared import (
+    DONE,
+    NEEDS_DECISION,
+    add_command,
+    add_remote,
+    complain,
+    needed_remote,
+    print_json,
+    said,
+)
+from ebooklet_tx.timestamps import as_datetime
+
+_SUMMARIES = {
+    "create": "keep the remote's newest commit under a name",
+    "list": "show the snapshots, the oldest first",
+    "restore": "make the state of a snapshot the remote's newest commit",
+    "delete": "delete a snapshot; collect frees in its time what only that one kept",
+}
+
+_EXAMPLES = {
+    "create": 'snapshot create stations.blt before-cleanup --message "as delivered"',
+    "list": "snapshot list stations.blt",
+    "restore": "snapshot restore stations.blt before-cleanup",
+    "delete": "snapshot delete stations.blt before-cleanup",
+}
+
+_MARKS = {"added": "+", "removed": "-", "changed": "~", "set": "*"}
+
+_DIFF_HELP = """\
+Without A: what is pending in the local file. With A: what was changed from A to the newest commit; with
+A and B: from A to B. Each is the name of a snapshot, or the seq or id of a commit as `log` shows them.
+
+  + added    - removed    ~ changed    * set: added or changed, as A is a commit whose state is not kept
+"""
+
+
+def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `snapshot` and `diff` to the command line."""
+    snapshot = commands.add_parser(
+        "snapshot",
+        help="make, show, restore or delete snapshots",
+        description="Makes, shows, restores and deletes snapshots.",
+    )
+    actions = snapshot.add_subparsers(title="actions", metavar="ACTION", required=True)
+    run: dict[str, Callable[[argparse.Namespace], int]] = {
+        "create": _create,
+        "list": _list,
+        "restore": _restore,
+        "delete": _delete,
+    }
+    for name, command in run.items():
+        parser = add_command(actions, name, command, _SUMMARIES[name], example=_EXAMPLES[name])
+        if name != "list":
+            parser.add_argument("name", metavar="NAME", help="the snapshot's name")
+        add_remote(parser, lock_timeout=name != "list")
+        if name in ("create", "restore"):
+            parser.add_argument("--message", default="", metavar="TEXT", help="what is said of it")
+    diff = add_command(
+        commands,
+        "diff",
+        _diff,
+        "show what is pending, or what differs between two commits or snapshots",
+        details=_DIFF_HELP,
+        example="diff stations.blt before-cleanup",
+    )
+    diff.add_argument("one", nargs="?", metavar="A", help="a commit or snapshot to compare from")
+    diff.add_argument("other", nargs="?", metavar="B", help="one to compare with (default: the newest commit)")
+    add_remote(diff, lock_timeout=False)
+
+
+def _create(options: argparse.Namespace) -> int:
+    with _writing(options) as database, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ebooklet_tx.NotPushedWarning)
+        made = database.snapshot(options.name, message=options.message)
+    for warning in caught:
+        complain(f"note: {warning.message}")
+    if options.json:
+        print_json(made.to_dict())
+    else:
+        print(f"kept commit {made.seq} ({made.key_count:,} keys) as {made.name}")
+    return DONE
+
+
+def _list(options: argparse.Namespace) -> int:
+    with _reading(options) as database:
+        found = database.snapshots()
+    if options.json:
+        print_json([each.to_dict() for each in found])
+    width = max((len(each.name) for each in found), default=0)
+    for each in () if options.json else found:
+        when = as_datetime(each.created_at_us)
+        print(
+            f"{each.name:<{width}}  {when:%Y-%m-%d %H:%M:%S}  commit {each.seq}, {each.key_count:,} keys  "
+            f"{each.writer}{said(each.message)}"
+        )
+    return DONE
+
+
+def _restore(options: argparse.Namespace) -> int:
+    with _writing(options) as database:
+        result = database.restore(options.name, message=options.message)
+    if options.json:
+        print_json(result.to_dict())
+    elif result:
+        print(f"commit {result.seq} has the {result.key_count:,} keys of {result.snapshot}")
+    else:
+        print(f"nothing to restore: commit {result.seq} has the keys and values of {result.snapshot}")
+    for key in () if options.json else result.conflicts:
+        print(f"CONFLICT: {key!r} is pending here and was restored")
+    return NEEDS_DECISION if result.conflicts else DONE
+
+
+def _delete(options: argparse.Namespace) -> int:
+    with _writing(options) as database:
+        database.delete_snapshot(options.name)
+    if options.json:
+        print_json({"deleted": options.name})
+    else:
+        print(f"deleted the snapshot {options.name}")
+    return DONE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    with _reading(options) as database:
+        changes = database.diff(_which(options.one), _which(options.other))
+        if options.json:
+            print_json([{"key": key, "kind": kind} for key, kind in changes])
+            return DONE
+        for key, kind in changes:
+            print(_MARKS[kind], key if key.isprintable() or not sys.stdout.isatty() else repr(key)[1:-1])
+    return DONE
+
+
+def _which(text: str | None) -> Any:
+    """Returns what `diff` takes: digits are a commit's number."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else text
+
+
+@contextmanager
+def _writing(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
+    """Opens without the remote's lock, which no snapshot needs."""
+    remote = needed_remote(options)
+    with ebooklet_tx.open(remote, options.path, "w", lock=None, lock_timeout=options.lock_timeout) as database:
+        yield database
+
+
+@contextmanager
+def _reading(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
+    with ebooklet_tx.open(needed_remote(options), options.path, "r") as database:
+        yield database
+
+
+__all__ = ["add_snapshot_commands"]
