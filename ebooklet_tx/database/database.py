@@ -106,7 +106,7 @@ class Database(WritableDatabase):
         Raises:
             RemoteMissingError: Nothing was pushed yet.
             InvalidArgumentError: There is a snapshot of that name, or name or message can't be kept.
-            OfflineError: The store can't be reached; call it again.
+            OfflineError: The store can't be reached; `snapshots` tells later whether it was made.
 
         Warns:
             NotPushedWarning: Changes are pending; they are not in the snapshot.

@@ -16,10 +16,12 @@ from pathlib import Path
 from ebooklet_tx.errors import LockTimeoutError, UUIDMismatchError
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
+from ebooklet_tx.local.journal.facts import is_origin
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.snapshots import kept
 from ebooklet_tx.opening.by_flag import new_session, undone_on_error
 from ebooklet_tx.opening.settings import Settings
+from ebooklet_tx.sync.origin import note_made_here
 from ebooklet_tx.sync.pull.pull import apply_root
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.whole_index import load_index
@@ -56,7 +58,11 @@ def open_at(remote: Remote, path: Path | None, name: str, settings: Settings) ->
             operation="open",
         )
     if not _stands_at(there, found):
-        return _make(remote, None, name, found, settings)
+        session = _make(remote, None, name, found, settings)
+        if is_origin(there.facts, session.local.file.header.uuid):
+            # Its values are this user's own, as those of the file are.
+            note_made_here(session.local)
+        return session
     local = LocalStore.open_reader(path, buffer_bytes=settings.buffer_bytes, ending=settings.ending)
     session = new_session(local, remote, settings)
     session.at = name

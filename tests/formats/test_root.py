@@ -117,6 +117,13 @@ def test_the_golden_root() -> None:
     assert root.manifest.message == ""
 
 
+def test_the_golden_snapshot() -> None:
+    """It is the golden root with a note, and nothing else."""
+    copy = decode_root((GOLDEN.parent / "snapshot_v2.bin").read_bytes(), name="D")
+    assert copy.manifest == replace(MANIFEST, snapshot=SnapshotNote("monday", "as\ndelivered", 9, "anna@höst:1"))
+    assert list(copy.tail_block().rows()) == ROWS
+
+
 def test_layout_is_that_of_the_specification() -> None:
     assert sealed_root(JSON, BODY, TAIL) == ROOT
     assert dump(plain_record(MANIFEST)) == JSON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ebooklet_tx.errors import InvalidArgumentError, OfflineError, RemoteMissing
 from ebooklet_tx.formats.index_records import RunList, Sizes
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.sync.commit import publish
+from tests.campaigns import amounts
 from tests.doors import open_database
 from tests.pairs import index_of, limit_tails
 from tests.store_wrappers import CountingStore
@@ -248,10 +249,19 @@ def test_an_unchanged_state_costs_its_root_alone(days: Yard) -> None:
         assert counting.log == [("get", "db.d/snapshot/now")]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_histories(yard: Yard, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Over small tails and many merges, every pair of snapshots differs as their contents do."""
-    limit_tails(monkeypatch, 400)
+@pytest.mark.parametrize("seeds", amounts(quick=range(2), ci=range(2, 30)))
+def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: Sequence[int]) -> None:
+    """Over tiny blocks, lists and tails, and many merges, snapshots differ as their contents do."""
+    for seed in seeds:
+        limit_tails(monkeypatch, 400, run_list_bytes=1 if seed % 2 else 2**12)
+        sizes = Sizes(block_rows=4, object_blocks=3, page_entries=2)
+        monkeypatch.setattr(publish, "RunWriter", partial(RunWriter, sizes=sizes))
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        _compare_a_history(Yard(folder), seed)
+
+
+def _compare_a_history(yard: Yard, seed: int) -> None:
     source = random.Random(seed)
     states: dict[str, dict[str, bytes]] = {}
     content: dict[str, bytes] = {}

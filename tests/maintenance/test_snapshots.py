@@ -311,6 +311,18 @@ def test_an_existing_file_must_be_of_the_same_database(days: Yard, tmp_path: Pat
     assert other.path().read_bytes() == before
 
 
+def test_pickled_values_of_ones_own_are_trusted_in_a_snapshot(yard: Yard) -> None:
+    with yard.open(value_serializer="pickle") as db:
+        db["k"] = 1
+        db.changes().push()
+        db.snapshot("monday")
+        db["k"] = 2
+    # A warning would be an error here.
+    assert at(yard, "monday", yard.path()) == {"k": 1}
+    with pytest.warns(ebooklet_tx.PickleWarning):
+        assert at(yard, "monday") == {"k": 1}
+
+
 def test_a_session_at_a_snapshot_stays_there(days: Yard) -> None:
     with open_database(days.url, None, "r", at="monday", wrap_store=lambda _inner: days.store) as db:
         days.push({"k": b"newest"}, copy="other")

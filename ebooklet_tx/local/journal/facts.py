@@ -52,6 +52,11 @@ def origin_uuid(journal: Journal) -> bytes | None:
     return found
 
 
+def is_origin(facts: Mapping[str, Any], uuid: bytes) -> bool:
+    """Whether a database began in the journal that has some facts."""
+    return facts.get(_MADE_HERE) == uuid
+
+
 def note_origin(journal: Journal, uuid: bytes) -> None:
     """Notes the uuid of the database that begins in this journal."""
     _note(journal, {_MADE_HERE: uuid})

@@ -108,7 +108,7 @@ def create(remote: Remote, name: str, *, uuid: str, message: str = "") -> Snapsh
         UUIDMismatchError: Another database lies there.
         InvalidArgumentError: There is a snapshot of that name, or the name is none; nothing was changed.
         ContentionError: Commits came in between at every attempt; there is no snapshot.
-        OfflineError: The store keeps failing; call it again.
+        OfflineError: The store keeps failing; `listed` tells later whether it was made.
     """
     check_name(name)
     for number in range(MAX_LOOKS):
