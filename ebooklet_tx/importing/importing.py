@@ -184,6 +184,8 @@ class _Import:
                     self._push()
                     self._counts.imported_bytes += batch_bytes
         self._push()
+        if self._counts.missing_keys and not self._root.is_current():
+            raise changed(self._root.name)
 
     def _import_metadata(self) -> None:
         if self._root.metadata is None:
@@ -255,13 +257,21 @@ class _Import:
             values = fetch_values(self._remote, self._root.groups, in_order_of_place(window))
             kept_bytes = 0
             with contextlib.closing(values):
-                for part in _parts(values, self._batch_bytes // 2):
+                for part in _parts(self._readable(values), self._batch_bytes // 2):
                     kept_bytes += self._compare(part)
                     if kept_bytes >= self._batch_bytes // 2:
                         self._drop()
                         kept_bytes = 0
             self._drop()
         self._counts.other_keys = len(self._database) - found_keys
+
+    def _readable(self, values: Iterable[SourceValue]) -> Iterator[SourceValue]:
+        """Yields the values that could be had; others are missing, where the import has not found that yet."""
+        for found in values:
+            if not isinstance(found.value, Error):
+                yield found
+            elif self._target_stamps([found.place.key]).get(found.place.key) == found.place.timestamp_us:
+                self._miss(found.place.key, found.value)
 
     def _compare_metadata(self) -> None:
         if self._root.metadata is None:
@@ -335,14 +345,12 @@ def _key_pages(places: Sequence[Place]) -> Iterator[list[str]]:
 
 
 def _parts(values: Iterable[SourceValue], part_bytes: int) -> Iterator[list[SourceValue]]:
-    """Yields values that could be had, so many together as are compared at a time."""
+    """Yields so many values together as are compared at a time."""
     part: list[SourceValue] = []
     size = 0
     for found in values:
-        if isinstance(found.value, Error):
-            continue
         part.append(found)
-        size += len(found.value)
+        size += len(found.value) if isinstance(found.value, bytes) else 0
         if size >= part_bytes or len(part) == VERIFIED_KEYS:
             yield part
             part, size = [], 0

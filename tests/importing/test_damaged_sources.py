@@ -218,6 +218,18 @@ def test_a_value_that_is_lost_is_named_and_all_others_come(
     assert run(objects, bench, verify=True).verified_keys == 5
 
 
+def test_what_the_source_has_lost_since_can_not_be_verified(bench: Bench) -> None:
+    """The target has it all; the comparison has not."""
+    objects = made("per_key")
+    assert run(objects, bench)
+    del objects[f"{KEY}/k2"]
+    assert run(objects, bench).present_keys == 5
+    report = run(objects, bench, verify=True, accept_missing=True)
+    assert (report.present_keys, report.verified_keys, set(report.missing)) == (5, 4, {"k2"})
+    with pytest.raises(RemoteIntegrityError, match="1 of the 5 values"):
+        run(objects, bench, verify=True)
+
+
 def test_a_group_that_the_root_does_not_name(bench: Bench) -> None:
     report = run(grouped({"k": STAMP + b"\x09\0\0\0" + bytes(8)}), bench, accept_missing=True)
     assert "does not name its group 9" in report.missing["k"]

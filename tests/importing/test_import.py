@@ -207,6 +207,22 @@ def test_ebooklet_pushes_meanwhile(bench: Bench) -> None:
     assert target_of(bench) == later
 
 
+def test_values_that_go_when_ebooklet_pushes_later_are_not_missing(bench: Bench) -> None:
+    """One was lost before, so that the root was looked at already."""
+    objects = made_objects("per_key", values_of(20, 10), serializer=None)
+    del objects[f"{KEY}/k000"]
+    store = shelved(objects)
+
+    def push(kind: str, key: str) -> None:
+        if key == f"{KEY}/k010":
+            store.objects.pop(key, None)
+            store.objects[KEY] = shelved(made_objects("per_key", values_of(19, 10), serializer=None)).objects[KEY]
+
+    store.on_request = push
+    with pytest.raises(ContentionError, match="run the import again"):
+        run(store, bench, accept_missing=True)
+
+
 def test_the_root_is_replaced_while_it_is_read(bench: Bench, small_batches: None) -> None:
     store = shelved(made_objects("per_key", values_of(), serializer=None))
     seen: list[str] = []
