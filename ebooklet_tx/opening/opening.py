@@ -42,7 +42,7 @@ from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.pickle_policy import pickle_allowed, warn_of_pickle
-from ebooklet_tx.values.serializers import Serializer, resolve
+from ebooklet_tx.values.serializers import Serializer, named_serializer
 
 UNREACHABLE_SECONDS = 5.0
 """How long `offline="auto"` tries to connect to a store before it works without it."""
@@ -179,7 +179,7 @@ def open(
     _check_process()
     connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")
     path = _checked_path(file_path, at, flag=flag, offline=offline)
-    resolve(value_serializer)
+    named_serializer(value_serializer)
     check_choice(on_conflict)
     settings = Settings(
         flag=flag,

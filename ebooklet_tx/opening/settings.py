@@ -97,7 +97,7 @@ class Settings:
             PickleRefusedError: A new one's values would be pickled, and pickle is refused.
         """
         if create and header is None:
-            self.check_pickle(resolve(self.value_serializer).name)
+            self.check_pickle(named_serializer(self.value_serializer))
         return LocalStore.open_writer(
             path,
             create=create,
@@ -112,7 +112,7 @@ class Settings:
 
     def makes_one_like(self, manifest: Manifest) -> bool:
         """Whether a new database of these settings has the type and the serializer of one in a remote."""
-        same = same_serializer(resolve(self.value_serializer).name, manifest.value_serializer)
+        same = same_serializer(named_serializer(self.value_serializer), manifest.value_serializer)
         return same and self.type == manifest.type
 
     def header_anew(self, manifest: Manifest) -> bytes:

@@ -6,12 +6,12 @@ serializer is, and a serializer's own failure comes out as `InvalidValueError` n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from booklet import serializers as booklet_serializers
 
 from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
 from ebooklet_tx.records import MAX_VALUE_BYTES, METADATA_KEY
@@ -23,6 +23,36 @@ _CUSTOM_CODE = 0
 _NUMPY_INTS = "numpy_int"
 _PACKAGES = {"gpd": "geopandas", "np": "numpy", "pd": "pandas", "zstd": "zstandard"}
 """Packages that Booklet's serializers use when they are there, by the names that it gives them."""
+
+
+NAMES = frozenset(
+    (
+        *(
+            "str",
+            "pickle",
+            "json",
+            "orjson",
+            "bytes",
+            "zstd",
+            "pickle_zstd",
+            "orjson_zstd",
+            "pd_zstd",
+            "gpd_zstd",
+        ),
+        *("wkb", "wkb_zstd", "msgpack", "msgpack_zstd"),
+        *(f"{sign}int{size}" for sign in ("", "u") for size in (1, 2, 4, 5, 8)),
+        *(f"numpy_int{size}{way}" for size in (1, 2, 4, 8) for way in ("", "_zstd") if size > 1 or not way),
+    )
+)
+"""The names of Booklet's serializers, to check one without importing Booklet, which imports numpy."""
+
+
+@functools.cache
+def _booklet() -> Any:
+    # At first use: a store is asked before that, and nobody waits for it twice.
+    from booklet import serializers
+
+    return serializers
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +145,11 @@ def resolve(value_serializer: Any) -> Serializer:
     Raises:
         InvalidArgumentError: It is none of these.
     """
-    names: dict[str | None, int] = booklet_serializers.serial_name_dict
     if value_serializer is None or isinstance(value_serializer, str):
+        names: dict[str | None, int] = _booklet().serial_name_dict
         if value_serializer in names:
             code = names[value_serializer]
-            kind = booklet_serializers.serial_int_dict[code]
+            kind = _booklet().serial_int_dict[code]
             dumps = _checked_dumps(kind) if str(value_serializer).startswith(_NUMPY_INTS) else kind.dumps
             return Serializer(value_serializer, code, value_serializer, dumps, kind.loads)
         known = ", ".join(sorted(name for name in names if name))
@@ -140,8 +170,14 @@ def resolve(value_serializer: Any) -> Serializer:
 
 
 def named_serializer(value_serializer: Any) -> str | None:
-    """Returns the name of the serializer that an argument asks for; None where none is named."""
-    return None if value_serializer is None else resolve(value_serializer).name
+    """Returns the name of the serializer that an argument asks for; None where none is named.
+
+    Raises:
+        InvalidArgumentError: There is none of that name, or it has no dumps and loads.
+    """
+    if value_serializer is None or (isinstance(value_serializer, str) and value_serializer in NAMES):
+        return value_serializer
+    return resolve(value_serializer).name
 
 
 def same_serializer(first: str | None, second: str | None) -> bool:
@@ -184,12 +220,12 @@ def resolve_stored(code: int, given: Any, where: str) -> Serializer:
                 f"{where} was made with a serializer class of its own; pass that class as value_serializer"
             )
         return resolve(given)
-    if code not in booklet_serializers.serial_int_dict:
+    if code not in _booklet().serial_int_dict:
         raise InvalidArgumentError(
             f"{where} names the value serializer number {code}, which this booklet does not know; "
             "install a newer booklet"
         )
-    names = {number: name for name, number in booklet_serializers.serial_name_dict.items()}
+    names = {number: name for name, number in _booklet().serial_name_dict.items()}
     return resolve(names[code])
 
 

@@ -41,6 +41,21 @@ def test_opening_a_folder_loads_neither_boto3_nor_sqlalchemy_later() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_a_store_is_asked_before_booklet_and_numpy_are_loaded() -> None:
+    done = run(
+        "import socket, sys, tempfile, ebooklet_tx\n"
+        "class FoundError(BaseException): pass\n"
+        "def connect(*_): raise FoundError(sorted({'booklet', 'numpy', 'sqlalchemy'} & set(sys.modules)))\n"
+        "socket.socket.connect = connect\n"
+        "place = ebooklet_tx.S3Connection('id', 'secret', 'db', 'bucket', 'http://127.0.0.1:9')\n"
+        "try:\n"
+        "    ebooklet_tx.open(place, tempfile.mkdtemp() + '/a.blt', value_serializer='orjson')\n"
+        "except FoundError as error:\n"
+        "    print(error)\n"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_each_public_name_is_there_and_is_listed() -> None:
     assert set(ebooklet_tx.__all__) <= set(dir(ebooklet_tx))
     assert len(set(ebooklet_tx.__all__)) == len(ebooklet_tx.__all__)

@@ -11,6 +11,7 @@ from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalInt
 from ebooklet_tx.values import serializers
 from ebooklet_tx.values.serializers import (
     CUSTOM,
+    NAMES,
     checked_value,
     decode_metadata,
     encode_metadata,
@@ -47,6 +48,10 @@ def test_booklets_own_by_name(name: str, value: Any) -> None:
     assert serializer.name == name
     assert serializer.loads("k", serializer.dumps("k", value)) == value
     assert resolve_stored(serializer.code, None, "the file").name == name
+
+
+def test_the_names_are_those_of_booklet() -> None:
+    assert {None, *NAMES} == set(booklet_serializers.serial_name_dict)
 
 
 def test_every_code_of_booklet_resolves() -> None:

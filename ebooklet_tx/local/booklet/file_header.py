@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import booklet
-
 from ebooklet_tx.errors import InvalidArgumentError, UnsupportedFormatError
 from ebooklet_tx.local.booklet.layout import (
     FIXED_LENGTH_MAGIC,
@@ -68,6 +66,9 @@ def new_header(value_serializer: Any, n_buckets: int) -> bytes:
     Raises:
         InvalidArgumentError: This machine's clock shows a time that Booklet can't write.
     """
+    # Its import takes that of numpy, where numpy is installed: a store is asked before.
+    import booklet
+
     seat = io.BytesIO()
     # Of one bucket, as it writes the index bucket by bucket and only the header is wanted.
     try:
