@@ -29,6 +29,7 @@ from ebooklet_tx.maintenance.snapshots.kept import Snapshot
 from ebooklet_tx.maintenance.snapshots.restore import RestoreResult, restore
 from ebooklet_tx.records import CommitRecord, KeyChange
 from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
 from ebooklet_tx.tracebacks import at_edge
@@ -122,6 +123,9 @@ class Database(WritableDatabase):
             session.local.commit()
             with session.journal.reading() as raw:
                 pending = is_any_pending(raw)
+        if not read_base(session.journal).seq:
+            # Another writer may have made the database meanwhile: then this becomes a copy of that one.
+            pull(session)
         made = kept.create(session.remote, name, uuid=self.uuid, message=said)
         if pending:
             warnings.warn(

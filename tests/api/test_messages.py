@@ -34,20 +34,21 @@ def test_a_message_is_kept_and_seen_by_another_machine(yard: Yard) -> None:
         assert isinstance(other.history(1)[0], ebooklet_tx.CommitRecord)
 
 
-@pytest.mark.parametrize("message", ["m" * 4097, "é" * 2049, "\x1b[2J", "\ud800", b"bytes", None])
-def test_a_message_that_cannot_be_kept_is_refused_before_anything_is_pushed(yard: Yard, message: object) -> None:
+def test_a_message_that_cannot_be_kept_is_refused_before_anything_is_pushed(yard: Yard) -> None:
     with yard.open() as db:
         db["a"] = b"1"
-        with pytest.raises(InvalidArgumentError, match="a message must be a str of at most 4096 bytes"):
-            db.changes().push(message=message)  # type: ignore[arg-type]
+        for message in ("m" * 4097, "é" * 2049, "\x1b[2J", "\ud800", b"bytes", None):
+            with pytest.raises(InvalidArgumentError, match="a message must be a str of at most 4096 bytes"):
+                db.changes().push(message=message)  # type: ignore[arg-type]
         assert [change["key"] for change in db.changes().iter_changes()] == ["a"]
         assert db.changes().push(message="é" * 2048)
 
 
-@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])
-def test_a_history_has_a_positive_length(yard: Yard, limit: object) -> None:
-    with yard.open() as db, pytest.raises(InvalidArgumentError, match="limit must be an int from 1 on"):
-        db.history(limit)  # type: ignore[arg-type]
+def test_a_history_has_a_positive_length(yard: Yard) -> None:
+    with yard.open() as db:
+        for limit in (0, -1, True, 1.5, "3"):
+            with pytest.raises(InvalidArgumentError, match="limit must be an int from 1 on"):
+                db.history(limit)  # type: ignore[arg-type]
 
 
 def test_a_message_survives_rounds_and_a_push_that_succeeded_unseen(yard: Yard) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 import ebooklet_tx
 from ebooklet_tx.cli import shared as cli
-from tests.command_line import complaint, data, run, run_process
+from tests.command_line import complaint, data, run
 
 
 @pytest.fixture
@@ -84,21 +85,18 @@ def test_as_json(path: Path) -> None:
     assert nothing.stdout == "nothing to restore: commit 1 has the keys and values of monday\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["snapshot", "create", "PATH", "17"], "can't be the name of a snapshot"),
-        (["snapshot", "restore", "PATH", "sunday"], "there is no snapshot 'sunday'"),
-        (["snapshot", "delete", "PATH", "sunday"], "there is no snapshot 'sunday'"),
-        (["diff", "PATH", "9"], "has no commit 9"),
-        (["diff", "PATH", "sunday"], "there is no snapshot 'sunday'"),
+def test_what_fails_says_so_in_one_line(path: Path) -> None:
+    for arguments, said in (
+        (["snapshot", "create", path, "17"], "can't be the name of a snapshot"),
+        (["snapshot", "restore", path, "sunday"], "there is no snapshot 'sunday'"),
+        (["snapshot", "delete", path, "sunday"], "there is no snapshot 'sunday'"),
+        (["diff", path, "9"], "has no commit 9"),
+        (["diff", path, "sunday"], "there is no snapshot 'sunday'"),
         (["snapshot", "list", "missing.blt"], "does not exist"),
-    ],
-)
-def test_what_fails_says_so_in_one_line(path: Path, arguments: list[str], said: str) -> None:
-    failed = run(*[str(path) if each == "PATH" else each for each in arguments])
-    assert failed.returncode == cli.FAILED
-    assert said in complaint(failed)
+    ):
+        failed = run(*arguments)
+        assert failed.returncode == cli.FAILED
+        assert said in complaint(failed)
 
 
 def test_wrong_calls_are_refused(path: Path) -> None:
@@ -106,9 +104,14 @@ def test_wrong_calls_are_refused(path: Path) -> None:
         assert run(*arguments).returncode == cli.FAILED
 
 
-def test_it_runs_as_a_process_of_its_own(path: Path) -> None:
-    made = run_process("snapshot", "create", path, "monday")
-    assert (made.returncode, made.stdout) == (cli.DONE, "kept commit 1 (2 keys) as monday\n")
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_keys_escaped_and_a_pipe_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("snapshot", "create", path, "monday")
     change(path, {"odd\x1b[2Jkey": "1"}, message="")
-    # In a pipe keys are as they are; a terminal gets them escaped.
-    assert run_process("diff", path, "monday").stdout == "+ odd\x1b[2Jkey\n"
+    assert run("diff", path, "monday").stdout == "+ odd\x1b[2Jkey\n"
+    monkeypatch.setattr("tests.command_line.io.StringIO", Terminal)
+    assert run("diff", path, "monday").stdout == "+ odd\\x1b[2Jkey\n"

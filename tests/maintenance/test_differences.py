@@ -13,6 +13,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx.errors import InvalidArgumentError, OfflineError, RemoteMissingError
 from ebooklet_tx.formats.index_records import RunList, Sizes
+from ebooklet_tx.index import reader
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.sync.commit import publish
 from tests.campaigns import amounts
@@ -71,13 +72,18 @@ def test_what_is_pending_in_a_database_that_was_never_pushed(yard: Yard) -> None
             db.diff(1)
 
 
-def test_offline_a_key_that_cannot_be_looked_up_was_set(yard: Yard) -> None:
-    yard.push({"a": b"1", **{f"k{number}": value(number, 50) for number in range(4000)}})
-    with yard.open("fresh") as db:
-        assert db["a"] == b"1"
-    with yard.open("fresh", offline=True) as db:
+def test_offline_a_key_that_cannot_be_looked_up_was_set(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_tails(monkeypatch, 300)
+    yard.push({f"k{number}": value(number, 50) for number in range(60)})
+    yard.contents("fresh")
+    with yard.open("other", "r"):
+        pass
+    with yard.open("other", offline=True) as db:
         db["k3"] = b"2"
         assert told(db.diff()) == [("k3", "set")]
+    with yard.open("fresh", offline=True) as db:
+        db["k3"] = b"2"
+        assert told(db.diff()) == [("k3", "changed")]
 
 
 def test_what_replaces_a_remote_is_new(yard: Yard) -> None:
@@ -139,25 +145,14 @@ def test_of_a_commit_whose_state_is_not_kept_it_is_told_what_was_written_since(d
             db.diff(3)
 
 
-@pytest.mark.parametrize(
-    ("which", "error"),
-    [
-        (0, InvalidArgumentError),
-        (-1, InvalidArgumentError),
-        (4, InvalidArgumentError),
-        ("f" * 32, InvalidArgumentError),
-        (True, InvalidArgumentError),
-        (1.5, InvalidArgumentError),
-        ("a/b", InvalidArgumentError),
-        ("sunday", RemoteMissingError),
-    ],
-)
-def test_what_there_is_not_is_refused_at_once(days: Yard, which: Any, error: type[Exception]) -> None:
+def test_what_there_is_not_is_refused_at_once(days: Yard) -> None:
+    wrong: list[Any] = [0, -1, 4, "f" * 32, True, 1.5, "a/b", "sunday"]
     with days.open() as db:
-        with pytest.raises(error):
-            db.diff(which)
-        with pytest.raises(error):
-            db.diff("monday", which)
+        for which in wrong:
+            error = RemoteMissingError if which == "sunday" else InvalidArgumentError
+            for one, other in ((which, None), ("monday", which)):
+                with pytest.raises(error):
+                    db.diff(one, other)
         with pytest.raises(InvalidArgumentError, match="from which"):
             db.diff(None, "monday")
 
@@ -191,9 +186,9 @@ def test_a_remote_that_cannot_be_reached_is_an_error(days: Yard) -> None:
     ("sizes", "list_bytes", "requests"),
     [
         # The snapshot's root, and the small index object of the key.
-        (Sizes(block_rows=50, object_blocks=20), 2**20, 2),
+        (Sizes(block_rows=50, object_blocks=5), 2**20, 2),
         # The root, a page of the list, the object.
-        (Sizes(block_rows=50, object_blocks=20, page_entries=3), 1, 3),
+        (Sizes(block_rows=50, object_blocks=5, page_entries=3), 1, 3),
         # The root, the directory of a large object, the block of the key.
         (Sizes(block_rows=50, object_blocks=250), 2**20, 3),
     ],
@@ -202,13 +197,14 @@ def test_a_remote_that_cannot_be_reached_is_an_error(days: Yard) -> None:
 def test_equal_blocks_are_not_read(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, sizes: Sizes, list_bytes: int, requests: int
 ) -> None:
-    """Of 6,000 keys one was changed."""
+    """Of 2,000 keys one was changed."""
+    monkeypatch.setattr(reader, "SMALL_OBJECT_BYTES", 2**14)
     limit_tails(monkeypatch, 2000, run_list_bytes=list_bytes)
     monkeypatch.setattr(publish, "RunWriter", partial(RunWriter, sizes=sizes))
-    yard.push({f"k{number:04}": value(number, 20) for number in range(6000)})
+    yard.push({f"k{number:04}": value(number, 20) for number in range(2000)})
     with yard.open() as db:
         db.snapshot("before")
-    yard.push({"k3000": b"changed"})
+    yard.push({"k1000": b"changed"})
     with yard.open() as db:
         (run,) = index_of(db).manifest.runs
         assert isinstance(run, RunList) is (list_bytes == 1)
@@ -216,27 +212,28 @@ def test_equal_blocks_are_not_read(
     counting = CountingStore(yard.store)
     with yard.open("fresh", "r", wrap=lambda _store: counting) as db:
         counting.reset()
-        assert told(db.diff("before")) == [("k3000", "changed")]
+        assert told(db.diff("before")) == [("k1000", "changed")]
         assert (counting.total, counting.log[0]) == (requests, ("get", "db.d/snapshot/before"))
         assert counting.bytes_down < whole_bytes / 4
 
 
 def test_what_was_written_since_is_read_by_its_blocks(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 6,000 keys 100 that lie together were changed: their blocks are read, old and new."""
+    """Of 2,000 keys 100 that lie together were changed: their blocks are read, old and new."""
+    monkeypatch.setattr(reader, "SMALL_OBJECT_BYTES", 2**14)
     limit_tails(monkeypatch, 2000)
     monkeypatch.setattr(publish, "RunWriter", partial(RunWriter, sizes=Sizes(block_rows=50, object_blocks=250)))
-    yard.push({f"k{number:04}": value(number, 20) for number in range(6000)})
+    yard.push({f"k{number:04}": value(number, 20) for number in range(2000)})
     with yard.open() as db:
         db.snapshot("before")
-    yard.push({f"k{number:04}": value(-number, 20) for number in range(3000, 3100)})
+    yard.push({f"k{number:04}": value(-number, 20) for number in range(1000, 1100)})
     whole_bytes = max(len(yard.store.objects[key].data) for key in yard.keys("index"))
     counting = CountingStore(yard.store)
     with yard.open("fresh", "r", wrap=lambda _store: counting) as db:
         counting.reset()
-        assert told(db.diff("before")) == [(f"k{number:04}", "changed") for number in range(3000, 3100)]
+        assert told(db.diff("before")) == [(f"k{number:04}", "changed") for number in range(1000, 1100)]
         # The snapshot's root, the new object, the old one's directory, and its blocks there in one range.
         assert counting.total == 4
-        assert counting.bytes_down < whole_bytes / 8
+        assert counting.bytes_down < whole_bytes / 3
 
 
 def test_an_unchanged_state_costs_its_root_alone(days: Yard) -> None:
@@ -249,7 +246,7 @@ def test_an_unchanged_state_costs_its_root_alone(days: Yard) -> None:
         assert counting.log == [("get", "db.d/snapshot/now")]
 
 
-@pytest.mark.parametrize("seeds", amounts(quick=range(2), ci=range(2, 30)))
+@pytest.mark.parametrize("seeds", amounts(quick=range(1), ci=range(1, 30)))
 def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: Sequence[int]) -> None:
     """Over tiny blocks, lists and tails, and many merges, snapshots differ as their contents do."""
     for seed in seeds:

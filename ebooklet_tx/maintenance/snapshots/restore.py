@@ -72,7 +72,6 @@ def restore(session: Session, name: str, *, message: str = "") -> RestoreResult:
         OfflineError: The store keeps failing. Whether the commit took place is settled by the next call or pull.
     """
     remote, journal = session.remote, session.journal
-    uuid = session.local.file.header.uuid.hex()
     with session.push_mutex:
         session.locks.check()
         session.local.commit()
@@ -81,8 +80,8 @@ def restore(session: Session, name: str, *, message: str = "") -> RestoreResult:
                 f"the next push of {session.local.path} replaces the remote (flag 'n'), so nothing can be "
                 "restored there; push first"
             )
-        kept.read(remote, name, uuid=uuid)
         pull(session)
+        uuid = session.local.file.header.uuid.hex()
         commit = None
         try:
             for number in range(MAX_ROUNDS):
