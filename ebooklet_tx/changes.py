@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.connection import Connection
+from ebooklet_tx.errors import InvalidArgumentError, SessionClosedError
 from ebooklet_tx.formats.checks import message_of
+from ebooklet_tx.html_tables import counted, html_table
 from ebooklet_tx.keys import several
-from ebooklet_tx.local.journal.entries import entries_where, pending_entries
+from ebooklet_tx.local.journal.entries import PENDING_SET, entries_where, pending_entries
 from ebooklet_tx.local.journal.pending.discard import discard
+from ebooklet_tx.local.journal.pending.glance import Glance, first_changes, glance
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
@@ -28,12 +31,24 @@ from ebooklet_tx.unshared import Unshared
 
 _NO_CHOICE = object()
 
+SHOWN_CHANGES = 20
+"""How many pending changes a notebook shows."""
+
 
 class Host(Protocol):
     """What a `Change` asks of the database that made it."""
 
+    _session: Session
+    _connection: Connection
+
     @property
     def writable(self) -> bool: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def _state(self) -> str: ...
 
     def _usable(self) -> Session: ...
 
@@ -52,6 +67,33 @@ class Change(Unshared):
 
     def __init__(self, database: Host) -> None:
         self._database = database
+
+    def _look(self) -> Glance | None:
+        """Returns what is at hand, without a request and without a commit; None where nothing is."""
+        try:
+            return glance(self._database._usable().journal)
+        except SessionClosedError:
+            return None
+
+    def __repr__(self) -> str:
+        path, found = str(self._database._session.local.path), self._look()
+        counts = self._database._state if found is None else _counts(found, self._written)
+        return f"<ebooklet_tx changes of {path!r} to {self._database._connection.url}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        session, found = self._database._session, self._look()
+        title = f"Changes of {session.local.path} to {self._database._connection.url}"
+        if found is None:
+            return html_table(title, [(self._database._state,)])
+        shown = first_changes(session.journal, SHOWN_CHANGES)
+        rows = [(key, "set" if kind == PENDING_SET else "delete") for key, kind in shown]
+        if found.has_more or found.sets + found.deletes > len(rows):
+            rows.append(("...", ""))
+        return html_table(f"{title}: {_counts(found, self._written)}", rows, heads=("key", "operation"))
+
+    @property
+    def _written(self) -> int:
+        return len(self._database._session.local.overlay.operations)
 
     def _committed(self, what: str, *, fold: bool = False) -> Session:
         with self._database._outside_transaction(what) as session:
@@ -254,3 +296,12 @@ class Change(Unshared):
 
         session.local.try_maintain(work)
         return result
+
+
+def _counts(found: Glance, written: int) -> str:
+    """Returns the counts of a glance in words, and how many writes are not committed."""
+    conflicts = "? conflicts" if found.conflicts is None else counted(found.conflicts, "conflict")
+    said = [found.pending_words, conflicts, f"on commit {found.seq}" if found.seq else "on no commit yet"]
+    if written:
+        said.append(f"{counted(written, 'write')} not committed")
+    return ", ".join(said)

@@ -35,6 +35,8 @@ class RemoteConnGroup(Database):
         EVariableLengthValue {'version': 1}
     """
 
+    _noun = "group"
+
     @at_edge
     def add(self, remote_conn: RemoteConn, key: str | None = None, user_meta: Any = None) -> None:
         """Adds a database that exists in its remote, or brings its entry up to date.

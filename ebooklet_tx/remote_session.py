@@ -19,6 +19,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     SessionClosedError,
 )
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.index.commit_index import RemoteIndex
 from ebooklet_tx.index.pieces import NoCache
 from ebooklet_tx.maintenance.break_locks import break_locks
@@ -305,7 +306,14 @@ class RemoteSession(Unshared):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "writable" if self._flag != "r" else "read-only"
-        return f"<ebooklet_tx remote session {self._connection.url!r}, {state}>"
+        return f"<ebooklet_tx remote session {self._connection.url!r}, {state}{self._root_in_words()}>"
+
+    def _root_in_words(self) -> str:
+        """Returns what the root says, where it was read; nothing is asked for it."""
+        if self._root is not None:
+            manifest = self._root.manifest
+            return f": {counted(manifest.key_count, 'key')}, commit {manifest.seq}"
+        return ": no database" if self._is_read else ""
 
     def _usable(self) -> Remote:
         if self._closed:

@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterator
 
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
+from ebooklet_tx.database.at_prompt import counts_in_words, keys_at_hand
 from ebooklet_tx.database.writing import WritableDatabase
 from ebooklet_tx.errors import InvalidArgumentError, NotPushedWarning, ObjectMissingError, RemoteMissingError
 from ebooklet_tx.formats.checks import message_of
 from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.known import is_any_pending
+from ebooklet_tx.local.journal.pending.glance import glance
 from ebooklet_tx.maintenance.check_reports import CompactReport
 from ebooklet_tx.maintenance.compact import compact
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
@@ -46,6 +48,8 @@ class Database(WritableDatabase):
         ...     print(dict(other), bool(other.changes().push()))
         {'a': 1, 'b': 2, 'c': [1, 2, 3]} True
     """
+
+    _noun = "database"
 
     @property
     def _n_buckets(self) -> int:
@@ -349,8 +353,18 @@ class Database(WritableDatabase):
             return copy_remote(source, target)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "writable" if self.writable else "read-only"
-        return f"<ebooklet_tx database {str(self._session.local.path)!r}, {state}>"
+        place = f"<ebooklet_tx {self._noun} {str(self._session.local.path)!r} of {self._connection.url}"
+        if self._closed or self._in_child:
+            return f"{place}, {self._state}>"
+        local = self._session.local
+        counts = counts_in_words(glance(local.journal), len(local.overlay.operations))
+        return f"{place}, {self._state}: {counts}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """The first keys, up to 2,000, for completion behind `db["`: those that can be told without a request."""
+        if self._closed or self._in_child:
+            return []
+        return keys_at_hand(self._session.local, self._connection)
 
 
 __all__ = ["Database"]

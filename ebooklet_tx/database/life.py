@@ -87,6 +87,13 @@ class OpenSession(Unshared):
         """The database's identity, 32 hex digits, the same on every machine."""
         return self._usable().local.file.header.uuid.hex()
 
+    @property
+    def _state(self) -> str:
+        """How the session may be used, in words."""
+        if self._closed or self._in_child:
+            return "closed" if self._closed else "of another process"
+        return ("writable" if self.writable else "read-only") + (", offline" if self.offline else "")
+
     def _usable(self) -> Session:
         if not (self._closed or self._in_child):
             return self._session

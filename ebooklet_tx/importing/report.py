@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ebooklet_tx.html_tables import ShownAsTable
+
 MAX_LISTED = 1000
 """How many keys a report names of each kind; all of them are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ImportReport(ShownAsTable):
     """What an import from ebooklet did; true when all of the source is in the target.
 
     Attributes:

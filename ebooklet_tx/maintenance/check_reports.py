@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.maintenance.reports import aligned, some_of
 
 
@@ -24,8 +25,8 @@ class Tally:
         return f"{self.objects:,} objects, {self.size_bytes:,} bytes"
 
 
-@dataclass(frozen=True, slots=True)
-class CollectReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CollectReport(ShownAsTable):
     """What a collection of garbage did, or with `dry_run` would do.
 
     Attributes:
@@ -72,8 +73,8 @@ class CollectReport:
         return aligned(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class FsckReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class FsckReport(ShownAsTable):
     """What the remote's objects are, held against what the root names; lists are of object keys.
 
     Attributes:
@@ -133,8 +134,8 @@ class Damage:
         return f"{self.object}: {self.problem}{affected}. {self.sound_copy}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class VerifyReport(ShownAsTable):
     """What a verification of a remote found.
 
     Attributes:
@@ -194,8 +195,8 @@ class VerifyReport:
         return aligned(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class CompactReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CompactReport(ShownAsTable):
     """What a compaction did.
 
     Attributes:

@@ -31,6 +31,7 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.formats.root import encode_root
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.maintenance.inventory import list_objects, objects_named
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
@@ -49,8 +50,8 @@ MAX_SERVER_COPY_BYTES = 2**30
 MAX_LOOKS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class CopyReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CopyReport(ShownAsTable):
     """What a copy did; true when the target changed.
 
     Attributes:

@@ -32,6 +32,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     UUIDMismatchError,
 )
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.limits import MAX_NOTE_BYTES, MAX_ROOT_BYTES
 from ebooklet_tx.local.detach import Forgotten, forget_remote
 from ebooklet_tx.local.journal.pending.detachment import note_deletion
@@ -60,8 +61,8 @@ _PHASES = ("snapshot", "pack", "index", "history", RELEASED, GARBAGE_NOTE, DELET
 _log = logging.getLogger("ebooklet_tx")
 
 
-@dataclass(frozen=True, slots=True)
-class EraseReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class EraseReport(ShownAsTable):
     """What a deletion did; true when something was deleted.
 
     Attributes:

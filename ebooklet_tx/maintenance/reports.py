@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.timestamps import as_datetime
 
 SHOWN_NAMES = 5
@@ -47,8 +48,8 @@ class ConflictSides:
     their_writer: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+@dataclass(frozen=True, slots=True, repr=False)
+class Status(ShownAsTable):
     """How a local database stands.
 
     Attributes:
@@ -126,8 +127,8 @@ class Status:
         return aligned(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class RecoverReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class RecoverReport(ShownAsTable):
     """What a recovery did, or with `dry_run` would do.
 
     Attributes:

@@ -23,6 +23,15 @@ _CUSTOM_CODE = 0
 _NUMPY_INTS = "numpy_int"
 _PACKAGES = {"gpd": "geopandas", "np": "numpy", "pd": "pandas", "zstd": "zstandard"}
 """Packages that Booklet's serializers use when they are there, by the names that it gives them."""
+EXTRAS = {
+    "geopandas": "geopandas",
+    "msgpack": "msgpack",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "shapely": "shapely",
+    "zstandard": "zstd",
+}
+"""The extras of this package that install them, as `pyproject.toml` has them."""
 
 
 NAMES = frozenset(
@@ -99,9 +108,10 @@ class Serializer:
         """Raises what a user can act on when Booklet's serializer lacks a package that it does not install."""
         if isinstance(error, NameError) and self.code != _CUSTOM_CODE:
             package = _PACKAGES.get(str(error.name), str(error.name))
+            wanted = f'"ebooklet-tx[{EXTRAS[package]}]"' if package in EXTRAS else package
             raise MissingPackageError(
                 f"the serializer {self.name!r}, needed for the value of key {key!r}, uses the package {package}, "
-                f"which is not installed; install it (pip install {package}) and try again",
+                f"which is not installed; install it (pip install {wanted}) and try again",
                 key=key,
             ) from error
 

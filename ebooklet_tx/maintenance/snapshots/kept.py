@@ -34,6 +34,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.checks import is_snapshot_name, short
 from ebooklet_tx.formats.root import encode_root
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.maintenance.inventory import RELEASED, SNAPSHOT, list_snapshots
 from ebooklet_tx.records import SnapshotNote
@@ -50,8 +51,8 @@ READERS = 8
 _log = logging.getLogger("ebooklet_tx")
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+@dataclass(frozen=True, slots=True, repr=False)
+class Snapshot(ShownAsTable):
     """A commit of the remote that is kept under a name.
 
     Attributes:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError, RemoteMissingError
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.maintenance.snapshots import kept
@@ -25,8 +26,8 @@ from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class RestoreResult(ShownAsTable):
     """What a restoration did; true when the remote changed.
 
     Attributes:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError, UnsupportedFormatError
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.local.detach import forget_remote, start_over
 from ebooklet_tx.local.journal.base import Base, read_base
 from ebooklet_tx.local.journal.facts import is_replacing
@@ -47,8 +48,8 @@ MAX_ROUNDS = 200
 CONTENTION_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class PushResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class PushResult(ShownAsTable):
     """What a push did; true when the remote changed.
 
     Attributes:

@@ -18,6 +18,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.formats.root import FirstFormatError
+from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.index.commit_index import CommitIndex
 from ebooklet_tx.index.merging import row_count
 from ebooklet_tx.local.detach import finish_detaching
@@ -42,8 +43,8 @@ MAX_TRIES = 100
 """How often a pull begins anew because another session with the same file was first."""
 
 
-@dataclass(slots=True)
-class PullResult:
+@dataclass(slots=True, repr=False)
+class PullResult(ShownAsTable):
     """What a pull found; true when something changed.
 
     Attributes:

@@ -1,0 +1,102 @@
+"""Small HTML tables, which notebooks show for reports and changes.
+
+The invariants: every text is escaped, as keys and messages come from other writers; and of a long list only the
+first names are shown, so that what a cell shows stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from html import escape
+from itertools import islice
+from typing import Any
+
+from ebooklet_tx.timestamps import as_datetime
+
+SHOWN_ITEMS = 5
+MAX_SHOWN_CHARACTERS = 200
+
+
+def html_table(title: str, rows: Iterable[tuple[str, ...]], *, heads: tuple[str, ...] = ()) -> str:
+    """Returns a table under a title; the first cell of each row names it."""
+    lines = [f"<table><caption>{escape(title)}</caption>"]
+    if heads:
+        lines.append("<tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr>")
+    for name, *cells in rows:
+        shown = "".join(f"<td>{escape(_short(cell))}</td>" for cell in cells)
+        lines.append(f'<tr><th style="text-align:left">{escape(_short(name))}</th>{shown}</tr>')
+    return "\n".join([*lines, "</table>"])
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a count with its noun: `1 key`, `1,200 keys`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+class ShownAsTable:
+    """A dataclass that prints in bounded length, and that a notebook shows as a table of its fields."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={_bounded(value)}" for name, value in _facts(self))
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name.removesuffix("_us"), _in_words(name, value)) for name, value in _facts(self)]
+        return html_table(type(self).__qualname__, rows)
+
+
+def _facts(record: Any) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(record, field.name)) for field in fields(record) if field.repr]
+
+
+def _bounded(value: object) -> str:
+    if not isinstance(value, list | tuple | dict) or len(value) <= SHOWN_ITEMS:
+        return repr(value)
+    if isinstance(value, dict):
+        first, (opening, closing) = repr(dict(islice(value.items(), SHOWN_ITEMS))), "{}"
+    else:
+        first, (opening, closing) = repr(list(value[:SHOWN_ITEMS])), "[]" if isinstance(value, list) else "()"
+    return f"{opening}{first[1:-1]}, ... and {len(value) - SHOWN_ITEMS:,} more{closing}"
+
+
+def _in_words(name: str, value: object) -> str:
+    """Returns the value of a field for people."""
+    if value is None:
+        return "not known" if name == "dead_bytes" else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        moment = as_datetime(value) if name.endswith("_us") else None
+        return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment is not None else f"{value:,}"
+    if isinstance(value, Mapping):
+        return _some([f"{key}: {one}" for key, one in islice(value.items(), SHOWN_ITEMS)], len(value))
+    if isinstance(value, list | tuple):
+        return _some([_item(one) for one in value[:SHOWN_ITEMS]], len(value))
+    return _item(value)
+
+
+def _item(value: object) -> str:
+    """Returns a record in its own words, or a plain value."""
+    words = getattr(value, "words", None)
+    if callable(words):
+        return str(words())
+    if is_dataclass(value) and hasattr(value, "key"):
+        return str(value.key)
+    return str(value)
+
+
+def _some(shown: list[str], count: int) -> str:
+    if not count:
+        return "none"
+    more = f", and {count - len(shown):,} more" if count > len(shown) else ""
+    return f"{count:,}: {', '.join(shown)}{more}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
+
+
+__all__ = ["ShownAsTable", "counted", "html_table"]
