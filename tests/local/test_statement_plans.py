@@ -104,7 +104,7 @@ def test_a_push_of_most_keys_goes_past_the_index(bench: Bench) -> None:
         raw = db._session.journal.raw
         assert pending_term(raw) == "pending != 0"
         (pages,) = raw.execute("PRAGMA page_count").fetchone()
-        values = {f"m{number:04}": b"many %d" % number for number in range(pages * 3)}
+        values = {f"m{number:04}": b"many %d" % number for number in range(pages * 12)}
         db.update(values)
         db.sync()
         assert pending_term(raw) == "+pending != 0"
