@@ -162,8 +162,8 @@ class Database(WritableDatabase):
         """Makes the state of a snapshot the remote's newest commit: all keys, values and the metadata.
 
         It is one commit, made at once or not at all, and no value is sent. The history stays, so the state before
-        can be kept by a snapshot of its own. What is pending here stays pending; the result tells which of it
-        conflicts with what was restored.
+        can be kept by a snapshot of its own. The newest commit is pulled first. What is pending here after that
+        stays pending; the result tells which of it conflicts with what was restored.
 
         Args:
             name: The snapshot's name.

@@ -119,6 +119,9 @@ class Program:
         if self.snapshots:
             name = self.random.choice(sorted(self.snapshots))
             before = dict(self.remote)
+            # It pulls first: what the remote has by now as well is no change any more.
+            changes = self.pending[who].items()
+            self.pending[who] = {key: value for key, value in changes if before.get(key) != value}
             self.remote = dict(self.snapshots[name])
             result = self.writers[who].restore(name)
             assert result.updated or before == self.remote, self.trace
