@@ -35,7 +35,8 @@ from ebooklet_tx.values.pickle_policy import is_pickling, pickle_allowed, warn_o
 from ebooklet_tx.values.serializers import named_serializer
 
 DEFAULT_LOCAL_BYTES = 256 * 2**20
-LEAST_LOCAL_BYTES = 8 * 2**20
+LEAST_LOCAL_BYTES = 16 * 2**20
+"""Beside a batch there is SQLite's log, of 4 MB at any size."""
 
 KEY_BYTES = 400
 """What a key takes in the journal beside its value, roughly."""
@@ -77,7 +78,7 @@ def import_ebooklet(
             values were made with need not be given.
         verify: Read every value of source and target once more, and compare.
         accept_missing: Leave out what is missing or damaged in the source; otherwise it raises in the end.
-        max_local_bytes: What the local file and its journal may take, 8 MiB or more. A quarter of it is a batch;
+        max_local_bytes: What the local file and its journal may take, 16 MiB or more. A quarter of it is a batch;
             a single larger value needs three times its size.
         lock_timeout: Seconds to wait for another writer of the target.
         allow_pickle: As for `open`.
@@ -169,7 +170,7 @@ class _Import:
         self._counts = _Counts(root.key_count)
         self._reader: Reader = reader_of(database._usable())
         # What the journal keeps of the target's index counts as local as well.
-        database._usable().local.pieces.most_bytes = batch_bytes
+        database._usable().local.pieces.most_bytes = batch_bytes // 2
 
     def import_all(self) -> None:
         """Brings over what the target lacks, or has older."""
