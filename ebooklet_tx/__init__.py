@@ -143,7 +143,7 @@ _HOMES = {
 """The modules that have the public names; `ebooklet_tx.errors` has all others."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = ("errors", "remote")
+_MODULES = ("errors", "remote", "testing")
 """What programs use as attributes of the package besides."""
 
 _OWN_NAMES = {"EVariableLengthValue": "Database"}

@@ -15,19 +15,20 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ebooklet_tx.connection.checks import shown
 from ebooklet_tx.connection.directory import DirectoryConnection
 from ebooklet_tx.connection.http import HTTPConnection
+from ebooklet_tx.connection.memory import MemoryConnection
 from ebooklet_tx.connection.s3 import PUT_ARGUMENTS, S3Connection
 from ebooklet_tx.connection.urls import refuse_user_info
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group_entries import address_in, is_entry, is_named_by_user
 
-Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection
+Connection: TypeAlias = S3Connection | DirectoryConnection | HTTPConnection | MemoryConnection
 
 RemoteConn: TypeAlias = Connection | str | Mapping[str, Any]
 """What names a database wherever one is asked for: a connection, a URL, a dict, or an entry of a group."""
 
 _ACCEPTED = (
     "an S3Connection, DirectoryConnection or HTTPConnection; a URL str (s3://bucket/key, "
-    "file:///folder/name, https://host/path); or a dict from a connection's to_dict()"
+    "file:///folder/name, https://host/path, or memory://name in tests); or a dict from a connection's to_dict()"
 )
 
 _URL_OPTIONS = ("endpoint_url", "region", "profile", *PUT_ARGUMENTS)
@@ -44,9 +45,10 @@ def connect(source: RemoteConn, *, trust_entries: bool = False) -> Connection:
 
     Args:
         source: A URL: `s3://bucket/key`, whose query may give `endpoint_url`, `region`, `profile`, `sse`,
-            `sse_kms_key_id`, `storage_class` and `acl`; `file:///folder/name`; or `http(s)://...` for
-            reading only. A dict with the arguments of a connection, or with `url`. An entry of a connection
-            group, a dict holding such a dict under `remote_conn`. Or a connection, returned as it is.
+            `sse_kms_key_id`, `storage_class` and `acl`; `file:///folder/name`; `http(s)://...` for
+            reading only; or in tests `memory://name`, in the memory of this process. A dict with the arguments
+            of a connection, or with `url`. An entry of a connection group, a dict holding such a dict under
+            `remote_conn`. Or a connection, returned as it is.
         trust_entries: Whether an entry of a group may name a bucket or a folder that you did not name; see
             `open`.
 
@@ -75,7 +77,7 @@ def parse_connection(
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable address.
     """
-    if isinstance(source, S3Connection | DirectoryConnection | HTTPConnection):
+    if isinstance(source, S3Connection | DirectoryConnection | HTTPConnection | MemoryConnection):
         return source
     if isinstance(source, str):
         try:
@@ -143,6 +145,8 @@ def _parse_url(url: str) -> Connection:
         return _parse_s3_url(url)
     if parts.scheme == "file":
         return _parse_file_url(url)
+    if parts.scheme == "memory":
+        return _parse_memory_url(url)
     raise InvalidArgumentError(f"the str has the scheme {parts.scheme!r}; accepted are {_ACCEPTED}")
 
 
@@ -164,6 +168,14 @@ def _parse_s3_url(url: str) -> S3Connection:
 
 def _non_empty(options: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value}
+
+
+def _parse_memory_url(url: str) -> MemoryConnection:
+    parts = urlsplit(url)
+    refuse_user_info(parts.netloc, "the memory URL")
+    if parts.query or parts.fragment:
+        raise InvalidArgumentError("a memory URL has no '?' or '#'; write them as %3F and %23")
+    return MemoryConnection(unquote(parts.netloc + parts.path))
 
 
 def _parse_file_url(url: str) -> DirectoryConnection:

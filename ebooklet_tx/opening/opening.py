@@ -114,9 +114,9 @@ def open(
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
     Args:
-        remote_conn: An `S3Connection`; a URL (`s3://bucket/key`, `file:///folder/name`, or
-            `http(s)://...` for reading only); a dict of connection parameters; or an entry of a
-            connection group.
+        remote_conn: An `S3Connection`; a URL (`s3://bucket/key`, `file:///folder/name`,
+            `http(s)://...` for reading only, or `memory://name` in tests); a dict of connection parameters; or
+            an entry of a connection group.
         file_path: The local Booklet file; its journal lies beside it as `<file>.journal`. None, with `at` alone,
             for a temporary one that goes when the session is closed.
         flag: `r` reads an existing database, even one that was never pushed; `w` reads and writes it; `c` also

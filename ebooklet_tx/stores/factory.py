@@ -5,15 +5,34 @@ Every store retries by one policy, and boto3 is imported only for a connection t
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ebooklet_tx.connection import Connection, DirectoryConnection, HTTPConnection, S3Connection
+from ebooklet_tx.connection.memory import MemoryConnection
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.memory import store_named
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 
 _S3_BASE_SECONDS = 0.5
+
+_everywhere: RetryPolicy | None = None
+"""What stands in for the policies of all connections; None outside of tests."""
+
+
+@contextlib.contextmanager
+def policy_everywhere(policy: RetryPolicy) -> Iterator[None]:
+    """Lets every store that is opened in the block, by any thread, retry so, unless its caller gives a policy."""
+    global _everywhere
+    before = _everywhere
+    _everywhere = policy
+    try:
+        yield
+    finally:
+        _everywhere = before
 
 
 def open_store(
@@ -33,7 +52,7 @@ def open_store(
     Raises:
         RemoteAccessError: No S3 client can be made of the profile and settings.
     """
-    return RetryingStore(_plain_store(connection, for_writing), policy or _policy_for(connection))
+    return RetryingStore(_plain_store(connection, for_writing), policy or _everywhere or _policy_for(connection))
 
 
 def _plain_store(connection: Connection, for_writing: bool) -> ObjectStore:
@@ -41,6 +60,8 @@ def _plain_store(connection: Connection, for_writing: bool) -> ObjectStore:
         return DirectoryStore(connection.folder)
     if isinstance(connection, HTTPConnection):
         return HTTPStore(connection.db_url)
+    if isinstance(connection, MemoryConnection):
+        return store_named(connection.name)
     publicly = connection.db_url is not None and not connection.has_credentials
     if connection.db_url is not None and (connection.bucket is None or (publicly and not for_writing)):
         return HTTPStore(connection.db_url, key=connection.key, timeout_seconds=connection.read_timeout)

@@ -20,6 +20,7 @@ from ebooklet_tx.errors import ConditionUnsupportedError, Error, PreconditionFai
 from ebooklet_tx.stores.capabilities import Conditional, probe
 from ebooklet_tx.stores.directory import DirectoryStore
 from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.memory import MemoryStore
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.stores.s3 import S3Store
@@ -192,8 +193,16 @@ LOSING: dict[Mode, type[Error]] = {
     Mode.REFUSES: ConditionUnsupportedError,
     Mode.FAILS_ALL_LOSERS: TransientStoreError,
 }
-WRITABLE = ("directory", "ministack", "ministack-retrying", "rclone")
-CONDITIONAL = ("directory", "ministack", "ministack-retrying", "stub", "proxy-unquoted", "proxy-fails-losers")
+WRITABLE = ("directory", "memory", "ministack", "ministack-retrying", "rclone")
+CONDITIONAL = (
+    "directory",
+    "memory",
+    "ministack",
+    "ministack-retrying",
+    "stub",
+    "proxy-unquoted",
+    "proxy-fails-losers",
+)
 ENDPOINT = "endpoint"
 SEAWEEDFS = pytest.param("seaweedfs", marks=pytest.mark.slow)
 """Takes five seconds to start; a slice of the contract runs on it by default, in test_seaweedfs.py."""
@@ -218,6 +227,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _subject(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Subject]:
     if kind == "directory":
         yield _directory_subject(folder)
+    elif kind == "memory":
+        kept = MemoryStore()
+        yield Subject(kept, kept, lambda: kept)
     elif kind in PROXIED:
         subject = _proxied_subject(kind, request)
         yield subject

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import ebooklet_tx
+from ebooklet_tx import testing
+from ebooklet_tx.stores.wrapper import PassingStore
 from tests.ebooklet_remotes import PLACE, bucket_in_memory, golden_objects, shelved
 
 WITHOUT_EXAMPLE = {
@@ -26,6 +28,12 @@ WITHOUT_EXAMPLE = {
     "RetryPolicy.attempts_for",
     "RetryPolicy.call",
     "RetryPolicy.without_backoff",
+    # Told by the example of its class.
+    "testing.CountingStore.reset",
+    "testing.Fault",
+    "testing.GatedStore.wait_until_stopped",
+    # The interface of what is wrapped.
+    "testing.ObjectStore",
 }
 """Names of functions, methods and classes that need none."""
 
@@ -40,15 +48,18 @@ MODULE = "def doubled(key, value):\n    return key, 2 * value\n"
 
 
 def targets() -> Iterator[tuple[str, Any]]:
-    for name in ebooklet_tx.__all__:
-        value = getattr(ebooklet_tx, name)
+    names = {name: getattr(ebooklet_tx, name) for name in ebooklet_tx.__all__}
+    names |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__}
+    for name, value in names.items():
         if name in RECORDS or name in WITHOUT_EXAMPLE:
             continue
         if inspect.isclass(value) and not issubclass(value, BaseException):
             yield name, value
             for called, method in inspect.getmembers(value, inspect.isroutine):
                 defined = getattr(method, "__module__", None) or ""
-                if not called.startswith("_") and defined.startswith("ebooklet_tx"):
+                # What a store passes on is told by the interface of stores.
+                inherited = issubclass(value, PassingStore) and called not in vars(value)
+                if not called.startswith("_") and not inherited and defined.startswith("ebooklet_tx"):
                     yield f"{name}.{called}", method
         elif inspect.isfunction(value):
             yield name, value
@@ -75,7 +86,8 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     ):
         db.update({"a": 1, "b": 2})
         db.changes().push()
-        yield {"ebooklet_tx": ebooklet_tx, "remote": remote, "old_remote": PLACE, "db": db}
+        yield {"ebooklet_tx": ebooklet_tx, "remote": remote, "old_remote": PLACE, "db": db, "testing": testing}
+        testing.clear()
     sys.modules.pop("stations", None)
 
 

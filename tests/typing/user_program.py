@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import ebooklet_tx
+from ebooklet_tx import testing
 
 
 class Upper:
@@ -47,7 +48,8 @@ def never_opened() -> list[object]:
     http = ebooklet_tx.HTTPConnection("http://127.0.0.1:9/bucket/key")
     place: dict[str, str | None] = s3.to_dict()
     connected = ebooklet_tx.connect("s3://bucket/key?endpoint_url=http://127.0.0.1:9")
-    return [s3, http, place, connected, ebooklet_tx.DEFAULT_GROUP_BYTES]
+    moving: Callable[..., ebooklet_tx.ImportReport] = ebooklet_tx.import_ebooklet
+    return [s3, http, place, connected, moving, ebooklet_tx.DEFAULT_GROUP_BYTES]
 
 
 def mapping(db: ebooklet_tx.Database) -> None:
@@ -187,6 +189,26 @@ def remotes(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
     print(erased.deleted_objects)
 
 
+def in_tests(folder: Path) -> None:
+    faults = [testing.Fault(at=1, kind="get")]
+
+    def wrap(inner: testing.ObjectStore) -> testing.FaultyStore:
+        return testing.FaultyStore(inner, faults)
+
+    with testing.without_backoff(3), testing.wrapped_stores(wrap) as made:
+        db = ebooklet_tx.open("memory://typed", folder / "memory.blt", "c", Upper)
+    made[0].error = None
+    db["a"] = "one"
+    db.close()
+    with testing.wrapped_stores(testing.CountingStore) as stores:
+        place: testing.MemoryConnection = testing.MemoryConnection("typed")
+        with ebooklet_tx.open(place, folder / "memory.blt", "w", Upper) as db:
+            db.changes().push()
+    total: int = stores[0].total
+    print(total, stores[0].requests["put"], stores[0].log, [fault.error for fault in faults])
+    testing.clear("typed")
+
+
 def care(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
     found: ebooklet_tx.Status = ebooklet_tx.status(folder / "first.blt")
     repaired: ebooklet_tx.RecoverReport = ebooklet_tx.recover(folder / "first.blt", dry_run=True)
@@ -214,6 +236,7 @@ def main(folder: Path) -> None:
     errors(folder)
     remotes(folder, first)
     care(folder, first)
+    in_tests(folder)
     print(never_opened())
 
 
