@@ -115,7 +115,8 @@ class MemoryStore:
         """Returns the object's size, ETag, time of writing and metadata."""
         request = self._begin("head", key)
         with self._mutex:
-            return _described(key, self._find(request))
+            self._find(request)
+            return self._described(key)
 
     def put(
         self,
@@ -167,7 +168,7 @@ class MemoryStore:
         """Yields the objects whose names begin with `prefix`, in order of name."""
         self._begin("list", prefix)
         with self._mutex:
-            found = [_described(key, self.objects[key]) for key in sorted(self.objects) if key.startswith(prefix)]
+            found = [self._described(key) for key in sorted(self.objects) if key.startswith(prefix)]
         yield from found
 
     def delete(self, key: str) -> None:
@@ -206,6 +207,11 @@ class MemoryStore:
             raise ObjectMissingError(f"{request.describe()}: there is no such object", **request.fields)
         return found
 
+    def _described(self, key: str) -> StoredObject:
+        """Returns what a listing says of an object that is there; called under the lock."""
+        found = self.objects[key]
+        return StoredObject(key, len(found.data), found.etag, found.modified, dict(found.metadata))
+
     def _keep(self, key: str, data: bytes, metadata: Mapping[str, str]) -> str:
         kept = {name.lower(): value for name, value in metadata.items()}
         self.objects[key] = MemoryObject(bytes(data), _etag_of(data), self._now(), kept)
@@ -232,10 +238,6 @@ class MemoryStore:
 
 def _etag_of(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def _described(key: str, found: MemoryObject) -> StoredObject:
-    return StoredObject(key, len(found.data), found.etag, found.modified, dict(found.metadata))
 
 
 _stores: dict[str, MemoryStore] = {}

@@ -98,6 +98,8 @@ def test_a_forked_child_may_not_use_the_session(bench: Bench) -> None:
         assert in_child(lambda: [what_it_raises(use, db) for use in USES]) == repr(
             ["SessionClosedError"] * len(USES)
         )
+        assert "of another process>" in in_child(lambda: db)
+        assert in_child(db._ipython_key_completions_) == "[]"
         assert in_child(db.close) == "None"
         assert in_child(lambda: db.closed) in ("True", "False")
         # The parent's lock holds, in the child's eyes as well, and its work goes on.
