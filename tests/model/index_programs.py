@@ -18,6 +18,9 @@ WEIGHTS = {
     "pull": 5.0,
     "len": 4.0,
     "keys": 4.0,
+    "get_beside": 2.0,
+    "len_beside": 0.7,
+    "keys_beside": 1.5,
     "discard": 1.0,
     "compact": 2.0,
     "forget": 3.0,
@@ -30,7 +33,7 @@ WEIGHTS = {
     "rewind": 0.7,
     "new": 0.5,
 }
-READS = ("get", "pull", "len", "keys", "push", "compact", "restore")
+READS = ("get", "pull", "len", "keys", "push", "compact", "restore", "get_beside", "len_beside", "keys_beside")
 """Steps with requests, at which others may act."""
 
 FATES = ("answer", "unanswered", "unanswered", "lost", "late", "late")
@@ -77,7 +80,7 @@ def _some(dice: random.Random, taste: _Taste, *, inner: bool = False) -> list[St
         writings = [Step(one, "set", key=key, value=dice.randint(1, 3)) for one in (who, other)]
         pushes = [Step(one, "push", choice=dice.choice(["raise", "ours"])) for one in (other, who)]
         return [*writings, *pushes][: dice.randint(2, 4)]
-    key = dice.choice(taste.keys) if what in ("set", "delete", "get", "discard") else ""
+    key = dice.choice(taste.keys) if what in ("set", "delete", "get", "get_beside", "discard") else ""
     step = Step(who, what, key, dice.choice([1, 2, 2, 3]) if what == "set" else None)
     if what in ("push", "compact"):
         step = replace(step, merging=taste.merging or dice.choice(list(MERGING)))

@@ -103,7 +103,7 @@ class Step:
 
     Attributes:
         who: The copy.
-        what: A method of `World`.
+        what: A method of `World`; one that ends in `_beside` reads in a session beside the copy's own.
         key: Of what is set, deleted, discarded or read.
         value: What is set.
         choice: What a push does about conflicts.
@@ -226,6 +226,19 @@ class Copy:
         self.last_base: str | None = None
         self.is_new = flag == "n"
         self.db = self._open(flag)
+        self._beside: Database | None = None
+
+    def beside(self) -> Database:
+        """A session that reads the same files."""
+        if self._beside is None:
+            self._beside = self._open("r")
+        return self._beside
+
+    def close(self) -> None:
+        for db in (self._beside, self.db):
+            if db is not None:
+                db.close()
+        self._beside = None
 
     def _open(self, flag: str) -> Database:
         db = open_database(
@@ -245,7 +258,7 @@ class Copy:
 
     def begin_anew(self) -> None:
         """Replaces the copy, and with its next push the remote, by an empty database."""
-        self.db.close()
+        self.close()
         self.ops, self.attempts, self.last_base, self.is_new = {}, [], None, True
         self.db = self._open("n")
 
@@ -383,7 +396,7 @@ class World:
             for copy in self.copies.values():
                 copy.frames = [Frame(Step("", ""), down=True)]
                 with contextlib.suppress(Exception):
-                    copy.db.close()
+                    copy.close()
         finally:
             self._patches.close()
             shutil.rmtree(self.folder)
@@ -537,20 +550,38 @@ class World:
         copy.ops.pop(step.key, None)
 
     def do_get(self, copy: Copy, step: Step, frame: Frame) -> None:
-        got = copy.db.get(step.key)
+        self._read(copy.db, copy, step, frame)
+
+    def do_get_beside(self, copy: Copy, step: Step, frame: Frame) -> None:
+        self._read(copy.beside(), copy, step, frame)
+
+    def _read(self, db: Database, copy: Copy, step: Step, frame: Frame) -> None:
+        got = db.get(step.key)
         values = [view.get(step.key) for view in self._views(copy, frame)]
         if got not in [encoded(value) for value in values]:
             raise BrokenError(f"{copy.name} reads {got} of {step.key}, and it is {values}")
 
     def do_len(self, copy: Copy, step: Step, frame: Frame) -> None:
-        got = len(copy.db)
+        self._count_keys(copy.db, copy, frame)
+
+    def do_len_beside(self, copy: Copy, step: Step, frame: Frame) -> None:
+        self._count_keys(copy.beside(), copy, frame)
+
+    def _count_keys(self, db: Database, copy: Copy, frame: Frame) -> None:
+        got = len(db)
         counts = {len(view) for view in self._views(copy, frame)}
         if got not in counts:
             raise BrokenError(f"{copy.name} counts {got} keys, and there are {counts}")
 
     def do_keys(self, copy: Copy, step: Step, frame: Frame) -> None:
+        self._iterate(copy.db, copy, frame)
+
+    def do_keys_beside(self, copy: Copy, step: Step, frame: Frame) -> None:
+        self._iterate(copy.beside(), copy, frame)
+
+    def _iterate(self, db: Database, copy: Copy, frame: Frame) -> None:
         got = []
-        for key in copy.db:
+        for key in db:
             got.append(key)
             copy.event()
         views = self._views(copy, frame)
