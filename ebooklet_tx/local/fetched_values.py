@@ -61,7 +61,7 @@ class FetchedValues:
                 self._damaged.discard(item.key)
                 item = item._replace(replaces=True)
             self._waiting[item.key] = item
-            self._waiting_bytes += len(item.value)
+            self._waiting_bytes += len(item.value) or len(item.key.encode())
         if self._waiting_bytes > self._buffer_bytes:
             self.write()
 

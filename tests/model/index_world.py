@@ -482,7 +482,7 @@ class World:
         carried = {key: (copy.ops[key].value, copy.ops[key].number) for key in keys}
         copy.attempts.append(Attempt(manifest, bool(replaces), carried))
         self.states[manifest.commit_id] = _there({**below, **{key: value for key, (value, _) in carried.items()}})
-        self.parents[manifest.commit_id] = None if replaces else manifest.parent
+        self.parents[manifest.commit_id] = manifest.parent
         self.numbers[manifest.commit_id] = manifest.seq
 
     def _count(self, what: str) -> None:
@@ -630,7 +630,11 @@ class World:
 
     def do_keep(self, copy: Copy, step: Step, frame: Frame) -> None:
         """Makes a snapshot in the place of the one before."""
-        if copy.is_new or any(other.step.what in ("keep", "restore") for other in self._at_work()[:-1]):
+        if (
+            copy.is_new
+            or not self.has_root
+            or any(other.step.what in ("keep", "restore") for other in self._at_work()[:-1])
+        ):
             return
         if self.names.snapshot("kept") in self.store.objects:
             copy.db.delete_snapshot("kept")

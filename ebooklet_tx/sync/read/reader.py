@@ -89,7 +89,7 @@ class Reader(NamedTuple):
             if held is not None and held.is_decided:
                 entry, value = self.local.lookup(key)
                 if entry is not None and value is not None:
-                    self._keep_pushed(entry, value)
+                    self._keep_found(entry, value)
                 if entry is not None or self._is_decided(key):
                     return entry, value
                 # A session beside this one has pushed it since, and the journal holds nothing of it any more.
@@ -119,10 +119,12 @@ class Reader(NamedTuple):
                     value = self.local.waiting_value(key, digest)
                     if value is None and isinstance(entry, IndexedEntry):
                         value = self._value_of(entry)
+                    elif value == b"":
+                        self._keep_found(entry, value)
                 else:
                     value = self._value_of(entry)
                     if value is not None:
-                        self._keep_pushed(entry, value)
+                        self._keep_found(entry, value)
                 if value is None:
                     missing.append(entry)
                 else:
@@ -144,10 +146,15 @@ class Reader(NamedTuple):
         if value is None and isinstance(entry, IndexedEntry) and entry.inline is not None:
             value = entry.inline
             self.local.keep([fetched_value(entry, value)])
+        elif value == b"":
+            self._keep_found(entry, value)
         return value
 
-    def _keep_pushed(self, entry: Entry, value: bytes) -> None:
-        """Keeps a pushed value that was read from the journal, so that a plain booklet sees it as well."""
+    def _keep_found(self, entry: Entry, value: bytes) -> None:
+        """Keeps a value that was not fetched, so that a plain booklet sees it, and no remote is needed for it.
+
+        It was pushed from here and read from the journal, or it is empty, which its digest tells.
+        """
         if entry.pending == PENDING_NONE and entry.local_digest != entry.digest and not self.remote.offline:
             self.local.keep_once(fetched_value(entry, value))
 
