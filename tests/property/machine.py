@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -54,7 +55,7 @@ from ebooklet_tx.timestamps import timestamp_us
 from tests.pairs import writer_store
 from tests.processes import fork
 from tests.property.local_faults import Fault, failing_disk
-from tests.property.model import METADATA, CopyModel, RemoteModel, UnansweredPush
+from tests.property.model import METADATA, CopyModel, RemoteModel, Row, UnansweredPush
 from tests.store_wrappers import PassingStore
 
 SMALL_LIMITS = {
@@ -528,7 +529,7 @@ class DatabaseMachine(RuleBasedStateMachine):
     @rule(name=clients, edits=st.lists(writes, max_size=3))
     def reopen(self, name: str, edits: list[Operation]) -> None:
         client = self.client(name)
-        self.close(client)
+        unknown = self.close(client)
         held = plain_contents(client.path)
         with booklet.open(client.path, "w") as blt:
             for kind, key, *rest in edits:
@@ -553,9 +554,10 @@ class DatabaseMachine(RuleBasedStateMachine):
             # Nothing tells then what was deleted from what an older file never had.
             with writer_store(client.path) as store:
                 accept_deletes(store.journal)
-        self.open_again(client)
+        self.open_again(client, {key: Row(*held[key], 0) for key in unknown & held.keys()})
 
-    def close(self, client: Client) -> None:
+    def close(self, client: Client) -> set[str]:
+        """Closes a session; returns the keys of which it was not known any more what the remote has."""
         client.db.sync()
         with client.db._session.mutex:
             found = entries_where(client.db._session.journal, "known = 0 AND pending = 0")
@@ -565,6 +567,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         if self.beside is not None and self.beside[1] is client:
             self.close_beside()
         self.check_plain_file(client, unknown)
+        return unknown
 
     def check_plain_file(self, client: Client, unknown: set[str]) -> None:
         """The file alone is a sound booklet of current values, where they were looked up since the last reset."""
@@ -578,14 +581,16 @@ class DatabaseMachine(RuleBasedStateMachine):
             else:
                 assert held[key] == (operation.value, operation.stamp)
 
-    def open_again(self, client: Client) -> None:
+    def open_again(self, client: Client, copies: Mapping[str, Row] = MappingProxyType({})) -> None:
+        """Opens a file that booklet has edited; of some keys it was not known whether the copies were current."""
         client.model.commit()
         client.db = self.open(client.path, "w")
         deletes = {k: o for k, o in client.model.pending.items() if o.stamp == 0}
         for key, operation in deletes.items():
             entry = find_entry(client.db._session.journal, key)
             stamp = entry.pending_timestamp_us if entry is not None else None
-            client.model.pending[key] = type(operation)(None, stamp or 0, operation.base)
+            # Who deleted it saw the copy.
+            client.model.pending[key] = type(operation)(None, stamp or 0, copies.get(key, operation.base))
         client.model.pull(self.remote)
 
     @rule(name=clients, batch=batches)
