@@ -43,6 +43,7 @@ from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import learn_mode, new_lock
+from ebooklet_tx.sync.only_there import know_copies
 from ebooklet_tx.sync.read.fetch import read_value
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
@@ -132,6 +133,7 @@ def delete_remote(session: Session) -> EraseReport:
     forgotten = Forgotten(0, 0)
 
     def before() -> None:
+        know_copies(session.local, session.index)
         note_deletion(session.journal)
 
     def after() -> None:

@@ -94,6 +94,21 @@ def keys_to_look_up(journal: Journal, after: str | None = None) -> list[str]:
     return keys
 
 
+def copies_to_look_up(journal: Journal, after: str | None = None) -> list[str]:
+    """Returns the next keys, in order, with a local copy of which it is not known whether the base commit has it.
+
+    Args:
+        journal: The journal.
+        after: The last key of the page before.
+    """
+    compared = ">=" if after is None else ">"
+    query = (
+        "SELECT key FROM entry WHERE known = 0 AND pending = 0 AND local_digest IS NOT NULL "
+        f"AND key {compared} ? ORDER BY key LIMIT ?"
+    )
+    return [key for (key,) in journal.rows(query, (after or "", KEYS_AT_ONCE))]
+
+
 def is_any_pending(raw: sqlite3.Connection) -> bool:
     """Whether an operation is still to be pushed."""
     return raw.execute("SELECT 1 FROM entry WHERE pending != 0 LIMIT 1").fetchone() is not None
@@ -284,6 +299,7 @@ def drop_done(raw: sqlite3.Connection) -> None:
 
 __all__ = [
     "apply_rows",
+    "copies_to_look_up",
     "drop_done",
     "forget_known",
     "forget_known_since",

@@ -28,7 +28,7 @@ from ebooklet_tx.sync.base_index import BaseIndex, check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import commit_rows, operation_rows
-from ebooklet_tx.sync.only_there import keys_only_there
+from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.pull import pull
@@ -117,6 +117,7 @@ def push(
                     raise
                 # Fetched values count as here once they are in the file.
                 session.local.commit(fold=True)
+                know_copies(session.local, session.index)
                 start_over(
                     session.local, session.remote.root_place, keys_only_there(session.local, session.index)
                 )
