@@ -17,6 +17,9 @@ from ebooklet_tx.timestamps import as_datetime
 SHOWN_ITEMS = 5
 MAX_SHOWN_CHARACTERS = 200
 
+_EMPTY: tuple[object, ...] = ((), [], {})
+"""What a table of facts leaves out, as it leaves out None."""
+
 
 def html_table(title: str, rows: Iterable[tuple[str, ...]], *, heads: tuple[str, ...] = ()) -> str:
     """Returns a table under a title; the first cell of each row names it."""
@@ -35,7 +38,7 @@ def counted(count: int, noun: str) -> str:
 
 
 class ShownAsTable:
-    """A dataclass that prints in bounded length, and that a notebook shows as a table of its fields."""
+    """A dataclass that prints in bounded length; notebooks show a table of its fields that are not empty."""
 
     __slots__ = ()
 
@@ -44,7 +47,8 @@ class ShownAsTable:
         return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        rows = [(name.removesuffix("_us"), _in_words(name, value)) for name, value in _facts(self)]
+        told = [(name, value) for name, value in _facts(self) if value is not None and value not in _EMPTY]
+        rows = [(name.removesuffix("_us"), _in_words(name, value)) for name, value in told]
         return html_table(type(self).__qualname__, rows)
 
 
@@ -64,17 +68,15 @@ def _bounded(value: object) -> str:
 
 def _in_words(name: str, value: object) -> str:
     """Returns the value of a field for people."""
-    if value is None:
-        return "not known" if name == "dead_bytes" else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         moment = as_datetime(value) if name.endswith("_us") else None
         return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment is not None else f"{value:,}"
     if isinstance(value, Mapping):
-        return _some([f"{key}: {one}" for key, one in islice(value.items(), SHOWN_ITEMS)], len(value))
+        return _joined([f"{key}: {one}" for key, one in islice(value.items(), SHOWN_ITEMS)], len(value))
     if isinstance(value, list | tuple):
-        return _some([_item(one) for one in value[:SHOWN_ITEMS]], len(value))
+        return f"{len(value):,}: {_joined([_item(one) for one in value[:SHOWN_ITEMS]], len(value))}"
     return _item(value)
 
 
@@ -88,11 +90,9 @@ def _item(value: object) -> str:
     return str(value)
 
 
-def _some(shown: list[str], count: int) -> str:
-    if not count:
-        return "none"
+def _joined(shown: list[str], count: int) -> str:
     more = f", and {count - len(shown):,} more" if count > len(shown) else ""
-    return f"{count:,}: {', '.join(shown)}{more}"
+    return ", ".join(shown) + more
 
 
 def _short(text: str) -> str:

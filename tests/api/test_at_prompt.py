@@ -190,7 +190,9 @@ def test_reports_print_boundedly_and_escaped() -> None:
     assert shown[0] == "CollectReport"
     assert {"s3://b/<db>", "2 objects, 1,500 bytes", "no"} <= set(shown)
     assert "<db>" not in report._repr_html_()
-    assert any(text.endswith("and 995 more") for text in shown)
+    assert any(text.startswith("1,000: ") and text.endswith("and 995 more") for text in shown)
+    assert "deleted_names" in shown
+    assert "young_names" not in shown
     damage = Damage("db.d/pack/1", "is <gone>", ("a",), 1)
     assert "1: db.d/pack/1: is <gone> (keys: 'a')." in checked_html(
         VerifyReport("there", 1, "c", damage=(damage,))._repr_html_()
@@ -212,6 +214,9 @@ def test_every_report_has_a_table(bench: Bench) -> None:
     for report in reports:
         assert checked_html(report._repr_html_())[0] == type(report).__name__
         assert repr(report).startswith(f"{type(report).__name__}(")
+    assert f"folder: {bench.folder}/remote, name: db" in checked_html(
+        ebooklet_tx.status(bench.path())._repr_html_()
+    )
     assert "<b>as delivered</b>" in checked_html(made._repr_html_())
     assert any(text.endswith(" UTC") for text in checked_html(made._repr_html_()))
     assert repr(pushed) == (
