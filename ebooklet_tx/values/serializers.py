@@ -32,6 +32,8 @@ EXTRAS = {
     "zstandard": "zstd",
 }
 """The extras of this package that install them, as `pyproject.toml` has them."""
+_TABLES: dict[str | None, str] = {"gpd_zstd": "geopandas", "pd_zstd": "pandas"}
+"""Serializers that write through pyarrow, and the extras that bring it."""
 
 
 NAMES = frozenset(
@@ -106,9 +108,17 @@ class Serializer:
 
     def _check_packages(self, key: str, error: Exception) -> None:
         """Raises what a user can act on when Booklet's serializer lacks a package that it does not install."""
-        if isinstance(error, NameError) and self.code != _CUSTOM_CODE:
+        if self.code == _CUSTOM_CODE:
+            return
+        package = None
+        if isinstance(error, NameError):
             package = _PACKAGES.get(str(error.name), str(error.name))
-            wanted = f'"ebooklet-tx[{EXTRAS[package]}]"' if package in EXTRAS else package
+        elif isinstance(error, ImportError) and self.name in _TABLES:
+            # Raised by pandas itself.
+            package = "pyarrow"
+        if package is not None:
+            extra = _TABLES[self.name] if package == "pyarrow" and self.name in _TABLES else EXTRAS.get(package)
+            wanted = f'"ebooklet-tx[{extra}]"' if extra else package
             raise MissingPackageError(
                 f"the serializer {self.name!r}, needed for the value of key {key!r}, uses the package {package}, "
                 f"which is not installed; install it (pip install {wanted}) and try again",

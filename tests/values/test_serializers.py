@@ -119,3 +119,17 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         resolve("pickle_zstd").dumps("key", 1)
     with pytest.raises(MissingPackageError, match=r"ebooklet-tx\[zstd\]"):
         resolve("pickle_zstd").loads("key", packed)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("pd_zstd", "pandas"), ("gpd_zstd", "geopandas")])
+def test_a_package_that_pandas_misses_is_named(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> bytes:
+        raise ImportError("Missing optional dependency 'pyarrow'.")
+
+    kind = booklet_serializers.serial_dict[name]
+    monkeypatch.setattr(kind, "dumps", refuse)
+    with pytest.raises(MissingPackageError, match=rf"package pyarrow.*ebooklet-tx\[{extra}\]"):
+        resolve(name).dumps("key", 1)
+    # A serializer of the user's own may miss what it likes.
+    with pytest.raises(InvalidValueError, match="pyarrow"):
+        resolve(kind).dumps("key", 1)
