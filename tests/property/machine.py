@@ -529,7 +529,8 @@ class DatabaseMachine(RuleBasedStateMachine):
     @rule(name=clients, edits=st.lists(writes, max_size=3))
     def reopen(self, name: str, edits: list[Operation]) -> None:
         client = self.client(name)
-        unknown = self.close(client)
+        unknown, entered = self.close(client)
+        before = client.model.visible()
         held = plain_contents(client.path)
         with booklet.open(client.path, "w") as blt:
             for kind, key, *rest in edits:
@@ -550,24 +551,35 @@ class DatabaseMachine(RuleBasedStateMachine):
                         del client.model.overlay[key]
                 elif kind == "stamp":
                     blt.prune()
-        if any(kind == "stamp" for kind, *_ in edits):
+        pruned = any(kind == "stamp" for kind, *_ in edits)
+        for key, (value, _) in list(client.model.overlay.items()):
+            there = [before.get(key, (None,))[0], *([held[key][0]] if key in held and pruned else [])]
+            if value is not None and value in there and (pruned or key not in entered):
+                # Where the journal does not tell which block was written, the same value is no other one.
+                del client.model.overlay[key]
+        if pruned:
             # Nothing tells then what was deleted from what an older file never had.
             with writer_store(client.path) as store:
                 accept_deletes(store.journal)
         self.open_again(client, {key: Row(*held[key], 0) for key in unknown & held.keys()})
 
-    def close(self, client: Client) -> set[str]:
-        """Closes a session; returns the keys of which it was not known any more what the remote has."""
+    def close(self, client: Client) -> tuple[set[str], set[str]]:
+        """Closes a session.
+
+        Returns:
+            The keys of which it was not known any more what the remote has, and all that have an entry.
+        """
         client.db.sync()
         with client.db._session.mutex:
             found = entries_where(client.db._session.journal, "known = 0 AND pending = 0")
             unknown = {entry.key for entry in found}
+            entered = {entry.key for entry in entries_where(client.db._session.journal, "1")}
         client.db.close()
         client.model.commit()
         if self.beside is not None and self.beside[1] is client:
             self.close_beside()
         self.check_plain_file(client, unknown)
-        return unknown
+        return unknown, entered
 
     def check_plain_file(self, client: Client, unknown: set[str]) -> None:
         """The file alone is a sound booklet of current values, where they were looked up since the last reset."""
