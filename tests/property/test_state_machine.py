@@ -13,7 +13,7 @@ from tests.property.machine import ROOMY_CACHE, DatabaseMachine, Totals
 
 SEEDS: dict[int, dict[str, Any]] = {1: {}, 2: ROOMY_CACHE}
 """The default run's programs are two tests, so that two workers share them; each has limits of its own."""
-QUICK_EXAMPLES, CI_EXAMPLES, SLOW_EXAMPLES = 5, 20, 2000
+QUICK_EXAMPLES, CI_EXAMPLES, SLOW_EXAMPLES = 4, 20, 2000
 STEPS_PER_EXAMPLE = 80
 FEWEST_STEPS_PER_EXAMPLE = 50
 """On average: a program may end early."""
