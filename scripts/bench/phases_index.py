@@ -19,7 +19,7 @@ REPEATS_AFTER = PACK_BYTES // (VALUE_BYTES + 64)
 """As many keys as one pack has values for; see `synthetic_remote`."""
 
 SYNTHETIC_FROM = 1_000_000
-PEER_KEYS = 1_000_000
+PEER_KEYS = 100_000
 MORE_PUSHES = 2000
 LARGE_KEYS, LARGE_VALUE_BYTES = 1000, 2**20
 
