@@ -135,8 +135,7 @@ def append(
         record_deletes(raw, deleted, gone=True)
         record_gone(raw, stale)
         record_placed_sets(raw, written_rows)
-        insert_known(raw, [item.side for item in kept if item.side is not None])
-        record_places(raw, placed[len(written) :], {item.key: item.digest for item in kept})
+        _record_kept(raw, placed[len(written) :], kept)
         raw.execute(DROP_EMPTY)
         if pieces is not None:
             pieces.write(connection)
@@ -173,6 +172,20 @@ def record_places(raw: sqlite3.Connection, placed: Iterable[Placed], digests: di
     )
 
 
+def _record_kept(raw: sqlite3.Connection, placed: Sequence[Placed], kept: Sequence[Fetched]) -> None:
+    """Records where an append put fetched values; some had no entry yet."""
+    known = []
+    others = []
+    for place, item in zip(placed, kept, strict=True):
+        if item.side is None:
+            others.append(place)
+        else:
+            copy = place.timestamp_us, item.digest, place.offset_bytes, place.length_bytes
+            known.append((item.side, copy))
+    insert_known(raw, known)
+    record_places(raw, others, {item.key: item.digest for item in kept if item.side is None})
+
+
 def record_gone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
     """Notes that the Booklet file no longer holds these keys; entries that are empty now may get a place yet."""
     raw.executemany(_NO_LOCAL_PLACE, ((key,) for key in sorted(keys)))
@@ -196,7 +209,9 @@ def _record_overlay_deletes(raw: sqlite3.Connection, overlay: Overlay) -> None:
 
 def _storable(item: Fetched) -> Fetched:
     """Limits a timestamp to what a Booklet can hold; journals of earlier versions may have later ones."""
-    return item._replace(timestamp_us=min(item.timestamp_us, MAX_TIMESTAMP_US))
+    if item.timestamp_us <= MAX_TIMESTAMP_US:
+        return item
+    return item._replace(timestamp_us=MAX_TIMESTAMP_US)
 
 
 def _values_to_keep(journal: Journal, overlay: Overlay, fetched: Iterable[Fetched]) -> Iterator[Fetched]:

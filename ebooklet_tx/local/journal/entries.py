@@ -17,6 +17,7 @@ from ebooklet_tx.local.journal.integrity.row_checks import (
     NO_ENTRY,
     PENDING_ENDS_FIT,
     check_order,
+    gap_at,
     is_absent,
     is_sound,
     is_sound_place,
@@ -182,10 +183,19 @@ def _all_there(journal: Journal, keys: Sequence[str], found: dict[str, Entry]) -
     """Adds to what was found what came meanwhile; each key that is not in it is absent indeed."""
     for key in keys:
         entry = found.get(key)
-        if entry is None and (entry := find_entry(journal, key)) is not None:
-            found[key] = entry
-        elif entry is not None and not is_sound(entry):
+        if entry is not None and not is_sound(entry):
             raise misplaced(journal.path, f"a lookup of {key!r} finds no row of the index")
+    # Of a new copy nearly all are absent, and many lie in one gap.
+    gap_end: str | None = ""
+    for key in sorted(key for key in keys if key not in found):
+        if gap_end is None or key < gap_end:
+            continue
+        with journal.mutex, sqlite_errors(journal.path):
+            gap = gap_at(journal.raw, journal.path, key)
+        if gap is not None:
+            gap_end = gap[1]
+        elif (entry := find_entry(journal, key)) is not None:
+            found[key] = entry
     return found
 
 

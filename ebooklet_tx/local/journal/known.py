@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.operations import (
@@ -184,13 +185,21 @@ def _decide_adopted(raw: sqlite3.Connection, keys: Iterable[str], commit_id: str
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
 
 
-def insert_known(raw: sqlite3.Connection, sides: Sequence[RemoteSide]) -> None:
-    """Adds entries of keys that had none, known as of the base commit; the caller gives them a local copy."""
-    numbers = object_numbers(raw, (side.ref for side in sides if side.ref is not None))
+LocalCopy: TypeAlias = tuple[int, bytes, int, int]
+"""Timestamp, digest, offset and length of what the Booklet file holds."""
+
+
+def insert_known(raw: sqlite3.Connection, sides: Sequence[tuple[RemoteSide, LocalCopy]]) -> None:
+    """Adds entries of keys that had none, known as of the base commit, each with its local copy."""
+    numbers = object_numbers(raw, (side.ref for side, _ in sides if side.ref is not None))
+    stamp = stamp_of(raw)
     raw.executemany(
         "INSERT INTO entry(key, known, remote_seq, remote_timestamp_us, remote_digest, remote_object, "
-        "remote_offset_bytes, remote_length_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO NOTHING",
-        [(side.key, stamp_of(raw), *_columns(side, numbers)) for side in sides],
+        "remote_offset_bytes, remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, "
+        "local_length_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
+        "local_timestamp_us = excluded.local_timestamp_us, local_digest = excluded.local_digest, "
+        "local_offset_bytes = excluded.local_offset_bytes, local_length_bytes = excluded.local_length_bytes",
+        [(side.key, stamp, *_columns(side, numbers), *copy) for side, copy in sides],
     )
 
 

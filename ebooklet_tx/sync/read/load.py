@@ -141,9 +141,11 @@ def _load_group(
             failed.append(item.key)
         else:
             fetched = fetched_value(entries[item.key], value)
-            # The block of an earlier value is replaced.
             there = held.get(item.key)
-            sound.append(fetched._replace(replaces=there is not None and there.local_digest is not None))
+            if there is not None and there.local_digest is not None:
+                # The block of an earlier value.
+                fetched = fetched._replace(replaces=True)
+            sound.append(fetched)
     reader.local.keep_now(sound, epoch)
     for key in failed:
         outcome = data if isinstance(data, OfflineError) else read_alone(reader, key)

@@ -175,9 +175,8 @@ class Reader(NamedTuple):
 
 def fetched_value(entry: Entry, value: bytes) -> Fetched:
     """Returns a value of the remote as it is to be kept, with what the index says of a key without an entry."""
-    fetched = Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value)
     if not isinstance(entry, IndexedEntry):
-        return fetched
+        return Fetched(entry.key, entry.timestamp_us, entry.digest or b"", value)
     side = RemoteSide(
         entry.key,
         entry.remote_seq,
@@ -187,7 +186,9 @@ def fetched_value(entry: Entry, value: bytes) -> Fetched:
         entry.remote_offset_bytes,
         entry.remote_length_bytes,
     )
-    return fetched._replace(side=side, commit_id=entry.commit_id)
+    return Fetched(
+        entry.key, entry.timestamp_us, entry.digest or b"", value, side=side, commit_id=entry.commit_id
+    )
 
 
 def indexed_entry(held: Entry | None, item: LocatedRow, commit_id: str | None) -> IndexedEntry:

@@ -100,20 +100,25 @@ def is_absent(raw: sqlite3.Connection, path: Path, key: str) -> bool:
     Raises:
         JournalDamagedError: Its neighbours are not each other's: the key may lie in a page that can't be found.
     """
-    return _is_absent(raw, path, _NEIGHBOURS_OF_ENTRY, key)
+    return _gap_at(raw, path, _NEIGHBOURS_OF_ENTRY, key) is not None
+
+
+def gap_at(raw: sqlite3.Connection, path: Path, key: str) -> tuple[str | None, str | None] | None:
+    """Likewise; returns the neighbours between which there is no entry, None where the key has one by now."""
+    return _gap_at(raw, path, _NEIGHBOURS_OF_ENTRY, key)
 
 
 def is_no_fact(raw: sqlite3.Connection, path: Path, name: str) -> bool:
     """Likewise, of a fact of the meta table."""
-    return _is_absent(raw, path, _NEIGHBOURS_OF_FACT, name)
+    return _gap_at(raw, path, _NEIGHBOURS_OF_FACT, name) is not None
 
 
-def _is_absent(raw: sqlite3.Connection, path: Path, query: str, key: str) -> bool:
+def _gap_at(raw: sqlite3.Connection, path: Path, query: str, key: str) -> tuple[str | None, str | None] | None:
     there, following, before, before_following, after_before, *ends = raw.execute(
         query, {"sought": key}
     ).fetchone()
     if there:
-        return False
+        return None
     least, greatest, known_least, known_greatest = ends
     fits_following = greatest == before if following is None else before_following == before
     fits_before = least == following if before is None else after_before == following
@@ -127,7 +132,7 @@ def _is_absent(raw: sqlite3.Connection, path: Path, query: str, key: str) -> boo
         and (following is None or following > key)
         and (before is None or before < key)
     ):
-        return True
+        return before, following
     raise misplaced(path, f"a lookup of {key!r} ends between {before!r} and {following!r}")
 
 
