@@ -125,8 +125,9 @@ def record_edits(journal: Journal, edits: Edits) -> None:
     with journal.transaction() as connection:
         raw = driver(connection)
         record_sets(raw, edits.sets)
-        adopt(raw, edits.adopted)
-        if edits.adopted and _base_seq(raw):
+        base_seq = _base_seq(raw)
+        adopt(raw, edits.adopted, base_seq=base_seq)
+        if edits.adopted and base_seq:
             put_meta(connection, {ADOPTED: 1})
         record_deletes(raw, edits.deletes)
         base_on_copies(raw, [key for key, _ in edits.deletes])

@@ -48,6 +48,12 @@ UPDATE entry SET pending = 0, {NO_BASE}
 WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED} AND remote_seq IS NOT NULL
   AND (pending_digest IS remote_digest OR remote_timestamp_us >= pending_timestamp_us)
 """
+_ADOPTED_MEETS = f"""
+UPDATE entry SET base_kind = {BASE_LOST}
+WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED} AND remote_seq > base_seq
+"""
+"""Of a file that was edited on a base: what another writer has committed since is a conflict."""
+
 _ADOPTED_WINS = f"""
 UPDATE entry SET {REMOTE_AS_BASE}, base_at = ? WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED}
 """
@@ -179,9 +185,10 @@ def learn(raw: sqlite3.Connection, found: Mapping[str, RemoteSide | None], *, co
 
 
 def _decide_adopted(raw: sqlite3.Connection, keys: Iterable[str], commit_id: str | None) -> None:
-    """Lets timestamps decide about keys of an adopted file that are known now."""
+    """Lets timestamps decide about keys of an adopted file that are known now, but where both sides changed."""
     keys = list(keys)
     raw.executemany(_ADOPTED_WINS_NOT, [(key,) for key in keys])
+    raw.executemany(_ADOPTED_MEETS, [(key,) for key in keys])
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
 
 

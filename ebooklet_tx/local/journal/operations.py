@@ -252,12 +252,18 @@ def adopt_all(raw: sqlite3.Connection) -> None:
     raw.execute(f"UPDATE entry SET base_kind = {BASE_ADOPTED} WHERE pending != 0")
 
 
-def adopt(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
-    """Likewise of some keys, where their bases are not known."""
+def adopt(raw: sqlite3.Connection, keys: Iterable[str], *, base_seq: int) -> None:
+    """Likewise of some keys, where their bases are not known; what is newer than a commit is a conflict.
+
+    Args:
+        raw: The connection of a transaction.
+        keys: The keys.
+        base_seq: The number of the commit that the journal stands on, 0 for none.
+    """
     raw.executemany(
-        f"UPDATE entry SET base_kind = {BASE_ADOPTED}, base_at = NULL "
+        f"UPDATE entry SET base_kind = {BASE_ADOPTED}, base_at = NULL, base_seq = nullif(?, 0) "
         f"WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN}",
-        [(key,) for key in keys],
+        [(base_seq, key) for key in keys],
     )
 
 
