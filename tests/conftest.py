@@ -55,6 +55,16 @@ def pytest_configure(config: pytest.Config) -> None:
         tempfile.tempdir = None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves what takes long to CI; `scripts/long_tests.py` makes the list from measured times."""
+    long = frozenset(Path(__file__).with_name("long_tests.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.ci)
+
+
 @pytest.fixture(scope="session")
 def ministack_endpoint() -> Iterator[str]:
     """The URL of an S3 store with conditional writes, that accepts any credentials."""
