@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.quick_clients import remember
 from tests.s3_proxy import Mode, S3Proxy, s3_proxy
@@ -21,6 +23,9 @@ remember()
 # Processes that tests start keep what they compile, as they do by default: a short one costs little else.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+settings.register_profile("quick", max_examples=40)
+settings.register_profile("long", max_examples=200)
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30
@@ -42,10 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Puts the folders of tests and servers in memory, unless they were put elsewhere or it is short.
+    """Chooses how many examples are tried, and puts the folders of tests and servers in memory.
 
-    A process that dies leaves the same there as on a disk, and no test waits for a disk.
+    Not where they were put elsewhere, or memory is short. A process that dies leaves the same there as on a disk,
+    and no test waits for a disk.
     """
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "long")
     if config.option.basetemp is not None or "TMPDIR" in os.environ:
         return
     usable = _MEMORY_FOLDER.is_dir() and os.access(_MEMORY_FOLDER, os.W_OK | os.X_OK)
@@ -63,6 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid in long:
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.ci)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps Python from looking through all that was collected, again and again, for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

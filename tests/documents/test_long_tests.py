@@ -16,7 +16,7 @@ REPORT = """
 0.70s call     tests/a/test_a.py::test_cases[three]
 3.00s call     tests/a/test_a.py::test_cases[four]
 0.40s call     tests/a/test_a.py::test_cases[five]
-3.00s call     tests/a/test_a.py::test_of_its_own
+2.00s call     tests/a/test_a.py::test_of_its_own
 4.50s call     tests/a/test_a.py::test_long
 9.00s call     tests/documents/test_house.py::test_long
 0.01s call     tests/integration/test_ebooklet_readme.py::test_short

@@ -630,7 +630,7 @@ def outcome(mapping: Any, operation: tuple[Any, ...]) -> Any:
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
