@@ -25,7 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 settings.register_profile("quick", max_examples=40)
-settings.register_profile("long", max_examples=200)
+settings.register_profile("long", max_examples=100)
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30
