@@ -19,7 +19,7 @@ from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.read.fetch import fetch_many, read_alone
 from ebooklet_tx.sync.read.large_values import bring_large
 from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
-from ebooklet_tx.sync.read.reader import Reader, fetched_value, indexed_entry
+from ebooklet_tx.sync.read.reader import Reader, fetched_row
 from ebooklet_tx.sync.read.visible_keys import MAX_MOVES
 
 PAGE_KEYS = 4000
@@ -112,7 +112,7 @@ def _load_rows(
     reader: Reader, rows: Sequence[LocatedRow], held: dict[str, Entry], commit_id: str | None, epoch: int
 ) -> Iterator[tuple[str, Error]]:
     """Brings values that lie in packs, pack by pack."""
-    entries = {item.row.key: indexed_entry(held.get(item.row.key), item, commit_id) for item in rows}
+    by_key = {item.row.key: item for item in rows}
     small: list[RemoteValue] = []
     large: list[RemoteValue] = []
     for item in rows:
@@ -121,7 +121,7 @@ def _load_rows(
         value = RemoteValue(row.key, row.digest or b"", row.timestamp_us, *place)
         (small if value.length_bytes <= LARGE_VALUE_BYTES else large).append(value)
     for group, data in fetch_ranges(reader.remote, small):
-        yield from _load_group(reader, group, data, entries, held, epoch)
+        yield from _load_group(reader, group, data, by_key, held, commit_id, epoch)
     yield from _load_large(reader, [value.key for value in large])
 
 
@@ -129,8 +129,9 @@ def _load_group(
     reader: Reader,
     group: Sequence[RemoteValue],
     data: bytes | Error,
-    entries: Mapping[str, Entry],
+    rows: Mapping[str, LocatedRow],
     held: Mapping[str, Entry],
+    commit_id: str | None,
     epoch: int,
 ) -> Iterator[tuple[str, Error]]:
     # A function of its own, so that its values are let go before the next group comes.
@@ -140,12 +141,10 @@ def _load_group(
         if value is None:
             failed.append(item.key)
         else:
-            fetched = fetched_value(entries[item.key], value)
             there = held.get(item.key)
-            if there is not None and there.local_digest is not None:
-                # The block of an earlier value.
-                fetched = fetched._replace(replaces=True)
-            sound.append(fetched)
+            # It replaces the block of an earlier value.
+            replaces = there is not None and there.local_digest is not None
+            sound.append(fetched_row(rows[item.key], value, commit_id, replaces=replaces))
     reader.local.keep_now(sound, epoch)
     for key in failed:
         outcome = data if isinstance(data, OfflineError) else read_alone(reader, key)
