@@ -40,8 +40,9 @@ ENDS = {
     "exit": "sys.exit(3)",
     "interrupt": "raise KeyboardInterrupt",
     "transaction": """
-block = db.transaction()
-block.__enter__()
+# The module's names go before the program ends, and a block that is let go is rolled back.
+sys.block = db.transaction()
+sys.block.__enter__()
 db["third"] = b"3"
 """,
     "thread": """
