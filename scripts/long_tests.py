@@ -26,8 +26,13 @@ KEPT = (
     "tests/documents/test_pages.py::test_the_blocks_of_a_page_run[docs/tutorial.md]",
     "tests/model/test_index.py",
 )
-TOGETHER = ("tests/integration/test_ebooklet_readme.py",)
-"""Files whose tests share a set-up that is long: all of them go."""
+TOGETHER = (
+    "tests/faults/test_kill_requests.py::test_kill_at_requests_to_a_bucket",
+    "tests/integration/test_changing_store.py::test_no_commit_is_lost_when_the_store_changes",
+    "tests/integration/test_ebooklet_readme.py",
+    "tests/property/test_replay.py::test_a_database_replays_as_a_dict",
+)
+"""What goes as a whole: each of its cases is long, or they share a set-up that is."""
 
 _LINE = re.compile(r"\s*([\d.]+)s (?:call|setup|teardown)\s+(\S.*?)\s*")
 

@@ -30,7 +30,8 @@ BEGINNING = """
 import sys
 import ebooklet_tx
 folder = __file__.rpartition("/")[0]
-db = sys.db = ebooklet_tx.open(f"file://{folder}/remote/db", f"{folder}/a.blt", "c", n_buckets=17)
+once = ebooklet_tx.RetryPolicy(attempts=1)
+db = sys.db = ebooklet_tx.open(f"file://{folder}/remote/db", f"{folder}/a.blt", "c", n_buckets=17, retry=once)
 db["first"] = b"1"
 db["second"] = b"2"
 """
