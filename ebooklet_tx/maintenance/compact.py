@@ -42,8 +42,8 @@ from ebooklet_tx.sync.commit.packing import (
     renew_old_uploads,
     send_packs,
 )
-from ebooklet_tx.sync.commit.publish import commit_rows
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, below, contention
+from ebooklet_tx.sync.commit.publish import below, commit_rows
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, contention
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote

@@ -16,7 +16,7 @@ from ebooklet_tx.formats.index_object import read_whole
 from ebooklet_tx.formats.index_records import IndexEntry
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.index.writing import RunWriter
-from ebooklet_tx.local.journal.base import base_facts, read_base
+from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, is_replacing, type_fact
 from ebooklet_tx.local.journal.intents import Intent, add_intent, apply_intent, drop_intents
 from ebooklet_tx.local.journal.journal import driver, put_meta
@@ -38,6 +38,7 @@ from ebooklet_tx.local.journal.uploads import (
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import read_operation
 from ebooklet_tx.records import IndexRow, ObjectRef, RemoteSide, digest_of
+from ebooklet_tx.sync.base_index import BaseIndex
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit, DatabaseFacts, build
 from ebooklet_tx.sync.commit.commit_mode import record_result
 from ebooklet_tx.sync.commit.packing import REUSED_FOR_SECONDS
@@ -143,6 +144,12 @@ def commit_rows(
     return commit if outcome.applied else None
 
 
+def below(index: BaseIndex, base: Base) -> Below:
+    """Returns what a commit on a base is built on."""
+    there = index.of_base(base)
+    return Below(None if there is None else there.manifest, there, base.fence)
+
+
 def run_writer(local: LocalStore, remote: Remote) -> RunWriter:
     """Returns what writes index objects; each is noted in the journal, and its pieces are kept there."""
     journal = local.journal
@@ -239,4 +246,4 @@ def _become_base(
             local.pieces.write(transaction)
 
 
-__all__ = ["commit_rows", "operation_rows", "run_writer", "swap_in"]
+__all__ = ["below", "commit_rows", "operation_rows", "run_writer", "swap_in"]

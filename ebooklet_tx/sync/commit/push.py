@@ -11,10 +11,16 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ebooklet_tx.errors import ContentionError, OfflineError, RemoteMissingError, UnsupportedFormatError
+from ebooklet_tx.errors import (
+    ContentionError,
+    ObjectMissingError,
+    OfflineError,
+    RemoteMissingError,
+    UnsupportedFormatError,
+)
 from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.local.detach import forget_remote, start_over
-from ebooklet_tx.local.journal.base import Base, read_base
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.journal import Journal, driver
@@ -24,10 +30,11 @@ from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import ReplacedError
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.base_index import BaseIndex, check_readable
+from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
-from ebooklet_tx.sync.commit.publish import commit_rows, operation_rows
+from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
+from ebooklet_tx.sync.look_up import move_on
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
@@ -324,18 +331,16 @@ def _one_round(
         changes = _changes_of(plan, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
     except ReplacedError:
-        # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
+        return None  # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
+    except ObjectMissingError as error:
+        if on.index is None:
+            raise
+        # The base is an earlier commit, of which the index has been collected.
+        move_on(session.local, lambda: pull(session), base, error)
         return None
-    if commit is None:
-        return None
-    apply(journal, yielding)
-    return _result(commit, resumed)
-
-
-def below(index: BaseIndex, base: Base) -> Below:
-    """Returns what a commit on a base is built on."""
-    there = index.of_base(base)
-    return Below(None if there is None else there.manifest, there, base.fence)
+    if commit is not None:
+        apply(journal, yielding)
+    return None if commit is None else _result(commit, resumed)
 
 
 def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:
@@ -392,4 +397,4 @@ def _decided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> l
     ]
 
 
-__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "below", "contention", "push", "raise_fence"]
+__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "contention", "push", "raise_fence"]
