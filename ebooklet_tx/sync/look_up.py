@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ebooklet_tx.errors import ContentionError, ObjectMissingError, RemoteIntegrityError
-from ebooklet_tx.local.journal.base import Base, read_base
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.journal import driver
 from ebooklet_tx.local.journal.known import keys_to_look_up, learn
@@ -45,7 +45,7 @@ def look_up(local: LocalStore, index: BaseIndex, pull: Callable[[], object], key
         try:
             answer = Answer(base.commit_id, view.lookup(keys))
         except ObjectMissingError as error:
-            move_on(local, pull, base, error)
+            move_on(local, pull, base.etag, error)
             continue
         if local.pieces.is_full:
             local.keep_pieces()
@@ -53,14 +53,20 @@ def look_up(local: LocalStore, index: BaseIndex, pull: Callable[[], object], key
     raise _contention(local.path)
 
 
-def move_on(local: LocalStore, pull: Callable[[], object], base: Base, error: ObjectMissingError) -> None:
+def move_on(local: LocalStore, pull: Callable[[], object], etag: str | None, error: ObjectMissingError) -> None:
     """Pulls on from a base whose index is gone.
+
+    Args:
+        local: This machine's half of the database.
+        pull: Moves the journal to the remote's newest commit.
+        etag: The ETag of the base's root.
+        error: What was missing.
 
     Raises:
         RemoteIntegrityError: It is the newest one.
     """
     pull()
-    if read_base(local.journal).etag == base.etag:
+    if read_base(local.journal).etag == etag:
         raise RemoteIntegrityError(
             f"a part of the remote's index is missing although its root names it: {error}; restore it from a "
             "backup, or push(force_push=True) from a complete copy"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, repeat
 from operator import attrgetter
 
-from ebooklet_tx.errors import Error
+from ebooklet_tx.errors import Error, ObjectMissingError
 from ebooklet_tx.formats.index_object import read_whole
 from ebooklet_tx.formats.index_records import IndexEntry
 from ebooklet_tx.index.lookup import LocatedRow
@@ -44,6 +44,7 @@ from ebooklet_tx.sync.commit.commit_mode import record_result
 from ebooklet_tx.sync.commit.packing import REUSED_FOR_SECONDS
 from ebooklet_tx.sync.commit.read_back import Outcome, Swap
 from ebooklet_tx.sync.commit.root_swap import swap_root
+from ebooklet_tx.sync.look_up import move_on
 from ebooklet_tx.sync.pull.pull import apply_root, pull, replacement_applied
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of
@@ -113,13 +114,23 @@ def commit_rows(
         moved: What becomes of the remote side of keys that have no operation.
         replaces: Whether the commit replaces the whole database.
         merge_all: Whether all runs of the index are merged into one, whatever that costs.
+
+    Raises:
+        RemoteIntegrityError: A part of the newest commit's index is missing.
     """
     local, journal = session.local, session.journal
     header = local.file.header
     facts = DatabaseFacts(header.uuid.hex(), session.type, session.serializer_name, header.n_buckets)
     index = session.index.remote_index
     writer = run_writer(local, session.remote)
-    commit = build(facts, below, rows, changes, index, writer, session.remote.mode, merge_all=merge_all)
+    try:
+        commit = build(facts, below, rows, changes, index, writer, session.remote.mode, merge_all=merge_all)
+    except ObjectMissingError as error:
+        if below.index is None:
+            raise
+        # It is an earlier commit, of which the index has been collected.
+        move_on(local, lambda: pull(session), base_etag, error)
+        return None
     intent = Intent(
         commit.manifest.commit_id,
         commit.manifest.seq,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from ebooklet_tx.errors import (
     ContentionError,
-    ObjectMissingError,
     OfflineError,
     RemoteMissingError,
     UnsupportedFormatError,
@@ -34,7 +33,6 @@ from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
-from ebooklet_tx.sync.look_up import move_on
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
@@ -331,16 +329,12 @@ def _one_round(
         changes = _changes_of(plan, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
     except ReplacedError:
-        return None  # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
-    except ObjectMissingError as error:
-        if on.index is None:
-            raise
-        # The base is an earlier commit, of which the index has been collected.
-        move_on(session.local, lambda: pull(session), base, error)
+        # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
         return None
-    if commit is not None:
-        apply(journal, yielding)
-    return None if commit is None else _result(commit, resumed)
+    if commit is None:
+        return None
+    apply(journal, yielding)
+    return _result(commit, resumed)
 
 
 def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:

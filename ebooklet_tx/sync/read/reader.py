@@ -62,7 +62,7 @@ class Reader(NamedTuple):
 
     def move_on(self, base: Base, error: ObjectMissingError) -> None:
         """Pulls on from a base whose index is gone; see `look_up.move_on`."""
-        move_on(self.local, self.pull, base, error)
+        move_on(self.local, self.pull, base.etag, error)
 
     def entries(self, keys: Sequence[str], *, in_order: bool = False) -> dict[str, Entry]:
         """Returns what a reader sees of many keys; those that it sees nothing of are left out.
