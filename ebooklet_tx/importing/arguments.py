@@ -13,19 +13,7 @@ from ebooklet_tx.stores.http import HTTPStore
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.values.serializers import CUSTOM, resolve, same_serializer, stored_name
-
-
-class _Undecoded:
-    """Stands in for the class that values were made with: they are copied, and never decoded."""
-
-    @staticmethod
-    def dumps(value: bytes) -> bytes:
-        return value
-
-    @staticmethod
-    def loads(value: bytes) -> bytes:
-        return value
+from ebooklet_tx.values.serializers import CUSTOM, Undecoded, resolve, same_serializer, stored_name
 
 
 def source_at(place: Connection, retry: RetryPolicy | None) -> Remote:
@@ -73,7 +61,8 @@ def serializer_of(root: SourceRoot, given: Any) -> Any:
             "imported"
         ) from error
     if stored == CUSTOM and given is None:
-        return _Undecoded
+        # They are copied, and never decoded.
+        return Undecoded
     if given is not None and not same_serializer(named, stored):
         raise InvalidArgumentError(
             f"value_serializer {named!r} was given, but the values of {root.name} are of the serializer "

@@ -181,7 +181,7 @@ def resolve(value_serializer: Any) -> Serializer:
     loads = getattr(value_serializer, "loads", None)
     if callable(dumps) and callable(loads):
         # Booklet takes classes alone, and notes no more of one than that there was one.
-        argument = value_serializer if isinstance(value_serializer, type) else _AnyClass
+        argument = value_serializer if isinstance(value_serializer, type) else Undecoded
         return Serializer(CUSTOM, _CUSTOM_CODE, argument, dumps, loads)
     raise InvalidArgumentError(
         f"the value_serializer {value_serializer!r} has no dumps and loads; give a class or instance that has "
@@ -205,8 +205,8 @@ def same_serializer(first: str | None, second: str | None) -> bool:
     return first == second or {first, second} <= {None, "bytes"}
 
 
-class _AnyClass:
-    """Stands in for an instance: encoding takes place before the value file."""
+class Undecoded:
+    """Stands in for a user's serializer where encoded values are handled as they are."""
 
     @staticmethod
     def dumps(value: bytes) -> bytes:
