@@ -16,7 +16,8 @@ WIDTH_COLUMNS = "88"
 _HEAD = """\
 # Command line
 
-`python -m ebooklet_tx COMMAND`. This page is what `--help` says; `scripts/cli_reference.py` writes it.
+`ebooklet-tx COMMAND`, or `python -m ebooklet_tx COMMAND`. This page is what `--help` says;
+`scripts/cli_reference.py` writes it.
 
 ```text
 {help}

@@ -85,7 +85,7 @@ def named_remote(options: argparse.Namespace) -> Any:
 
 def program() -> str:
     """Returns what the user typed: the installed command, or the module."""
-    return "ebooklet-tx" if Path(sys.argv[0]).name == "ebooklet-tx" else "python -m ebooklet_tx"
+    return "python -m ebooklet_tx" if Path(sys.argv[0]).name == "__main__.py" else "ebooklet-tx"
 
 
 def add_command(
@@ -137,6 +137,14 @@ def add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str)
     parser.add_argument("--lock-timeout", type=float, default=default, metavar="SECONDS", help=what)
 
 
+def count(text: str) -> int:
+    """Reads a number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 __all__ = [
     "DONE",
     "EPILOG",
@@ -147,6 +155,7 @@ __all__ = [
     "add_lock_timeout",
     "add_remote",
     "complain",
+    "count",
     "named_remote",
     "needed_remote",
     "print_json",

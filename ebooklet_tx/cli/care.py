@@ -1,0 +1,180 @@
+"""The commands that look after a database: repairing it, checking its remote, and freeing what is dead.
+
+Have no logic of their own, as the other commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import ebooklet_tx
+from ebooklet_tx.cli.shared import (
+    DONE,
+    FAILED,
+    NEEDS_DECISION,
+    add_command,
+    add_lock_timeout,
+    add_remote,
+    complain,
+    named_remote,
+    needed_remote,
+    print_json,
+    show,
+)
+from ebooklet_tx.maintenance.checking import collect, verify
+
+
+def add_care_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `recover`, `verify`, `collect` and `unlock` to the command line."""
+    _add_recover(commands)
+    _add_verify(commands)
+    _add_collect(commands)
+    _add_unlock(commands)
+
+
+def _add_recover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    recover = add_command(
+        commands,
+        "recover",
+        _recover,
+        "repair a local database and settle an interrupted push",
+        example="recover --dry-run stations.blt",
+    )
+    add_remote(recover)
+    recover.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    recover.add_argument(
+        "--no-resume", action="store_true", help="roll an interrupted push back instead of resuming it"
+    )
+    recover.add_argument(
+        "--accept-deletes",
+        action="store_true",
+        help="delete the keys that were missing from the file, as after booklet's own clear() or prune()",
+    )
+    recover.add_argument(
+        "--accept-partial",
+        action="store_true",
+        help="take a file of ebooklet's as it is although keys of ebooklet's remote are missing from it",
+    )
+    recover.add_argument(
+        "--repair-remote",
+        action="store_true",
+        help="write the remote's root anew, as this machine knew it last, if it is damaged",
+    )
+
+
+def _recover(options: argparse.Namespace) -> int:
+    with _quiet_log():
+        report = ebooklet_tx.recover(
+            options.path,
+            named_remote(options),
+            dry_run=options.dry_run,
+            resume=not options.no_resume,
+            accept_deletes=options.accept_deletes,
+            lock_timeout=options.lock_timeout,
+            accept_partial=options.accept_partial,
+            repair_remote=options.repair_remote,
+        )
+    show(report, options)
+    return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keeps warnings out of the log while a report is made that says all of them."""
+    log = logging.getLogger("ebooklet_tx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verify = add_command(
+        commands,
+        "verify",
+        _verify,
+        "read the remote's index, and say what is damaged or missing",
+        example="verify --values stations.blt",
+    )
+    add_remote(verify, lock_timeout=False)
+    verify.add_argument("--values", action="store_true", help="read every value as well")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    report = verify(needed_remote(options), read_values=options.values, file_path=options.path)
+    show(report, options)
+    return DONE if report.sound else NEEDS_DECISION
+
+
+def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    collect = add_command(
+        commands,
+        "collect",
+        _collect,
+        "delete the remote's objects that nothing names any more",
+        example="collect --dry-run stations.blt",
+    )
+    add_remote(collect)
+    collect.add_argument(
+        "--grace-hours",
+        type=_hours,
+        default=24.0,
+        metavar="N",
+        help="how long garbage is kept (default 24); under 12 only while nobody pushes",
+    )
+    collect.add_argument("--dry-run", action="store_true", help="only tell what would be deleted")
+
+
+def _collect(options: argparse.Namespace) -> int:
+    try:
+        report = collect(
+            needed_remote(options),
+            grace_seconds=options.grace_hours * 3600,
+            dry_run=options.dry_run,
+            lock_timeout=options.lock_timeout,
+        )
+    except ebooklet_tx.RemoteIntegrityError as error:
+        complain(error)
+        return NEEDS_DECISION
+    show(report, options)
+    return DONE
+
+
+def _hours(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def _add_unlock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    unlock = add_command(
+        commands,
+        "unlock",
+        _unlock,
+        "take the remote's lock away from a writer that is gone",
+        example="unlock stations.blt --lock-timeout 70",
+    )
+    add_remote(unlock, lock_timeout=False)
+    unlock.add_argument("--force", action="store_true", help="take it even if its holder may be at work")
+    add_lock_timeout(
+        unlock, 0.0, "how long to watch a lock; one that is not renewed for a minute was left behind (default 0)"
+    )
+
+
+def _unlock(options: argparse.Namespace) -> int:
+    remote = named_remote(options)
+    held_by = ebooklet_tx.unlock(options.path, remote, force=options.force, lock_timeout=options.lock_timeout)
+    if options.json:
+        print_json({"held_by": held_by})
+    else:
+        print("nobody held the lock" if held_by is None else f"the lock was taken from {held_by}")
+    return DONE
+
+
+__all__ = ["add_care_commands"]
