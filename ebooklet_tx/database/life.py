@@ -88,6 +88,11 @@ class OpenSession(Unshared):
         return self._usable().local.file.header.uuid.hex()
 
     @property
+    def value_serializer(self) -> str | None:
+        """How values are encoded: a name of Booklet's, `custom` for a class of the user's, None for bytes."""
+        return self._serializer.name
+
+    @property
     def _state(self) -> str:
         """How the session may be used, in words."""
         if self._closed or self._in_child:
