@@ -101,12 +101,25 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "read the remote's index, and say what is damaged or missing",
         example="verify --values stations.blt",
     )
-    add_remote(verify, lock_timeout=False)
+    add_remote(verify)
     verify.add_argument("--values", action="store_true", help="read every value as well")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="write what is lost or damaged anew, from the values and the index that PATH's machine has",
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    report = verify(needed_remote(options), read_values=options.values, file_path=options.path)
+    if options.repair and options.path is None:
+        raise ebooklet_tx.InvalidArgumentError("--repair needs PATH, the local file that it takes values from")
+    report = verify(
+        needed_remote(options),
+        read_values=options.values,
+        file_path=options.path,
+        repair=options.repair,
+        lock_timeout=options.lock_timeout,
+    )
     show(report, options)
     return DONE if report.sound else NEEDS_DECISION
 

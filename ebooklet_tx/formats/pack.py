@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from itertools import accumulate, chain
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -24,7 +24,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.limits import MAX_KEY_BYTES, MAX_TIMESTAMP_US, MAX_VALUE_BYTES, RESERVED_TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PACK_MAGIC = b"EBTXpak\n"
 PACK_FORMAT_VERSION = 1
@@ -38,6 +38,10 @@ PACK_HEADER_BYTES = _HEADER.size
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
 
 _HEADER_V1 = _HEADER.pack(PACK_MAGIC, PACK_FORMAT_VERSION, 0, 0)
+
+INCOMPLETE_MARK = bytes(RECORD_HEAD_BYTES)
+"""Stands behind the end of a pack that was written back without some of its values: a record of nothing, which
+makes the pack longer than the index says."""
 
 
 class PackBuilder:
@@ -112,6 +116,56 @@ def pack_prefix(key: str, timestamp_us: int, value_len: int) -> bytes:
     The value's offset is the prefix's length; prefix and value together are the whole pack.
     """
     return _HEADER_V1 + _record_head(key, timestamp_us, value_len)
+
+
+class RecordPlace(NamedTuple):
+    """A value of a pack as the index has it.
+
+    Attributes:
+        offset_bytes: Where the value begins.
+        length_bytes: Its length.
+        heads: Key and timestamp of each row that lies there; the record has one of the keys.
+    """
+
+    offset_bytes: int
+    length_bytes: int
+    heads: tuple[tuple[str, int], ...]
+
+
+def pack_without_values(size_bytes: int, places: Iterable[RecordPlace]) -> bytearray:
+    """Returns a pack whose records are what the index says of them, with zeros in place of all values.
+
+    What lay between them, records that the index names no more, becomes records without a key.
+
+    Args:
+        size_bytes: The pack's size.
+        places: The values, in order of offset.
+    """
+    data = bytearray(size_bytes)
+    data[:PACK_HEADER_BYTES] = _HEADER_V1
+    position = PACK_HEADER_BYTES
+    for place in places:
+        _put_head(data, position, place)
+        position = max(position, place.offset_bytes + place.length_bytes)
+    _put_dead(data, position, size_bytes)
+    return data
+
+
+def _put_head(data: bytearray, position: int, place: RecordPlace) -> None:
+    """Puts the head of a record right before its value, and a dead record before that where there is room."""
+    heads = [_record_head(key, stamp, place.length_bytes) for key, stamp in place.heads]
+    rooms = [place.offset_bytes - len(head) - position for head in heads]
+    for room, head in sorted(zip(rooms, heads, strict=True)):
+        if room == 0 or room >= RECORD_HEAD_BYTES:
+            _put_dead(data, position, position + room)
+            data[position + room : place.offset_bytes] = head
+            return
+
+
+def _put_dead(data: bytearray, start: int, end: int) -> None:
+    """Makes a range of zeros, which has room for it, a record of no key."""
+    if end - start >= RECORD_HEAD_BYTES:
+        _RECORD_HEAD.pack_into(data, start, 0, 0, end - start - RECORD_HEAD_BYTES)
 
 
 def iter_pack(data: bytes, *, name: str) -> Iterator[tuple[str, int, int, bytes]]:

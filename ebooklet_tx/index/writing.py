@@ -7,7 +7,7 @@ place leaves garbage and nothing else.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,7 +16,7 @@ from ebooklet_tx.formats.index_object import write_objects
 from ebooklet_tx.formats.index_records import IndexEntry, RunList, Sizes
 from ebooklet_tx.formats.run_list import encode_run_list
 from ebooklet_tx.index.lookup import LocatedRow
-from ebooklet_tx.records import IndexRow, ObjectRef
+from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
 
 OBJECTS_IN_FLIGHT = 4
 _DEFAULT_SIZES = Sizes()
@@ -35,6 +35,7 @@ class RunWriter:
         keep: Given each object that was written, with its entry, to keep its pieces.
         sizes: How many rows a block has, and how many blocks an object.
         threads: How many objects are uploaded at once.
+        keep_pieces: Given the pieces of other objects that were written, by digest, to keep them.
     """
 
     new_name: Callable[[], str]
@@ -43,9 +44,12 @@ class RunWriter:
     keep: Callable[[bytes, IndexEntry], None] | None = None
     sizes: Sizes = _DEFAULT_SIZES
     threads: int = OBJECTS_IN_FLIGHT
+    keep_pieces: Callable[[Mapping[bytes, bytes]], None] | None = None
 
     def put_plain(self, name: str, data: bytes) -> ObjectRef:
         """Uploads an object that is no part of a run."""
+        if self.keep_pieces is not None:
+            self.keep_pieces({digest_of(data): data})
         return self.put(name, data)
 
     def entries(
@@ -78,6 +82,9 @@ class RunWriter:
     def put_list(self, encoded: tuple[bytes, RunList]) -> RunList:
         """Writes an encoded list of entries."""
         data, run_list = encoded
+        if self.keep_pieces is not None:
+            ends = ((page, page.offset_bytes + page.length_bytes) for page in run_list.pages)
+            self.keep_pieces({page.digest: data[page.offset_bytes : end] for page, end in ends})
         return run_list._replace(ref=self.put(run_list.ref.name, data))
 
 

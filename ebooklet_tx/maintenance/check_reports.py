@@ -120,6 +120,7 @@ class Damage:
         keys: The first of the keys whose values it costs; `key_count` in all. Of an index segment they can't
             be told.
         sound_copy: Where the value or object may be had again, in words.
+        kind: What the object is: `root`, `snapshot`, `index`, `history` or `pack`.
     """
 
     object: str
@@ -127,11 +128,39 @@ class Damage:
     keys: tuple[str, ...] = ()
     key_count: int = 0
     sound_copy: str = ""
+    kind: str = ""
 
     def words(self) -> str:
         """Returns the same for people."""
         affected = f" (keys: {some_of(self.keys, self.key_count)})" if self.keys else ""
         return f"{self.object}: {self.problem}{affected}. {self.sound_copy}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """An object that was lost or damaged, and that was written anew from this machine.
+
+    Attributes:
+        object: The object's key.
+        kind: What it is, as in `Damage`.
+        problem: What was wrong with it.
+        keys: The first of the keys whose values are there again; `key_count` in all. Of the index none are told.
+        key_count: How many they are.
+        note: What there is to know of it besides.
+    """
+
+    object: str
+    kind: str
+    problem: str
+    keys: tuple[str, ...] = ()
+    key_count: int = 0
+    note: str = ""
+
+    def words(self) -> str:
+        """Returns the same for people."""
+        affected = f" (keys: {some_of(self.keys, self.key_count)})" if self.keys else ""
+        note = f": {self.note}" if self.note else ""
+        return f"{self.object}: {self.problem}{affected}; it was written anew{note}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -152,7 +181,12 @@ class VerifyReport(ShownAsTable):
         moved_objects: How many objects have another ETag than the index says. That is no damage: a copy in
             another store has its own.
         snapshots: How many snapshots were looked at likewise; the counts above are those of the root.
-        damage: Whatever is not as it should be.
+        damage: Whatever is not as it should be; of a repair what is left after it.
+        mended: What a repair has written anew.
+        unnamed_objects: How many objects of the database neither root nor snapshots name, as interrupted pushes
+            leave them, and those under way. They are no damage; `collect` deletes them in time. None where the
+            remote can't be listed, or an index can't be read whole.
+        unnamed_bytes: Their bytes.
     """
 
     remote: str
@@ -167,6 +201,9 @@ class VerifyReport(ShownAsTable):
     moved_objects: int = 0
     snapshots: int = 0
     damage: tuple[Damage, ...] = ()
+    mended: tuple[Mended, ...] = ()
+    unnamed_objects: int | None = None
+    unnamed_bytes: int = 0
 
     @property
     def sound(self) -> bool:
@@ -191,6 +228,10 @@ class VerifyReport(ShownAsTable):
             rows.append(("snapshots", f"{self.snapshots:,}"))
         if self.moved_objects:
             rows.append(("moved", f"{self.moved_objects:,} objects have another ETag than the index says"))
+        if self.unnamed_objects:
+            size = f"{self.unnamed_objects:,} objects, {self.unnamed_bytes:,} bytes"
+            rows.append(("garbage", f"{size}, that nothing names; collect deletes it in time"))
+        rows += [("mended", mended.words()) for mended in self.mended]
         rows += [("DAMAGED", damage.words()) for damage in self.damage] or [("damage", "none")]
         return aligned(rows)
 

@@ -1,6 +1,6 @@
 """Looking after a remote: is everything there and sound, and what may be deleted.
 
-The invariant: `verify`, `fsck` without `delete_orphans`, and a dry run of `collect` write
+The invariant: `verify` without a repair, `fsck` without `delete_orphans`, and a dry run of `collect` write
 nothing; what is deleted was garbage for the whole grace period (see `collect`).
 """
 
@@ -19,13 +19,15 @@ from ebooklet_tx.local.files.own_files import is_file, local_path
 from ebooklet_tx.local.journal.entries import find_entry
 from ebooklet_tx.local.journal.journal import Journal, journal_path
 from ebooklet_tx.local.journal.staged import held_value
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.maintenance import verify as verifying
 from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, VerifyReport
+from ebooklet_tx.maintenance.mend.remote import mend_remote
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
-from ebooklet_tx.sync.locking import learn_mode
+from ebooklet_tx.sync.locking import learn_mode, reconcile_mode
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.tracebacks import at_edge
 
@@ -135,8 +137,16 @@ def verify(
     read_values: bool = False,
     file_path: str | os.PathLike[str] | None = None,
     retry: RetryPolicy | None = None,
+    repair: bool = False,
+    lock_timeout: float = 10.0,
 ) -> VerifyReport:
     """Reads a remote's root, its whole index and its listing, and tells what is not as it should be.
+
+    A repair writes lost and damaged objects anew under their own names, each on the condition that it still is
+    what was seen: packs from the values on this machine, objects of the index and history from the pieces that it
+    keeps, a damaged root as this machine knew it last. It makes no commit and touches nothing that is sound.
+    What was pending stays so. It can be killed anywhere and run again, here and on other machines: each adds the
+    values that it has.
 
     Args:
         remote_conn: The remote, as `open` takes it; one that can only be read will do.
@@ -144,19 +154,56 @@ def verify(
         file_path: A local file of the database: for each damaged value it is told whether a sound copy is
             there.
         retry: As in `open`.
+        repair: Write what was lost or damaged from `file_path`, which is locked meanwhile. Altered values are
+            found by `read_values` alone.
+        lock_timeout: Seconds to wait for a session that has the file open for writing.
+
+    Returns:
+        What is damaged; with `repair` what is left, and what was mended.
 
     Raises:
         RemoteMissingError: There is no database.
         UnsupportedFormatError: Something else lies there.
         OfflineError: The remote can't be reached.
+        InvalidArgumentError: A repair without a file.
+        ReadOnlyError: A repair of a remote that can only be read.
+        LockTimeoutError: Another session has the file open for writing.
 
     Example:
         >>> ebooklet_tx.verify(remote, read_values=True).damage
         ()
     """
+    if repair:
+        return _mend(remote_conn, file_path, read_values=read_values, retry=retry, lock_timeout=lock_timeout)
     remote = remote_at(parse_connection(remote_conn), retry=retry)
     with contextlib.closing(remote.store), _copies(file_path) as find_copy:
         return verifying.verify(remote, read_values=read_values, find_copy=find_copy)
+
+
+def _mend(
+    remote_conn: RemoteConn,
+    file_path: str | os.PathLike[str] | None,
+    *,
+    read_values: bool,
+    retry: RetryPolicy | None,
+    lock_timeout: float,
+) -> VerifyReport:
+    if file_path is None:
+        raise InvalidArgumentError("a repair needs file_path: the local file that it takes values from")
+    connection = parse_connection(remote_conn)
+    if only_readable(connection):
+        raise ReadOnlyError(f"{connection.url} can only be read; name its bucket or folder to repair it")
+    local = LocalStore.open_writer(local_path(file_path), create=False, timeout_seconds=lock_timeout)
+    try:
+        remote = remote_at(connection, retry=retry, for_writing=True)
+        with contextlib.closing(remote.store):
+            reconcile_mode(local.journal, remote)
+            report = mend_remote(local, remote, read_values=read_values)
+    except BaseException:
+        local.abandon()
+        raise
+    local.close()
+    return report
 
 
 @contextlib.contextmanager

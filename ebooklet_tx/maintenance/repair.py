@@ -17,25 +17,23 @@ from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import PartialCopy
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import Inspection, inspect_pair
-from ebooklet_tx.local.journal.facts import known_type, note_connection
+from ebooklet_tx.local.journal.facts import note_connection
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.local.journal.pending.discard import discard
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.recovery import RecoveryReport
 from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, lost_values, reconcile_remote
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport
+from ebooklet_tx.maintenance.root_repair import repair_session
 from ebooklet_tx.maintenance.status import is_push_interrupted, repairs_of, unresolved_pushes
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
-from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.connecting import noted_connection, remote_at
 from ebooklet_tx.sync.locking import reconcile_mode
 from ebooklet_tx.sync.origin import undecided_partial_copy
 from ebooklet_tx.sync.pull.conflicts import Conflict, conflicts_in
 from ebooklet_tx.sync.root_object import DamagedRoot, inspect_root
-from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
-from ebooklet_tx.values.serializers import stored_name
 
 LOCK_TIMEOUT_SECONDS = 10.0
 
@@ -174,14 +172,7 @@ def _reconcile_remote(
     except Error as error:
         return RemoteOutcome(failure=str(error))
     with contextlib.closing(remote.store):
-        code = local.file.header.value_serializer_code
-        session = Session(
-            local,
-            remote,
-            WriterLocks(remote),
-            type=known_type(local.journal) or "booklet",
-            serializer_name=stored_name(code, str(local.path)),
-        )
+        session = repair_session(local, remote)
         try:
             reconcile_mode(local.journal, remote)
         except Error as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ebooklet_tx.errors import OfflineError, RemoteIntegrityError, RemoteMissingError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.local.journal.facts import known_type
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.merged_root import MergedRoot
 from ebooklet_tx.maintenance.verify import objects_there
@@ -18,9 +19,11 @@ from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.commit_mode import CommitMode
 from ebooklet_tx.sync.commit.publish import swap_in
+from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
 from ebooklet_tx.sync.session import Session
+from ebooklet_tx.values.serializers import stored_name
 
 MAX_TRIES = 5
 
@@ -87,6 +90,19 @@ def kept_root(local: LocalStore, root_place: str) -> tuple[bytes, Root]:
     return data, root
 
 
+def repair_session(local: LocalStore, remote: Remote) -> Session:
+    """Returns a session that repairs: on files that are open, at a remote of which the mode is known."""
+    code = local.file.header.value_serializer_code
+    kind = known_type(local.journal) or "booklet"
+    name = stored_name(code, str(local.path))
+    return Session(local, remote, WriterLocks(remote), type=kind, serializer_name=name)
+
+
+def repair_root_from(local: LocalStore, remote: Remote) -> RootRepair:
+    """Likewise `repair_root`, with the files and the remote that a session would have."""
+    return repair_root(repair_session(local, remote))
+
+
 def repair_root(session: Session) -> RootRepair:
     """Writes the remote's root anew if it is damaged; nothing is done about one that is sound.
 
@@ -144,4 +160,4 @@ def _missing_objects(remote: Remote, root: Root) -> tuple[str, ...]:
     return tuple(sorted(remote.names.object(name) for name in {*damaged, *packs} - there.keys() | damaged))
 
 
-__all__ = ["RootRepair", "kept_root", "repair_root"]
+__all__ = ["RootRepair", "kept_root", "repair_root", "repair_root_from", "repair_session"]

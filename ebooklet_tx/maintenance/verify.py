@@ -19,6 +19,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     UnsupportedFormatError,
 )
+from ebooklet_tx.formats.pack import INCOMPLETE_MARK
 from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION, Root
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
@@ -33,16 +34,19 @@ from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root
 READERS = 8
 SHOWN_KEYS = 20
 LOOKS = 3
+ROOT_KIND = "root"
 
 CopyFinder = Callable[[str, bytes], "str | None"]
 """Tells for a key and a digest where on this machine a sound copy lies, None where there is none."""
 
 _ELSEWHERE = (
-    "Restore the object from the bucket's older versions or a backup, under the same key; or, on a machine whose "
-    "local file has the values, delete the keys, push, set them again and push"
+    "On a machine whose local file has the values, `verify --values --repair PATH` writes them back; otherwise "
+    "restore the object from the bucket's older versions or a backup, under the same key"
 )
-_INDEX_ELSEWHERE = "Restore the object from the bucket's older versions or a backup, under the same key"
-
+_INDEX_ELSEWHERE = (
+    "On a machine that has written or read that part, `verify --repair PATH` writes it back; otherwise restore "
+    "the object from the bucket's older versions or a backup, under the same key"
+)
 
 _SNAPSHOT_ELSEWHERE = (
     "Restore it from the bucket's older versions or a backup, under the same key, or delete the snapshot: while "
@@ -50,10 +54,17 @@ _SNAPSHOT_ELSEWHERE = (
 )
 
 _ROOT_ELSEWHERE = (
-    "Each machine that has pulled or pushed keeps the root as it knew it last: `recover --repair-remote PATH` "
-    "there writes it anew; choose the one that has heard of the newest commit"
+    "Each machine that has pulled or pushed keeps the root as it knew it last: `recover --repair-remote PATH` or "
+    "`verify --repair PATH` there writes it anew; choose the one that has heard of the newest commit"
 )
 
+WAYS_OUT = {
+    ROOT_KIND: _ROOT_ELSEWHERE,
+    "index": _INDEX_ELSEWHERE,
+    "history": _INDEX_ELSEWHERE,
+    "pack": _ELSEWHERE,
+}
+"""What to do about a damaged object where this machine can't mend it, by `Damage.kind`."""
 
 # -- fsck --------------------------------------------------------------------------------------
 
@@ -141,6 +152,8 @@ class _Findings:
     moved_objects: int = 0
     snapshots: int = 0
     damage: list[Damage] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    unnamed: list[StoredObject] | None = None
 
 
 def verify(
@@ -168,7 +181,7 @@ def verify(
         except ObjectMissingError as error:
             raise RemoteMissingError(f"there is no database {remote.root_place}; check the place") from error
         except RemoteIntegrityError as error:
-            damage = Damage(remote.names.root, str(error), sound_copy=_ROOT_ELSEWHERE)
+            damage = Damage(remote.names.root, str(error), sound_copy=_ROOT_ELSEWHERE, kind=ROOT_KIND)
             return VerifyReport(remote.root_place, None, None, damage=(damage,))
         if fetched is None:
             continue
@@ -188,8 +201,17 @@ def verify(
         bytes_read=findings.bytes_read,
         moved_objects=findings.moved_objects,
         snapshots=findings.snapshots,
-        damage=tuple(findings.damage),
+        damage=tuple(replace(each, kind=kind_of(remote, each.object)) for each in findings.damage),
+        unnamed_objects=None if findings.unnamed is None else len(findings.unnamed),
+        unnamed_bytes=sum(found.size_bytes for found in findings.unnamed or ()),
     )
+
+
+def kind_of(remote: Remote, key: str) -> str:
+    """Returns what an object is by its key, as `Damage.kind` has it."""
+    if key == remote.names.root:
+        return ROOT_KIND
+    return key.removeprefix(remote.names.prefix).partition("/")[0]
 
 
 def _is_still(remote: Remote, fetched: FetchedRoot) -> bool:
@@ -213,6 +235,11 @@ def _look(remote: Remote, fetched: FetchedRoot, *, read_values: bool, find_copy:
             findings.values_read += part.values_read
             findings.bytes_read += part.bytes_read
             findings.damage += part.damage
+            findings.named |= part.named
+    # A snapshot that is new or gone since the listing, or an index in part, leaves open what is named.
+    if there is not None and not any(kind_of(remote, each.object) != "pack" for each in findings.damage):
+        unnamed = there.keys() - findings.named - set(snapshots_in(there))
+        findings.unnamed = [there[name] for name in sorted(unnamed)]
     return findings
 
 
@@ -263,6 +290,7 @@ def _look_at(
             findings.damage.append(Damage(root_key, problem_text, sound_copy=_INDEX_ELSEWHERE))
         packs = list(index.packs())
         findings.packs = len(packs)
+        findings.named = {ref.name for ref in _claims(index, packs)}
         gone = _check_objects(remote, there, packs, index, findings, find_copy)
         if read_values:
             checks = check_values(remote, [pack.ref.name for pack in packs if pack.ref.name not in gone], index)
@@ -296,6 +324,8 @@ def _check_objects(
         if found is None:
             gone.add(ref.name)
             problem = "it is missing"
+        elif found.size_bytes == ref.size_bytes + len(INCOMPLETE_MARK) and ref.name.startswith("pack/"):
+            problem = "it was written back without some of its values; --values tells which"
         elif found.size_bytes != ref.size_bytes:
             problem = f"it has {found.size_bytes} bytes, and the index says {ref.size_bytes}"
         else:
@@ -341,4 +371,4 @@ def _sound_copy(copies: list[str | None]) -> str:
     return f"A sound copy of {some} is in {here[0]}. {_ELSEWHERE}"
 
 
-__all__ = ["CopyFinder", "fsck", "verify"]
+__all__ = ["ROOT_KIND", "WAYS_OUT", "CopyFinder", "fsck", "kind_of", "verify"]

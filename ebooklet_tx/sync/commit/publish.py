@@ -190,6 +190,7 @@ def run_writer(local: LocalStore, remote: Remote) -> RunWriter:
         put,
         keep,
         threads=max(1, min(4, remote.threads)),
+        keep_pieces=local.pieces.put,
     )
 
 
