@@ -26,25 +26,51 @@ from tests.writer_processes import push_and_die
 Done = subprocess.CompletedProcess[str]
 
 
-def run(*arguments: object, **environment: str) -> Done:
-    """Runs a command in this process; a warning is an error, as in every test."""
+class Stream(io.TextIOWrapper):
+    """A standard stream of a command: a terminal, or a pipe."""
+
+    def __init__(self, content: bytes = b"", *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(content), encoding="utf-8", newline="", write_through=True)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def text(self) -> str:
+        """What was written; bytes that are no UTF-8 as surrogates."""
+        self.flush()
+        return self.buffer.getvalue().decode(errors="surrogateescape")  # type: ignore[attr-defined]
+
+
+def run(*arguments: object, given: bytes | None = None, terminal: bool = False, **environment: str) -> Done:
+    """Runs a command in this process; a warning is an error, as in every test.
+
+    Args:
+        arguments: Those of the command line.
+        given: What stdin gives.
+        terminal: Whether the standard streams are a terminal.
+        environment: Variables of the environment.
+    """
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name, value in {"AWS_EC2_METADATA_DISABLED": "true", **environment}.items():
             patch.setenv(name, value)
-        out = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        patch.setattr(sys, "argv", ["ebooklet-tx", *map(str, arguments)])
+        out = stack.enter_context(contextlib.redirect_stdout(Stream(terminal=terminal)))
+        errors = stack.enter_context(contextlib.redirect_stderr(Stream(terminal=terminal)))
+        if given is not None:
+            patch.setattr(sys, "stdin", Stream(given, terminal=terminal))
         stack.enter_context(_log_shown_on(errors))
         try:
             code = commands.main([str(argument) for argument in arguments])
         except SystemExit as ended:
             code = 0 if ended.code is None else int(ended.code)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(arguments, code, out.text(), errors.text())
 
 
 @contextlib.contextmanager
-def _log_shown_on(stream: io.StringIO) -> Any:
+def _log_shown_on(stream: Stream) -> Any:
     """Shows warnings as a process does that has set up no log; pytest's own handlers keep them from stderr."""
     handler = logging.StreamHandler(stream)
     handler.setLevel(logging.WARNING)

@@ -22,6 +22,7 @@ from ebooklet_tx.cli.shared import (
     named_remote,
     needed_remote,
     print_json,
+    remembers_remote,
     show,
 )
 from ebooklet_tx.maintenance.checking import collect, verify
@@ -76,6 +77,7 @@ def _recover(options: argparse.Namespace) -> int:
             lock_timeout=options.lock_timeout,
             accept_partial=options.accept_partial,
             repair_remote=options.repair_remote,
+            remember_remote=remembers_remote(options),
         )
     show(report, options)
     return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE

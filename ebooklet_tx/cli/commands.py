@@ -18,6 +18,7 @@ import ebooklet_tx
 from ebooklet_tx.cli import importing
 from ebooklet_tx.cli.care import add_care_commands
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
+from ebooklet_tx.cli.editing import add_editing_commands
 from ebooklet_tx.cli.looking import add_looking_commands
 from ebooklet_tx.cli.shared import (
     DONE,
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        complain(error if isinstance(error, ebooklet_tx.Error) else _foreign(error))
+        complain(_words(error))
         _silence_stdout()
         return NEEDS_DECISION if isinstance(error, _DECISIONS) else FAILED
     return code
@@ -72,7 +73,10 @@ def _silence_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _foreign(error: Exception) -> str:
+def _words(error: Exception) -> str:
+    if isinstance(error, ebooklet_tx.Error):
+        # Of those that are an OSError as well, the message without the number before it.
+        return str(getattr(error, "strerror", None) or error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -118,12 +122,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_looking_commands(commands)
     add_sync_commands(commands)
+    add_looking_commands(commands)
+    add_editing_commands(commands)
     add_snapshot_commands(commands)
     add_care_commands(commands)
-    from_ebooklet = add_command(commands, "import-ebooklet", _import_ebooklet, importing.SUMMARY)
-    from_ebooklet.description = importing.DESCRIPTION
+    from_ebooklet = add_command(
+        commands,
+        "import-ebooklet",
+        _import_ebooklet,
+        importing.SUMMARY,
+        details=importing.DETAILS,
+        example=importing.EXAMPLE,
+        takes_path=False,
+    )
     importing.add_import_arguments(from_ebooklet)
     _add_demo(commands)
     return parser
@@ -131,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "push Python's own source files, kill a push, recover, and compare every value"
-    demo = add_command(commands, "demo", _demo, summary, example="demo --files 20")
+    demo = add_command(commands, "demo", _demo, summary, example="demo --files 20", takes_path=False)
     demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     demo.add_argument("--files", type=count, help="take only so many files")
     demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")

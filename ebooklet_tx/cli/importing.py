@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import ebooklet_tx
+from ebooklet_tx.cli.shared import PLACE_OPTIONS, add_place, url_with
 from ebooklet_tx.errors import InvalidArgumentError
 
 SUMMARY = "copy a database of ebooklet's, of any size, from its remote to a new one"
-DESCRIPTION = """\
-Copies a database of ebooklet's from its remote to one of ebooklet_tx. The source is only read, and ebooklet need
-not be installed. Values are fetched, pushed and dropped from this machine a batch at a time; timestamps and
-metadata are kept. Killed or interrupted, it goes on where it stopped when it is run again.
-
-example:
-  ebooklet-tx import-ebooklet s3://bucket/stations.blt s3://bucket/stations_tx.blt --verify
+DETAILS = """\
+The source is only read, and ebooklet need not be installed. Values are fetched, pushed
+and dropped from this machine a batch at a time; timestamps and metadata are kept. Killed
+or interrupted, it goes on where it stopped when it is run again.
 """
-_PLACE_OPTIONS = ("endpoint_url", "region", "profile")
+EXAMPLE = "import-ebooklet s3://bucket/stations.blt s3://bucket/stations_tx.blt --verify"
 
 
 def add_import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +36,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="what the local file and its journal may take (default 256 MiB)",
     )
-    parser.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
-    parser.add_argument("--region", metavar="NAME", help="the S3 region")
-    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
+    add_place(parser)
     for name, what in (("endpoint-url", "URL"), ("region", "NAME"), ("profile", "NAME")):
         parser.add_argument(f"--source-{name}", metavar=what, help="the same for the source, if it differs")
     parser.add_argument(
@@ -54,12 +50,12 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_import(options: argparse.Namespace) -> ebooklet_tx.ImportReport:
     """Imports what the arguments name."""
-    given = {name: getattr(options, name) for name in _PLACE_OPTIONS}
-    of_source = {name: getattr(options, f"source_{name}") or given[name] for name in _PLACE_OPTIONS}
+    given = {name: getattr(options, name) for name in PLACE_OPTIONS}
+    of_source = {name: getattr(options, f"source_{name}") or given[name] for name in PLACE_OPTIONS}
     return ebooklet_tx.import_ebooklet(
-        _url(options.source, of_source),
-        _url(options.target, given),
-        options.path or _default_path(options.target),
+        url_with(options.source, of_source),
+        url_with(options.target, given),
+        options.path or default_path(options.target),
         value_serializer=options.value_serializer,
         verify=options.verify,
         accept_missing=options.accept_missing,
@@ -68,19 +64,12 @@ def run_import(options: argparse.Namespace) -> ebooklet_tx.ImportReport:
     )
 
 
-def _url(url: str, given: dict[str, str | None]) -> str:
-    """Returns a URL with the options that mean something for it."""
-    options = {name: value for name, value in given.items() if value is not None}
-    if not options or not url.startswith("s3:"):
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
-
-
-def _default_path(url: str) -> Path:
+def default_path(url: str) -> Path:
+    """Returns the local file for a database at a URL: its last part, in the current folder."""
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     if not name:
-        raise InvalidArgumentError(f"{url!r} ends without a name; give the local file with --path")
+        raise InvalidArgumentError(f"{url!r} ends without a name; give the PATH of the local file")
     return Path(name if Path(name).suffix else f"{name}.blt")
 
 
-__all__ = ["DESCRIPTION", "SUMMARY", "add_import_arguments", "run_import"]
+__all__ = ["DETAILS", "EXAMPLE", "SUMMARY", "add_import_arguments", "default_path", "run_import"]

@@ -16,27 +16,33 @@ from typing import Any
 from urllib.parse import urlencode
 
 import ebooklet_tx
+from ebooklet_tx.cli.terminal import escaped, on_terminal
 
 DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, lost pending values, a lock that is held, or damage at the remote
-  2    failed: no such file, remote out of reach, wrong arguments; can be run again (--debug shows the trace)
+  1    something needs a decision: conflicts, lost pending values, a lock that is held,
+       or damage at the remote
+  2    failed: no such file or key, remote out of reach, wrong arguments; can be run
+       again (--debug shows the trace)
   130  interrupted by Ctrl-C
 
-The remote is the one that the journal remembers, unless --remote names another. Credentials are
-never stored: they come from the environment (AWS_ACCESS_KEY_ID and so on), from --profile, or from
-whatever else boto3 finds.
+The remote is the one that the local file remembers; --remote names another for this
+command only. Credentials are never stored: they come from the environment
+(AWS_ACCESS_KEY_ID and so on), from --profile, or from wherever else boto3 finds them.
 """
+
+PLACE_OPTIONS = ("endpoint_url", "region", "profile")
+"""What can be said of an S3 address beside its URL."""
 
 
 # -- what is printed ----------------------------------------------------------------------------
 
 
 def complain(what: object) -> None:
-    line = " ".join(str(what).split())
+    line = on_terminal(" ".join(str(what).split()), sys.stderr)
     # Where stderr takes nothing either, the exit code has to do.
     with contextlib.suppress(OSError, ValueError):
         print(f"ebooklet_tx: {line}", file=sys.stderr)
@@ -55,7 +61,7 @@ def show(report: Any, options: argparse.Namespace) -> None:
 
 def said(message: str) -> str:
     """Returns a message as the end of a line: in quotes, its line breaks as spaces."""
-    return f'  "{" ".join(message.split())}"' if message else ""
+    return f'  "{escaped(" ".join(message.split()))}"' if message else ""
 
 
 # -- where the remote is -------------------------------------------------------------------------
@@ -71,13 +77,27 @@ def needed_remote(options: argparse.Namespace) -> Any:
 
 
 def named_remote(options: argparse.Namespace) -> Any:
-    """Returns what `open` takes: the place named, or the remembered one, with the profile if given."""
-    profile = {} if options.profile is None else {"profile": options.profile}
+    """Returns what `open` takes: the place named, or the remembered one, with what is said of it beside."""
+    given = {name: getattr(options, name) for name in PLACE_OPTIONS}
     if options.remote is not None:
-        mark = "&" if "?" in options.remote else "?"
-        return options.remote + (mark + urlencode(profile) if profile else "")
+        return url_with(options.remote, given)
     remembered = ebooklet_tx.status(options.path).connection
-    return None if remembered is None else remembered | profile
+    if remembered is None or "bucket" not in remembered:
+        return remembered
+    return remembered | {name: value for name, value in given.items() if value is not None}
+
+
+def url_with(url: str, given: dict[str, str | None]) -> str:
+    """Returns a URL with the options that mean something for it."""
+    options = {name: value for name, value in given.items() if value is not None}
+    if not options or not url.startswith("s3:"):
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
+
+
+def remembers_remote(options: argparse.Namespace) -> bool:
+    """Whether the local file is to remember the remote of this command: only one that knows none does."""
+    return options.remote is None or options.path is None or ebooklet_tx.status(options.path).connection is None
 
 
 # -- arguments -----------------------------------------------------------------------------------
@@ -96,6 +116,7 @@ def add_command(
     *,
     details: str = "",
     example: str = "",
+    takes_path: bool = True,
 ) -> argparse.ArgumentParser:
     """Adds a command to the command line.
 
@@ -106,6 +127,7 @@ def add_command(
         summary: What it does, in a line.
         details: What there is to say besides.
         example: A call of it, without the program's name.
+        takes_path: Whether its first argument is the local file.
     """
     shown = f"example:\n  {program()} {example}\n\n" if example else ""
     parser = commands.add_parser(
@@ -118,7 +140,7 @@ def add_command(
     parser.set_defaults(command=command)
     parser.add_argument("--json", action="store_true", help="report as JSON")
     parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
-    if name not in ("demo", "import-ebooklet"):
+    if takes_path:
         some = "?" if name in ("verify", "collect") else None
         parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
     return parser
@@ -126,11 +148,18 @@ def add_command(
 
 def add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:
     parser.add_argument(
-        "--remote", metavar="URL", help="s3://bucket/key?endpoint_url=..., or file:///folder/name"
+        "--remote", metavar="URL", help="s3://bucket/key, or file:///folder/name: for this command only"
     )
-    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
+    add_place(parser)
     if lock_timeout:
         add_lock_timeout(parser, 10.0, "how long to wait for a session that has the file open (default 10)")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Adds what can be said of an S3 address beside its URL."""
+    parser.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
+    parser.add_argument("--region", metavar="NAME", help="the S3 region")
+    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
 
 
 def add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
@@ -151,8 +180,10 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "NEEDS_DECISION",
+    "PLACE_OPTIONS",
     "add_command",
     "add_lock_timeout",
+    "add_place",
     "add_remote",
     "complain",
     "count",
@@ -160,6 +191,8 @@ __all__ = [
     "needed_remote",
     "print_json",
     "program",
+    "remembers_remote",
     "said",
     "show",
+    "url_with",
 ]

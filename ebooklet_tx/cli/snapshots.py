@@ -7,23 +7,22 @@ before a terminal gets it.
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import ebooklet_tx
+from ebooklet_tx.cli.sessions import opened
 from ebooklet_tx.cli.shared import (
     DONE,
     NEEDS_DECISION,
     add_command,
     add_remote,
     complain,
-    needed_remote,
     print_json,
     said,
 )
+from ebooklet_tx.cli.terminal import on_terminal
 from ebooklet_tx.timestamps import as_datetime
 
 _SUMMARIES = {
@@ -85,7 +84,7 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
 
 
 def _create(options: argparse.Namespace) -> int:
-    with _writing(options) as database, warnings.catch_warnings(record=True) as caught:
+    with opened(options, "w") as database, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ebooklet_tx.NotPushedWarning)
         made = database.snapshot(options.name, message=options.message)
     for warning in caught:
@@ -98,7 +97,7 @@ def _create(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    with _reading(options) as database:
+    with opened(options, "r") as database:
         found = database.snapshots()
     if options.json:
         print_json([each.to_dict() for each in found])
@@ -107,13 +106,13 @@ def _list(options: argparse.Namespace) -> int:
         when = as_datetime(each.created_at_us)
         print(
             f"{each.name:<{width}}  {when:%Y-%m-%d %H:%M:%S}  commit {each.seq}, {each.key_count:,} keys  "
-            f"{each.writer}{said(each.message)}"
+            f"{on_terminal(each.writer)}{said(each.message)}"
         )
     return DONE
 
 
 def _restore(options: argparse.Namespace) -> int:
-    with _writing(options) as database:
+    with opened(options, "w") as database:
         result = database.restore(options.name, message=options.message)
     if options.json:
         print_json(result.to_dict())
@@ -127,7 +126,7 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _delete(options: argparse.Namespace) -> int:
-    with _writing(options) as database:
+    with opened(options, "w") as database:
         database.delete_snapshot(options.name)
     if options.json:
         print_json({"deleted": options.name})
@@ -137,33 +136,19 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    with _reading(options) as database:
+    with opened(options, "r") as database:
         changes = database.diff(_which(options.one), _which(options.other))
         if options.json:
             print_json([{"key": key, "kind": kind} for key, kind in changes])
             return DONE
         for key, kind in changes:
-            print(_MARKS[kind], key if key.isprintable() or not sys.stdout.isatty() else repr(key)[1:-1])
+            print(_MARKS[kind], on_terminal(key))
     return DONE
 
 
 def _which(text: str | None) -> Any:
     """Returns what `diff` takes: digits are a commit's number."""
     return int(text) if text is not None and text.isascii() and text.isdigit() else text
-
-
-@contextmanager
-def _writing(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
-    """Opens without the remote's lock, which no snapshot needs."""
-    remote = needed_remote(options)
-    with ebooklet_tx.open(remote, options.path, "w", lock=None, lock_timeout=options.lock_timeout) as database:
-        yield database
-
-
-@contextmanager
-def _reading(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
-    with ebooklet_tx.open(needed_remote(options), options.path, "r") as database:
-        yield database
 
 
 __all__ = ["add_snapshot_commands"]

@@ -50,6 +50,7 @@ def recover(
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     accept_partial: bool = False,
     repair_remote: bool = False,
+    remember_remote: bool = True,
 ) -> RecoverReport:
     """Repairs a local pair, then resumes an interrupted push or rolls it back.
 
@@ -72,6 +73,7 @@ def recover(
             it can be pushed.
         repair_remote: Write the remote's root anew if it is damaged, as this machine knew it last. Commits that
             others made since then are missing from it: run this where the newest of them was pulled or pushed.
+        remember_remote: Whether the journal notes `remote_conn`, as in `open`.
 
     Returns:
         What was done. A remote that can't be reached is reported, not raised.
@@ -115,7 +117,7 @@ def recover(
             outcome = _reconcile_remote(local, connection, resume, repair_remote, retry)
             if moved:
                 _keep_written_since(local, accepted, outcome, report)
-            if outcome.failure is None:
+            if outcome.failure is None and remember_remote:
                 note_connection(local.journal, json.dumps(connection.to_dict(), sort_keys=True))
         lost = sorted({*report.lost_keys, *lost_values(local)})
         with local.journal.reading() as raw:

@@ -110,6 +110,7 @@ def open(
     index: Literal["lazy", "full"] = "lazy",
     at: str | None = None,
     retry: RetryPolicy | None = None,
+    remember_remote: bool = True,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
@@ -158,6 +159,8 @@ def open(
             there must be of the same database, and keeps its base and what is pending in it. One that is missing
             is made, and stands on the snapshot's commit until it is opened without `at`.
         retry: How failing requests are tried again; None for the connection's own.
+        remember_remote: Whether the journal notes the address, without credentials, for `recover` and the command
+            line. False leaves the one that it has.
 
     Raises:
         RemoteMissingError: There is no remote database, and the flag does not make one; or no such snapshot.
@@ -195,6 +198,7 @@ def open(
         address=connection.url,
         accept_partial=accept_partial,
         index=index,
+        noted_address=json.dumps(connection.to_dict(), sort_keys=True) if remember_remote else None,
     )
     if flag != "r" and only_readable(connection):
         raise ReadOnlyError(f"{connection.url} can only be read: the flag must be r", operation="open")
@@ -282,6 +286,7 @@ def _begin_serving(session: Session, connection: Connection, settings: Settings)
     if session.local.writable:
         if not session.remote.offline:
             check_public_side(session.local, session.remote.root_place, connection)
-        note_connection(session.journal, json.dumps(connection.to_dict(), sort_keys=True))
+        if settings.noted_address is not None:
+            note_connection(session.journal, settings.noted_address)
         note_type(session.journal, session.type)
     return serializer

@@ -26,6 +26,7 @@ class OpenOptions(TypedDict, total=False):
     trust_entries: bool
     at: str | None
     retry: RetryPolicy | None
+    remember_remote: bool
 
 
 __all__ = ["Flag", "OpenOptions"]

@@ -36,6 +36,7 @@ class Settings:
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         index: "lazy", or "full" for the whole index at hand.
         reading: Whether a pair is made only to be read.
+        noted_address: What the journal notes of where the remote is, as JSON; None to leave what it has.
         named: The serializer that the caller asks for, by its name; None where none was named.
         ending: What to release when opening fails, and at the session's end.
     """
@@ -54,6 +55,7 @@ class Settings:
     accept_partial: bool
     index: str = "lazy"
     reading: bool = False
+    noted_address: str | None = None
     named: str | None = field(init=False, default=None)
     ending: Ending = field(default_factory=Ending)
 

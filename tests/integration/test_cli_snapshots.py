@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
@@ -104,14 +103,8 @@ def test_wrong_calls_are_refused(path: Path) -> None:
         assert run(*arguments).returncode == cli.FAILED
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_keys_escaped_and_a_pipe_as_they_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_keys_escaped_and_a_pipe_as_they_are(path: Path) -> None:
     run("snapshot", "create", path, "monday")
     change(path, {"odd\x1b[2Jkey": "1"}, message="")
     assert run("diff", path, "monday").stdout == "+ odd\x1b[2Jkey\n"
-    monkeypatch.setattr("tests.command_line.io.StringIO", Terminal)
-    assert run("diff", path, "monday").stdout == "+ odd\\x1b[2Jkey\n"
+    assert run("diff", path, "monday", terminal=True).stdout == "+ odd\\x1b[2Jkey\n"
