@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 
 import ebooklet_tx
+from ebooklet_tx.cli.sessions import check_there, edit, opened
 from ebooklet_tx.cli.shared import (
     DONE,
     FAILED,
@@ -25,14 +26,28 @@ from ebooklet_tx.cli.shared import (
     remembers_remote,
     show,
 )
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.maintenance.checking import collect, verify
+
+_COMPACT_HELP = """\
+It is a commit of the same values. The old packs stay, for readers of an older commit,
+until `collect` deletes them.
+"""
+
+_PRUNE_HELP = """\
+No request is sent. Values that were replaced or deleted leave the file; with --before
+also local copies of pushed values, which are fetched again when they are read. What is
+not pushed always stays.
+"""
 
 
 def add_care_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `recover`, `verify`, `collect` and `unlock` to the command line."""
+    """Adds `recover`, `verify`, `compact`, `collect`, `prune` and `unlock` to the command line."""
     _add_recover(commands)
     _add_verify(commands)
+    _add_compact(commands)
     _add_collect(commands)
+    _add_prune(commands)
     _add_unlock(commands)
 
 
@@ -165,6 +180,68 @@ def _hours(text: str) -> float:
     if not number >= 0:
         raise argparse.ArgumentTypeError("must be at least 0")
     return number
+
+
+def _add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compact = add_command(
+        commands,
+        "compact",
+        _compact,
+        "rewrite packs of the remote that hold mostly dead values, and merge small ones",
+        details=_COMPACT_HELP,
+        example="compact stations.blt --live-share 0.8",
+    )
+    add_remote(compact)
+    compact.add_argument(
+        "--live-share",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="rewrite packs of which less than this share is live, from 0 to 1 (default 0.5)",
+    )
+
+
+def _compact(options: argparse.Namespace) -> int:
+    with opened(options, "w", lock="exclusive") as database:
+        report = database.compact(live_share=options.live_share)
+    show(report, options)
+    return NEEDS_DECISION if report.unreadable_keys else DONE
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("must be from 0 to 1")
+    return number
+
+
+def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    prune = add_command(
+        commands,
+        "prune",
+        _prune,
+        "rewrite the local file without its dead bytes",
+        details=_PRUNE_HELP,
+        example="prune stations.blt --before 2026-01-01T00:00:00+00:00",
+    )
+    prune.add_argument(
+        "--before",
+        metavar="TIME",
+        help="drop the local copies of values that were set before it, too: ISO 8601 with a zone",
+    )
+    add_remote(prune)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    check_there(options)
+    before = ebooklet_tx.status(options.path).file_bytes
+    removed = edit(options, lambda database: database.prune(options.before))
+    after = ebooklet_tx.status(options.path).file_bytes
+    if options.json:
+        print_json({"bytes_after": after, "bytes_before": before, "removed": removed})
+    else:
+        print(f"{options.path}: {before:,} -> {after:,} bytes, {counted(removed, 'item')} removed")
+    return DONE
 
 
 def _add_unlock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

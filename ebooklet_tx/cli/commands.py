@@ -34,6 +34,7 @@ from ebooklet_tx.cli.shared import (
     show,
 )
 from ebooklet_tx.cli.snapshots import add_snapshot_commands
+from ebooklet_tx.cli.statistics import add_stats_command
 from ebooklet_tx.cli.syncing import add_sync_commands
 from ebooklet_tx.tracebacks import full_tracebacks
 
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add_editing_commands(commands)
     add_snapshot_commands(commands)
     add_care_commands(commands)
+    add_stats_command(commands)
     from_ebooklet = add_command(
         commands,
         "import-ebooklet",

@@ -6,6 +6,7 @@ Have no logic of their own, as the other commands.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,10 +29,12 @@ from ebooklet_tx.cli.shared import (
     url_with,
 )
 from ebooklet_tx.connection import parse_connection
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.maintenance.reports import some_of
-from ebooklet_tx.sync.connecting import only_readable
+from ebooklet_tx.sync.commit.preview import PushPreview, preview
+from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.values.serializers import Undecoded
 
 _CLONE_HELP = """\
@@ -89,6 +92,7 @@ def add_sync_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     push.add_argument(
         "--force", action="store_true", help="put this side on top, also where the remote has vanished"
     )
+    push.add_argument("--dry-run", action="store_true", help="only tell what would be pushed")
     push.add_argument("--message", default="", metavar="TEXT", help="what the history says of the commit")
     pull = add_command(
         commands,
@@ -144,15 +148,17 @@ def _told(failures: Mapping[str, str]) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        return _preview(options)
     try:
         with opened(options, "w", lock="exclusive") as database:
             result = database.changes().push(
                 force_push=options.force, on_conflict=options.on_conflict, message=options.message
             )
     except ebooklet_tx.ConflictError as error:
-        count = f"{len(error.conflicts):,}" if error.complete else f"at least {len(error.conflicts):,}"
+        count = ("" if error.complete else "at least ") + counted(len(error.conflicts), "key")
         complain(
-            f"{count} keys were changed here and by another writer: "
+            f"conflicts in {count}, changed here and by another writer: "
             f"{some_of([conflict.key for conflict in error.conflicts])}; nothing was pushed. "
             f"`ebooklet-tx resolve {options.path}` shows them and settles them, or push with --on-conflict"
         )
@@ -164,6 +170,33 @@ def _push(options: argparse.Namespace) -> int:
     else:
         print(f"nothing to push; the remote stands at commit {result.seq}")
     return DONE
+
+
+def _preview(options: argparse.Namespace) -> int:
+    """Tells what a push would do; the exit code is that of the push."""
+    with opened(options, "r", offline=True) as database:
+        remote = remote_at(parse_connection(needed_remote(options)))
+        with contextlib.closing(remote.store):
+            found = preview(database._session.journal, remote, uuid=database.uuid)
+    settled = options.force or options.on_conflict != "raise"
+    if options.json:
+        print_json(found.to_dict())
+    elif found.set_count or found.deleted_count or found.replaces_remote:
+        sets, deletes = counted(found.set_count, "set"), counted(found.deleted_count, "delete")
+        print(f"would push {sets} and {deletes}, {found.value_bytes:,} bytes, {_on_top_of(found)}")
+    else:
+        print(f"nothing to push, {_on_top_of(found)}")
+    for key in () if options.json else found.conflicts:
+        print(f"CONFLICT: {key!r} was changed here and by another writer")
+    return NEEDS_DECISION if found.conflicts and not settled else DONE
+
+
+def _on_top_of(found: PushPreview) -> str:
+    if found.remote_seq is None:
+        return "as a new database"
+    word = "in place of" if found.replaces_remote else "on top of"
+    behind = "" if found.remote_seq == found.base_seq else f" (this machine stands at commit {found.base_seq})"
+    return f"{word} commit {found.remote_seq}{behind}"
 
 
 def _pull(options: argparse.Namespace) -> int:

@@ -268,3 +268,23 @@ class CompactReport(ShownAsTable):
     def to_dict(self) -> dict[str, Any]:
         """Returns the same as JSON types."""
         return asdict(self)
+
+    def words(self) -> str:
+        """Returns the same for people, a line for each fact."""
+        if not self.commits:
+            rows = [("compacted", f"nothing: commit {self.seq} is compact as it is")]
+        else:
+            rows = [
+                (
+                    "compacted",
+                    f"{self.packs:,} packs of {self.freed_bytes:,} bytes; collect deletes them in its time",
+                ),
+                ("moved", f"{self.moved_keys:,} values, {self.moved_bytes:,} bytes; commit {self.seq}"),
+            ]
+        if self.kept_packs:
+            rows.append(
+                ("left alone", f"{len(self.kept_packs):,} packs with changes to push, or unreadable values")
+            )
+        if self.unreadable_keys:
+            rows.append(("UNREADABLE", some_of(self.unreadable_keys)))
+        return aligned(rows)
