@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from ebooklet_tx.maintenance.status import status
     from ebooklet_tx.maintenance.unlock import unlock
     from ebooklet_tx.opening import open
+    from ebooklet_tx.progress import Progress
     from ebooklet_tx.records import CommitRecord, KeyChange
     from ebooklet_tx.remote_session import RemoteSession
     from ebooklet_tx.stores.retry import RetryPolicy
@@ -128,6 +129,7 @@ _HOMES = {
     "ebooklet_tx.maintenance.status": ("status",),
     "ebooklet_tx.maintenance.unlock": ("unlock",),
     "ebooklet_tx.opening": ("open",),
+    "ebooklet_tx.progress": ("Progress",),
     "ebooklet_tx.records": ("CommitRecord", "KeyChange"),
     "ebooklet_tx.remote_session": ("RemoteSession",),
     "ebooklet_tx.stores.retry": ("RetryPolicy",),
@@ -174,6 +176,7 @@ __all__ = [
     "HTTPConnection",
     "RemoteConn",
     "RetryPolicy",
+    "Progress",
     "PushResult",
     "PullResult",
     "CommitRecord",

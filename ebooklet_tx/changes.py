@@ -17,6 +17,7 @@ from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.entries import PENDING_SET, entries_where, pending_entries
 from ebooklet_tx.local.journal.pending.discard import discard
 from ebooklet_tx.local.journal.pending.glance import Glance, first_changes, glance
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.commit.push import PushResult, push
 from ebooklet_tx.sync.pull.conflicts import Conflict, find_conflicts
@@ -108,10 +109,13 @@ class Change(Unshared):
             yield session
 
     @at_edge
-    def pull(self) -> PullResult:
+    def pull(self, *, progress: ProgressOption = None) -> PullResult:
         """Applies what other writers have pushed; costs one request when there is nothing new.
 
         Pending changes stay as they are; `conflicts` lists those that another writer's changes meet.
+
+        Args:
+            progress: As in `push`.
 
         Raises:
             RemoteMissingError: The remote is gone; everything local is kept.
@@ -122,8 +126,9 @@ class Change(Unshared):
             >>> bool(db.changes().pull())  # Nothing new.
             False
         """
-        result = pull(self._committed("pull")) if self._database.writable else self._pull_as_reader()
-        refresh_index(self._database._usable())
+        with telling(progress):
+            result = pull(self._committed("pull")) if self._database.writable else self._pull_as_reader()
+            refresh_index(self._database._usable())
         return result
 
     @at_edge
@@ -133,6 +138,7 @@ class Change(Unshared):
         *,
         on_conflict: str | Resolver | None = None,
         message: str = "",
+        progress: ProgressOption = None,
     ) -> PushResult:
         """Publishes every pending change as one commit; true when the remote changed.
 
@@ -147,6 +153,8 @@ class Change(Unshared):
                 change gives way only to the version that the remote has when the push ends.
             message: What the history says of the commit, up to 4 KiB. A push that turns out to have succeeded
                 before keeps the message that it had then.
+            progress: Told how far this is: a function that gets each `Progress`, or True for a bar. None for what
+                the database was opened with.
 
         Raises:
             InvalidArgumentError: The message can't be kept; everything stays pending.
@@ -167,8 +175,9 @@ class Change(Unshared):
         said = message_of(message)
         session = self._committed("push", fold=True)
         choice = session.on_conflict if on_conflict is None else on_conflict
-        result = push(session, force=force_push, on_conflict=choice, message=said)
-        refresh_index(session)
+        with telling(progress):
+            result = push(session, force=force_push, on_conflict=choice, message=said)
+            refresh_index(session)
         return result
 
     @at_edge

@@ -25,6 +25,7 @@ from ebooklet_tx.index.pieces import NoCache
 from ebooklet_tx.maintenance.break_locks import break_locks
 from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
 from ebooklet_tx.maintenance.erase import EraseReport, erase
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import METADATA_KEY, IndexRow, digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
@@ -216,11 +217,12 @@ class RemoteSession(Unshared):
         return erase(remote, lock_timeout_seconds=self._lock_timeout_seconds)
 
     @at_edge
-    def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
+    def copy_remote(self, remote_conn: RemoteConn, *, progress: ProgressOption = None) -> CopyReport:
         """Copies the database to another address, which must hold none; see `CopyReport`.
 
         Args:
             remote_conn: The target, as `open` takes it.
+            progress: As in `Change.push`.
 
         Raises:
             RemoteMissingError: There is no database here.
@@ -243,7 +245,8 @@ class RemoteSession(Unshared):
             connection, retry=self._retry, for_writing=True, conditional_writes=self._conditional_writes
         )
         try:
-            return copy_remote(source, target, lock_timeout_seconds=self._lock_timeout_seconds)
+            with telling(progress):
+                return copy_remote(source, target, lock_timeout_seconds=self._lock_timeout_seconds)
         finally:
             target.store.close()
 

@@ -19,6 +19,7 @@ from ebooklet_tx.cli.shared import (
     add_command,
     add_lock_timeout,
     add_remote,
+    bars,
     complain,
     named_remote,
     needed_remote,
@@ -93,6 +94,7 @@ def _recover(options: argparse.Namespace) -> int:
             accept_partial=options.accept_partial,
             repair_remote=options.repair_remote,
             remember_remote=remembers_remote(options),
+            progress=bars(),
         )
     show(report, options)
     return FAILED if report.failed else NEEDS_DECISION if report.needs_decision else DONE
@@ -136,6 +138,7 @@ def _verify(options: argparse.Namespace) -> int:
         file_path=options.path,
         repair=options.repair,
         lock_timeout=options.lock_timeout,
+        progress=bars(),
     )
     show(report, options)
     return DONE if report.sound else NEEDS_DECISION
@@ -167,6 +170,7 @@ def _collect(options: argparse.Namespace) -> int:
             grace_seconds=options.grace_hours * 3600,
             dry_run=options.dry_run,
             lock_timeout=options.lock_timeout,
+            progress=bars(),
         )
     except ebooklet_tx.RemoteIntegrityError as error:
         complain(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import ebooklet_tx
-from ebooklet_tx.cli.shared import PLACE_OPTIONS, add_place, url_with
+from ebooklet_tx.cli.shared import PLACE_OPTIONS, add_place, bars, url_with
 from ebooklet_tx.errors import InvalidArgumentError
 
 SUMMARY = "copy a database of ebooklet's, of any size, from its remote to a new one"
@@ -61,6 +61,7 @@ def run_import(options: argparse.Namespace) -> ebooklet_tx.ImportReport:
         accept_missing=options.accept_missing,
         max_local_bytes=options.max_local_bytes,
         lock_timeout=options.lock_timeout,
+        progress=bars(),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import ebooklet_tx
-from ebooklet_tx.cli.shared import complain, needed_remote, remembers_remote
+from ebooklet_tx.cli.shared import bars, complain, needed_remote, remembers_remote
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
@@ -72,6 +72,7 @@ def opened(
                 allow_pickle=trusted,
                 on_conflict=on_conflict,
                 remember_remote=remembers_remote(options),
+                progress=bars(),
             )
         stack.enter_context(database)
         yield database

@@ -59,6 +59,11 @@ def show(report: Any, options: argparse.Namespace) -> None:
         print(report.words())
 
 
+def bars() -> bool:
+    """Returns what a command gives as `progress=`: bars on a terminal, nothing in a pipe."""
+    return sys.stderr.isatty()
+
+
 def said(message: str) -> str:
     """Returns a message as the end of a line: in quotes, its line breaks as spaces."""
     return f'  "{escaped(" ".join(message.split()))}"' if message else ""
@@ -185,6 +190,7 @@ __all__ = [
     "add_lock_timeout",
     "add_place",
     "add_remote",
+    "bars",
     "complain",
     "count",
     "named_remote",

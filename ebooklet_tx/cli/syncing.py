@@ -23,6 +23,7 @@ from ebooklet_tx.cli.shared import (
     add_command,
     add_place,
     add_remote,
+    bars,
     complain,
     needed_remote,
     print_json,
@@ -128,10 +129,10 @@ def _cloned(url: str, path: Path) -> ebooklet_tx.Database:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ebooklet_tx.PickleWarning)
         try:
-            return ebooklet_tx.open(url, path, "r")
+            return ebooklet_tx.open(url, path, "r", progress=bars())
         except ebooklet_tx.InvalidArgumentError as error:
             try:
-                return ebooklet_tx.open(url, path, "r", Undecoded)
+                return ebooklet_tx.open(url, path, "r", Undecoded, progress=bars())
             except ebooklet_tx.InvalidArgumentError:
                 raise error from None
 

@@ -29,6 +29,7 @@ from ebooklet_tx.maintenance.snapshots.difference import (
 )
 from ebooklet_tx.maintenance.snapshots.kept import Snapshot
 from ebooklet_tx.maintenance.snapshots.restore import RestoreResult, restore
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import CommitRecord, KeyChange
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.pull.pull import pull
@@ -265,12 +266,15 @@ class Database(WritableDatabase):
         self._usable().local.keep_pieces()
 
     @at_edge
-    def load_index(self) -> None:
+    def load_index(self, *, progress: ProgressOption = None) -> None:
         """Brings the whole index here: which keys there are, when each was written, and where its value lies.
 
         From then on `in`, `len()`, `keys()` and timestamps need no request, and work offline, until a pull moves
         on to another commit. Reads what is not here yet: about 25 bytes a key. It is kept in the journal,
         whatever else is read. `open(..., index="full")` does this at opening and after each pull and push.
+
+        Args:
+            progress: As in `Change.push`.
 
         Raises:
             OfflineError: A part is not here, and the remote can't be reached.
@@ -282,10 +286,13 @@ class Database(WritableDatabase):
             >>> "a" in db, len(db)
             (True, 2)
         """
-        load_index(reader_of(self._usable()))
+        with telling(progress):
+            load_index(reader_of(self._usable()))
 
     @at_edge
-    def compact(self, *, live_share: float = 0.5, packs: Collection[str] = ()) -> CompactReport:
+    def compact(
+        self, *, live_share: float = 0.5, packs: Collection[str] = (), progress: ProgressOption = None
+    ) -> CompactReport:
         """Rewrites packs of the remote that hold mostly dead values, and merges small ones.
 
         It is a commit of the same values. The old packs stay until `ebooklet_tx.collect` removes them.
@@ -293,6 +300,7 @@ class Database(WritableDatabase):
         Args:
             live_share: Packs of which less than this share is live are rewritten.
             packs: Names of packs to rewrite in any case, for example because they are damaged.
+            progress: As in `Change.push`.
 
         Raises:
             OfflineError: The store keeps failing; what was sent is kept for the next call.
@@ -304,7 +312,8 @@ class Database(WritableDatabase):
         several(packs, "compact(packs=)")
         with self._outside_transaction("compact") as session:
             session.local.commit()
-        return compact(session, live_share=live_share, packs=packs)
+        with telling(progress):
+            return compact(session, live_share=live_share, packs=packs)
 
     @at_edge
     def delete_remote(self) -> EraseReport:
@@ -329,7 +338,7 @@ class Database(WritableDatabase):
         return delete_remote(session)
 
     @at_edge
-    def copy_remote(self, remote_conn: RemoteConn) -> CopyReport:
+    def copy_remote(self, remote_conn: RemoteConn, *, progress: ProgressOption = None) -> CopyReport:
         """Copies the database from the remote to another address; pending changes and snapshots are not copied.
 
         Inside one store with the same credentials, no value passes through this machine. An interrupted copy
@@ -337,6 +346,7 @@ class Database(WritableDatabase):
 
         Args:
             remote_conn: The target, as `open` takes it. No database may be there.
+            progress: As in `Change.push`.
 
         Raises:
             InvalidArgumentError: A database lies there already; nothing was changed.
@@ -349,7 +359,7 @@ class Database(WritableDatabase):
         """
         source = self._usable().remote
         target = remote_at(parse_connection(remote_conn), for_writing=True)
-        with contextlib.closing(target.store):
+        with contextlib.closing(target.store), telling(progress):
             return copy_remote(source, target)
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ from ebooklet_tx.errors import (
     Error,
 )
 from ebooklet_tx.keys import is_text, several, text_of
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.read.fetch import Found, fetch_many, read_value
 from ebooklet_tx.sync.read.load import load_all, load_some
@@ -271,11 +272,15 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
                     yield key, value
 
     @at_edge
-    def load_items(self, keys: Iterable[str] | None = None) -> dict[str, str]:
+    def load_items(self, keys: Iterable[str] | None = None, *, progress: ProgressOption = None) -> dict[str, str]:
         """Fetches values so that they are on this machine; all of them, or those of some keys.
 
         With all of them comes the whole index, as by `load_index`, unless a writer beside this session keeps the
-        local file: then an offline session has everything.
+        local file: then an offline session has everything. Ctrl-C keeps what has arrived.
+
+        Args:
+            keys: The keys; None for all.
+            progress: As in `Change.push`.
 
         Returns:
             The keys whose values could not be fetched, each with the reason.
@@ -285,14 +290,15 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             {}
         """
         reader = reader_of(self._usable())
-        if keys is None:
-            if not self.offline:
-                try_load_index(reader)
-            failures = load_all(reader)
-        else:
-            wanted = map(text_of, several(keys, "load_items"))
-            failures = chain.from_iterable(load_some(reader, page) for page in _pages(wanted))
-        found = {key: str(error) for key, error in failures}
+        with telling(progress):
+            if keys is None:
+                if not self.offline:
+                    try_load_index(reader)
+                failures = load_all(reader)
+            else:
+                wanted = map(text_of, several(keys, "load_items"))
+                failures = chain.from_iterable(load_some(reader, page) for page in _pages(wanted))
+            found = {key: str(error) for key, error in failures}
         # What was written since then needs no copy of what it replaces.
         for key in self._uncommitted(list(found)):
             if key:

@@ -25,6 +25,7 @@ from ebooklet_tx.importing.source_values import SourceValue, fetch_values, in_or
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.journal.facts import note_origin
 from ebooklet_tx.opening.opening import open as open_database
+from ebooklet_tx.progress import Phase, ProgressOption, telling
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.read.fetch import fetch_many
 from ebooklet_tx.sync.read.reader import Reader, reader_of
@@ -61,6 +62,7 @@ def import_ebooklet(
     lock_timeout: float = 300.0,
     allow_pickle: bool | None = None,
     retry: RetryPolicy | None = None,
+    progress: ProgressOption = None,
 ) -> ImportReport:
     """Copies a database of ebooklet's from its remote to one of ebooklet_tx, a batch at a time.
 
@@ -83,6 +85,8 @@ def import_ebooklet(
         lock_timeout: Seconds to wait for another writer of the target.
         allow_pickle: As for `open`.
         retry: How failing requests are tried again; None for the connections' own.
+        progress: As for `open`. The phases `import` and `compare` are of the whole database, and those of a batch
+            lie within them.
 
     Returns:
         What was done; true when nothing is missing and nothing differs.
@@ -106,7 +110,7 @@ def import_ebooklet(
         raise InvalidArgumentError(f"max_local_bytes must be an int of at least {LEAST_LOCAL_BYTES}")
     source_place, target_place = parse_connection(source, for_reading=True), parse_connection(target)
     remote = source_at(source_place, retry)
-    with contextlib.closing(remote.store):
+    with contextlib.closing(remote.store), telling(progress):
         check_apart(remote, target_place)
         root = read_source(remote)
         serializer = serializer_of(root, value_serializer)
@@ -127,9 +131,12 @@ def import_ebooklet(
                 note_origin(database._usable().journal, bytes(16))
                 warn_of_pickle(name, root.name, stacklevel=3)
             run = _Import(remote, root, database, max_local_bytes // 4)
-            run.import_all()
+            kept = "the same import again goes on from the last batch"
+            with remote.reporter.phase("import", keys_total=root.key_count, kept=kept) as phase:
+                run.import_all(phase)
             if verify:
-                run.verify_all()
+                with remote.reporter.phase("compare", keys_total=root.key_count) as phase:
+                    run.verify_all(phase)
             report = run.report(name, verified=verify)
         if not accept_missing:
             check_complete(root, report)
@@ -138,7 +145,7 @@ def import_ebooklet(
 
 @dataclass
 class _Counts:
-    """What was done so far, of how much; the one place that knows how far an import is."""
+    """What was done so far, of how much."""
 
     keys_total: int
     present_keys: int = 0
@@ -154,10 +161,6 @@ class _Counts:
     differing: list[str] = field(default_factory=list)
     other_keys: int = 0
 
-    @property
-    def keys_done(self) -> int:
-        return self.present_keys + self.newer_keys + self.imported_keys + self.missing_keys
-
 
 class _Import:
     """One import: the source, the target, and what was done so far."""
@@ -172,7 +175,7 @@ class _Import:
         # What the journal keeps of the target's index counts as local as well.
         database._usable().local.pieces.most_bytes = batch_bytes // 2
 
-    def import_all(self) -> None:
+    def import_all(self, phase: Phase) -> None:
         """Brings over what the target lacks, or has older."""
         if next(self._database.changes().iter_changes(), None) is not None:
             # What an import that was killed had fetched, and not pushed.
@@ -180,8 +183,9 @@ class _Import:
         self._import_metadata()
         for window in self._root.windows():
             wanted = in_order_of_place(self._lacking(window))
+            phase.advance(len(window) - len(wanted))
             with contextlib.closing(fetch_values(self._remote, self._root.groups, wanted)) as values:
-                for batch_bytes in self._batches(values):
+                for batch_bytes in self._batches(values, phase):
                     self._push()
                     self._counts.imported_bytes += batch_bytes
         self._push()
@@ -212,14 +216,16 @@ class _Import:
         entries = self._reader.entries(keys)
         return {key: entry.timestamp_us for key, entry in entries.items() if entry.digest is not None}
 
-    def _batches(self, values: Iterable[SourceValue]) -> Iterator[int]:
+    def _batches(self, values: Iterable[SourceValue], phase: Phase) -> Iterator[int]:
         """Writes values to the local file; yields each time that a batch of them is there, with its bytes."""
         size = value_bytes = 0
         for found in values:
             key = found.place.key
             if isinstance(found.value, Error):
                 self._miss(key, found.value)
+                phase.advance(1)
                 continue
+            phase.advance(1, len(found.value))
             self._database.set(key, found.value, _given(found.timestamp_us), encode_value=False)
             self._counts.imported_keys += 1
             self._counts.retimed_keys += found.timestamp_us != found.place.timestamp_us
@@ -249,7 +255,7 @@ class _Import:
 
     # -- comparing ---------------------------------------------------------------------------
 
-    def verify_all(self) -> None:
+    def verify_all(self, phase: Phase) -> None:
         """Reads every value of both sides, and compares them with their timestamps."""
         self._compare_metadata()
         found_keys = 0
@@ -260,6 +266,9 @@ class _Import:
             with contextlib.closing(values):
                 for part in _parts(self._readable(values), self._batch_bytes // 2):
                     kept_bytes += self._compare(part)
+                    phase.advance(
+                        len(part), sum(len(each.value) for each in part if isinstance(each.value, bytes))
+                    )
                     if kept_bytes >= self._batch_bytes // 2:
                         self._drop()
                         kept_bytes = 0

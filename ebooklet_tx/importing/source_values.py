@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -71,22 +72,24 @@ def fetch_values(
         RemoteAccessError: It refuses all that it is asked for.
     """
     alone = [place for place in places if place.group is None]
-    yield from _fetch_objects(remote, alone)
-    yield from _fetch_members(remote, groups, places[len(alone) :])
+    for values in (_fetch_objects(remote, alone), _fetch_members(remote, groups, places[len(alone) :])):
+        with closing(values):
+            yield from values
 
 
 # -- one object a key ----------------------------------------------------------------------------
 
 
-def _fetch_objects(remote: Remote, places: Sequence[Place]) -> Iterator[SourceValue]:
+def _fetch_objects(remote: Remote, places: Sequence[Place]) -> Generator[SourceValue, None, None]:
     def fetch(place: Place) -> Blob | Error:
         return _get(remote, place, EXPECTED_BYTES)
 
     objects = side_by_side(places, fetch, size_bytes=lambda _: 2 * EXPECTED_BYTES, threads=remote.threads)
-    for place, outcome in objects:
-        if isinstance(outcome, ObjectTooLargeError):
-            outcome = _get(remote, place, MAX_VALUE_BYTES)
-        yield _checked_object(place, outcome)
+    with closing(objects):
+        for place, outcome in objects:
+            if isinstance(outcome, ObjectTooLargeError):
+                outcome = _get(remote, place, MAX_VALUE_BYTES)
+            yield _checked_object(place, outcome)
 
 
 def _get(remote: Remote, place: Place, most_bytes: int) -> Blob | Error:
@@ -138,7 +141,9 @@ class _Member:
     length_bytes: int
 
 
-def _fetch_members(remote: Remote, groups: Mapping[int, str], places: Sequence[Place]) -> Iterator[SourceValue]:
+def _fetch_members(
+    remote: Remote, groups: Mapping[int, str], places: Sequence[Place]
+) -> Generator[SourceValue, None, None]:
     def fetch(run: Sequence[_Member]) -> bytes | Error:
         name = groups.get(run[0].place.group or 0)
         if name is None:
@@ -146,10 +151,11 @@ def _fetch_members(remote: Remote, groups: Mapping[int, str], places: Sequence[P
         return _get_range(remote, f"{remote.names.root}/{name}", *span_of(run))
 
     runs = side_by_side(_runs(places), fetch, size_bytes=lambda run: 2 * span_of(run)[1], threads=remote.threads)
-    for run, data in runs:
-        start, _ = span_of(run)
-        for member in run:
-            yield _checked_member(member, data, start)
+    with closing(runs):
+        for run, data in runs:
+            start, _ = span_of(run)
+            for member in run:
+                yield _checked_member(member, data, start)
 
 
 def _runs(places: Sequence[Place]) -> Iterator[list[_Member]]:

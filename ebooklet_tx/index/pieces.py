@@ -7,8 +7,9 @@ cache holds can't be stale, and the ETag under which a store keeps an object say
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from ebooklet_tx.errors import NotFoundInRangeError, RemoteIntegrityError
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.workers import Workers
 
 JOIN_GAP_BYTES = 16 * 2**10
 """Pieces of one object that lie closer than this are fetched by one request."""
@@ -84,8 +86,9 @@ class PieceReader:
         missing = [piece for digest, piece in wanted.items() if digest not in found]
         if missing:
             fetched: dict[bytes, bytes] = {}
-            for group, data in self._fetch(_joined(missing)):
-                fetched.update(self.cut(group, data, start=group[0].offset_bytes))
+            with closing(self._fetch(_joined(missing))) as groups:
+                for group, data in groups:
+                    fetched.update(self.cut(group, data, start=group[0].offset_bytes))
             self.cache.put(fetched)
             found.update(fetched)
         return found
@@ -109,23 +112,19 @@ class PieceReader:
             parts[piece.digest] = part
         return parts
 
-    def _fetch(self, groups: list[list[Piece]]) -> Iterator[tuple[list[Piece], bytes]]:
+    def _fetch(self, groups: list[list[Piece]]) -> Generator[tuple[list[Piece], bytes], None, None]:
         if len(groups) == 1:
             yield groups[0], self._range(groups[0])
             return
         threads = min(self.threads, len(groups))
         waiting = deque(groups)
         running: deque[tuple[list[Piece], Future[bytes]]] = deque()
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            try:
-                while waiting or running:
-                    while waiting and len(running) < threads:
-                        running.append((waiting[0], pool.submit(self._range, waiting.popleft())))
-                    group, future = running.popleft()
-                    yield group, future.result()
-            finally:
-                for _, future in running:
-                    future.cancel()
+        with Workers(threads) as workers:
+            while waiting or running:
+                while waiting and len(running) < threads:
+                    running.append((waiting[0], workers.submit(self._range, waiting.popleft())))
+                group, future = running.popleft()
+                yield group, future.result()
 
     def _range(self, group: Sequence[Piece]) -> bytes:
         first, last = group[0], group[-1]

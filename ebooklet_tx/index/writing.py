@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -17,6 +17,7 @@ from ebooklet_tx.formats.index_records import IndexEntry, RunList, Sizes
 from ebooklet_tx.formats.run_list import encode_run_list
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
+from ebooklet_tx.stores.workers import Workers
 
 OBJECTS_IN_FLIGHT = 4
 _DEFAULT_SIZES = Sizes()
@@ -59,21 +60,17 @@ class RunWriter:
         refs: dict[str, ObjectRef] = {}
         written: list[tuple[IndexEntry, Future[ObjectRef]]] = []
         running: deque[Future[ObjectRef]] = deque()
-        with ThreadPoolExecutor(max_workers=self.threads) as pool:
-            try:
-                objects = write_objects(_noting(rows, refs), refs, self.new_name, self.sizes, lo=lo, hi=hi)
-                for data, entry in objects:
-                    if self.keep is not None:
-                        self.keep(data, entry)
-                    future = pool.submit(self.put, entry.name, data)
-                    written.append((entry, future))
-                    running.append(future)
-                    if len(running) >= self.threads:
-                        running.popleft().result()
-                return tuple(_named(entry, future.result()) for entry, future in written)
-            finally:
-                for future in running:
-                    future.cancel()
+        with Workers(self.threads) as workers:
+            objects = write_objects(_noting(rows, refs), refs, self.new_name, self.sizes, lo=lo, hi=hi)
+            for data, entry in objects:
+                if self.keep is not None:
+                    self.keep(data, entry)
+                future = workers.submit(self.put, entry.name, data)
+                written.append((entry, future))
+                running.append(future)
+                if len(running) >= self.threads:
+                    running.popleft().result()
+            return tuple(_named(entry, future.result()) for entry, future in written)
 
     def encoded_list(self, entries: Sequence[IndexEntry]) -> tuple[bytes, RunList]:
         """Returns a list of entries as an object of its own, with its directory."""

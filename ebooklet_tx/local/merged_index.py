@@ -41,6 +41,11 @@ SELECT offset_bytes, length_bytes, digest, min(key) FROM live
  WHERE object = (SELECT id FROM object WHERE name = ?)
  GROUP BY offset_bytes, length_bytes, digest ORDER BY offset_bytes
 """
+_AMOUNT = """
+SELECT count(*), coalesce(sum(length_bytes), 0) FROM (
+  SELECT DISTINCT offset_bytes, length_bytes, digest FROM live
+   WHERE object = (SELECT id FROM object WHERE name = ?))
+"""
 _KEYS = """
 SELECT key FROM live WHERE object = (SELECT id FROM object WHERE name = :name)
    AND (:offset_bytes IS NULL OR (offset_bytes = :offset_bytes AND digest = :digest)) ORDER BY key LIMIT :limit
@@ -140,6 +145,11 @@ class MergedIndex:
         """Yields the places of the live values in a pack, from front to back, each once."""
         with closing(self._connection.execute(_PLACES, (name,))) as rows:
             yield from map(LivePlace._make, rows)
+
+    def amount_in(self, name: str) -> tuple[int, int]:
+        """Returns how many live values a pack has, and how many bytes of them."""
+        count, byte_count = self._connection.execute(_AMOUNT, (name,)).fetchone()
+        return int(count), int(byte_count)
 
     def keys_in(self, name: str, limit: int, place: LivePlace | None = None) -> list[str]:
         """Returns the first of the keys whose values lie in a pack, or at one place of it."""

@@ -24,6 +24,7 @@ from ebooklet_tx.maintenance import collect as collecting
 from ebooklet_tx.maintenance import verify as verifying
 from ebooklet_tx.maintenance.check_reports import CollectReport, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.mend.remote import mend_remote
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
@@ -42,6 +43,7 @@ def collect(
     lock_timeout: float = 60.0,
     conditional_writes: bool | Literal["auto"] = "auto",
     retry: RetryPolicy | None = None,
+    progress: ProgressOption = None,
 ) -> CollectReport:
     """Deletes objects of a remote that neither its root nor a snapshot names any more.
 
@@ -59,6 +61,7 @@ def collect(
         lock_timeout: Seconds to wait for another writer's lock.
         conditional_writes: As in `open`.
         retry: As in `open`.
+        progress: As in `open`.
 
     Raises:
         RemoteMissingError: There is no database.
@@ -74,7 +77,7 @@ def collect(
     """
     if lock not in ("exclusive", None):
         raise InvalidArgumentError(f"unknown lock {lock!r}; give 'exclusive' or None")
-    with _bucket(remote_conn, not dry_run, conditional_writes, retry) as remote:
+    with telling(progress), _bucket(remote_conn, not dry_run, conditional_writes, retry) as remote:
         return collecting.collect(
             remote,
             grace_seconds=grace_seconds,
@@ -139,6 +142,7 @@ def verify(
     retry: RetryPolicy | None = None,
     repair: bool = False,
     lock_timeout: float = 10.0,
+    progress: ProgressOption = None,
 ) -> VerifyReport:
     """Reads a remote's root, its whole index and its listing, and tells what is not as it should be.
 
@@ -160,6 +164,7 @@ def verify(
 
     Returns:
         What is damaged; with `repair` what is left, and what was mended.
+        progress: As in `open`; only the reading of values is told of.
 
     Raises:
         RemoteMissingError: There is no database.
@@ -174,9 +179,10 @@ def verify(
         ()
     """
     if repair:
-        return _mend(remote_conn, file_path, read_values=read_values, retry=retry, lock_timeout=lock_timeout)
+        with telling(progress):
+            return _mend(remote_conn, file_path, read_values=read_values, retry=retry, lock_timeout=lock_timeout)
     remote = remote_at(parse_connection(remote_conn), retry=retry)
-    with contextlib.closing(remote.store), _copies(file_path) as find_copy:
+    with contextlib.closing(remote.store), telling(progress), _copies(file_path) as find_copy:
         return verifying.verify(remote, read_values=read_values, find_copy=find_copy)
 
 

@@ -32,8 +32,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,6 +57,7 @@ from ebooklet_tx.maintenance.inventory import (
     take_inventory,
 )
 from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import new_lock
 from ebooklet_tx.sync.remote import Remote
@@ -162,7 +162,7 @@ def sweep(
     if old and not dry_run:
         named = _named_since(remote, found)
         old = [name for name in old if name not in named]
-        _delete(remote, old, lock)
+        _delete(remote, {name: dead[name].size_bytes for name in old}, lock)
     gone = set(old)
     return Swept(
         [there for name, there in dead.items() if name in gone],
@@ -262,14 +262,22 @@ def _named_since(remote: Remote, found: Inventory) -> set[str]:
     return named if fetched is None else named | set(objects_named(remote, fetched.root))
 
 
-def _delete(remote: Remote, names: list[str], lock: WriterLock | None) -> None:
-    keys = [remote.names.object(name) for name in names]
-    with ThreadPoolExecutor(max_workers=max(1, min(remote.threads, len(keys)))) as pool:
-        for start in range(0, len(keys), DELETES_AT_ONCE):
+def _delete(remote: Remote, sizes_bytes: Mapping[str, int], lock: WriterLock | None) -> None:
+    names = list(sizes_bytes)
+
+    def delete(name: str) -> int:
+        remote.store.delete(remote.names.object(name))
+        return sizes_bytes[name]
+
+    with (
+        remote.reporter.phase("delete", bytes_total=sum(sizes_bytes.values())) as phase,
+        Workers(min(remote.threads, len(names)), phase) as workers,
+    ):
+        for start in range(0, len(names), DELETES_AT_ONCE):
             if lock is not None:
                 lock.check()
-            for _ in pool.map(remote.store.delete, keys[start : start + DELETES_AT_ONCE]):
-                pass
+            for byte_count in workers.map(delete, names[start : start + DELETES_AT_ONCE]):
+                phase.advance(0, byte_count)
 
 
 def _tally(objects: Iterable[StoredObject]) -> Tally:

@@ -15,7 +15,7 @@ nothing to gain by writing it again: each record has the shortest of the keys th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import InvalidArgumentError
@@ -279,7 +279,11 @@ def _send_values(local: LocalStore, remote: Remote, rows: Sequence[RemoteValue],
     wanted = values_to_read(rows, arrived_places(journal))
     values = under_shortest_keys(read_values(local, remote, wanted, unreadable), rows)
     batches = ([value] for value in values)
-    send_packs(journal, remote, fill_packs(batches, remote.names.new_pack, pack_bytes=PACK_BYTES))
+    packs = fill_packs(batches, remote.names.new_pack, pack_bytes=PACK_BYTES)
+    totals = {"keys_total": len(wanted), "bytes_total": sum(row.length_bytes for row in wanted)}
+    kept = "compact() again goes on from there"
+    with remote.reporter.phase("repack", **totals, kept=kept) as phase, closing(packs):
+        send_packs(journal, remote, packs, phase)
 
 
 def _note_taken(journal: Journal, packs: Sequence[_Pack], outcome: _Outcome) -> None:

@@ -13,7 +13,6 @@ by the store, and holds the value to its digest alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ebooklet_tx.errors import (
@@ -33,7 +32,9 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.maintenance.inventory import list_objects, objects_named
+from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.retry import RetryingStore
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.in_flight import IN_FLIGHT_BYTES, ByteBudget
 from ebooklet_tx.sync.locking import learn_mode, new_lock
@@ -181,18 +182,31 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
 
     in_memory = ByteBudget(IN_FLIGHT_BYTES)
 
-    def send(item: tuple[str, int]) -> tuple[str, int]:
+    def send(item: tuple[str, int]) -> None:
         name, size_bytes = item
         source_key, target_key = source.names.object(name), target.names.object(name)
         if size_bytes > MAX_SERVER_COPY_BYTES or not _copied_by_store(source, target, source_key, target_key):
             # An object in parts has one of them in memory, and one on its way.
-            with in_memory.taking(size_bytes if size_bytes <= WHOLE_BYTES else 2 * PART_BYTES):
+            held_bytes = size_bytes if size_bytes <= WHOLE_BYTES else 2 * PART_BYTES
+            # What comes is half of the work, what goes the other.
+            with (
+                in_memory.taking(held_bytes),
+                phase.moving(2 * size_bytes, counts=0.5) as moved,
+                metered(moved),
+            ):
                 _stream(source, target, source_key, target_key, size_bytes)
-        return item
+                phase.advance(0, size_bytes)
+        else:
+            phase.advance(0, size_bytes)
+        copied[name] = size_bytes
 
-    with ThreadPoolExecutor(max_workers=min(source.threads, target.threads, len(sizes))) as pool:
-        for name, size_bytes in pool.map(send, sizes.items()):
-            copied[name] = size_bytes
+    kept = "the same copy again sends the rest"
+    with (
+        source.reporter.phase("copy", bytes_total=sum(sizes.values()), kept=kept) as phase,
+        Workers(min(source.threads, target.threads, len(sizes)), phase) as workers,
+    ):
+        for _ in workers.map(send, sizes.items()):
+            pass
 
 
 def _stream(source: Remote, target: Remote, source_key: str, target_key: str, size_bytes: int) -> None:

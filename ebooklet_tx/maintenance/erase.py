@@ -18,7 +18,6 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -41,6 +40,7 @@ from ebooklet_tx.maintenance.inventory import DELETION, GARBAGE_NOTE, RELEASED, 
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.retry import RetryingStore
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.locking import learn_mode, new_lock
 from ebooklet_tx.sync.only_there import know_copies
@@ -340,8 +340,8 @@ def _is_old(entry: StoredObject, now: datetime | None) -> bool:
 def _delete_all(remote: Remote, names: Iterable[str]) -> None:
     keys = [remote.names.object(name) for name in names]
     if keys:
-        with ThreadPoolExecutor(max_workers=min(remote.threads, len(keys))) as pool:
-            for _ in pool.map(remote.store.delete, keys):
+        with Workers(min(remote.threads, len(keys))) as workers:
+            for _ in workers.map(remote.store.delete, keys):
                 pass
 
 

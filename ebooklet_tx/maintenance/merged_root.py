@@ -173,6 +173,10 @@ class MergedRoot:
         """Yields the places of the live values in a pack, from front to back, each once."""
         return self._merged.places(name)
 
+    def amount_in(self, name: str) -> tuple[int, int]:
+        """Returns how many live values a pack has, and how many bytes of them."""
+        return self._merged.amount_in(name)
+
     def keys_in(self, name: str, limit: int, place: LivePlace | None = None) -> list[str]:
         """Returns the first of the keys whose values lie in a pack, or at one place of it."""
         return self._merged.keys_in(name, limit, place)

@@ -7,6 +7,7 @@ values let it be: equal ones are in it once, under the shortest of their keys.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import closing
 
 from ebooklet_tx.errors import (
     Error,
@@ -56,12 +57,13 @@ def read_values(
             yield row.digest, value
         else:
             missing.append(row)
-    for group, data in fetch_ranges(remote, missing):
-        for item, value in _values_of(remote, group, data):
-            if value is None:
-                unreadable.add(item.key)
-            else:
-                yield item.digest, value
+    with closing(fetch_ranges(remote, missing)) as groups:
+        for group, data in groups:
+            for item, value in _values_of(remote, group, data):
+                if value is None:
+                    unreadable.add(item.key)
+                else:
+                    yield item.digest, value
 
 
 def _values_of(

@@ -26,6 +26,7 @@ from ebooklet_tx.maintenance.recover import RemoteOutcome, ask_whether_applied, 
 from ebooklet_tx.maintenance.reports import ConflictSides, PushedCommit, RecoverReport
 from ebooklet_tx.maintenance.root_repair import repair_session
 from ebooklet_tx.maintenance.status import is_push_interrupted, repairs_of, unresolved_pushes
+from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.commit.push import PushResult
 from ebooklet_tx.sync.connecting import noted_connection, remote_at
@@ -51,6 +52,7 @@ def recover(
     accept_partial: bool = False,
     repair_remote: bool = False,
     remember_remote: bool = True,
+    progress: ProgressOption = None,
 ) -> RecoverReport:
     """Repairs a local pair, then resumes an interrupted push or rolls it back.
 
@@ -74,6 +76,7 @@ def recover(
         repair_remote: Write the remote's root anew if it is damaged, as this machine knew it last. Commits that
             others made since then are missing from it: run this where the newest of them was pulled or pushed.
         remember_remote: Whether the journal notes `remote_conn`, as in `open`.
+        progress: As for `open`.
 
     Returns:
         What was done. A remote that can't be reached is reported, not raised.
@@ -114,7 +117,8 @@ def recover(
         )
         outcome = None
         if connection is not None:
-            outcome = _reconcile_remote(local, connection, resume, repair_remote, retry)
+            with telling(progress):
+                outcome = _reconcile_remote(local, connection, resume, repair_remote, retry)
             if moved:
                 _keep_written_since(local, accepted, outcome, report)
             if outcome.failure is None and remember_remote:

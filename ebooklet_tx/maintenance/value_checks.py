@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ebooklet_tx.errors import NotFoundInRangeError, ObjectMissingError
 from ebooklet_tx.local.merged_index import LivePlace
 from ebooklet_tx.maintenance.merged_root import MergedRoot
+from ebooklet_tx.progress import Phase
+from ebooklet_tx.stores.deadline import metered
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
 from ebooklet_tx.sync.remote import Remote
 
@@ -34,18 +37,27 @@ class Checked:
     damaged: list[tuple[LivePlace, str]]
 
 
-def check_values(remote: Remote, names: list[str], index: MergedRoot) -> Iterator[Checked]:
+def check_values(
+    remote: Remote, names: list[str], index: MergedRoot, phase: Phase
+) -> Generator[Checked, None, None]:
     """Reads the live values of some packs, some ranges at a time, and yields what each range has shown."""
     running: deque[Future[Checked]] = deque()
     readers = max(1, min(remote.threads, READERS))
-    with ThreadPoolExecutor(max_workers=readers) as pool:
+
+    def check(name: str, group: list[LivePlace]) -> Checked:
+        with phase.moving(span_of(group)[1]) as moved, metered(moved):
+            checked = _check_range(remote, name, group)
+            phase.advance(checked.values, sum(place.length_bytes for place in group))
+            return checked
+
+    with Workers(readers, phase) as workers:
         for name in names:
             for group in near_ranges(index.places(name), READ_BYTES):
-                running.append(pool.submit(_check_range, remote, name, group))
+                running.append(workers.submit(check, name, group))
                 if len(running) >= 2 * readers:
-                    yield running.popleft().result()
+                    yield workers.result(running.popleft())
         while running:
-            yield running.popleft().result()
+            yield workers.result(running.popleft())
 
 
 def _check_range(remote: Remote, name: str, places: list[LivePlace]) -> Checked:

@@ -7,8 +7,8 @@ ranges at a time, however large the database is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
 from ebooklet_tx.maintenance.value_checks import check_values
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root
 
@@ -293,16 +294,30 @@ def _look_at(
         findings.named = {ref.name for ref in _claims(index, packs)}
         gone = _check_objects(remote, there, packs, index, findings, find_copy)
         if read_values:
-            checks = check_values(remote, [pack.ref.name for pack in packs if pack.ref.name not in gone], index)
-            for checked in checks:
-                findings.values_read += checked.values
-                findings.bytes_read += checked.read_bytes
-                for place, text in checked.damaged:
-                    keys = index.keys_in(checked.name, -1, place)
-                    copy = _sound_copy([find_copy(key, place.digest) for key in keys])
-                    shown = tuple(keys[:SHOWN_KEYS])
-                    damage = Damage(remote.names.object(checked.name), text, shown, len(keys), copy)
-                    findings.damage.append(damage)
+            sound = [pack for pack in packs if pack.ref.name not in gone]
+            _read_values(remote, index, sound, findings, find_copy)
+
+
+def _read_values(
+    remote: Remote, index: MergedRoot, packs: Sequence[LivePack], findings: _Findings, find_copy: CopyFinder
+) -> None:
+    """Holds the live values of some packs to their digests."""
+    names = [pack.ref.name for pack in packs]
+    amounts = [index.amount_in(name) for name in names]
+    values, size_bytes = sum(count for count, _ in amounts), sum(byte_count for _, byte_count in amounts)
+    with (
+        remote.reporter.phase("verify", keys_total=values, bytes_total=size_bytes) as phase,
+        closing(check_values(remote, names, index, phase)) as checks,
+    ):
+        for checked in checks:
+            findings.values_read += checked.values
+            findings.bytes_read += checked.read_bytes
+            for place, text in checked.damaged:
+                keys_there = index.keys_in(checked.name, -1, place)
+                copy = _sound_copy([find_copy(key, place.digest) for key in keys_there])
+                shown = tuple(keys_there[:SHOWN_KEYS])
+                damage = Damage(remote.names.object(checked.name), text, shown, len(keys_there), copy)
+                findings.damage.append(damage)
 
 
 def _check_objects(
@@ -350,8 +365,8 @@ def objects_there(remote: Remote, names: list[str]) -> dict[str, StoredObject]:
         except ObjectMissingError:
             return name, None
 
-    with ThreadPoolExecutor(max_workers=max(1, min(remote.threads, READERS))) as pool:
-        return {name: found for name, found in pool.map(ask, names) if found is not None}
+    with Workers(min(remote.threads, READERS)) as workers:
+        return {name: found for name, found in workers.map(ask, names) if found is not None}
 
 
 def _damaged_object(remote: Remote, name: str, problem: str, index: MergedRoot, find_copy: CopyFinder) -> Damage:

@@ -33,6 +33,7 @@ from ebooklet_tx.opening.at_snapshot import open_at
 from ebooklet_tx.opening.by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.opening.options import Flag, OpenOptions
 from ebooklet_tx.opening.settings import Settings
+from ebooklet_tx.progress import ProgressOption, Reporter
 from ebooklet_tx.stores.retry import RetryPolicy, patience
 from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
@@ -111,6 +112,7 @@ def open(
     at: str | None = None,
     retry: RetryPolicy | None = None,
     remember_remote: bool = True,
+    progress: ProgressOption = None,
 ) -> Database:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
@@ -161,6 +163,8 @@ def open(
         retry: How failing requests are tried again; None for the connection's own.
         remember_remote: Whether the journal notes the address, without credentials, for `recover` and the command
             line. False leaves the one that it has.
+        progress: Told how far each operation of the session is: a function that gets each `Progress`, or True for
+            bars. What the function raises ends the operation, as Ctrl-C does.
 
     Raises:
         RemoteMissingError: There is no remote database, and the flag does not make one; or no such snapshot.
@@ -210,6 +214,7 @@ def open(
             for_writing=flag != "r",
             conditional_writes=conditional_writes,
         )
+        remote.reporter = Reporter(progress)
         settings.ending.add(remote.store.close)
         if at is not None:
             session = open_at(remote, path, at, settings)

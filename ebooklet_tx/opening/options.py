@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, TypedDict
 
+from ebooklet_tx.progress import ProgressOption
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.pull.resolve import Resolver
 
@@ -27,6 +28,7 @@ class OpenOptions(TypedDict, total=False):
     at: str | None
     retry: RetryPolicy | None
     remember_remote: bool
+    progress: ProgressOption
 
 
 __all__ = ["Flag", "OpenOptions"]

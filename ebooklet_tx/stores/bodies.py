@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 from ebooklet_tx.errors import (
@@ -14,9 +17,22 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.stores.request import Request
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 _START_BYTES = 64
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+
+
+_pieces: ContextVar[list[bytes] | None] = ContextVar("ebooklet_tx_pieces", default=None)
+
+
+@contextlib.contextmanager
+def gathering_in(pieces: list[bytes]) -> Iterator[None]:
+    """Puts into a list what arrives of the part that this thread reads in the block, also where that fails."""
+    token = _pieces.set(pieces)
+    try:
+        yield
+    finally:
+        _pieces.reset(token)
 
 
 class Stream(Protocol):
@@ -89,7 +105,10 @@ def read_part(request: Request, stream: Stream, skip_bytes: int, length_bytes: i
     """
     while skip_bytes > 0 and (skipped := stream.read(min(skip_bytes, _CHUNK_BYTES))):
         skip_bytes -= len(skipped)
-    pieces = []
+    pieces = _pieces.get()
+    if pieces is None:
+        pieces = []
+    pieces.clear()
     missing_bytes = length_bytes
     while missing_bytes and (piece := stream.read(min(missing_bytes, _CHUNK_BYTES))):
         pieces.append(piece)

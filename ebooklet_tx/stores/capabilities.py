@@ -11,7 +11,6 @@ import contextlib
 import enum
 import secrets
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from ebooklet_tx.errors import (
@@ -24,6 +23,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.limits import MAX_LOCK_BYTES
 from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.workers import Workers
 
 CREATORS = 8
 LEFT_BEHIND_SECONDS = 3600.0
@@ -205,5 +205,5 @@ def _one_creator_wins(store: ObjectStore, name: str) -> bool:
             return False
         return True
 
-    with ThreadPoolExecutor(max_workers=CREATORS) as pool:
-        return sum(pool.map(create, range(CREATORS))) <= 1
+    with Workers(CREATORS) as workers:
+        return sum(workers.map(create, range(CREATORS))) <= 1

@@ -1,7 +1,8 @@
 """A time by which a request has to end, even if the server keeps sending a byte now and then.
 
-Owns a context variable: the deadline of the request that this thread is making. The invariant: no wait for the
-network begins that would end past it. A read timeout alone would begin again with every byte.
+Owns context variables: the deadline of the request that this thread is making, and what counts its bytes. The
+invariant: no wait for the network begins that would end past the deadline, or once the request is to be stopped.
+A read timeout alone would begin again with every byte.
 
 Each byte that is sent or received extends the deadline by the time that it takes at 4 KiB a second. So a large
 value arrives over a slow line, and a server that sends single bytes can't hold a request up.
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
+
+from ebooklet_tx.stores.stopping import current_stop
 
 SLOWEST_BYTES_PER_SECOND = 4096.0
 _SEND_BYTES = 64 * 1024
@@ -39,6 +42,25 @@ class Deadline:
 
 
 _current: ContextVar[Deadline | None] = ContextVar("ebooklet_tx_deadline", default=None)
+_meter: ContextVar[Callable[[int], object] | None] = ContextVar("ebooklet_tx_meter", default=None)
+
+
+@contextlib.contextmanager
+def metered(meter: Callable[[int], object]) -> Iterator[None]:
+    """Tells a function of each piece that this thread sends or receives in the block, by its bytes."""
+    token = _meter.set(meter)
+    try:
+        yield
+    finally:
+        _meter.reset(token)
+
+
+def _moved(deadline: Deadline | None, byte_count: int) -> None:
+    if deadline is not None:
+        deadline.moved(byte_count)
+    meter = _meter.get()
+    if meter is not None:
+        meter(byte_count)
 
 
 @contextlib.contextmanager
@@ -68,6 +90,14 @@ def deadline_in(seconds: float, *, at_least: bool = False) -> Iterator[None]:
         yield
 
 
+def connect_seconds(seconds: Any) -> Any:
+    """Returns how long to wait for a connection: what is given, or what is left until the deadline."""
+    deadline = _current.get()
+    if deadline is None or not isinstance(seconds, int | float):
+        return seconds
+    return max(min(seconds, deadline.remaining_seconds()), 0.001)
+
+
 class TimedSocket:
     """A socket that never waits past the deadline of the current request; all else is the socket's own."""
 
@@ -87,10 +117,9 @@ class TimedSocket:
         """Sends all data, waiting for each piece at most the timeout."""
         view = memoryview(data).cast("B")
         while view:
-            deadline = self.begin_waiting()
-            sent = self._sock.send(view[:_SEND_BYTES])
-            if deadline is not None:
-                deadline.moved(sent)
+            with self.waiting() as deadline:
+                sent = self._sock.send(view[:_SEND_BYTES])
+            _moved(deadline, sent)
             view = view[sent:]
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **options: Any) -> Any:
@@ -100,21 +129,30 @@ class TimedSocket:
         raw = _TimedReader(self, self._sock.makefile("rb", buffering=0))
         return raw if buffering == 0 else io.BufferedReader(raw)
 
-    def begin_waiting(self) -> Deadline | None:
-        """Sets the socket's timeout for the next wait.
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[Deadline | None]:
+        """Limits a wait for the network, in the block, by the deadline; lets it be stopped.
 
         Raises:
             TimeoutError: The deadline is past.
+            StoppedError: The request is to end.
         """
         deadline = _current.get()
-        if deadline is None:
-            return None
-        remaining = deadline.remaining_seconds()
-        if remaining <= 0:
-            raise TimeoutError("the request took longer than its deadline")
-        timeout = self._timeout_seconds
-        self._sock.settimeout(remaining if timeout is None else min(timeout, remaining))
-        return deadline
+        if deadline is not None:
+            remaining = deadline.remaining_seconds()
+            if remaining <= 0:
+                raise TimeoutError("the request took longer than its deadline")
+            timeout = self._timeout_seconds
+            self._sock.settimeout(remaining if timeout is None else min(timeout, remaining))
+        stop = current_stop()
+        if stop is None:
+            yield deadline
+            return
+        stop.begin_waiting(self._sock)
+        try:
+            yield deadline
+        finally:
+            stop.end_waiting()
 
 
 class _TimedReader(io.RawIOBase):
@@ -130,10 +168,9 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
-        deadline = self._sock.begin_waiting()
-        count: int | None = self._inner.readinto(buffer)
-        if deadline is not None and count:
-            deadline.moved(count)
+        with self._sock.waiting() as deadline:
+            count: int | None = self._inner.readinto(buffer)
+        _moved(deadline, count or 0)
         return count
 
     def fileno(self) -> int:
@@ -145,4 +182,4 @@ class _TimedReader(io.RawIOBase):
             super().close()
 
 
-__all__ = ["Deadline", "TimedSocket", "deadline_at", "deadline_in"]
+__all__ = ["Deadline", "TimedSocket", "connect_seconds", "deadline_at", "deadline_in", "metered"]

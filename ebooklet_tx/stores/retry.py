@@ -3,7 +3,8 @@
 Owns the limits of the current block, in a context variable; the only module that knows tenacity. The
 invariants: only `TransientStoreError` is retried; a conditional put is sent once; a request that is given up
 raises one `OfflineError`, which names what was tried and has the last failure as its only cause; every wait
-uses the policy's own clock; and an attempt that is under way at the deadline is ended.
+uses the policy's own clock; an attempt that is under way at the deadline is ended; and once a request is to be
+stopped, no attempt and no wait begins.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tenacity
 from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
 from ebooklet_tx.stores.deadline import deadline_at
 from ebooklet_tx.stores.object_store import ByteSource, ObjectStore, StoredObject, UploadState
+from ebooklet_tx.stores.stopping import check_stopped, current_stop
 from ebooklet_tx.stores.wrapper import PassingStore
 
 T = TypeVar("T")
@@ -136,6 +138,7 @@ class RetryPolicy:
         at = started + self._deadline_seconds()
 
         def attempt() -> T:
+            check_stopped()
             with deadline_at(self.clock, at):
                 return func()
 
@@ -177,7 +180,11 @@ class RetryPolicy:
         deadline_seconds = self._deadline_seconds()
         unreachable_seconds = _patience.get().unreachable_seconds
 
+        stopping = current_stop()
+
         def stop(state: tenacity.RetryCallState) -> bool:
+            if stopping is not None and stopping.is_set:
+                return True
             until = self.clock() - started + state.upcoming_sleep
             late = until > deadline_seconds
             if isinstance(_failure(state), UnreachableStoreError):
@@ -185,7 +192,8 @@ class RetryPolicy:
             return late or state.attempt_number >= self.attempts
 
         return tenacity.Retrying(
-            sleep=self.sleep,
+            # A wait in a thread that may be stopped ends then.
+            sleep=stopping.pause if stopping is not None and self.sleep is time.sleep else self.sleep,
             stop=stop,
             wait=self._wait_seconds,
             retry=tenacity.retry_if_exception_type(TransientStoreError),

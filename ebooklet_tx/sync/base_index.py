@@ -18,6 +18,7 @@ from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.detachment import keys_only_in_remote
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.progress import Reporter
 from ebooklet_tx.records import RemoteSide
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot
@@ -38,6 +39,11 @@ class BaseIndex:
         self.remote_index = RemoteIndex(remote.store, remote.names, local.pieces, threads=remote.threads)
         self._mutex = threading.Lock()
         self._last: tuple[str | None, str | None, CommitIndex] | None = None
+
+    @property
+    def reporter(self) -> Reporter:
+        """What is told how far the operations on the remote are."""
+        return self._remote.reporter
 
     def of_base(self, base: Base) -> CommitIndex | None:
         """Returns the index of a base; None where there is no commit yet."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
+
+from ebooklet_tx.progress import Phase
+from ebooklet_tx.stores.workers import Workers
 
 IN_FLIGHT_BYTES = 64 * 2**20
 """How many bytes of values, or of packs, one fetch or push holds in memory on their way."""
@@ -26,40 +29,52 @@ def side_by_side(
     *,
     size_bytes: Callable[[Task], int],
     threads: int,
-) -> Iterator[tuple[Task, Outcome]]:
+    phase: Phase | None = None,
+    left: Callable[[list[tuple[Task, Outcome]]], object] | None = None,
+) -> Generator[tuple[Task, Outcome], None, None]:
     """Yields tasks with their outcomes, in order, some of them being worked on at once.
 
-    An outcome counts as in use until the next one is asked for. Where the work raises, so does the iteration;
-    what was begun by then is waited for.
+    An outcome counts as in use until the next one is asked for. Where the work raises an error of this package,
+    so does the iteration, and what was begun by then is waited for. Where anything else ends it, what was begun
+    is stopped; close the iterator, so that it is known to have ended.
 
     Args:
         tasks: What is to be done; taken one by one, as there is room.
         work: Called in a thread of its own for each.
         size_bytes: Tells how many bytes a task's work and outcome hold.
         threads: How many are worked on at once, at most.
+        phase: What is told how far it is, while an outcome is waited for.
+        left: Called where the iteration is ended early, with what was done by then and is not yielded.
     """
     waiting = iter(tasks)
     running: deque[tuple[Task, int, Future[Outcome]]] = deque()
     held_bytes = 0
     following = next(waiting, None)
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        try:
+    try:
+        with Workers(threads, phase) as workers:
             while following is not None or running:
                 while following is not None and len(running) < max(1, threads):
                     size = size_bytes(following)
                     if held_bytes and held_bytes + size > IN_FLIGHT_BYTES:
                         break
                     held_bytes += size
-                    running.append((following, size, pool.submit(work, following)))
+                    running.append((following, size, workers.submit(work, following)))
                     following = next(waiting, None)
-                task, size, future = running.popleft()
-                yield task, future.result()
+                outcome = workers.result(running[0][2])
+                task, size, _ = running.popleft()
+                yield task, outcome
                 # Neither may keep the outcome alive while the next one is waited for.
-                del task, future
+                del task, outcome
                 held_bytes -= size
-        finally:
-            for _, _, future in running:
-                future.cancel()
+    except BaseException:
+        if left is not None:
+            left([(task, future.result()) for task, _, future in running if _is_outcome(future)])
+        raise
+
+
+def _is_outcome(future: Future[Outcome]) -> bool:
+    """Whether a task has been worked on without an error."""
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 class ByteBudget:

@@ -90,17 +90,21 @@ def know_pending(local: LocalStore, index: BaseIndex, pull: Callable[[], object]
     """
     if is_replacing(local.journal):
         return
+    if not keys_to_look_up(local.journal, None):
+        return
     moves = 0
     after: str | None = None
-    while keys := keys_to_look_up(local.journal, after):
-        answer = look_up(local, index, pull, keys)
-        if learn_keys(local, answer, keys):
-            after = keys[-1]
-            continue
-        # The base has moved: what is not known of it is asked for again.
-        after, moves = None, moves + 1
-        if moves == MAX_TRIES:
-            raise _contention(local.path)
+    with index.reporter.phase("look up") as phase:
+        while keys := keys_to_look_up(local.journal, after):
+            answer = look_up(local, index, pull, keys)
+            if learn_keys(local, answer, keys):
+                after = keys[-1]
+                phase.advance(len(keys))
+                continue
+            # The base has moved: what is not known of it is asked for again.
+            after, moves = None, moves + 1
+            if moves == MAX_TRIES:
+                raise _contention(local.path)
 
 
 def _contention(path: Path) -> ContentionError:

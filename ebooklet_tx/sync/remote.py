@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ebooklet_tx.formats.object_names import ObjectNames
+from ebooklet_tx.progress import Reporter
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
@@ -26,6 +27,7 @@ class Remote:
         mode: How commits are made here.
         offline: Whether nothing is to be asked of it.
         other_etags: Objects whose bytes are right under another ETag than the index has.
+        reporter: What is told how far the operations on it are.
     """
 
     store: ObjectStore
@@ -35,6 +37,7 @@ class Remote:
     mode: CommitMode = field(default_factory=CommitMode)
     offline: bool = False
     other_etags: set[str] = field(default_factory=set)
+    reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:
         self.mode.location = self.store.location

@@ -136,16 +136,16 @@ def test_a_request_has_what_is_left_of_its_retries_time() -> None:
     with deadline_at(clock.clock, clock.now + 10), socket.socket() as plain:
         timed = TimedSocket(plain)
         timed.settimeout(60)
-        with deadline_in(60):
-            timed.begin_waiting()
+        with deadline_in(60), timed.waiting():
             assert plain.gettimeout() == 10
         with deadline_in(4):
-            timed.begin_waiting()
-            assert plain.gettimeout() == 4
+            with timed.waiting():
+                assert plain.gettimeout() == 4
             clock.now += 4
-            with pytest.raises(TimeoutError, match="deadline"):
-                timed.begin_waiting()
-    assert timed.begin_waiting() is None
+            with pytest.raises(TimeoutError, match="deadline"), timed.waiting():
+                pass
+    with timed.waiting() as nothing:
+        assert nothing is None
 
 
 def test_what_s3_works_on_for_minutes_has_them() -> None:
@@ -155,8 +155,7 @@ def test_what_s3_works_on_for_minutes_has_them() -> None:
         timed = TimedSocket(plain)
         timed.settimeout(10_000)
         for operation, seconds in (("copy", 900), ("put_parts", 900), ("get", 60), ("put", 60)):
-            with store._sender._deadline(Request(operation, "here", "k")):
-                timed.begin_waiting()
+            with store._sender._deadline(Request(operation, "here", "k")), timed.waiting():
                 assert plain.gettimeout() == seconds
 
 

@@ -223,7 +223,10 @@ def care(folder: Path, first: ebooklet_tx.DirectoryConnection) -> None:
 def main(folder: Path) -> None:
     first = next(places(folder))
     policy = ebooklet_tx.RetryPolicy(attempts=2)
-    with ebooklet_tx.open(first, folder / "first.blt", "c", Upper, lock="exclusive", retry=policy) as db:
+    told: list[ebooklet_tx.Progress] = []
+    with ebooklet_tx.open(
+        first, folder / "first.blt", "c", Upper, lock="exclusive", retry=policy, progress=told.append
+    ) as db:
         mapping(db)
         syncing(db)
     with ebooklet_tx.open(

@@ -15,7 +15,6 @@ keeps what it names until the next collect lists the snapshot.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,6 +38,7 @@ from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.maintenance.inventory import RELEASED, SNAPSHOT, list_snapshots
 from ebooklet_tx.records import SnapshotNote
 from ebooklet_tx.stores.object_store import Blob, StoredObject
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.builder import writer_name
 from ebooklet_tx.sync.commit.push import backoff
 from ebooklet_tx.sync.remote import Remote
@@ -168,8 +168,8 @@ def listed(remote: Remote, *, uuid: str) -> list[Snapshot]:
         OfflineError: It can't be reached.
     """
     found = list(list_snapshots(remote).items())
-    with ThreadPoolExecutor(max_workers=max(1, min(remote.threads, READERS, len(found)))) as pool:
-        told = pool.map(lambda each: _read_listed(remote, *each, uuid=uuid), found)
+    with Workers(min(remote.threads, READERS, len(found))) as workers:
+        told = workers.map(lambda each: _read_listed(remote, *each, uuid=uuid), found)
         there = [each for each in told if each is not None]
     return sorted(there, key=lambda each: (each.created_at_us, each.name))
 

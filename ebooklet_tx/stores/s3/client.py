@@ -21,7 +21,7 @@ from botocore.awsrequest import (
 from botocore.config import Config
 
 from ebooklet_tx.errors import RemoteAccessError
-from ebooklet_tx.stores.deadline import TimedSocket
+from ebooklet_tx.stores.deadline import TimedSocket, connect_seconds
 from ebooklet_tx.stores.s3.descriptions import DescriptionLoader
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class _TimedHTTPConnection(AWSHTTPConnection):
     """A connection whose requests keep their deadline."""
 
     def connect(self) -> None:
+        self.timeout = connect_seconds(self.timeout)
         super().connect()
         self.sock = TimedSocket(self.sock)
 
@@ -105,6 +106,7 @@ class _TimedHTTPSConnection(AWSHTTPSConnection):
     """The same over TLS."""
 
     def connect(self) -> None:
+        self.timeout = connect_seconds(self.timeout)
         super().connect()
         self.sock = TimedSocket(self.sock)
 

@@ -7,8 +7,8 @@ the note of it finds the object by its name, and sends nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
 from ebooklet_tx.index.building import METADATA_IN_TAIL_BYTES
 from ebooklet_tx.local.journal.journal import Journal
-from ebooklet_tx.local.journal.pending.push_rows import ValueToSend, pages_to_send
+from ebooklet_tx.local.journal.pending.push_rows import PushPlan, ValueToSend, amount_sent, pages_to_send
 from ebooklet_tx.local.journal.uploads import (
     PackedValue,
     arrived_packs,
@@ -30,12 +30,16 @@ from ebooklet_tx.local.journal.uploads import (
 )
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import LargeValue, read_values
+from ebooklet_tx.progress import Phase
+from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.object_store import UploadState
+from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
 
 PART_BYTES = 8 * 2**20
 PACKS_IN_FLIGHT = 4
+KEPT = "push again sends the rest"
 
 REUSED_FOR_SECONDS = 6 * 3600.0
 """How long after its sending began a commit may name an object as it is.
@@ -55,17 +59,20 @@ digest and bytes."""
 # -- sending -----------------------------------------------------------------------------------
 
 
-def send_values(local: LocalStore, remote: Remote, last_number: int) -> None:
-    """Sends the values of the operations up to a number, but those that an earlier push has sent.
+def send_values(local: LocalStore, remote: Remote, plan: PushPlan) -> None:
+    """Sends the values of a plan, but those that an earlier push has sent.
 
     Memory goes by the packs in flight. When this raises, what has arrived is recorded.
     """
-    _send_missing(local, remote, last_number)
-    while renew_old_uploads(local.journal, remote):
-        _send_missing(local, remote, last_number)
+    totals = {"keys_total": plan.new_count, "bytes_total": plan.new_bytes}
+    with remote.reporter.phase("send", **totals, kept=KEPT) as phase:
+        phase.advance(*amount_sent(local.journal, plan))
+        _send_missing(local, remote, plan.last_number, phase)
+        while renew_old_uploads(local.journal, remote):
+            _send_missing(local, remote, plan.last_number, phase)
 
 
-def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
+def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Phase) -> None:
     large: list[ValueToSend] = []
 
     def small() -> Iterator[Sequence[PackRecord]]:
@@ -81,14 +88,14 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int) -> None:
                 yield list(zip(numbers, keys, stamps, digests, values, strict=True))
 
     packs = fill_packs(small(), remote.names.new_pack, pack_bytes=PACK_BYTES)
-    send_packs(local.journal, remote, packs)
+    send_packs(local.journal, remote, packs, phase)
     for item in large:
-        _send_large(local, remote, item)
+        _send_large(local, remote, item, phase)
 
 
 def fill_packs(
     batches: Iterable[Sequence[PackRecord]], new_name: Callable[[], str], *, pack_bytes: int
-) -> Iterator[Pack]:
+) -> Generator[Pack, None, None]:
     """Puts values into packs, in order, and yields each pack once no further value fits.
 
     Equal values are in a pack once.
@@ -152,34 +159,31 @@ class _Filling:
         return name, self._builder.finish(), self.packed
 
 
-def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack]) -> None:
+def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack], phase: Phase) -> None:
     """Sends packs, some at once, and records each that arrives."""
-    with ThreadPoolExecutor(max_workers=max(1, min(PACKS_IN_FLIGHT, remote.threads))) as pool:
+    with Workers(min(PACKS_IN_FLIGHT, remote.threads), phase) as workers:
         running: set[Future[None]] = set()
-        try:
-            for pack in packs:
-                running.add(pool.submit(_send_pack, journal, remote, pack))
-                if len(running) >= PACKS_IN_FLIGHT:
-                    running = _finished(running)
-            while running:
-                running = _finished(running)
-        except BaseException:
-            for future in running:
-                future.cancel()
-            raise
+        for pack in packs:
+            running.add(workers.submit(_send_pack, journal, remote, pack, phase))
+            if len(running) >= PACKS_IN_FLIGHT:
+                running = _finished(workers, running)
+        while running:
+            running = _finished(workers, running)
 
 
-def _finished(running: set[Future[None]]) -> set[Future[None]]:
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
+def _finished(workers: Workers, running: set[Future[None]]) -> set[Future[None]]:
+    done, rest = workers.any_done(running)
     for future in done:
         future.result()
     return rest
 
 
-def _send_pack(journal: Journal, remote: Remote, pack: Pack) -> None:
+def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase) -> None:
     name, data, values = pack
     note_upload(journal, name, len(data), values, begun_at_us=now_us())
-    note_arrival(journal, name, remote.store.put(remote.names.object(name), data))
+    with phase.moving(len(data)) as moved, metered(moved):
+        note_arrival(journal, name, remote.store.put(remote.names.object(name), data))
+        phase.advance(len(values), sum(length_bytes for _, _, length_bytes in values))
 
 
 # -- what an earlier push has sent -------------------------------------------------------------
@@ -230,7 +234,7 @@ def _renewed(journal: Journal, remote: Remote, name: str) -> bool:
 # -- values with a pack of their own -----------------------------------------------------------
 
 
-def _send_large(local: LocalStore, remote: Remote, item: ValueToSend) -> None:
+def _send_large(local: LocalStore, remote: Remote, item: ValueToSend, phase: Phase) -> None:
     """Sends a value in parts; each part that arrives is recorded, so that the next push resumes there."""
     journal = local.journal
     prefix = pack_prefix(item.key, item.timestamp_us, item.length_bytes)
@@ -239,11 +243,14 @@ def _send_large(local: LocalStore, remote: Remote, item: ValueToSend) -> None:
 
     def on_part(state: UploadState) -> None:
         note_parts(journal, name, state.upload_id, state.parts)
+        phase.tick()
 
-    etag = remote.store.put_parts(
-        remote.names.object(name), source, part_bytes=PART_BYTES, resume=resume, on_part=on_part
-    )
-    note_arrival(journal, name, etag)
+    with phase.moving(item.length_bytes) as moved, metered(moved):
+        etag = remote.store.put_parts(
+            remote.names.object(name), source, part_bytes=PART_BYTES, resume=resume, on_part=on_part
+        )
+        note_arrival(journal, name, etag)
+        phase.advance(1, item.length_bytes)
 
 
 def _begin_large(

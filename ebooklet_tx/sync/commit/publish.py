@@ -8,7 +8,7 @@ happened to the process or the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from operator import attrgetter
 
 from ebooklet_tx.errors import Error, ObjectMissingError
@@ -37,6 +37,7 @@ from ebooklet_tx.local.journal.uploads import (
 )
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import read_operation
+from ebooklet_tx.progress import Phase
 from ebooklet_tx.records import IndexRow, ObjectRef, RemoteSide, digest_of
 from ebooklet_tx.sync.base_index import BaseIndex
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit, DatabaseFacts, build
@@ -50,6 +51,8 @@ from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import now_us
+
+_ROWS_AT_ONCE = 1000
 
 NOWHERE = ObjectRef("", "", 0)
 """Stands for the object of a row that rides in the index itself, until that is written."""
@@ -124,7 +127,11 @@ def commit_rows(
     index = session.index.remote_index
     writer = run_writer(local, session.remote)
     try:
-        commit = build(facts, below, rows, changes, index, writer, session.remote.mode, merge_all=merge_all)
+        with session.remote.reporter.phase("index", keys_total=changes.row_count) as phase:
+            counted = _counted(rows, phase)
+            commit = build(
+                facts, below, counted, changes, index, writer, session.remote.mode, merge_all=merge_all
+            )
     except ObjectMissingError as error:
         if below.index is None:
             raise
@@ -145,14 +152,24 @@ def commit_rows(
         if plan is not None and count_up_to(raw, plan.last_number) != plan.count:
             return None
         add_intent(raw, intent, begun_at_us=now_us())
-    outcome = swap_in(session, commit, base_etag)
-    if outcome.etag is not None and below.restored is not None:
-        # What this machine knows of single keys is of another state: a pull moves on as from another's commit.
-        pull(session)
-    elif outcome.etag is not None:
-        uses_packs = plan is not None or bool(moved)
-        _become_base(local, outcome.commit or commit, intent, outcome.etag, moved or {}, uses_packs=uses_packs)
+    with session.remote.reporter.phase("commit"):
+        outcome = swap_in(session, commit, base_etag)
+        if outcome.etag is not None and below.restored is not None:
+            # What this machine knows of single keys is of another state: a pull moves on as from any commit.
+            pull(session)
+        elif outcome.etag is not None:
+            uses_packs = plan is not None or bool(moved)
+            _become_base(
+                local, outcome.commit or commit, intent, outcome.etag, moved or {}, uses_packs=uses_packs
+            )
     return commit if outcome.applied else None
+
+
+def _counted(rows: Iterable[LocatedRow], phase: Phase) -> Iterator[LocatedRow]:
+    source = iter(rows)
+    while batch := list(islice(source, _ROWS_AT_ONCE)):
+        yield from batch
+        phase.advance(len(batch))
 
 
 def below(index: BaseIndex, base: Base) -> Below:

@@ -324,7 +324,7 @@ def _one_round(
     base_etag = base.etag if seen is None else seen.etag
     try:
         if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
-            send_values(session.local, remote, plan.last_number)
+            send_values(session.local, remote, plan)
         rows = operation_rows(session.local, plan, on.seq + 1)
         changes = _changes_of(plan, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)

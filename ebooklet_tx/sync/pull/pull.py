@@ -201,9 +201,9 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         if local.overlay:
             # Pending on the base that its writer saw.
             local.commit()
-    move = plan_move(
-        local.journal, view.base, session.index.of_base(view.base), session.index.of_root(fetched), view.intents
-    )
+    with session.remote.reporter.phase("pull"):
+        indexes = session.index.of_base(view.base), session.index.of_root(fetched)
+        move = plan_move(local.journal, view.base, *indexes, view.intents)
     count = min(manifest.key_count, _most_keys(session.index.of_root(fetched)))
     # The ETag of a snapshot's root is none of the root's.
     facts = base_facts(replace(base_of(manifest, fetched.etag or None, fetched.data), key_count=count))

@@ -7,6 +7,7 @@ that fails the check is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 
 from ebooklet_tx.errors import (
     Error,
@@ -108,16 +109,23 @@ def _values_there(reader: Reader, missing: Sequence[Entry]) -> dict[str, Found]:
     """Fetches many values; one that can't be had with others is read alone."""
     wanted, others = _remote_values(reader, missing)
     values: dict[str, Found] = {key: read_alone(reader, key) for key in others}
+    if not wanted:
+        return values
     entries = {entry.key: entry for entry in missing}
-    for group, data in fetch_ranges(reader.remote, wanted):
-        fetched = []
-        for item, value in sound_values(group, data):
-            if value is not None:
-                fetched.append(fetched_value(entries[item.key], value))
-                values[item.key] = value
-            else:
-                values[item.key] = data if isinstance(data, OfflineError) else read_alone(reader, item.key)
-        reader.keep(fetched)
+    total_bytes = sum(item.length_bytes for item in wanted)
+    with (
+        reader.remote.reporter.phase("fetch", keys_total=len(wanted), bytes_total=total_bytes) as phase,
+        closing(fetch_ranges(reader.remote, wanted, phase=phase)) as groups,
+    ):
+        for group, data in groups:
+            fetched = []
+            for item, value in sound_values(group, data):
+                if value is not None:
+                    fetched.append(fetched_value(entries[item.key], value))
+                    values[item.key] = value
+                else:
+                    values[item.key] = data if isinstance(data, OfflineError) else read_alone(reader, item.key)
+            reader.keep(fetched)
     return values
 
 

@@ -8,7 +8,8 @@ A database is loaded in the order in which its values lie in the packs, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from ebooklet_tx.errors import ContentionError, Error, ObjectMissingError, OfflineError
 from ebooklet_tx.index.lookup import LocatedRow
@@ -18,7 +19,7 @@ from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.read.fetch import fetch_many, read_alone
 from ebooklet_tx.sync.read.large_values import bring_large
-from ebooklet_tx.sync.read.ranges import fetch_ranges, sound_values
+from ebooklet_tx.sync.read.ranges import Arrived, fetch_ranges, sound_values
 from ebooklet_tx.sync.read.reader import Reader, fetched_row
 from ebooklet_tx.sync.read.visible_keys import MAX_MOVES
 
@@ -27,6 +28,7 @@ BATCH_KEYS = 200_000
 """As many places are in memory at a time. Where values were packed in another order than that of their keys,
 each batch reads a share of every pack."""
 
+KEPT = "load_items() again fetches the rest"
 LARGE_VALUE_BYTES = 64 * 2**20
 """A value above this is loaded without being held in memory."""
 
@@ -120,33 +122,43 @@ def _load_rows(
         place = item.ref, row.offset_bytes or 0, row.length_bytes or 0
         value = RemoteValue(row.key, row.digest or b"", row.timestamp_us, *place)
         (small if value.length_bytes <= LARGE_VALUE_BYTES else large).append(value)
-    for group, data in fetch_ranges(reader.remote, small):
-        yield from _load_group(reader, group, data, by_key, held, commit_id, epoch)
-    yield from _load_large(reader, [value.key for value in large])
+    total_bytes = sum(value.length_bytes for value in (*small, *large))
+    count = len(small) + len(large)
+
+    def keep(arrived: Arrived) -> list[str]:
+        """Keeps what has arrived; returns the keys of what has not, or is damaged."""
+        failed, sound = [], []
+        for group, data in arrived:
+            for item, value in sound_values(group, data):
+                if value is None:
+                    failed.append(item.key)
+                else:
+                    there = held.get(item.key)
+                    # It replaces the block of an earlier value.
+                    replaces = there is not None and there.local_digest is not None
+                    sound.append(fetched_row(by_key[item.key], value, commit_id, replaces=replaces))
+        reader.local.keep_now(sound, epoch)
+        phase.note_kept(len(sound), sum(len(item.value) for item in sound))
+        return failed
+
+    with reader.remote.reporter.phase("load", keys_total=count, bytes_total=total_bytes, kept=KEPT) as phase:
+        with closing(fetch_ranges(reader.remote, small, phase=phase, left=keep)) as groups:
+            for group, data in groups:
+                failed = keep([(group, data)])
+                error = data if isinstance(data, OfflineError) else None
+                # They are let go before the next group comes.
+                del data
+                yield from _read_each_alone(reader, failed, error)
+        for value in large:
+            yield from _load_large(reader, [value.key])
+            phase.advance(1, value.length_bytes)
 
 
-def _load_group(
-    reader: Reader,
-    group: Sequence[RemoteValue],
-    data: bytes | Error,
-    rows: Mapping[str, LocatedRow],
-    held: Mapping[str, Entry],
-    commit_id: str | None,
-    epoch: int,
+def _read_each_alone(
+    reader: Reader, keys: Sequence[str], offline: OfflineError | None
 ) -> Iterator[tuple[str, Error]]:
-    # A function of its own, so that its values are let go before the next group comes.
-    failed = []
-    sound = []
-    for item, value in sound_values(group, data):
-        if value is None:
-            failed.append(item.key)
-        else:
-            there = held.get(item.key)
-            # It replaces the block of an earlier value.
-            replaces = there is not None and there.local_digest is not None
-            sound.append(fetched_row(rows[item.key], value, commit_id, replaces=replaces))
-    reader.local.keep_now(sound, epoch)
-    for key in failed:
-        outcome = data if isinstance(data, OfflineError) else read_alone(reader, key)
+    """Reads values that could not be had with others; yields those that can't be had so either."""
+    for key in keys:
+        outcome = offline or read_alone(reader, key)
         if isinstance(outcome, Error):
             yield key, outcome

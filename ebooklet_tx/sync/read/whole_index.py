@@ -14,6 +14,7 @@ from ebooklet_tx.index.commit_index import CommitIndex
 from ebooklet_tx.index.pieces import Piece
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.progress import Reporter
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.session import Session
 
@@ -38,7 +39,7 @@ def load_index(reader: Reader) -> None:
         view = reader.base_index.of_base(base)
         try:
             if view is not None:
-                _hold_all(reader.local, view)
+                _hold_all(reader.local, view, reader.remote.reporter)
         except ObjectMissingError as error:
             reader.move_on(base, error)
             continue
@@ -63,16 +64,18 @@ def try_load_index(reader: Reader) -> None:
         _log.warning("not all of the index of %s is at hand: %s", reader.local.path, error)
 
 
-def _hold_all(local: LocalStore, view: CommitIndex) -> None:
+def _hold_all(local: LocalStore, view: CommitIndex, reporter: Reporter) -> None:
     """Fetches and holds every piece of a commit's index, then releases those of other commits."""
     all_digests: set[bytes] = set()
     is_changed = False
-    for pieces in view.pieces():
-        wanted = {piece.digest: piece for piece in pieces}
-        all_digests.update(wanted)
-        if local.pieces.not_held(wanted):
-            is_changed = True
-            _hold_some(local, view, wanted)
+    with reporter.phase("load index", kept="load_index() again fetches the rest") as phase:
+        for pieces in view.pieces():
+            wanted = {piece.digest: piece for piece in pieces}
+            all_digests.update(wanted)
+            if local.pieces.not_held(wanted):
+                is_changed = True
+                _hold_some(local, view, wanted)
+            phase.advance(0, sum(piece.length_bytes for piece in pieces))
     if is_changed:
         _release_others(local, all_digests)
 

@@ -35,7 +35,7 @@ SELECT count(*), coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0),
     (CASE WHEN known THEN remote_digest WHEN {BASE_AS_NOW} THEN base_digest END IS NOT NULL) END), 0),
   coalesce(sum(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
   coalesce(max(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
-  coalesce(max(pending_number), 0)
+  coalesce(max(pending_number), 0), coalesce(sum(pending = 1 AND NOT {_IS_REMOTE}), 0)
 FROM entry WHERE {{pending}} AND pending_number <= ?
 """
 
@@ -74,6 +74,7 @@ class PushPlan:
         key_change: How many keys more, or fewer, the database has after it.
         new_bytes: The bytes of those values that the remote does not have.
         largest_bytes: Those of the largest of them.
+        new_count: How many they are.
     """
 
     last_number: int
@@ -84,6 +85,7 @@ class PushPlan:
     key_change: int
     new_bytes: int
     largest_bytes: int
+    new_count: int
 
 
 class ValueToSend(NamedTuple):
@@ -133,13 +135,25 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
         indexed = pending_index_count(journal) if last_number is None else row[0]
     if indexed != row[0]:
         raise misplaced(journal.path, f"{indexed} keys are pending, and {row[0]} are found")
-    return PushPlan(row[7] if last_number is None else last_number, *row[:7])
+    return PushPlan(row[7] if last_number is None else last_number, *row[:7], *row[8:])
 
 
 def count_up_to(raw: sqlite3.Connection, number: int) -> int:
     """Returns how many operations up to a number are still pending."""
     query = f"SELECT count(*) FROM entry WHERE {pending_term(raw)} AND pending_number <= ?"
     return int(raw.execute(query, (number,)).fetchone()[0])
+
+
+def amount_sent(journal: Journal, plan: PushPlan) -> tuple[int, int]:
+    """Returns of how many of the new values of a plan, and of how many bytes of them, an object has arrived."""
+    with journal.mutex, sqlite_errors(journal.path):
+        if journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is None:
+            return 0, 0
+        values = _VALUES.format(pending=pending_term(journal.raw), but=_BUT_SENT)
+        query = f"SELECT count(*), coalesce(sum(pending_length_bytes), 0) FROM ({values})"
+        keys, byte_count = journal.raw.execute(query, (plan.last_number,)).fetchone()
+    # Some may have been written again since.
+    return max(plan.new_count - int(keys), 0), max(plan.new_bytes - int(byte_count), 0)
 
 
 def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]:
