@@ -233,19 +233,32 @@ def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="TIME",
         help="drop the local copies of values that were set before it, too: ISO 8601 with a zone",
     )
+    prune.add_argument(
+        "--max-bytes",
+        type=_bytes,
+        metavar="N",
+        help="drop the local copies that were read longest ago, too, until the file is no larger",
+    )
     add_remote(prune)
 
 
 def _prune(options: argparse.Namespace) -> int:
     check_there(options)
     before = ebooklet_tx.status(options.path).file_bytes
-    removed = edit(options, lambda database: database.prune(options.before))
+    removed = edit(options, lambda database: database.prune(options.before, max_bytes=options.max_bytes))
     after = ebooklet_tx.status(options.path).file_bytes
     if options.json:
         print_json({"bytes_after": after, "bytes_before": before, "removed": removed})
     else:
         print(f"{options.path}: {before:,} -> {after:,} bytes, {counted(removed, 'item')} removed")
     return DONE
+
+
+def _bytes(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
 
 
 def _add_unlock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
 from ebooklet_tx.keys import check_key, text_of
+from ebooklet_tx.local.bounded_copies import check_local_bytes
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.local_store import LocalStore
@@ -255,13 +256,15 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             session.local.commit(fold=True)
 
     @at_edge
-    def prune(self, timestamp: Timestamp = None, reindex: bool = False) -> int:
+    def prune(self, timestamp: Timestamp = None, reindex: bool = False, *, max_bytes: int | None = None) -> int:
         """Rewrites the local file without dead bytes.
 
         Args:
             reindex: No effect: the Booklet's index is always rebuilt.
             timestamp: Local copies of pushed values older than this are dropped too; they are
                 fetched again when they are read. Values that were not pushed always stay.
+            max_bytes: Local copies of pushed values are dropped too, those first that were read longest ago,
+                until the file is no larger than this. With `timestamp`, those older than that go in any case.
 
         Returns:
             How many items were removed from the file: values that were replaced or deleted, and local copies.
@@ -271,10 +274,13 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             >>> db.prune()
             1
         """
+        if max_bytes is not None:
+            check_local_bytes(max_bytes, least_bytes=0, name="max_bytes")
         keep = "1" if timestamp is None else f"local_timestamp_us >= {timestamp_us(timestamp)}"
         with self._outside_transaction("prune") as session:
             prune_inline_values(session.journal)
-            return session.local.prune(keep)
+            pruned = session.local.prune(keep) if timestamp is not None or max_bytes is None else 0
+            return pruned if max_bytes is None else pruned + session.local.prune_to(max_bytes)
 
     def _delete_copy(self, key: str) -> bool:
         """Deletes a key whose value is in the local file; False, and nothing done, where it is not there."""

@@ -16,13 +16,14 @@ from typing import Any
 
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database import Database
-from ebooklet_tx.errors import Error, InvalidArgumentError, OfflineError
+from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.importing.arguments import check_apart, check_complete, serializer_of, source_at
 from ebooklet_tx.importing.report import MAX_LISTED, ImportReport
 from ebooklet_tx.importing.source_file import changed
 from ebooklet_tx.importing.source_root import Place, SourceRoot, read_source
 from ebooklet_tx.importing.source_values import SourceValue, fetch_values, in_order_of_place
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
+from ebooklet_tx.local.bounded_copies import check_local_bytes
 from ebooklet_tx.local.journal.facts import note_origin
 from ebooklet_tx.opening.opening import open as open_database
 from ebooklet_tx.progress import Phase, ProgressOption, telling
@@ -106,8 +107,7 @@ def import_ebooklet(
         >>> report.imported_keys, report.verified_keys, bool(report)
         (39, 39, True)
     """
-    if not isinstance(max_local_bytes, int) or max_local_bytes < LEAST_LOCAL_BYTES:
-        raise InvalidArgumentError(f"max_local_bytes must be an int of at least {LEAST_LOCAL_BYTES}")
+    check_local_bytes(max_local_bytes, least_bytes=LEAST_LOCAL_BYTES)
     source_place, target_place = parse_connection(source, for_reading=True), parse_connection(target)
     remote = source_at(source_place, retry)
     with contextlib.closing(remote.store), telling(progress):
@@ -125,6 +125,7 @@ def import_ebooklet(
             allow_pickle=allow_pickle,
             on_conflict="newest",
             retry=retry,
+            max_local_bytes=max_local_bytes,
         ) as database:
             if is_pickling(name) and not trusted:
                 # The values are another writer's, although the database begins in this journal.

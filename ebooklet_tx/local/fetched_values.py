@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from ebooklet_tx.errors import LocalStorageError
+from ebooklet_tx.local.bounded_copies import BoundedCopies, size_of_blocks
 from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.overlay import Overlay
@@ -28,6 +29,12 @@ class FetchedValues:
         self._damaged: set[str] = set()
         self._epoch = 0
         self._epoch_version = (0, 0)
+        self.bound: BoundedCopies | None = None
+
+    def use_bound(self, bound: BoundedCopies) -> None:
+        """Keeps the file within a bound from now on: what does not fit is not kept."""
+        self.bound = bound
+        self._buffer_bytes = max(1, min(self._buffer_bytes, bound.max_bytes // 8))
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -50,9 +57,34 @@ class FetchedValues:
             overlay: What was written; it is empty afterwards.
             absent: More fetched values, of which the caller knows that they are current and not in the file.
         """
-        self._pair.append(overlay, self._waiting.values(), absent)
+        waiting: Iterable[Fetched] = self._waiting.values()
+        if self.bound is not None:
+            waiting, absent = self._that_fit(self.bound, overlay, absent)
+        self._pair.append(overlay, waiting, absent)
         overlay.forget()
         self._forget()
+        if self.bound is not None:
+            self.bound.keep_within()
+
+    def _that_fit(
+        self, bound: BoundedCopies, overlay: Overlay, absent: Sequence[Fetched]
+    ) -> tuple[list[Fetched], list[Fetched]]:
+        """Makes room within the bound; returns what of the fetched values fits, those that came last first."""
+        own = {key: value for key, (value, _) in overlay.operations.items() if value is not None}
+        fetched = [*self._waiting.values(), *absent]
+        keys = [*own, *(item.key for item in fetched)]
+        sizes = [len(item.key.encode()) + len(item.value) for item in fetched]
+        own_bytes = sum(len(key.encode()) + len(value) for key, value in own.items())
+        generation = self._pair.file.generation
+        room = bound.make_room(len(keys), own_bytes + sum(sizes)) - size_of_blocks(len(own), own_bytes)
+        if self._pair.file.generation != generation:
+            # Copies are gone that a caller may count on.
+            self._epoch += 1
+        first = len(fetched)
+        while first and (room := room - size_of_blocks(1, sizes[first - 1])) >= 0:
+            first -= 1
+        waiting = len(self._waiting)
+        return fetched[first:waiting], fetched[max(first, waiting) :]
 
     def keep(self, fetched: Iterable[Fetched]) -> None:
         """Notes values; they are written once they fill the buffer."""

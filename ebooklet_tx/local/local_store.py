@@ -23,6 +23,7 @@ from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, ReadOnlyError
 from ebooklet_tx.local.booklet.file_header import header_with_uuid
 from ebooklet_tx.local.booklet.value_file import ValueFile
+from ebooklet_tx.local.bounded_copies import BoundedCopies
 from ebooklet_tx.local.commit import Fetched, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place, stale_keys
@@ -182,6 +183,8 @@ class LocalStore:
             self._commit_at_close()
         elif self._fetched:
             self._fetched.write()
+        self._keep_within()
+        self._keep_read_times()
         self.keep_pieces()
 
     def _end_interrupted(self) -> None:
@@ -220,6 +223,39 @@ class LocalStore:
     def forget_in_child(self) -> None:
         """In a forked child: drops what belongs to the parent, without touching the disk."""
         self._pair.forget_in_child()
+
+    def limit(self, max_bytes: int) -> None:
+        """Keeps the Booklet file within a bound from now on, as far as what is pending allows."""
+        bound = BoundedCopies(self._pair, max_bytes)
+        self._fetched.use_bound(bound)
+        self._reading.note_reads(bound.note)
+        self.read_here = self._reading.read_here_and_note
+        self._keep_within()
+
+    def _keep_within(self) -> None:
+        """Drops copies where the file exceeds its bound, if lock and disk allow."""
+        bound = self._fetched.bound
+        if bound is None or self.file.state().length_bytes <= bound.max_bytes:
+            return
+        try:
+            self.try_maintain(bound.keep_within)
+        except LocalStorageError as error:
+            _log.warning("%s was not trimmed: %s", self.path, error)
+
+    def _keep_read_times(self) -> None:
+        """Notes in the journal which copies were read last, if lock and disk allow."""
+        bound = self._fetched.bound
+        if bound is None or not bound.has_news:
+            return
+        try:
+            self.try_maintain(bound.save)
+        except LocalStorageError as error:
+            _log.warning("what was read last of %s was not noted: %s", self.path, error)
+
+    def has_room_for(self, length_bytes: int) -> bool:
+        """Whether a value of this size can be kept at all."""
+        bound = self._fetched.bound
+        return bound is None or length_bytes <= bound.max_bytes // 2
 
     # -- its parts -------------------------------------------------------------------------
 
@@ -380,6 +416,17 @@ class LocalStore:
         self.commit(fold=True)
         dead = self.file.count_dead_blocks()
         return dead + self._pair.rebuild(keep=f"(pending != 0) OR ({keep})")
+
+    def prune_to(self, max_bytes: int) -> int:
+        """Likewise, and drops the copies that were read longest ago until the file is no larger than that.
+
+        Args:
+            max_bytes: What is pending stays even where it alone exceeds this.
+        """
+        self.commit(fold=True)
+        dead = self.file.count_dead_blocks()
+        bound = self._fetched.bound or BoundedCopies(self._pair, max_bytes)
+        return dead + bound.apply(bound.plan(max_bytes))
 
     def is_unused(self) -> bool:
         """True of a pair in which nothing was ever written, and which stands on no remote commit.

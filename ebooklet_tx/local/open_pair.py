@@ -179,7 +179,14 @@ class OpenPair:
         else:
             self.rebuild()
 
-    def rebuild(self, keep: str = "1", header: bytes | None = None) -> int:
+    def rebuild(
+        self,
+        keep: str = "1",
+        header: bytes | None = None,
+        *,
+        keys: Sequence[str] | None = None,
+        n_buckets: int | None = None,
+    ) -> int:
         """Replaces the file by a rebuilt one; returns how many local copies were dropped.
 
         When it raises, the journal's last state is intact and the session continues with the file that
@@ -188,13 +195,17 @@ class OpenPair:
         Args:
             keep: SQL over `entry`; entries for which it is false lose their local copy.
             header: For the new file, if it is to be another database's.
+            keys: The only keys whose copies stay, in the order in which they are written; None for all.
+            n_buckets: How many hash buckets the new file has; None for as many as the old one.
         """
         dropped = 0
         old = self.file
         self.in_flux = True
         if old.stands_behind is None:
             self._is_replacing = True
-            self._file, outcome = rebuild(old, self.journal, keep=keep, header=header)
+            self._file, outcome = rebuild(
+                old, self.journal, keep=keep, keys=keys, n_buckets=n_buckets, header=header
+            )
             self._is_replacing = False
             report_rebuild(outcome, self.report)
             dropped = outcome.dropped

@@ -6,6 +6,8 @@ between the lookup of the entry and the reading of the file; then the entry has 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place
 from ebooklet_tx.local.journal.staged import held_value
@@ -21,6 +23,18 @@ class LocalReading:
     def __init__(self, pair: OpenPair, fetched: FetchedValues) -> None:
         self._pair = pair
         self._fetched = fetched
+        self._note: Callable[[str], None] | None = None
+
+    def note_reads(self, note: Callable[[str], None]) -> None:
+        """Tells something of each copy that is read from now on."""
+        self._note = note
+
+    def read_here_and_note(self, key: str) -> tuple[int, bytes] | None:
+        """Likewise `read_here`, where reads are noted."""
+        found = self.read_here(key)
+        if found is not None and self._note is not None:
+            self._note(key)
+        return found
 
     def read_here(self, key: str) -> tuple[int, bytes] | None:
         """Returns timestamp and value of a key whose visible value lies intact in the Booklet file.
@@ -64,6 +78,8 @@ class LocalReading:
         if entry.local_digest == digest:
             value = self._read_at(entry)
             if digest_of(value) == digest:
+                if self._note is not None:
+                    self._note(entry.key)
                 return value
             moved = self._read_again(entry, digest)
             if moved is not None:

@@ -8,7 +8,7 @@ found by its generation, under its temporary name or its final one. Both steps c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from ebooklet_tx.local.booklet.value_file import FileState, ValueFile, create_fi
 from ebooklet_tx.local.commit import file_facts, record_places
 from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
 from ebooklet_tx.local.files.own_files import is_file
-from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where
+from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where, find_entries
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.journal.operations import DROP_EMPTY
 from ebooklet_tx.records import digest_of, digest_of_chunks
 
 LARGE_VALUE_BYTES = 16 * 2**20
 """Values above this are copied a piece at a time."""
+
+_KEYS_AT_ONCE = 2000
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ def rebuild(
     journal: Journal,
     *,
     keep: str = "1",
+    keys: Sequence[str] | None = None,
     n_buckets: int | None = None,
     header: bytes | None = None,
 ) -> tuple[ValueFile, RebuildReport]:
@@ -65,6 +68,8 @@ def rebuild(
         file: The locked old file; the new one stands behind it.
         journal: Its journal.
         keep: SQL over `entry`; entries for which it is false lose their local copy.
+        keys: The only keys whose copies stay, in the order in which they are written; None for those of `keep`,
+            in the order of key.
         n_buckets: How many hash buckets the new file has, or None for as many as the old one.
         header: The header of another database's Booklet, whose uuid and serializer the new file has.
 
@@ -83,11 +88,16 @@ def rebuild(
     try:
         number = new_append_number()
         digests: dict[str, bytes] = {}
-        kept = {entry.key for entry in entries_where(journal, f"local_digest IS NOT NULL AND ({keep})")}
+        if keys is None:
+            kept = {entry.key for entry in entries_where(journal, f"local_digest IS NOT NULL AND ({keep})")}
+            entries = _entries_among(journal, kept, report)
+        else:
+            kept = set(keys)
+            entries = _entries_in_order(journal, keys, report)
         placed = new.append(
             number,
             (),
-            _sound_values(file, journal, kept, digests, report),
+            _sound_values(file, entries, digests, report),
             expected_keys=len(kept),
         )
         state = new.state_to_record()
@@ -161,12 +171,33 @@ def finished_rebuild(file: ValueFile, journal: Journal) -> ValueFile | None:
     return candidate
 
 
+def _entries_among(journal: Journal, kept: Container[str], report: RebuildReport) -> Iterator[Entry]:
+    """Yields the entries with a copy whose keys are among those to keep, in order of key; counts the others."""
+    for entry in entries_where(journal, "local_digest IS NOT NULL"):
+        if entry.key in kept:
+            yield entry
+        else:
+            report.dropped += 1
+
+
+def _entries_in_order(journal: Journal, keys: Sequence[str], report: RebuildReport) -> Iterator[Entry]:
+    """Yields the entries with a copy of some keys, in the order of these; counts the others."""
+    (copies,) = journal.rows("SELECT count(*) FROM entry WHERE local_digest IS NOT NULL")[0]
+    report.dropped += copies
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[start : start + _KEYS_AT_ONCE]
+        found = find_entries(journal, some)
+        for entry in map(found.get, some):
+            if entry is not None and entry.local_digest is not None:
+                report.dropped -= 1
+                yield entry
+
+
 def _sound_values(
-    file: ValueFile, journal: Journal, kept: set[str], digests: dict[str, bytes], report: RebuildReport
+    file: ValueFile, entries: Iterable[Entry], digests: dict[str, bytes], report: RebuildReport
 ) -> Iterator[tuple[str, int, Value]]:
-    rows = entries_where(journal, "local_digest IS NOT NULL")
-    for entry in rows:
-        if entry.local_digest is None or entry.local_digest != entry.digest or entry.key not in kept:
+    for entry in entries:
+        if entry.local_digest is None or entry.local_digest != entry.digest:
             report.dropped += 1
             continue
         value = _value_of(file, entry)

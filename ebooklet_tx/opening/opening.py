@@ -110,6 +110,7 @@ def open(
     trust_entries: bool = False,
     index: Literal["lazy", "full"] = "lazy",
     at: str | None = None,
+    max_local_bytes: int | None = None,
     retry: RetryPolicy | None = None,
     remember_remote: bool = True,
     progress: ProgressOption = None,
@@ -160,6 +161,11 @@ def open(
         at: The name of a snapshot to read instead of the newest commit; the flag must be `r`. A file that is
             there must be of the same database, and keeps its base and what is pending in it. One that is missing
             is made, and stands on the snapshot's commit until it is opened without `at`.
+        max_local_bytes: How large the local file may be, 1 MiB or more; None for no bound. Where it would become
+            larger, the copies that were read longest ago are dropped, down to three quarters of it, and are
+            fetched again when they are read. What is pending stays, even beyond the bound; then nothing is kept.
+            The file is rewritten for that, so that for a moment a second one lies beside it. The journal is not
+            counted: it has what is pending in small commits, and up to 64 MiB of the remote's index.
         retry: How failing requests are tried again; None for the connection's own.
         remember_remote: Whether the journal notes the address, without credentials, for `recover` and the command
             line. False leaves the one that it has.
@@ -202,6 +208,7 @@ def open(
         address=connection.url,
         accept_partial=accept_partial,
         index=index,
+        max_local_bytes=max_local_bytes,
         noted_address=json.dumps(connection.to_dict(), sort_keys=True) if remember_remote else None,
     )
     if flag != "r" and only_readable(connection):
@@ -221,6 +228,8 @@ def open(
         else:
             session = _open_session(remote, connection, local_path(path), settings)
         session.on_conflict = on_conflict
+        if max_local_bytes is not None:
+            session.local.limit(max_local_bytes)
         serializer = _begin_serving(session, connection, settings)
         if not (settings.pickle_wanted or is_made_here(session.local)):
             warn_of_pickle(serializer.name, connection.url, stacklevel=3)

@@ -26,6 +26,7 @@ class OpenOptions(TypedDict, total=False):
     index: Literal["lazy", "full"]
     trust_entries: bool
     at: str | None
+    max_local_bytes: int | None
     retry: RetryPolicy | None
     remember_remote: bool
     progress: ProgressOption

@@ -16,6 +16,7 @@ from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.limits import MAX_BUCKETS, MAX_COPY_BUCKETS
 from ebooklet_tx.local.booklet.file_header import model_header
 from ebooklet_tx.local.booklet.layout import DEFAULT_N_BUCKETS
+from ebooklet_tx.local.bounded_copies import check_local_bytes
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.values.pickle_policy import check_pickle, is_pickling
 from ebooklet_tx.values.serializers import CUSTOM, named_serializer, resolve, same_serializer
@@ -35,6 +36,7 @@ class Settings:
         address: The remote's name in messages.
         accept_partial: Whether a file of ebooklet's may lack keys of its remote.
         index: "lazy", or "full" for the whole index at hand.
+        max_local_bytes: How large the local file may be; None for no bound.
         reading: Whether a pair is made only to be read.
         noted_address: What the journal notes of where the remote is, as JSON; None to leave what it has.
         named: The serializer that the caller asks for, by its name; None where none was named.
@@ -54,6 +56,7 @@ class Settings:
     address: str
     accept_partial: bool
     index: str = "lazy"
+    max_local_bytes: int | None = None
     reading: bool = False
     noted_address: str | None = None
     named: str | None = field(init=False, default=None)
@@ -81,6 +84,8 @@ class Settings:
             raise InvalidArgumentError(
                 "flag 'n' does not work offline: its empty database replaces the remote; open it when online"
             )
+        if self.max_local_bytes is not None:
+            check_local_bytes(self.max_local_bytes)
         self.named = named_serializer(self.value_serializer)
         if self.type == "group":
             if self.named not in (None, GROUP_SERIALIZER):

@@ -182,6 +182,12 @@ def _wanted_buckets(header: Header, more_keys: int) -> int:
     return next((size for size in larger if size >= keys), larger[-1] if larger else header.n_buckets)
 
 
+def index_bytes_wanted(header: Header, more_keys: int) -> int:
+    """Returns how many bytes of index an append of so many keys adds to a file; mostly none."""
+    wanted = _wanted_buckets(header, more_keys)
+    return 0 if wanted == header.n_buckets else wanted * POINTER_BYTES
+
+
 def _grow(fd: int, header: Header, n_buckets: int) -> HashIndex:
     """Writes a larger index behind the file's end and links every live block into it, as Booklet does."""
     offset = os.fstat(fd).st_size

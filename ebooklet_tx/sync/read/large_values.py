@@ -64,6 +64,12 @@ def _missing_entry(reader: Reader, key: str) -> Entry | None:
 def _bring(reader: Reader, entry: Entry) -> None:
     local = reader.local
     path = local.path
+    if not local.has_room_for(entry.length_bytes):
+        raise LocalStorageError(
+            0,
+            f"the value of key {entry.key!r} has {entry.length_bytes} bytes, more than half of max_local_bytes, "
+            "so it is not kept on this machine; it can be read all the same",
+        )
     with storage_errors(path, "make room beside"), tempfile.TemporaryFile(dir=path.parent) as spool:
         _fetch_to(reader.remote, entry, reader.ref_of(entry), spool)
         spool.flush()
