@@ -166,6 +166,10 @@ def pruned() -> Step:
     return Step("prune", lambda child: child.database.prune())
 
 
+def pruned_to(size_bytes: int) -> Step:
+    return Step("prune to a size", lambda child: child.database.prune(max_bytes=size_bytes))
+
+
 def loaded() -> Step:
     def run(child: Child) -> None:
         failures = child.database.load_items()
@@ -423,6 +427,7 @@ SCENARIOS: dict[str, Scenario] = {
     "append": Scenario(make_base, _APPEND),
     "append that grows the index": Scenario(make_base, _REINDEX),
     "prune": Scenario(make_base, _PRUNE),
+    "prune to a size": Scenario(make_base, [opened(), pruned_to(20_000), closed()]),
     "creation": Scenario(_make_empty, _CREATE, flag="c"),
     "copy for writing": Scenario(_make_uncopied, [opened(), loaded(), closed()]),
     "copy for reading": Scenario(_make_uncopied, [opened(), loaded(), closed()], flag="r"),

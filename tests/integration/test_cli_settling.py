@@ -163,6 +163,10 @@ def test_local_copies_are_dropped_by_their_time(tmp_path: Path) -> None:
     done = data(run("prune", path, "--before", "2100-01-01T00:00:00+00:00", "--json"))
     assert done["bytes_after"] < done["bytes_before"] - 50_000
     assert values(path) == {"a": "x" * 50_000, "b": "y"}
+    run("pull", path, "--load")
+    done = data(run("prune", path, "--max-bytes", "0", "--json"))
+    assert done["bytes_after"] < done["bytes_before"] - 50_000
+    assert run("prune", path, "--max-bytes", "-1").returncode == cli.FAILED
     wrong = run("prune", path, "--before", "yesterday")
     assert wrong.returncode == cli.FAILED
     assert "ISO 8601" in complaint(wrong)
