@@ -17,6 +17,7 @@ from pathlib import Path
 import ebooklet_tx
 from ebooklet_tx.cli import importing
 from ebooklet_tx.cli.care import add_care_commands
+from ebooklet_tx.cli.completion import add_completion_command
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.cli.editing import add_editing_commands
 from ebooklet_tx.cli.looking import add_looking_commands
@@ -114,9 +115,10 @@ def _say_nothing(_line: str) -> None:
 # -- arguments ---------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser of the command line, for a program of that name; None for that which was called."""
     parser = argparse.ArgumentParser(
-        prog=program(),
+        prog=name or program(),
         description="Looks after databases of ebooklet_tx.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -140,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_import_arguments(from_ebooklet)
     _add_demo(commands)
+    add_completion_command(commands, _parser)
     return parser
 
 
