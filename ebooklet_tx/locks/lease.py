@@ -112,7 +112,7 @@ class Lease(HeldLock):
                 waited = now - began
                 if waited >= timeout_seconds:
                     raise self._timeout_error(seen, waited)
-                self._policy.sleep(min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited))
+                self._policy.await_lock(min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited))
                 continue
             if self._try_to_take(step, seen):
                 self._start_renewing()

@@ -152,7 +152,10 @@ class TicketLock(HeldLock):
             # The queue has to be clear in a second listing too: a store may list a write a little late.
             clear_before = not waiting
             poll = min(poll_seconds(waited, self._ttl_seconds), timeout_seconds - waited)
-            self._policy.sleep(self._settle_seconds if clear_before else poll)
+            if clear_before:
+                self._policy.sleep(self._settle_seconds)
+            else:
+                self._policy.await_lock(poll)
             tickets = self._tickets()
 
     def _mine(self) -> Ticket:

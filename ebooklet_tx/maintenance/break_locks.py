@@ -113,7 +113,7 @@ def _silent_locks(remote: Remote, watch_seconds: float) -> list[LockThere]:
         if waited >= watch_seconds:
             raise _refusal(remote, living[0], waited)
         poll = poll_seconds(waited, _ttl_seconds(living[0]))
-        policy.sleep(min(poll, watch_seconds - waited))
+        policy.await_lock(min(poll, watch_seconds - waited))
 
 
 def _stood_still(lock: LockThere, watches: dict[str, Watch], now: float) -> bool:
@@ -182,7 +182,7 @@ def _break_lease(remote: Remote, lock: LockThere, before: datetime | None) -> No
             raise LockTimeoutError(
                 f"the lock {lock.key!r} at {remote.store.location} changed all the time; try again"
             )
-        remote.policy.sleep(poll_seconds(waited, _ttl_seconds(lock)))
+        remote.policy.await_lock(poll_seconds(waited, _ttl_seconds(lock)))
     try:
         fence_off(remote)
         lease.fence_raised()

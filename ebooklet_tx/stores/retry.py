@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import random as random_module
 import time
@@ -26,10 +27,13 @@ import tenacity
 from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
 from ebooklet_tx.stores.deadline import deadline_at
 from ebooklet_tx.stores.object_store import ByteSource, ObjectStore, StoredObject, UploadState
+from ebooklet_tx.stores.request_log import attempt_number, logged
 from ebooklet_tx.stores.stopping import check_stopped, current_stop
 from ebooklet_tx.stores.wrapper import PassingStore
 
 T = TypeVar("T")
+
+_log = logging.getLogger("ebooklet_tx")
 
 _LIST_BATCH = 1000
 
@@ -81,12 +85,14 @@ class _LimitedAttempt:
 
     def __enter__(self) -> None:
         self._deadline.__enter__()
+        attempt_number.set(self._attempt.retry_state.attempt_number)
         self._attempt.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self._deadline.__exit__(kind, error, trace)
+        attempt_number.set(1)
         return self._attempt.__exit__(kind, error, trace)
 
 
@@ -106,6 +112,7 @@ class RetryPolicy:
         cap_seconds: The bound of any wait.
         clock: Returns seconds that never go back.
         sleep: Waits for seconds.
+        lock_sleep: Waits before another look at a lock that another writer holds; None for `sleep`.
         random: Draws from 0 (included) to 1.
 
     Example:
@@ -122,14 +129,37 @@ class RetryPolicy:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random_module.random
+    lock_sleep: Callable[[float], None] | None = None
 
     @classmethod
     def without_backoff(cls, attempts: int = 6) -> RetryPolicy:
-        """Returns a policy that never waits, whatever the store asks for; for tests."""
-        return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep)
+        """Returns a policy that never waits between attempts, whatever the store asks for; for tests.
 
-    def call(self, operation: str, func: Callable[[], T], *, location: str = "", key: str = "") -> T:
+        A lock that another writer holds is waited for all the same.
+        """
+        return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep, lock_sleep=time.sleep)
+
+    def await_lock(self, seconds: float) -> None:
+        """Waits before another look at a lock that another writer holds."""
+        (self.lock_sleep or self.sleep)(seconds)
+
+    def call(
+        self,
+        operation: str,
+        func: Callable[[], T],
+        *,
+        location: str = "",
+        key: str = "",
+        sent_bytes: int | None = None,
+    ) -> T:
         """Returns what `func` returns, calling it again while it raises `TransientStoreError`.
+
+        Args:
+            operation: What is done, for messages and the log.
+            func: Sends the request.
+            location: Where, for messages.
+            key: The object's name.
+            sent_bytes: How many bytes the request's body has, for the log.
 
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
@@ -137,10 +167,13 @@ class RetryPolicy:
         started = self.clock()
         at = started + self._deadline_seconds()
 
+        numbers = itertools.count(1)
+
         def attempt() -> T:
             check_stopped()
+            number = next(numbers)
             with deadline_at(self.clock, at):
-                return func()
+                return logged(operation, key, func, attempt=number, clock=self.clock, sent_bytes=sent_bytes)
 
         try:
             return self._retrying(started)(attempt)
@@ -254,9 +287,14 @@ class RetryingStore(PassingStore):
         metadata: Mapping[str, str] | None = None,
     ) -> str:
         """Writes the whole object; with a condition it is sent once and a failure is the caller's."""
-        if if_match is not None or if_absent:
+
+        def send() -> str:
             return self.inner.put(key, data, if_match=if_match, if_absent=if_absent, metadata=metadata)
-        return super().put(key, data, metadata=metadata)
+
+        if if_match is not None or if_absent:
+            size, number = len(data), attempt_number.get()
+            return logged("put", key, send, attempt=number, clock=self.policy.clock, sent_bytes=size)
+        return self.policy.call("put", send, location=self.location, key=key, sent_bytes=len(data))
 
     def put_parts(
         self,
@@ -272,7 +310,7 @@ class RetryingStore(PassingStore):
         The policy limits the time without progress, not the time of the whole upload: whenever a new part
         arrived before a failure, attempts and time are counted from zero again.
         """
-        upload = _Upload(resume, on_part)
+        upload = _Upload(key, resume, on_part)
 
         def attempt() -> str:
             return self.inner.put_parts(
@@ -282,7 +320,8 @@ class RetryingStore(PassingStore):
         while True:
             arrived_before = upload.most_parts
             try:
-                return self._pass("put_parts", key, attempt)
+                size = source.size_bytes
+                return self.policy.call("put_parts", attempt, location=self.location, key=key, sent_bytes=size)
             except OfflineError:
                 if upload.most_parts <= arrived_before:
                     raise
@@ -313,13 +352,17 @@ class RetryingStore(PassingStore):
 class _Upload:
     """The progress of an upload over all its attempts."""
 
-    def __init__(self, state: UploadState | None, on_part: Callable[[UploadState], None] | None) -> None:
+    def __init__(
+        self, key: str, state: UploadState | None, on_part: Callable[[UploadState], None] | None
+    ) -> None:
+        self._key = key
         self.state = state
         self.most_parts = len(state.parts) if state is not None else 0
         self._on_part = on_part
 
     def advance(self, state: UploadState) -> None:
         self.state = state
+        _log.debug("part %d of %r arrived", len(state.parts), self._key)
         # Never lowered, so that an upload that the store drops again and again makes no progress.
         self.most_parts = max(self.most_parts, len(state.parts))
         if self._on_part is not None:
