@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ebooklet_tx.connection import DirectoryConnection, HTTPConnection, RemoteConn, S3Connection, connect
     from ebooklet_tx.database import Database
     from ebooklet_tx.database import Database as EVariableLengthValue
+    from ebooklet_tx.database.forking import Fork, Part
     from ebooklet_tx.ebooklet_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
     from ebooklet_tx.errors import (
         ConcurrentCompactionError,
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from ebooklet_tx.remote_session import RemoteSession
     from ebooklet_tx.stores.retry import RetryPolicy
     from ebooklet_tx.sync.commit.push import PushResult
+    from ebooklet_tx.sync.forks.merge import MergeConflictError, MergeResult
+    from ebooklet_tx.sync.forks.receipt import Receipt
     from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version
     from ebooklet_tx.sync.pull.pull import PullResult
 
@@ -96,6 +99,7 @@ _HOMES = {
         "Database",
         "EVariableLengthValue",
     ),
+    "ebooklet_tx.database.forking": ("Fork", "Part"),
     "ebooklet_tx.ebooklet_names": (
         "DEFAULT_GROUP_BYTES",
         "open_ebooklet",
@@ -134,6 +138,8 @@ _HOMES = {
     "ebooklet_tx.remote_session": ("RemoteSession",),
     "ebooklet_tx.stores.retry": ("RetryPolicy",),
     "ebooklet_tx.sync.commit.push": ("PushResult",),
+    "ebooklet_tx.sync.forks.merge": ("MergeConflictError", "MergeResult"),
+    "ebooklet_tx.sync.forks.receipt": ("Receipt",),
     "ebooklet_tx.sync.pull.conflicts": (
         "Conflict",
         "ConflictError",
@@ -171,6 +177,11 @@ __all__ = [
     "RemoteConnGroup",
     "RemoteSession",
     "Change",
+    "Fork",
+    "Part",
+    "Receipt",
+    "MergeResult",
+    "MergeConflictError",
     "S3Connection",
     "DirectoryConnection",
     "HTTPConnection",

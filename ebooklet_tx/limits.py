@@ -91,6 +91,21 @@ MAX_BODY_BYTES = 128 * 2**10
 MAX_BODY_RAW_BYTES = 4 * 2**20
 """Of a root's binary part when decompressed."""
 
+MAX_FORK_SECONDS = 30 * 86_400
+"""For which a fork is protected after its object was last written."""
+
+MAX_FORK_NOTE_BYTES = 4 * 2**10
+"""Of what a fork's object says of the fork."""
+
+MAX_FORK_BYTES = MAX_ROOT_BYTES + 2 * MAX_FORK_NOTE_BYTES
+"""Of a fork's object, which holds a root."""
+
+MAX_CHANGES_BYTES = 64 * 2**20
+"""Of an object in which a worker lists its changes; writers end one at 65,536 rows."""
+
+MAX_CHANGES_OBJECTS = 1024
+"""Such objects that a receipt names."""
+
 # -- what does not depend on the format ---------------------------------------------------------------
 
 MAX_LOCK_BYTES = 16 * 2**10

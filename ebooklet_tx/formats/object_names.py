@@ -49,6 +49,18 @@ class ObjectNames:
         """Returns the key in the store of a snapshot."""
         return self.object(f"snapshot/{name}")
 
+    def fork(self, fork_id: str) -> str:
+        """Returns the key in the store of a fork's object."""
+        return self.object(f"fork/{fork_id}")
+
+    def new_pack_of(self, fork_id: str) -> str:
+        """Returns a relative name that no other pack has, and that tells of which fork the pack is."""
+        return f"{pack_prefix_of(fork_id)}{secrets.token_hex(8)}"
+
+    def new_changes(self, fork_id: str) -> str:
+        """Returns a relative name that no other object of a fork's changes has."""
+        return f"fork/{fork_id}.{secrets.token_hex(16)}"
+
     def new_pack(self) -> str:
         """Returns a relative name that no other pack has."""
         return f"pack/{secrets.token_hex(16)}"
@@ -60,3 +72,8 @@ class ObjectNames:
     def new_history(self) -> str:
         """Returns a relative name that no other object of history has."""
         return f"history/{secrets.token_hex(16)}"
+
+
+def pack_prefix_of(fork_id: str) -> str:
+    """Returns what the relative names of a fork's packs begin with."""
+    return f"pack/{fork_id[:16]}"

@@ -30,6 +30,7 @@ from ebooklet_tx.local.journal.connections import connected
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count
 from ebooklet_tx.local.journal.journal import is_open_here, journal_path, side_files
+from ebooklet_tx.local.journal.merged import packs_of_forks
 from ebooklet_tx.local.journal.schema import REVISION, STALE
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.plain_edits import missing_keys
@@ -220,9 +221,10 @@ def _count(found: Inspection, file: ValueFile, raw: sqlite3.Connection) -> None:
     found.dead_bytes = max(0, found.file_bytes - index_bytes - live_bytes)
     (found.staged_bytes,) = raw.execute("SELECT coalesce(sum(length(value)), 0) FROM staged").fetchone()
     found.intents = raw.execute("SELECT commit_id, seq, begun_at_us FROM intent ORDER BY begun_at_us").fetchall()
-    found.packs_arrived, found.packs_unfinished = raw.execute(
-        "SELECT coalesce(sum(etag IS NOT NULL), 0), coalesce(sum(etag IS NULL), 0) FROM upload"
-    ).fetchone()
+    merged = packs_of_forks(raw)
+    uploads = raw.execute("SELECT name, etag FROM upload").fetchall()
+    arrived = [etag is not None for name, etag in uploads if name not in merged]
+    found.packs_arrived, found.packs_unfinished = arrived.count(True), arrived.count(False)
 
 
 def _lost_keys(file: ValueFile, raw: sqlite3.Connection) -> list[str]:

@@ -15,6 +15,7 @@ from ebooklet_tx.local.journal.pending.conflicts import find_side
 from ebooklet_tx.local.journal.pending.push_rows import SendRow, ValueToSend
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.staged import held_value
+from ebooklet_tx.local.journal.uploads import place_of
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import digest_of, digests_of
 
@@ -145,7 +146,11 @@ def read_local_side(local: LocalStore, key: str, side: str) -> Side:
         if entry is None or (side == "pending" and entry.digest is None):
             return Side(None)
         if side == "pending":
-            return Side(entry.digest, value=read_pending(local, entry))
+            is_here = local.is_intact(entry)
+            sent = None if is_here else place_of(local.journal, entry.pending_number, entry.length_bytes)
+            if sent is None or entry.digest is None:
+                return Side(entry.digest, value=read_pending(local, entry))
+            return Side(entry.digest, RemoteValue(key, entry.digest, entry.timestamp_us, *sent))
         digest, place = find_side(local.journal, key, side)
         return Side(digest, place, None if digest is None else _local_bytes(local, key, digest))
 

@@ -20,12 +20,16 @@ written after the root was read. This machine's clock plays no part, but in a dr
 What a snapshot named was no garbage while it was there. So a deletion of a snapshot writes an object of its own
 (`D.d/released`) first, and nothing counts as garbage since before that was written, but for what a note says.
 
-Before anything is deleted the snapshots are listed once more, and then the root is read once more: what a new
-snapshot names is kept, and what a root names that was put back meanwhile, or a commit under a grace too short for
-the above. A snapshot that is made beside a collect is safe: it is a copy of a root that was still the root after
-the copy was put (`snapshots.kept`). If the collect's second listing does not have it, it was put later, so that
-its root was the root at that time or after it; and what that root names the collect does not call garbage, or
-another writer has sent it within the grace.
+A fork protects its objects, and those of the commit that it was made on, until it expires; what it protected was
+no garbage before that. So a coordinator may write a fork's object anew, and push what was merged from it, until
+an hour before the grace is over (`forks.protection`).
+
+Before anything is deleted snapshots and forks are listed once more, and then the root is read once more: what a
+new snapshot or fork names is kept, and what a root names that was put back meanwhile, or a commit under a grace
+too short for the above. A snapshot that is made beside a collect is safe: it is a copy of a root that was still
+the root after the copy was put (`snapshots.kept`). If the collect's second listing does not have it, it was put
+later, so that its root was the root at that time or after it; and what that root names the collect does not
+call garbage, or another writer has sent it within the grace.
 """
 
 from __future__ import annotations
@@ -50,15 +54,18 @@ from ebooklet_tx.maintenance.check_reports import CollectReport, Tally
 from ebooklet_tx.maintenance.inventory import (
     GARBAGE_NOTE,
     Inventory,
+    list_forks,
     list_snapshots,
     named_by_snapshot,
     objects_named,
     own_name,
+    read_forks,
     take_inventory,
 )
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
+from ebooklet_tx.sync.forks.forks_there import ForkThere
 from ebooklet_tx.sync.locking import new_lock
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import read_root
@@ -151,13 +158,16 @@ def sweep(
     Raises:
         RemoteIntegrityError: A part of an index can't be read; nothing was deleted.
     """
+    if found.forks:
+        # They expire by the store's time, which the note's own tells.
+        found.now = _by_this_clock() if dry_run else _write_note(remote, _known(remote, found))
     dead = found.dead()
     if not dead:
-        if found.listing.note is not None and not dry_run:
+        if (found.listing.note is not None or found.forks) and not dry_run:
             remote.store.delete(remote.names.object(GARBAGE_NOTE))
         return Swept([], [])
     since = _dead_since(remote, found, dead)
-    now = _EPOCH + timedelta(microseconds=now_us()) if dry_run else _note(remote, dead, since)
+    now = _by_this_clock() if dry_run else _note(remote, dead, since)
     old = [name for name, there in dead.items() if _is_old(there, since.get(name), now, grace)]
     if old and not dry_run:
         named = _named_since(remote, found)
@@ -180,10 +190,22 @@ def _is_old(there: StoredObject, since: datetime | None, now: datetime | None, g
 
 def _dead_since(remote: Remote, found: Inventory, dead: Iterable[str]) -> dict[str, datetime]:
     """Returns moments since when objects are known to have been dead."""
-    known = _read_note(remote) if found.listing.note is not None else {}
-    if found.root_modified is None:
-        return {name: known[name] for name in dead if name in known}
-    return {name: min(known.get(name, found.root_modified), found.root_modified) for name in dead}
+    known, expired = _known(remote, found), found.expiries()
+    root = found.root_modified
+    if root is None:
+        since = {name: known[name] for name in dead if name in known}
+    else:
+        since = {name: min(known.get(name, root), root) for name in dead}
+    # What a fork protected was not dead before it expired.
+    return {name: max(moment, expired.get(name, moment)) for name, moment in since.items()}
+
+
+def _known(remote: Remote, found: Inventory) -> dict[str, datetime]:
+    return _read_note(remote) if found.listing.note is not None else {}
+
+
+def _by_this_clock() -> datetime:
+    return _EPOCH + timedelta(microseconds=now_us())
 
 
 def _note(remote: Remote, dead: Iterable[str], since: dict[str, datetime]) -> datetime | None:
@@ -248,9 +270,15 @@ def _named_since(remote: Remote, found: Inventory) -> set[str]:
         known = found.listing.own.get(name)
         if known is None or known.etag != there.etag:
             named |= named_by_snapshot(remote, name, obstacles) or set()
+    forks = list_forks(remote)
+    renewed = {name: one for name, one in forks.items() if _is_another(one, found.forks.get(name))}
+    others = {name: one for name, one in found.listing.own.items() if name not in found.forks}
+    for fork in read_forks(remote, others | renewed).values():
+        named |= fork.names
+        obstacles += [] if fork.obstacle is None else [fork.obstacle]
     for obstacle in obstacles:
         raise RemoteIntegrityError(
-            f"a snapshot that was made meanwhile can't be read: {obstacle}; nothing was deleted"
+            f"a snapshot or fork that was made meanwhile can't be read: {obstacle}; nothing was deleted"
         ) from obstacle
     before = found.fetched
     try:
@@ -260,6 +288,11 @@ def _named_since(remote: Remote, found: Inventory) -> set[str]:
             return named
         raise RemoteMissingError(f"the database {remote.root_place} was deleted meanwhile") from error
     return named if fetched is None else named | set(objects_named(remote, fetched.root))
+
+
+def _is_another(one: StoredObject, known: ForkThere | None) -> bool:
+    """Whether a fork was made, or written anew, since the inventory."""
+    return known is None or (one.etag, one.last_modified) != (known.there.etag, known.there.last_modified)
 
 
 def _delete(remote: Remote, sizes_bytes: Mapping[str, int], lock: WriterLock | None) -> None:

@@ -56,8 +56,8 @@ GRACE_SECONDS = 24 * 3600.0
 MAX_LOOKS = 20
 _NOTE_PIECE_BYTES = 2**16
 _MOST_NOTE_PIECES = 4 * MAX_NOTE_BYTES // _NOTE_PIECE_BYTES
-_PHASES = ("snapshot", "pack", "index", "history", RELEASED, GARBAGE_NOTE, DELETION)
-"""Snapshots go first, so that none is ever left without what it names."""
+_PHASES = ("snapshot", "fork", "pack", "index", "history", RELEASED, GARBAGE_NOTE, DELETION)
+"""Snapshots and forks go first, so that none is ever left without what it names."""
 
 _log = logging.getLogger("ebooklet_tx")
 

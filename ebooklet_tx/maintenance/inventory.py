@@ -2,24 +2,26 @@
 
 The invariant: an object is one of the database's only if its whole name is one that this package gives; any other
 is strange, and left alone. What an inventory calls dead is an object of the database's that was listed before the
-root was read, and that neither this root nor any snapshot listed names. It calls nothing dead unless every index
-that this depends on was read whole.
+root was read, and that neither this root, nor a snapshot, nor a fork that was listed names. It calls nothing
+dead unless every index that this depends on was read whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.formats.checks import is_object_name
+from ebooklet_tx.formats.fork import is_fork_name
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.root import Root
 from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
 from ebooklet_tx.stores.object_store import StoredObject
+from ebooklet_tx.sync.forks.forks_there import FORK, ForkThere, fork_there, forks_in
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
 
@@ -46,7 +48,7 @@ class Listing:
     """What lies below a database's prefix.
 
     Attributes:
-        own: The database's packs, index and history objects and snapshots, by relative name.
+        own: The database's packs, index and history objects, snapshots and forks, by relative name.
         notes: The collector's note and that of deleted snapshots, as far as they are there, by relative name.
         strange: The objects that are none of the database's.
     """
@@ -70,7 +72,8 @@ def own_name(names: ObjectNames, key: str) -> str | None:
     if not key.startswith(names.prefix):
         return None
     relative = key[len(names.prefix) :]
-    return relative if is_object_name(relative) or _SNAPSHOT_NAME.fullmatch(relative) else None
+    is_own = is_object_name(relative) or is_fork_name(relative) or _SNAPSHOT_NAME.fullmatch(relative)
+    return relative if is_own else None
 
 
 def list_objects(remote: Remote) -> Listing:
@@ -144,6 +147,8 @@ class Inventory:
         claimed: The objects that the root names: those of index and history, and `packs`.
         named: `claimed`, and what snapshots name, and they themselves.
         obstacles: Why nothing is surely dead: what could not be read of root and snapshots.
+        forks: The forks that are there, by relative name.
+        now: The store's time by which forks have expired; None where it is not known, so that none has.
     """
 
     fetched: FetchedRoot | None
@@ -154,10 +159,24 @@ class Inventory:
     claimed: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
     obstacles: list[Error] = field(default_factory=list)
+    forks: dict[str, ForkThere] = field(default_factory=dict)
+    now: datetime | None = None
 
     def live(self) -> list[StoredObject]:
-        """Returns the objects that are named and there."""
-        return [found for name, found in self.listing.own.items() if name in self.named]
+        """Returns the objects that are named, or protected by a fork, and there."""
+        kept = self.named | self._forked()
+        return [found for name, found in self.listing.own.items() if name in kept]
+
+    def expiries(self) -> dict[str, datetime]:
+        """Returns until when objects were protected by forks that have expired."""
+        found: dict[str, datetime] = {}
+        for fork in self.forks.values():
+            if fork.expires is not None and not fork.is_live(self.now):
+                found |= {name: max(fork.expires, found.get(name, fork.expires)) for name in fork.names}
+        return found
+
+    def _forked(self) -> set[str]:
+        return {name for fork in self.forks.values() if fork.is_live(self.now) for name in fork.names}
 
     def dead(self) -> dict[str, StoredObject]:
         """Returns the objects that nothing names, by relative name.
@@ -165,17 +184,19 @@ class Inventory:
         Raises:
             RemoteIntegrityError: A part of an index can't be read, so that nothing is surely dead.
         """
-        for obstacle in self.obstacles:
+        forks = [fork.obstacle for fork in self.forks.values() if fork.obstacle and fork.is_live(self.now)]
+        for obstacle in (*self.obstacles, *forks):
             raise RemoteIntegrityError(
                 f"nothing can be told to be garbage while a part of the index can't be read: {obstacle}; "
                 "nothing was deleted. Run `python -m ebooklet_tx verify` for what is affected"
             ) from obstacle
-        return {name: found for name, found in self.listing.own.items() if name not in self.named}
+        kept = self.named | self._forked()
+        return {name: found for name, found in self.listing.own.items() if name not in kept}
 
 
 @contextmanager
 def take_inventory(remote: Remote) -> Iterator[Inventory]:
-    """Lists a database's objects, then reads its root, its snapshots and their indexes.
+    """Lists a database's objects, then reads its root, its snapshots and forks, and their indexes.
 
     In this order: an object that a push sent after the listing can't be called dead, nor one that was sent
     before and is named by the root that was read.
@@ -203,9 +224,40 @@ def take_inventory(remote: Remote) -> Iterator[Inventory]:
             if named is None:
                 # Deleted since it was listed, which its deletion noted before that.
                 released = _head(remote, RELEASED) or released
+        found.forks = read_forks(
+            remote, listing.own, known=None if fetched is None else (fetched.manifest.commit_id, found.claimed)
+        )
         if released is not None:
             found.root_modified = _later(found.root_modified, released.last_modified)
         yield found
+
+
+def read_forks(
+    remote: Remote, own: Mapping[str, StoredObject], *, known: tuple[str, set[str]] | None = None
+) -> dict[str, ForkThere]:
+    """Reads the forks among some objects; each commit that forks were made on is read once.
+
+    Args:
+        remote: The remote.
+        own: The database's objects by relative name, as they were listed.
+        known: A commit's id, with what its root names.
+    """
+    named = {} if known is None else {known[0]: known[1]}
+
+    def named_by(root: Root) -> set[str]:
+        commit_id = root.manifest.commit_id
+        if commit_id not in named:
+            named[commit_id] = set(objects_named(remote, root))
+        return named[commit_id]
+
+    found = {name: fork_there(remote, name, own[name], own, named_by) for name in forks_in(own)}
+    return {name: fork for name, fork in found.items() if fork is not None}
+
+
+def list_forks(remote: Remote) -> dict[str, StoredObject]:
+    """Lists the objects of a database's forks, by relative name."""
+    found = {own_name(remote.names, one.key): one for one in remote.store.list(remote.names.prefix + FORK)}
+    return {name: one for name, one in found.items() if name is not None}
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:

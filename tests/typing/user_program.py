@@ -107,6 +107,20 @@ def syncing(db: ebooklet_tx.Database) -> None:
     print(dropped, settled)
 
 
+def forking(db: ebooklet_tx.Database) -> None:
+    fork: ebooklet_tx.Fork = db.fork(ttl_seconds=60)
+    part: ebooklet_tx.Part = fork.open(value_serializer=Upper, worker="one")
+    with part as here:
+        here["forked"] = "y"
+        found: str = here["forked"]
+    receipt: ebooklet_tx.Receipt = part.receipt
+    try:
+        merged: ebooklet_tx.MergeResult = db.merge(receipt, on_conflict=merge)
+    except ebooklet_tx.MergeConflictError as error:
+        print(error.workers)
+    print(found, merged.set_count, db.changes().discard(["forked"]))
+
+
 def errors(folder: Path) -> None:
     try:
         ebooklet_tx.open(f"file://{folder}/nothing/there", folder / "nothing.blt")
@@ -229,6 +243,7 @@ def main(folder: Path) -> None:
     ) as db:
         mapping(db)
         syncing(db)
+        forking(db)
     with ebooklet_tx.open(
         first, folder / "first.blt", offline="auto", allow_pickle=False, value_serializer=Upper
     ) as db:

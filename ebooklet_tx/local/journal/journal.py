@@ -38,6 +38,7 @@ from ebooklet_tx.local.journal.integrity.row_checks import (
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 
 MISSING_KEYS = "missing_keys"
+MERGED = "merged"
 """The fact that lists keys whose deletion may be accepted, packed; it can be long."""
 
 _SIDE_SUFFIXES = ("-wal", "-shm", "-journal", "-mark")
@@ -265,10 +266,10 @@ class Journal:
                     raise misplaced(self.path, f"a lookup of the fact {name!r} finds {row[0]!r}")
 
     def all_meta(self) -> dict[str, Any]:
-        """Returns every fact of the meta table but the one that can be long."""
-        query = "SELECT name, value FROM meta WHERE name != ?"
+        """Returns every fact of the meta table but those that can be long."""
+        query = "SELECT name, value FROM meta WHERE name NOT IN (?, ?)"
         with self.mutex, sqlite_errors(self.path):
-            facts = self.raw.execute(f"{query} ORDER BY name", (MISSING_KEYS,)).fetchall()
+            facts = self.raw.execute(f"{query} ORDER BY name", (MISSING_KEYS, MERGED)).fetchall()
         check_order(self.path, (name for name, _ in facts), "")
         return dict(facts)
 
@@ -341,6 +342,7 @@ def _connected(owned: OwnedConnection, path: Path, *, create: bool) -> sqlite3.C
 
 
 __all__ = [
+    "MERGED",
     "MISSING_KEYS",
     "Journal",
     "Transaction",

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal, driver
+from ebooklet_tx.local.journal.merged import packs_of_forks
 from ebooklet_tx.records import ObjectRef
 
 _COLUMNS = "name, size_bytes, etag, upload_id, begun_at_us, digest"
@@ -69,14 +70,30 @@ class PartialUpload:
 
 
 def read_uploads(journal: Journal) -> list[Upload]:
-    """Returns every upload, arrived or not."""
-    return [Upload(*row) for row in journal.rows(f"SELECT {_COLUMNS} FROM upload")]
+    """Returns every upload of this machine's own, arrived or not."""
+    with journal.reading() as raw:
+        forks = packs_of_forks(raw)
+        rows = raw.execute(f"SELECT {_COLUMNS} FROM upload").fetchall()
+    return [Upload(*row) for row in rows if row[0] not in forks]
 
 
 def arrived_packs(journal: Journal) -> dict[str, ObjectRef]:
-    """Returns the packs that have arrived, by name."""
-    rows = journal.rows("SELECT name, etag, size_bytes FROM upload WHERE etag IS NOT NULL AND digest IS NULL")
-    return {row[0]: ObjectRef(*row) for row in rows}
+    """Returns the packs of this machine's own that have arrived, by name."""
+    return {
+        upload.name: ObjectRef(upload.name, upload.etag, upload.size_bytes)
+        for upload in read_uploads(journal)
+        if upload.etag is not None and upload.digest is None
+    }
+
+
+def place_of(journal: Journal, number: int, length_bytes: int) -> Place | None:
+    """Returns where the value of an operation lies in a pack that has arrived; None where there is none."""
+    rows = journal.rows(
+        "SELECT u.name, u.etag, u.size_bytes, p.offset_bytes FROM place AS p "
+        "JOIN upload AS u ON u.object = p.object WHERE p.number = ? AND u.etag IS NOT NULL",
+        (number,),
+    )
+    return Place(ObjectRef(*rows[0][:3]), rows[0][3], length_bytes) if rows else None
 
 
 def arrived_places(journal: Journal) -> dict[bytes, Place]:
@@ -208,7 +225,15 @@ def forget_uploads(journal: Journal) -> None:
 
 
 def drop_uploads(raw: sqlite3.Connection) -> None:
-    """Likewise, within a transaction."""
+    """Likewise, within a transaction; packs that forks brought stay while an operation needs them."""
+    forks = packs_of_forks(raw)
+    if forks:
+        raw.execute("DELETE FROM place WHERE number NOT IN (SELECT pending_number FROM entry WHERE pending != 0)")
+        for (name,) in raw.execute("SELECT name FROM upload").fetchall():
+            if name not in forks:
+                _delete_upload(raw, name)
+        raw.execute("DELETE FROM upload WHERE object NOT IN (SELECT object FROM place)")
+        return
     for table in ("packed", "place", "upload"):
         raw.execute(f"DELETE FROM {table}")
 

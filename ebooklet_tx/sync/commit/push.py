@@ -24,6 +24,7 @@ from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.local.journal.known import knows_pending
+from ebooklet_tx.local.journal.merged import needed_packs
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read_plan
 from ebooklet_tx.local.local_store import LocalStore
@@ -33,6 +34,7 @@ from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
+from ebooklet_tx.sync.forks.protection import renew
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
@@ -325,6 +327,8 @@ def _one_round(
     try:
         if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
             send_values(session.local, remote, plan)
+        for fork_id, packs in needed_packs(journal).items():
+            renew(remote, fork_id, packs)
         rows = operation_rows(session.local, plan, on.seq + 1)
         changes = _changes_of(plan, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)

@@ -22,7 +22,7 @@ from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.read.ranges import fetch_ranges, parts_of_range, sound_values
 from ebooklet_tx.sync.read.reader import Reader, fetched_value
-from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, vanished_there
+from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, gone_before_push, vanished_there
 from ebooklet_tx.sync.remote import Remote
 
 PART_BYTES = 32 * 2**20
@@ -61,6 +61,8 @@ def _fetch_value(reader: Reader, entry: Entry) -> tuple[Entry, bytes] | None:
             if isinstance(error, PreconditionFailedError):
                 # Copied to another store, or damaged in part: the value's own digest tells.
                 return again, _fetch_and_keep(reader, again, any_etag=True)
+            if reader.sent_value(again) is not None:
+                raise gone_before_push(entry.key, error) from error
             raise vanished_there(entry.key, error) from error
         return again, _fetch_and_keep(reader, again)
 
@@ -134,6 +136,10 @@ def _remote_values(reader: Reader, missing: Sequence[Entry]) -> tuple[list[Remot
     wanted: list[RemoteValue] = []
     others: list[str] = []
     for entry in missing:
+        sent = reader.sent_value(entry)
+        if sent is not None:
+            wanted.append(sent)
+            continue
         if entry.digest != entry.remote_digest or entry.remote_offset_bytes is None:
             others.append(entry.key)
             continue
@@ -162,6 +168,11 @@ def _remote_value(reader: Reader, entry: Entry) -> RemoteValue:
 
 def _fetch_and_keep(reader: Reader, entry: Entry, *, any_etag: bool = False) -> bytes:
     """Fetches one value from where a reader of this entry sees it."""
+    sent = reader.sent_value(entry)
+    if sent is not None:
+        value = fetch_place(reader.remote, sent, any_etag=any_etag)
+        reader.keep([fetched_value(entry, value)])
+        return value
     check_remote_has(entry, reader.local.path)
     if entry.remote_offset_bytes is None:
         value = _inline_value(reader, entry)
@@ -201,4 +212,7 @@ def fetch_place(remote: Remote, wanted: RemoteValue, *, any_etag: bool = False) 
 
 
 def _place_of(reader: Reader, entry: Entry) -> tuple[object, ...]:
+    sent = reader.sent_value(entry)
+    if sent is not None:
+        return sent.ref.name, sent.offset_bytes, sent.digest
     return reader.ref_of(entry).name, entry.remote_offset_bytes, entry.remote_digest

@@ -15,7 +15,9 @@ from ebooklet_tx.local.commit import Fetched
 from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry, find_entries, find_entries_in_order
 from ebooklet_tx.local.journal.remote_objects import object_ref
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.staged import has_staged
+from ebooklet_tx.local.journal.uploads import place_of
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import ObjectRef, RemoteSide
 from ebooklet_tx.sync.base_index import Answer, BaseIndex
@@ -130,6 +132,13 @@ class Reader(NamedTuple):
                 else:
                     values[key] = value
         return values, missing
+
+    def sent_value(self, entry: Entry) -> RemoteValue | None:
+        """Returns where the value of an operation lies in a pack that was sent, and that no commit names yet."""
+        if not entry.pending or entry.digest is None:
+            return None
+        place = place_of(self.local.journal, entry.pending_number, entry.length_bytes)
+        return None if place is None else RemoteValue(entry.key, entry.digest, entry.timestamp_us, *place)
 
     def ref_of(self, entry: Entry) -> ObjectRef:
         """Returns the remote object that an entry's value lies in."""

@@ -30,6 +30,15 @@ def vanished_there(key: str, error: Exception) -> RemoteIntegrityError:
     )
 
 
+def gone_before_push(key: str, error: Exception) -> RemoteIntegrityError:
+    """Returns the error for a value that a fork brought, whose pack is gone before it was pushed."""
+    return RemoteIntegrityError(
+        f"the value of key {key!r}, which was merged from a fork, is gone: {error}; the fork has expired. "
+        "discard() the change, and run that work again on a new fork",
+        key=key,
+    )
+
+
 def check_remote_has(entry: Entry, path: Path) -> None:
     """Makes sure that the value which a reader of an entry sees lies in an object of the remote.
 

@@ -216,10 +216,14 @@ def objects_by_number(journal: Journal, numbers: Iterable[int]) -> dict[int, Obj
 def postpone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
     """Gives operations new numbers, so that they are not among those up to the last one."""
     numbering = Numbering(raw)
+    numbered = [(numbering.next(), key) for key in keys]
+    # What was sent of them stays theirs: of a value that a fork brought there is no other copy.
     raw.executemany(
-        "UPDATE entry SET pending_number = ? WHERE key = ? AND pending != 0",
-        [(numbering.next(), key) for key in keys],
+        "UPDATE place SET number = ? "
+        "WHERE number = (SELECT pending_number FROM entry WHERE key = ? AND pending != 0)",
+        numbered,
     )
+    raw.executemany("UPDATE entry SET pending_number = ? WHERE key = ? AND pending != 0", numbered)
     numbering.note()
 
 

@@ -1,0 +1,396 @@
+"""Forks: a database handed to many workers, of which one commit comes back.
+
+The invariants: a fork holds no credential, and no worker sees what another one writes. Nothing that a worker
+sends is visible before the coordinator has merged its receipt and pushed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ebooklet_tx.connection import RemoteConn, parse_connection
+from ebooklet_tx.database.commit_mapping import CommitMapping
+from ebooklet_tx.database.writing import WritableDatabase
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    RemoteMissingError,
+    SessionClosedError,
+    UnsupportedFormatError,
+)
+from ebooklet_tx.formats.checks import is_plain_text, short
+from ebooklet_tx.keys import check_key, text_of
+from ebooklet_tx.limits import MAX_FORK_SECONDS
+from ebooklet_tx.local.journal.facts import is_replacing
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit.builder import writer_name
+from ebooklet_tx.sync.connecting import remote_at
+from ebooklet_tx.sync.forks.begin import begin
+from ebooklet_tx.sync.forks.merge import MergeResult, merge
+from ebooklet_tx.sync.forks.protection import read_fork
+from ebooklet_tx.sync.forks.receipt import MAX_WORKER_CHARS, Receipt, check_receipt
+from ebooklet_tx.sync.forks.spill import SPILL_BYTES
+from ebooklet_tx.sync.forks.work import PartWork
+from ebooklet_tx.sync.pull.resolve import Resolver, check_choice
+from ebooklet_tx.sync.read.reader import reader_of
+from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.tracebacks import at_edge
+from ebooklet_tx.values.pickle_policy import check_pickle, pickle_allowed
+from ebooklet_tx.values.serializers import CUSTOM, Serializer, checked_value, resolve
+
+FORK_FORMAT = 1
+
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A database at one commit, to be handed to workers: a small record, which may travel by pickle.
+
+    It names the database and holds no credential. `open` gives a worker its part.
+
+    Attributes:
+        fork_id: Its id, 32 hex digits.
+        uuid: The database's identity.
+        base_seq: The number of the commit that the workers read.
+        base_commit_id: That commit's id.
+        address: Where the database lies, as `connect` takes it.
+        value_serializer: How values are encoded.
+        ttl_seconds: For how long after it was made the fork is protected from `collect`.
+        format: The version of this record.
+
+    Example:
+        >>> fork = db.fork()
+        >>> with fork.open() as part:
+        ...     part["c"] = part["a"] + part["b"]
+        >>> bool(db.merge(part.receipt)), db["c"]
+        (True, 3)
+    """
+
+    fork_id: str
+    uuid: str
+    base_seq: int
+    base_commit_id: str
+    address: Mapping[str, Any]
+    value_serializer: str | None
+    ttl_seconds: int
+    format: int = FORK_FORMAT
+
+    @at_edge
+    def open(
+        self,
+        connection: RemoteConn | None = None,
+        *,
+        value_serializer: Any = None,
+        worker: str | None = None,
+        buffer_size: int = SPILL_BYTES,
+        retry: RetryPolicy | None = None,
+    ) -> Part:
+        """Opens a worker's part: a mapping that reads the fork's base, and whose writes its receipt tells of.
+
+        Costs one request. There is no local file: values that are set wait in memory, and past `buffer_size`
+        bytes in a temporary file, until the with-block ends. A block that raises sends nothing.
+
+        Args:
+            connection: How this worker reaches the database, with credentials of its own; None for the fork's
+                address, with those that boto3 finds.
+            value_serializer: The class, where the database has one of its own.
+            worker: A name of this worker for messages; None for its host and process.
+            buffer_size: Bytes of values that wait in memory.
+            retry: How failing requests are tried again; None for the connection's own.
+
+        Raises:
+            RemoteMissingError: The fork has expired, or the connection leads elsewhere.
+            UnsupportedFormatError: A newer version made it.
+            PickleRefusedError: The values are pickled, and pickle is refused.
+            OfflineError: The store can't be reached.
+
+        Example:
+            >>> with db.fork().open(worker="monday") as part:
+            ...     part.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
+            >>> part.receipt.worker, part.receipt.set_count
+            ('monday', 1)
+        """
+        if type(self.format) is not int or self.format > FORK_FORMAT:
+            raise UnsupportedFormatError(
+                f"the fork is of format {self.format}; this version of ebooklet_tx opens up to {FORK_FORMAT}. "
+                "Upgrade ebooklet_tx on this worker",
+                operation="open",
+            )
+        if worker is not None and not (is_plain_text(worker) and 0 < len(worker) <= MAX_WORKER_CHARS):
+            raise InvalidArgumentError(f"a worker's name must be short printable text, not {short(worker)}")
+        place = parse_connection(dict(self.address) if connection is None else connection)
+        serializer = _serializer_of(self.value_serializer, value_serializer)
+        check_pickle(serializer.name, place.url, allowed=pickle_allowed(None))
+        remote = remote_at(place, retry=retry, for_writing=True)
+        try:
+            there = read_fork(remote, self.fork_id)
+            if there.note.uuid != self.uuid or there.root.manifest.commit_id != self.base_commit_id:
+                raise RemoteMissingError(
+                    f"the fork {self.fork_id} at {remote.root_place} is not the one that was handed out: make a "
+                    "new one with fork()",
+                    operation="open",
+                )
+            work = PartWork(remote, there, spill_bytes=buffer_size)
+        except BaseException:
+            remote.store.close()
+            raise
+        return Part(work, serializer, remote.store.close, worker or writer_name())
+
+
+def _serializer_of(name: str | None, given: Any) -> Serializer:
+    if name == CUSTOM:
+        if given is None or isinstance(given, str):
+            raise InvalidArgumentError(
+                "the database was made with a serializer class of its own; pass that class as value_serializer",
+                operation="open",
+            )
+        return resolve(given)
+    serializer = resolve(name)
+    if given is not None and resolve(given).name != serializer.name:
+        raise InvalidArgumentError(
+            f"value_serializer {short(given)} was given, but the values are of the serializer {name!r}; leave it "
+            "out",
+            operation="open",
+        )
+    return serializer
+
+
+class Part(CommitMapping, MutableMapping[str, Any]):
+    """A worker's part of a fork: the database at the fork's base, with what this worker has changed.
+
+    Threads of one process may share it. Used by `with`; afterwards `receipt` is what to hand back.
+
+    Example:
+        >>> with db.fork().open() as part:
+        ...     part["a"] += 10
+        ...     del part["b"]
+        ...     print(dict(part))
+        {'a': 11}
+        >>> part.receipt.set_count, part.receipt.deleted_count, dict(db)
+        (1, 1, {'a': 1, 'b': 2})
+    """
+
+    def __init__(self, work: PartWork, serializer: Serializer, close_store: Any, worker: str) -> None:
+        super().__init__(work, serializer, f"the part of the fork {work.fork_id}")
+        self._work = work
+        self._close_store = close_store
+        self._worker = worker
+        self._receipt: Receipt | None = None
+
+    @property
+    def receipt(self) -> Receipt:
+        """What to hand to `merge`, once the with-block has ended.
+
+        Raises:
+            SessionClosedError: The block has not ended, or has raised, so that nothing was sent.
+        """
+        if self._receipt is None:
+            why = "its block has raised, so nothing was sent" if self._closed else "its block has not ended"
+            raise SessionClosedError(f"{self._what} has no receipt: {why}")
+        return self._receipt
+
+    @at_edge
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    @at_edge
+    def set(self, key: str, value: Any, timestamp: Timestamp = None, encode_value: bool = True) -> None:
+        """Sets a key.
+
+        Args:
+            key: A non-empty str of at most 65,535 UTF-8 bytes.
+            value: What the serializer takes; bytes when `encode_value` is False.
+            timestamp: Microseconds, ISO 8601 str or datetime with a zone; None for now.
+            encode_value: Whether the serializer encodes it.
+
+        Raises:
+            InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
+
+        Example:
+            >>> with db.fork().open() as part:
+            ...     part.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
+            ...     part["c"]
+            3
+        """
+        self._usable()
+        check_key(key)
+        encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
+        self._work.put(key, encoded, timestamp_us(timestamp))
+
+    @at_edge
+    def __delitem__(self, key: str) -> None:
+        text = text_of(key)
+        while True:
+            self._usable()
+            before = self._work.state_of(text)
+            if not text or self._work.timestamp_of(text) is None:
+                raise KeyError(key)
+            if self._work.put_if(text, None, timestamp_us(None), after=before):
+                return
+
+    @at_edge
+    def pop(self, key: str, default: Any = _MISSING) -> Any:
+        """Deletes a key and returns its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is no such key, and no default was given.
+
+        Example:
+            >>> with db.fork().open() as part:
+            ...     part.pop("a"), part.pop("a", None)
+            (1, None)
+        """
+        text = text_of(key)
+        while True:
+            before = self._work.state_of(text)
+            found = self._read_user(text)
+            if found is None:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            value = self._serializer.loads(text, found[1])
+            if self._work.put_if(text, None, timestamp_us(None), after=before):
+                return value
+
+    @at_edge
+    def clear(self) -> None:
+        """Deletes every key.
+
+        Example:
+            >>> with db.fork().open() as part:
+            ...     part.clear()
+            ...     len(part)
+            0
+        """
+        stamp = timestamp_us(None)
+        for key in list(self):
+            self._work.put(key, None, stamp)
+
+    @at_edge
+    def discard(self) -> None:
+        """Ends the part without sending anything; twice is no error.
+
+        Example:
+            >>> part = db.fork().open()
+            >>> part["c"] = 3
+            >>> part.discard()
+            >>> part.closed
+            True
+        """
+        self._end()
+
+    def __enter__(self) -> Self:
+        self._usable()
+        return self
+
+    @at_edge
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None and not self._closed:
+                self._usable()
+                self._receipt = self._work.send(self._worker)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._work.close()
+        self._close_store()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<{self._what} of worker {self._worker!r}, {state}>"
+
+
+class ForkingDatabase(WritableDatabase):
+    """The part of a database that hands it to workers, and takes in what they changed."""
+
+    @at_edge
+    def fork(self, ttl_seconds: int = 86_400) -> Fork:
+        """Returns a handle on the remote's newest commit, for workers on any machine.
+
+        Three small requests, whatever the size. `collect` leaves alone what the workers read and send until
+        `ttl_seconds` after the fork was made. What is pending here is not seen by them: push first.
+
+        Args:
+            ttl_seconds: From 1 second to 30 days.
+
+        Raises:
+            RemoteMissingError: Nothing was pushed yet.
+            InvalidArgumentError: No such time can be, or the next push replaces the database.
+            OfflineError: The store can't be reached.
+
+        Example:
+            >>> fork = db.fork(ttl_seconds=3600)
+            >>> fork.base_seq
+            1
+        """
+        if isinstance(ttl_seconds, bool) or not isinstance(ttl_seconds, int):
+            raise InvalidArgumentError(f"ttl_seconds must be an int, not {ttl_seconds!r}", operation="fork")
+        if not 1 <= ttl_seconds <= MAX_FORK_SECONDS:
+            raise InvalidArgumentError(
+                f"ttl_seconds must be from 1 to {MAX_FORK_SECONDS}, not {ttl_seconds}", operation="fork"
+            )
+        session = self._writing()
+        if session.type != "booklet":
+            raise InvalidArgumentError(
+                "a connection group is not forked; its entries are few, and one writer sets them",
+                operation="fork",
+            )
+        if is_replacing(session.journal):
+            raise InvalidArgumentError(
+                "the next push replaces the whole database, so a fork of what is there now makes no sense; push "
+                "first",
+                operation="fork",
+            )
+        note, fetched = begin(session.remote, uuid=self.uuid, ttl_seconds=ttl_seconds)
+        return Fork(
+            fork_id=note.fork_id,
+            uuid=note.uuid,
+            base_seq=fetched.manifest.seq,
+            base_commit_id=fetched.manifest.commit_id,
+            address=self._connection.to_dict(),
+            value_serializer=fetched.manifest.value_serializer,
+            ttl_seconds=ttl_seconds,
+        )
+
+    @at_edge
+    def merge(self, *receipts: Receipt, on_conflict: str | Resolver = "raise") -> MergeResult:
+        """Takes in what workers changed: it is pending here, and the next push commits all of it at once.
+
+        No value passes through this machine: some 30 to 60 bytes a key do. A receipt that was taken in before
+        counts once. What another writer has changed since the fork was made comes up at the push, key by key,
+        as with any writer.
+
+        Args:
+            receipts: What the workers handed back.
+            on_conflict: What becomes of a key that two workers changed, or a worker and this session: "raise",
+                "ours" (what is pending here, or comes first), "theirs", "newest" by timestamp, or a function
+                that gets a `Conflict` and returns the value to keep, or `MISSING` to delete the key.
+
+        Raises:
+            ConflictError: A key was changed twice; it names both workers, and nothing was taken in.
+            RemoteMissingError: What a receipt names is gone, as its fork has expired.
+            RemoteIntegrityError: It is damaged.
+            InvalidArgumentError: It is of another database, or can't be one; or a transaction is at work.
+            OfflineError: The store can't be reached; nothing was taken in.
+
+        Example:
+            >>> fork = db.fork()
+            >>> with fork.open() as one, fork.open() as other:
+            ...     one["a"], other["b"] = 10, 20
+            >>> db.merge(one.receipt, other.receipt).set_count
+            2
+            >>> db.changes().push().set_count, dict(db)
+            (2, {'a': 10, 'b': 20})
+        """
+        check_choice(on_conflict)
+        with self._outside_transaction("merge") as session:
+            session.local.commit()
+        checked = [check_receipt(receipt, uuid=self.uuid) for receipt in receipts]
+        return merge(reader_of(session), session.decode, session.encode, checked, on_conflict)
+
+
+__all__ = ["Fork", "ForkingDatabase", "Part"]

@@ -1,0 +1,400 @@
+"""Merging: what workers changed becomes pending here, with no value passing through this machine.
+
+The invariants: receipts are taken in together, in one transaction of the journal, or none of them is. A key has
+one operation: where two receipts, or a receipt and what is pending here, have changed it, the caller decides, or
+nothing is taken in. A receipt that was taken in once is not taken in again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from ebooklet_tx.errors import (
+    InvalidArgumentError,
+    LocalIntegrityError,
+    ObjectMissingError,
+    RemoteIntegrityError,
+    RemoteMissingError,
+)
+from ebooklet_tx.formats.fork import ChangedRow, decode_changes
+from ebooklet_tx.local.journal.base import read_base
+from ebooklet_tx.local.journal.entries import find_entries
+from ebooklet_tx.local.journal.facts import is_replacing
+from ebooklet_tx.local.journal.journal import driver
+from ebooklet_tx.local.journal.merged import (
+    MergedReceipt,
+    MergedRow,
+    pending_among,
+    read_merged,
+    record_merged,
+    write_merged,
+)
+from ebooklet_tx.local.journal.operations import Numbering, stage_value
+from ebooklet_tx.local.journal.remote_values import RemoteValue
+from ebooklet_tx.records import digest_of
+from ebooklet_tx.sync.commit.builder import writer_name
+from ebooklet_tx.sync.forks.receipt import Receipt
+from ebooklet_tx.sync.in_flight import side_by_side
+from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version, read_side
+from ebooklet_tx.sync.pull.resolve import Encoder, Resolution, Resolver, decide
+from ebooklet_tx.sync.read.fetch import fetch_place
+from ebooklet_tx.sync.read.reader import Reader
+from ebooklet_tx.timestamps import now_us
+
+NAMED_KEYS = 5
+MAX_TRIES = 20
+
+Decode = Callable[[str, bytes], Any]
+
+
+class MergeConflictError(ConflictError):
+    """Keys were changed by two workers, or by a worker and here; nothing was taken in.
+
+    Attributes:
+        conflicts: One for each key, ours being what came first, theirs what came after it.
+        workers: For each key, whose changes these are.
+    """
+
+    def __init__(
+        self, conflicts: list[Conflict], place: str, workers: dict[str, tuple[str, str]], complete: bool = True
+    ) -> None:
+        super().__init__(conflicts, place, complete)
+        self.workers = workers
+        some = list(workers.items())[:NAMED_KEYS]
+        shown = ", ".join(f"{key!r} by {one} and by {other}" for key, (one, other) in some)
+        more = f" and {len(workers) - len(some)} more" if len(workers) > len(some) else ""
+        self.args = (
+            f"{len(workers)} keys were changed twice: {shown}{more}; nothing was merged. Merge with "
+            "on_conflict='newest', 'ours' (what comes first), 'theirs', or a function, or leave a receipt out",
+        )
+        self.operation = "merge"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        conflicts = [dataclasses.replace(conflict, _load=_no_values) for conflict in self.conflicts]
+        return type(self), (conflicts, self._root_place, self.workers, self.complete)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a merge took in; true when anything is pending that was not before.
+
+    Attributes:
+        merged_count: Receipts that were taken in.
+        known_count: Receipts that had been taken in before.
+        set_count: Keys that are set by the next push because of it.
+        deleted_count: Keys that are deleted likewise.
+        decided_count: Keys that were changed twice, and about which `on_conflict` decided.
+        read_bytes: What was read of the remote for it.
+
+    Example:
+        >>> with db.fork().open() as part:
+        ...     part["c"] = 3
+        >>> result = db.merge(part.receipt)
+        >>> result.merged_count, result.set_count, bool(db.merge(part.receipt))
+        (1, 1, False)
+    """
+
+    merged_count: int = 0
+    known_count: int = 0
+    set_count: int = 0
+    deleted_count: int = 0
+    decided_count: int = 0
+    read_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return self.set_count + self.deleted_count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One change of a key, and whose it is; without a row it is what is pending here, of a number."""
+
+    worker: str
+    row: ChangedRow | None
+    number: int = 0
+
+
+def merge(
+    reader: Reader,
+    decode: Decode,
+    encode: Encoder,
+    receipts: Sequence[Receipt],
+    on_conflict: str | Resolver,
+) -> MergeResult:
+    """Takes receipts in, which were checked.
+
+    Args:
+        reader: The local store and its remote.
+        decode: Makes a value of a key's encoded bytes.
+        encode: The reverse.
+        receipts: The receipts.
+        on_conflict: What becomes of a key that was changed twice.
+
+    Raises:
+        MergeConflictError: A key was changed twice, and `on_conflict` is "raise".
+        RemoteMissingError: What a receipt names is gone: its fork has expired.
+        RemoteIntegrityError: It is damaged.
+        InvalidArgumentError: The database here is to replace the one that the fork was made of.
+        OfflineError: The store can't be reached.
+    """
+    journal = reader.local.journal
+    if is_replacing(journal):
+        raise InvalidArgumentError(
+            "the next push replaces the whole database, so nothing can be merged into it; push first, and make "
+            "the fork then",
+            operation="merge",
+        )
+    unique = {receipt.receipt_id: receipt for receipt in receipts}
+    lists: dict[str, list[list[ChangedRow]]] = {}
+    for _ in range(MAX_TRIES):
+        reader.local.commit()
+        # Another thread may have taken one of them in meanwhile.
+        known = read_merged(journal).receipts
+        wanted = [receipt for name, receipt in unique.items() if name not in known]
+        lists = lists or _read_lists(reader, wanted)
+        if any(receipt.base_seq > read_base(journal).seq for receipt in wanted):
+            reader.pull()
+        claims = _conflicting(reader, wanted, lists)
+        if claims and on_conflict == "raise":
+            raise _conflict_error(reader, decode, claims)
+        decisions = {key: _decide(reader, decode, encode, key, claims[key], on_conflict) for key in claims}
+        done = _take(reader, wanted, lists, claims, decisions)
+        if done is not None:
+            sets, deletes = done
+            read_bytes = sum(size for receipt in wanted for _, _, size, _ in receipt.objects)
+            return MergeResult(
+                len(wanted), len(receipts) - len(wanted), sets, deletes, len(decisions), read_bytes
+            )
+    raise InvalidArgumentError(
+        "another thread kept writing keys that were to be merged; nothing was merged, try again",
+        operation="merge",
+    )
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _read_lists(reader: Reader, receipts: Sequence[Receipt]) -> dict[str, list[list[ChangedRow]]]:
+    """Reads what receipts name, several objects at once; returns the pages of rows of each receipt."""
+    remote = reader.remote
+    lists: dict[str, list[list[ChangedRow]]] = {receipt.receipt_id: [] for receipt in receipts}
+    tasks = [(receipt, item) for receipt in receipts for item in receipt.objects]
+
+    def read(task: tuple[Receipt, tuple[str, bytes, int, int]]) -> bytes:
+        receipt, (name, digest, size_bytes, _) = task
+        try:
+            data = remote.store.get_range(remote.names.object(name), 0, size_bytes)
+        except ObjectMissingError as error:
+            raise RemoteMissingError(
+                f"the changes of the worker {receipt.worker} are gone from {remote.root_place}: the fork "
+                f"{receipt.fork_id} has expired; run that work again on a new fork. Nothing was merged",
+                object_name=remote.names.object(name),
+                operation="merge",
+            ) from error
+        if digest_of(data) != digest:
+            raise damaged_list(receipt.worker, name, "its digest is not the receipt's")
+        return data
+
+    for (receipt, (name, _, _, rows)), data in side_by_side(
+        tasks, read, size_bytes=lambda task: task[1][2], threads=remote.threads
+    ):
+        pages = list(decode_changes(data, name=name))
+        found = lists[receipt.receipt_id]
+        if sum(map(len, pages)) != rows:
+            raise damaged_list(receipt.worker, name, "it has another number of rows than the receipt says")
+        if found and found[-1][-1].row.key >= pages[0][0].row.key:
+            raise damaged_list(receipt.worker, name, "its keys do not follow those of the object before it")
+        prefix = f"pack/{receipt.fork_id[:16]}"
+        if any(row.ref is not None and not row.ref.name.startswith(prefix) for page in pages for row in page):
+            raise damaged_list(receipt.worker, name, "it names a pack that is none of the fork's")
+        found += pages
+    return lists
+
+
+def damaged_list(worker: str, name: str, problem: str) -> RemoteIntegrityError:
+    """Returns the error for an object of changes that is not what its receipt says."""
+    return RemoteIntegrityError(
+        f"the changes of the worker {worker} in {name} can't be taken in: {problem}; nothing was merged. Run "
+        "that work again",
+        operation="merge",
+    )
+
+
+# -- conflicts -----------------------------------------------------------------------------------
+
+
+def _conflicting(
+    reader: Reader, receipts: Sequence[Receipt], lists: dict[str, list[list[ChangedRow]]]
+) -> dict[str, list[_Claim]]:
+    """Returns the keys that were changed twice, each with its changes in order: what is pending here first."""
+    journal = reader.local.journal
+    first: dict[str, _Claim] = {}
+    found: dict[str, list[_Claim]] = {}
+    merged = read_merged(journal)
+    for receipt in receipts:
+        for page in lists[receipt.receipt_id]:
+            with journal.reading() as raw:
+                pending = pending_among(raw, [row.row.key for row in page])
+            for row in page:
+                key = row.row.key
+                claim = _Claim(receipt.worker, row)
+                if key in found:
+                    found[key].append(claim)
+                elif key in first:
+                    found[key] = [first[key], claim]
+                elif key in pending:
+                    here = _Claim(
+                        merged.worker_of(pending[key]) or f"this session ({writer_name()})", None, pending[key]
+                    )
+                    found[key] = [here, claim]
+                else:
+                    first[key] = claim
+    return found
+
+
+def _conflict_error(reader: Reader, decode: Decode, claims: dict[str, list[_Claim]]) -> MergeConflictError:
+    conflicts = [_conflict(reader, decode, key, *items[:2]) for key, items in claims.items()]
+    workers = {key: (items[0].worker, items[1].worker) for key, items in claims.items()}
+    return MergeConflictError(conflicts, reader.remote.root_place, workers)
+
+
+def _conflict(reader: Reader, decode: Decode, key: str, ours: _Claim, theirs: _Claim) -> Conflict:
+    def load(key: str, side: str) -> Any:
+        value = _side(reader, key, side, ours if side == "pending" else theirs)
+        return MISSING if value is None else decode(key, value)
+
+    base = next((claim.row.base for claim in (theirs, ours) if claim.row is not None), None)
+    sides = _version(reader, key, ours), _version(reader, key, theirs)
+    return Conflict(key, Version(base, None), *sides, _load=load)
+
+
+def _version(reader: Reader, key: str, claim: _Claim) -> Version:
+    if claim.row is not None:
+        return Version(claim.row.row.digest, claim.row.row.timestamp_us, claim.worker)
+    entry = find_entries(reader.local.journal, [key]).get(key)
+    if entry is None:
+        return Version(None, None, claim.worker)
+    return Version(entry.digest, entry.timestamp_us, claim.worker)
+
+
+def _side(reader: Reader, key: str, side: str, claim: _Claim) -> bytes | None:
+    """Returns the encoded value of one side of a key that was changed twice; None for a deletion."""
+    if side == "base":
+        wanted = claim.row.base if claim.row is not None else None
+        item = reader.look_up([key]).rows.get(key)
+        if wanted is None:
+            return None
+        if item is None or item.row.digest != wanted:
+            raise LocalIntegrityError(
+                f"the value that key {key!r} had when the fork was made is not the newest one any more; choose a "
+                "side, or give a value",
+                key=key,
+            )
+        if item.row.value is not None:
+            return item.row.value
+        place = item.ref, item.row.offset_bytes or 0, item.row.length_bytes or 0
+        return fetch_place(reader.remote, RemoteValue(key, wanted, item.row.timestamp_us, *place))
+    if claim.row is None:
+        return read_side(reader, key, "pending")
+    row, ref = claim.row.row, claim.row.ref
+    if row.digest is None or ref is None:
+        return None
+    place = ref, row.offset_bytes or 0, row.length_bytes or 0
+    return fetch_place(reader.remote, RemoteValue(key, row.digest, row.timestamp_us, *place))
+
+
+def _no_values(key: str, _side: str) -> Any:
+    raise LocalIntegrityError(
+        f"the values of key {key!r} can't be had without the database; merge again to see them"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What becomes of a key that was changed twice: one of its changes stays, or a value is set here."""
+
+    claim: _Claim
+    resolution: Resolution | None = None
+
+
+def _decide(
+    reader: Reader, decode: Decode, encode: Encoder, key: str, claims: Sequence[_Claim], choice: str | Resolver
+) -> _Decision:
+    """Lets the caller choose between the changes of a key, two by two."""
+    left = claims[0]
+    for number, claim in enumerate(claims[1:], 2):
+        resolution = decide(_conflict(reader, decode, key, left, claim), choice, encode)
+        if resolution.choice == "theirs":
+            left = claim
+        elif resolution.choice is None:
+            if number < len(claims):
+                raise InvalidArgumentError(
+                    f"key {key!r} was changed by {len(claims)} workers, and a function decides between two; "
+                    "merge fewer receipts at a time",
+                    operation="merge",
+                )
+            return _Decision(claim, resolution)
+    return _Decision(left)
+
+
+# -- taking in -----------------------------------------------------------------------------------
+
+
+def _take(
+    reader: Reader,
+    receipts: Sequence[Receipt],
+    lists: dict[str, list[list[ChangedRow]]],
+    claims: dict[str, list[_Claim]],
+    decisions: dict[str, _Decision],
+) -> tuple[int, int] | None:
+    """Makes operations of what receipts say; returns how many set a key and how many delete one.
+
+    None, with nothing done, where another thread has written one of the keys meanwhile, or has merged.
+    """
+    journal, stamp = reader.local.journal, now_us()
+    sets = deletes = 0
+    with journal.transaction() as transaction:
+        raw = driver(transaction)
+        merged = read_merged(journal)
+        pages = chain.from_iterable(lists[receipt.receipt_id] for receipt in receipts)
+        keys = [row.row.key for page in pages for row in page]
+        seen = {key: claim[0].number for key, claim in claims.items() if claim[0].row is None}
+        was_merged = any(receipt.receipt_id in merged.receipts for receipt in receipts)
+        overlay = reader.local.overlay.operations
+        if was_merged or pending_among(raw, keys) != seen or any(key in overlay for key in keys):
+            return None
+        numbering = Numbering(raw)
+        for receipt in receipts:
+            first = numbering.next()
+            for page in lists[receipt.receipt_id]:
+                rows = [_merged_row(row) for row in page if _stays(row, decisions)]
+                record_merged(raw, numbering, rows, base_at=receipt.base_commit_id, begun_at_us=stamp)
+                deleted = sum(row.digest is None for row in rows)
+                sets, deletes = sets + len(rows) - deleted, deletes + deleted
+            last = numbering.next()
+            merged.receipts[receipt.receipt_id] = MergedReceipt(receipt.fork_id, receipt.worker, first, last)
+        numbering.note()
+        for key, decision in decisions.items():
+            if decision.resolution is not None:
+                stage_value(raw, key, decision.resolution.value, stamp)
+        write_merged(transaction, merged)
+    return sets, deletes
+
+
+def _stays(row: ChangedRow, decisions: dict[str, _Decision]) -> bool:
+    decision = decisions.get(row.row.key)
+    return decision is None or decision.claim.row is row
+
+
+def _merged_row(item: ChangedRow) -> MergedRow:
+    row = item.row
+    return MergedRow(
+        row.key, row.timestamp_us, row.digest, item.base, item.ref, row.offset_bytes, row.length_bytes
+    )
+
+
+__all__ = ["MergeConflictError", "MergeResult", "merge"]
