@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +22,7 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
 )
 from ebooklet_tx.formats.fork import ChangedRow, decode_changes
+from ebooklet_tx.formats.object_names import pack_prefix_of
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.entries import find_entries
 from ebooklet_tx.local.journal.facts import is_replacing
@@ -199,20 +201,28 @@ def _read_lists(reader: Reader, receipts: Sequence[Receipt]) -> dict[str, list[l
             raise damaged_list(receipt.worker, name, "its digest is not the receipt's")
         return data
 
-    for (receipt, (name, _, _, rows)), data in side_by_side(
-        tasks, read, size_bytes=lambda task: task[1][2], threads=remote.threads
-    ):
-        pages = list(decode_changes(data, name=name))
-        found = lists[receipt.receipt_id]
-        if sum(map(len, pages)) != rows:
-            raise damaged_list(receipt.worker, name, "it has another number of rows than the receipt says")
-        if found and found[-1][-1].row.key >= pages[0][0].row.key:
-            raise damaged_list(receipt.worker, name, "its keys do not follow those of the object before it")
-        prefix = f"pack/{receipt.fork_id[:16]}"
-        if any(row.ref is not None and not row.ref.name.startswith(prefix) for page in pages for row in page):
-            raise damaged_list(receipt.worker, name, "it names a pack that is none of the fork's")
-        found += pages
+    with closing(
+        side_by_side(tasks, read, size_bytes=lambda task: task[1][2], threads=remote.threads)
+    ) as objects:
+        for (receipt, item), data in objects:
+            lists[receipt.receipt_id] += _checked(receipt, item, data, lists[receipt.receipt_id])
     return lists
+
+
+def _checked(
+    receipt: Receipt, item: tuple[str, bytes, int, int], data: bytes, before: Sequence[Sequence[ChangedRow]]
+) -> list[list[ChangedRow]]:
+    """Returns the pages of an object of changes, held against its receipt and the pages before it."""
+    name, _, _, rows = item
+    pages = list(decode_changes(data, name=name))
+    if sum(map(len, pages)) != rows:
+        raise damaged_list(receipt.worker, name, "it has another number of rows than the receipt says")
+    if before and before[-1][-1].row.key >= pages[0][0].row.key:
+        raise damaged_list(receipt.worker, name, "its keys do not follow those of the object before it")
+    prefix = pack_prefix_of(receipt.fork_id)
+    if any(row.ref is not None and not row.ref.name.startswith(prefix) for page in pages for row in page):
+        raise damaged_list(receipt.worker, name, "it names a pack that is none of the fork's")
+    return pages
 
 
 def damaged_list(worker: str, name: str, problem: str) -> RemoteIntegrityError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from ebooklet_tx.formats.fork import OBJECT_ROWS, ChangedRow, encode_changes
 from ebooklet_tx.formats.pack import PACK_BYTES, pack_prefix, record_bytes
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
-from ebooklet_tx.sync.commit.packing import PART_BYTES, Pack, PackRecord, fill_packs
+from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT, PART_BYTES, Pack, PackRecord, fill_packs
 from ebooklet_tx.sync.forks.protection import Protected
 from ebooklet_tx.sync.forks.receipt import Receipt
 from ebooklet_tx.sync.forks.spill import SPILL_BYTES, Held, Spill
@@ -161,7 +162,9 @@ class PartWork:
             changes = [(key, base) for key, base in self._bases(keys) if base is not None or self._is_set(key)]
             places = self._send_values([key for key, _ in changes if self._is_set(key)])
             rows = [self._row(key, base, places.get(key)) for key, base in changes]
-            objects = tuple(side_by_side(_parts(rows), self._send_changes, size_bytes=_size_of, threads=4))
+            lists = side_by_side(_parts(rows), self._send_changes, size_bytes=_size_of, threads=4)
+            with closing(lists):
+                objects = tuple(sent for _, sent in lists)
         manifest = self._there.root.manifest
         return Receipt(
             fork_id=self.fork_id,
@@ -170,7 +173,7 @@ class PartWork:
             base_commit_id=manifest.commit_id,
             receipt_id=secrets.token_hex(16),
             worker=worker,
-            objects=tuple(sent for _, sent in objects),
+            objects=objects,
             set_count=len(places),
             deleted_count=len(rows) - len(places),
             value_bytes=sum(place.length_bytes for place in places.values()),
@@ -219,13 +222,13 @@ class PartWork:
 
         names = self._remote.names
         packs = fill_packs(batches(), lambda: names.new_pack_of(self.fork_id), pack_bytes=PACK_BYTES)
-        for (name, data, packed), etag in side_by_side(
-            packs, self._send_pack, size_bytes=_pack_bytes, threads=min(4, max(1, self._remote.threads))
-        ):
-            ref = ObjectRef(name, etag, len(data))
-            for number, offset_bytes, length_bytes in packed:
-                if isinstance(number, int):
-                    places[keys[number]] = Place(ref, offset_bytes, length_bytes, digests.pop(number))
+        threads = min(PACKS_IN_FLIGHT, max(1, self._remote.threads))
+        with closing(side_by_side(packs, self._send_pack, size_bytes=_pack_bytes, threads=threads)) as sent:
+            for (name, data, packed), etag in sent:
+                ref = ObjectRef(name, etag, len(data))
+                for number, offset_bytes, length_bytes in packed:
+                    if isinstance(number, int):
+                        places[keys[number]] = Place(ref, offset_bytes, length_bytes, digests.pop(number))
         for key in large:
             places[key] = self._send_large(key)
         return places

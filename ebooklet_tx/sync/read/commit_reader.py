@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 
 from ebooklet_tx.errors import Error, ObjectMissingError, OfflineError, RemoteIntegrityError
@@ -153,9 +154,10 @@ class CommitReader:
                 found[key] = held[row.digest] if row.value is None else row.value
             else:
                 wanted.append(remote_value(rows[key]))
-        for group, data in fetch_ranges(self.remote, wanted):
-            for item, value in sound_values(group, data):
-                found[item.key] = value if value is not None else self._read_alone(item.key, data)
+        with closing(fetch_ranges(self.remote, wanted)) as groups:
+            for group, data in groups:
+                for item, value in sound_values(group, data):
+                    found[item.key] = value if value is not None else self._read_alone(item.key, data)
         for key in keys:
             outcome = found[key]
             stamp = rows[key].row.timestamp_us if key in rows else 0
