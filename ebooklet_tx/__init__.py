@@ -79,7 +79,8 @@ if TYPE_CHECKING:
     from ebooklet_tx.remote_session import RemoteSession
     from ebooklet_tx.stores.retry import RetryPolicy
     from ebooklet_tx.sync.commit.push import PushResult
-    from ebooklet_tx.sync.forks.merge import MergeConflictError, MergeResult
+    from ebooklet_tx.sync.forks.claims import MergeConflictError
+    from ebooklet_tx.sync.forks.merge import MergeResult
     from ebooklet_tx.sync.forks.receipt import Receipt
     from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version
     from ebooklet_tx.sync.pull.pull import PullResult
@@ -138,7 +139,8 @@ _HOMES = {
     "ebooklet_tx.remote_session": ("RemoteSession",),
     "ebooklet_tx.stores.retry": ("RetryPolicy",),
     "ebooklet_tx.sync.commit.push": ("PushResult",),
-    "ebooklet_tx.sync.forks.merge": ("MergeConflictError", "MergeResult"),
+    "ebooklet_tx.sync.forks.claims": ("MergeConflictError",),
+    "ebooklet_tx.sync.forks.merge": ("MergeResult",),
     "ebooklet_tx.sync.forks.receipt": ("Receipt",),
     "ebooklet_tx.sync.pull.conflicts": (
         "Conflict",

@@ -7,16 +7,13 @@ nothing is taken in. A receipt that was taken in once is not taken in again.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 from ebooklet_tx.errors import (
     InvalidArgumentError,
-    LocalIntegrityError,
     ObjectMissingError,
     RemoteIntegrityError,
     RemoteMissingError,
@@ -24,7 +21,6 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.fork import ChangedRow, decode_changes
 from ebooklet_tx.formats.object_names import pack_prefix_of
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.entries import find_entries
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.journal import driver
 from ebooklet_tx.local.journal.merged import (
@@ -36,48 +32,16 @@ from ebooklet_tx.local.journal.merged import (
     write_merged,
 )
 from ebooklet_tx.local.journal.operations import Numbering, stage_value
-from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.commit.builder import writer_name
+from ebooklet_tx.sync.forks.claims import Claim, Decision, Decode, conflict_error, decide_claims
 from ebooklet_tx.sync.forks.receipt import Receipt
 from ebooklet_tx.sync.in_flight import side_by_side
-from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version, read_side
-from ebooklet_tx.sync.pull.resolve import Encoder, Resolution, Resolver, decide
-from ebooklet_tx.sync.read.fetch import fetch_place
+from ebooklet_tx.sync.pull.resolve import Encoder, Resolver
 from ebooklet_tx.sync.read.reader import Reader
 from ebooklet_tx.timestamps import now_us
 
-NAMED_KEYS = 5
 MAX_TRIES = 20
-
-Decode = Callable[[str, bytes], Any]
-
-
-class MergeConflictError(ConflictError):
-    """Keys were changed by two workers, or by a worker and here; nothing was taken in.
-
-    Attributes:
-        conflicts: One for each key, ours being what came first, theirs what came after it.
-        workers: For each key, whose changes these are.
-    """
-
-    def __init__(
-        self, conflicts: list[Conflict], place: str, workers: dict[str, tuple[str, str]], complete: bool = True
-    ) -> None:
-        super().__init__(conflicts, place, complete)
-        self.workers = workers
-        some = list(workers.items())[:NAMED_KEYS]
-        shown = ", ".join(f"{key!r} by {one} and by {other}" for key, (one, other) in some)
-        more = f" and {len(workers) - len(some)} more" if len(workers) > len(some) else ""
-        self.args = (
-            f"{len(workers)} keys were changed twice: {shown}{more}; nothing was merged. Merge with "
-            "on_conflict='newest', 'ours' (what comes first), 'theirs', or a function, or leave a receipt out",
-        )
-        self.operation = "merge"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        conflicts = [dataclasses.replace(conflict, _load=_no_values) for conflict in self.conflicts]
-        return type(self), (conflicts, self._root_place, self.workers, self.complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +73,6 @@ class MergeResult:
 
     def __bool__(self) -> bool:
         return self.set_count + self.deleted_count > 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """One change of a key, and whose it is; without a row it is what is pending here, of a number."""
-
-    worker: str
-    row: ChangedRow | None
-    number: int = 0
 
 
 def merge(
@@ -162,8 +117,8 @@ def merge(
             reader.pull()
         claims = _conflicting(reader, wanted, lists)
         if claims and on_conflict == "raise":
-            raise _conflict_error(reader, decode, claims)
-        decisions = {key: _decide(reader, decode, encode, key, claims[key], on_conflict) for key in claims}
+            raise conflict_error(reader, decode, claims)
+        decisions = {key: decide_claims(reader, decode, encode, key, claims[key], on_conflict) for key in claims}
         done = _take(reader, wanted, lists, claims, decisions)
         if done is not None:
             sets, deletes = done
@@ -239,11 +194,11 @@ def damaged_list(worker: str, name: str, problem: str) -> RemoteIntegrityError:
 
 def _conflicting(
     reader: Reader, receipts: Sequence[Receipt], lists: dict[str, list[list[ChangedRow]]]
-) -> dict[str, list[_Claim]]:
+) -> dict[str, list[Claim]]:
     """Returns the keys that were changed twice, each with its changes in order: what is pending here first."""
     journal = reader.local.journal
-    first: dict[str, _Claim] = {}
-    found: dict[str, list[_Claim]] = {}
+    first: dict[str, Claim] = {}
+    found: dict[str, list[Claim]] = {}
     merged = read_merged(journal)
     for receipt in receipts:
         for page in lists[receipt.receipt_id]:
@@ -251,104 +206,19 @@ def _conflicting(
                 pending = pending_among(raw, [row.row.key for row in page])
             for row in page:
                 key = row.row.key
-                claim = _Claim(receipt.worker, row)
+                claim = Claim(receipt.worker, row)
                 if key in found:
                     found[key].append(claim)
                 elif key in first:
                     found[key] = [first[key], claim]
                 elif key in pending:
-                    here = _Claim(
+                    here = Claim(
                         merged.worker_of(pending[key]) or f"this session ({writer_name()})", None, pending[key]
                     )
                     found[key] = [here, claim]
                 else:
                     first[key] = claim
     return found
-
-
-def _conflict_error(reader: Reader, decode: Decode, claims: dict[str, list[_Claim]]) -> MergeConflictError:
-    conflicts = [_conflict(reader, decode, key, *items[:2]) for key, items in claims.items()]
-    workers = {key: (items[0].worker, items[1].worker) for key, items in claims.items()}
-    return MergeConflictError(conflicts, reader.remote.root_place, workers)
-
-
-def _conflict(reader: Reader, decode: Decode, key: str, ours: _Claim, theirs: _Claim) -> Conflict:
-    def load(key: str, side: str) -> Any:
-        value = _side(reader, key, side, ours if side == "pending" else theirs)
-        return MISSING if value is None else decode(key, value)
-
-    base = next((claim.row.base for claim in (theirs, ours) if claim.row is not None), None)
-    sides = _version(reader, key, ours), _version(reader, key, theirs)
-    return Conflict(key, Version(base, None), *sides, _load=load)
-
-
-def _version(reader: Reader, key: str, claim: _Claim) -> Version:
-    if claim.row is not None:
-        return Version(claim.row.row.digest, claim.row.row.timestamp_us, claim.worker)
-    entry = find_entries(reader.local.journal, [key]).get(key)
-    if entry is None:
-        return Version(None, None, claim.worker)
-    return Version(entry.digest, entry.timestamp_us, claim.worker)
-
-
-def _side(reader: Reader, key: str, side: str, claim: _Claim) -> bytes | None:
-    """Returns the encoded value of one side of a key that was changed twice; None for a deletion."""
-    if side == "base":
-        wanted = claim.row.base if claim.row is not None else None
-        item = reader.look_up([key]).rows.get(key)
-        if wanted is None:
-            return None
-        if item is None or item.row.digest != wanted:
-            raise LocalIntegrityError(
-                f"the value that key {key!r} had when the fork was made is not the newest one any more; choose a "
-                "side, or give a value",
-                key=key,
-            )
-        if item.row.value is not None:
-            return item.row.value
-        place = item.ref, item.row.offset_bytes or 0, item.row.length_bytes or 0
-        return fetch_place(reader.remote, RemoteValue(key, wanted, item.row.timestamp_us, *place))
-    if claim.row is None:
-        return read_side(reader, key, "pending")
-    row, ref = claim.row.row, claim.row.ref
-    if row.digest is None or ref is None:
-        return None
-    place = ref, row.offset_bytes or 0, row.length_bytes or 0
-    return fetch_place(reader.remote, RemoteValue(key, row.digest, row.timestamp_us, *place))
-
-
-def _no_values(key: str, _side: str) -> Any:
-    raise LocalIntegrityError(
-        f"the values of key {key!r} can't be had without the database; merge again to see them"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """What becomes of a key that was changed twice: one of its changes stays, or a value is set here."""
-
-    claim: _Claim
-    resolution: Resolution | None = None
-
-
-def _decide(
-    reader: Reader, decode: Decode, encode: Encoder, key: str, claims: Sequence[_Claim], choice: str | Resolver
-) -> _Decision:
-    """Lets the caller choose between the changes of a key, two by two."""
-    left = claims[0]
-    for number, claim in enumerate(claims[1:], 2):
-        resolution = decide(_conflict(reader, decode, key, left, claim), choice, encode)
-        if resolution.choice == "theirs":
-            left = claim
-        elif resolution.choice is None:
-            if number < len(claims):
-                raise InvalidArgumentError(
-                    f"key {key!r} was changed by {len(claims)} workers, and a function decides between two; "
-                    "merge fewer receipts at a time",
-                    operation="merge",
-                )
-            return _Decision(claim, resolution)
-    return _Decision(left)
 
 
 # -- taking in -----------------------------------------------------------------------------------
@@ -358,8 +228,8 @@ def _take(
     reader: Reader,
     receipts: Sequence[Receipt],
     lists: dict[str, list[list[ChangedRow]]],
-    claims: dict[str, list[_Claim]],
-    decisions: dict[str, _Decision],
+    claims: dict[str, list[Claim]],
+    decisions: dict[str, Decision],
 ) -> tuple[int, int] | None:
     """Makes operations of what receipts say; returns how many set a key and how many delete one.
 
@@ -395,7 +265,7 @@ def _take(
     return sets, deletes
 
 
-def _stays(row: ChangedRow, decisions: dict[str, _Decision]) -> bool:
+def _stays(row: ChangedRow, decisions: dict[str, Decision]) -> bool:
     decision = decisions.get(row.row.key)
     return decision is None or decision.claim.row is row
 
@@ -407,4 +277,4 @@ def _merged_row(item: ChangedRow) -> MergedRow:
     )
 
 
-__all__ = ["MergeConflictError", "MergeResult", "merge"]
+__all__ = ["MergeResult", "merge"]
