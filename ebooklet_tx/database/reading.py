@@ -285,11 +285,15 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         Returns:
             The keys whose values could not be fetched, each with the reason.
 
+        Raises:
+            ReadOnlyError: The folder of the local file can't be written, so that nothing can be kept.
+
         Example:
             >>> db.load_items()  # An empty dict: every value is here now.
             {}
         """
         reader = reader_of(self._usable())
+        reader.local.check_keeps()
         with telling(progress):
             if keys is None:
                 if not self.offline:

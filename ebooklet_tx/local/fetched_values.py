@@ -87,7 +87,7 @@ class FetchedValues:
         return fetched[first:waiting], fetched[max(first, waiting) :]
 
     def keep(self, fetched: Iterable[Fetched]) -> None:
-        """Notes values; they are written once they fill the buffer."""
+        """Notes values; once they fill the buffer they are written, or forgotten where nothing can be."""
         for item in fetched:
             if item.key in self._damaged:
                 self._damaged.discard(item.key)
@@ -110,6 +110,9 @@ class FetchedValues:
             fetched: Values that were not in the file when `index_epoch` was what is given.
             epoch: That number. Where it is another one now, each is checked again.
         """
+
+        if self._pair.is_private:
+            return
 
         def work() -> None:
             if self.index_epoch() != epoch or self._waiting:
@@ -146,6 +149,9 @@ class FetchedValues:
 
     def write(self) -> None:
         """Writes what waits if lock and disk allow; otherwise it is fetched again when it is next read."""
+        if self._pair.is_private:
+            self._forget()
+            return
         try:
             # What the session wrote stays uncommitted: a read may take place inside a transaction.
             self._pair.try_maintain(lambda: self.append_with(Overlay()))

@@ -11,10 +11,8 @@ writer or this process has open, whose side files are in use already, is read in
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,16 +24,16 @@ from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of, storage_errors
 from ebooklet_tx.local.files.own_files import check_no_link, is_file
 from ebooklet_tx.local.journal import migrate
-from ebooklet_tx.local.journal.connections import connected
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count
-from ebooklet_tx.local.journal.journal import is_open_here, journal_path, side_files
+from ebooklet_tx.local.journal.journal import journal_path, side_files
 from ebooklet_tx.local.journal.merged import packs_of_forks
 from ebooklet_tx.local.journal.schema import REVISION, STALE
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.local.plain_edits import missing_keys
 from ebooklet_tx.local.rebuild import is_file_of, rebuild_path
 from ebooklet_tx.local.recovery import as_recorded
+from ebooklet_tx.local.unwritable.private_journal import reading_journal
 from ebooklet_tx.records import digest_of
 
 _DIGEST_OF_NOTHING = digest_of(b"")
@@ -111,7 +109,7 @@ def inspect_pair(path: Path, *, conflicts: Query | None = None, check_values: bo
         try:
             if _size(location) or _size(_parts(location)[1]):
                 mark = read_mark(side_files(location).mark)
-                with sqlite_errors(location), _reading(location, in_use=found.in_use) as raw:
+                with sqlite_errors(location), reading_journal(location, in_use=found.in_use) as raw:
                     missing = missing_commits(mark, commit_count(raw))
                     _inspect_journal(found, file, raw, conflicts, check_values)
                 if missing:
@@ -133,43 +131,6 @@ def _size(path: Path) -> int:
             return path.stat().st_size
         except FileNotFoundError:
             return 0
-
-
-@contextlib.contextmanager
-def _reading(location: Path, *, in_use: bool) -> Iterator[sqlite3.Connection]:
-    with contextlib.ExitStack() as stack:
-        mode = "mode=ro"
-        if in_use or is_open_here(location):
-            pass
-        elif _size(_parts(location)[1]) == 0:
-            mode += "&immutable=1"
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebooklet_tx-")))
-            location = _copied(location, folder)
-        connection = connected(
-            f"{location.absolute().as_uri()}?{mode}",
-            uri=True,
-            isolation_level=None,
-            timeout=_WRITER_WAIT_SECONDS,
-        )
-        raw = stack.enter_context(connection)
-        raw.execute("PRAGMA trusted_schema = OFF")
-        raw.execute("BEGIN")
-        yield raw
-
-
-def _copied(location: Path, folder: Path) -> Path:
-    """Copies a journal that no process writes to.
-
-    The WAL comes first: a reader that closes may move it into the journal meanwhile, and what is in
-    both is the same.
-    """
-    copy = folder / "journal"
-    with storage_errors(location, "copy"):
-        for source, target in zip(reversed(_parts(location)), reversed(_parts(copy)), strict=True):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(source, target)
-    return copy
 
 
 def _inspect_journal(

@@ -140,6 +140,9 @@ class LocalStore:
                 to set the journal aside.
             LostCommitsError: Acknowledged commits are missing; open a writer to set right what can be.
             LocalStorageError: The system refuses, now.
+
+        Where nothing beside the file can be written, the journal is read into a copy of this session's own, and
+        what is fetched is not kept.
         """
         store = cls(path, writable=False, buffer_bytes=buffer_bytes)
         if ending is not None:
@@ -226,6 +229,8 @@ class LocalStore:
 
     def limit(self, max_bytes: int) -> None:
         """Keeps the Booklet file within a bound from now on, as far as what is pending allows."""
+        if self._pair.is_private:
+            return
         bound = BoundedCopies(self._pair, max_bytes)
         self._fetched.use_bound(bound)
         self._reading.note_reads(bound.note)
@@ -251,6 +256,19 @@ class LocalStore:
             self.try_maintain(bound.save)
         except LocalStorageError as error:
             _log.warning("what was read last of %s was not noted: %s", self.path, error)
+
+    def check_keeps(self) -> None:
+        """Makes sure that values can be kept on this machine.
+
+        Raises:
+            ReadOnlyError: Nothing beside the file can be written.
+        """
+        if self._pair.is_private:
+            raise ReadOnlyError(
+                f"no value can be kept in {self.path}: {self.path.parent} can't be written by this user; values "
+                "can be read all the same; to keep them, give a file_path in a folder that can be written",
+                path=self.path,
+            )
 
     def has_room_for(self, length_bytes: int) -> bool:
         """Whether a value of this size can be kept at all."""

@@ -6,11 +6,14 @@ and a reader changes nothing but what it can repair while no writer is at work.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import (
     JournalDamagedError,
+    LocalIntegrityError,
     LocalMissingError,
     LocalStorageError,
     LostCommitsError,
@@ -18,7 +21,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
-from ebooklet_tx.local.files.own_files import check_no_link, narrow_beside
+from ebooklet_tx.local.files.own_files import can_write_beside, check_no_link, narrow_beside
 from ebooklet_tx.local.journal.integrity.set_aside import check_damage
 from ebooklet_tx.local.journal.journal import Journal, journal_path, side_files
 from ebooklet_tx.local.open_pair import OpenPair
@@ -30,9 +33,12 @@ from ebooklet_tx.local.pair_files import (
     remove_leftovers,
     remove_pair,
 )
-from ebooklet_tx.local.recovery import as_recorded, open_journal, replace_damaged, set_journal_aside
+from ebooklet_tx.local.recovery import adopt, as_recorded, open_journal, replace_damaged, set_journal_aside
+from ebooklet_tx.local.unwritable.private_journal import PrivateJournal
 
 _log = logging.getLogger("ebooklet_tx")
+
+_PRIVATE_TRIES = 5
 
 
 def lock_and_open(
@@ -52,6 +58,7 @@ def lock_and_open(
         Whether the file was made. When it raises, what it opened is the pair's to release.
     """
     path, report = pair.path, pair.report
+    _check_writable(path)
     # Before anything gives way: a link is not ours to remove, and not to be made a journal of.
     check_no_link(journal_path(path))
     rights, created = None, False
@@ -106,6 +113,16 @@ def open_to_read(pair: OpenPair) -> None:
     When it raises, what it opened is the pair's to release.
     """
     path = pair.path
+    if size_of(path) is not None and not can_write_beside(path):
+        try:
+            _open_private(pair)
+        except LocalIntegrityError as error:
+            raise ReadOnlyError(
+                f"{error}. That can't be done in {path.parent}, which can't be written by this user: copy it and "
+                "what lies beside it to another folder, and open it there",
+                path=path,
+            ) from error
+        return
     if size_of(path) is None or size_of(journal_path(path)) is None:
         raise LocalMissingError(2, f"{path} or its journal does not exist; open it with flag 'c'")
     check_wal_at_rest(path)
@@ -116,6 +133,59 @@ def open_to_read(pair: OpenPair) -> None:
     pair.use_file(file)
     if not as_recorded(file, pair.journal.all_meta()):
         _record_edits(pair)
+
+
+def _check_writable(path: Path) -> None:
+    """Refuses to write where that is not allowed, before anything is opened.
+
+    Raises:
+        ReadOnlyError: The folder can't be written, or what is there of the pair.
+    """
+    if can_write_beside(path):
+        return
+    if size_of(path) is None:
+        raise ReadOnlyError(
+            f"{path} can't be made: {path.parent} can't be written by this user; give a file_path in a folder "
+            "that can be written",
+            path=path,
+        )
+    raise ReadOnlyError(
+        f"{path} can't be written by this user: it, its journal or {path.parent} is read-only; open it with flag "
+        "'r', or copy the file and its journal to a folder that can be written",
+        path=path,
+    )
+
+
+def _open_private(pair: OpenPair) -> None:
+    """Opens a pair beside which nothing can be written, with a copy of its journal, or a new one in memory."""
+    path = pair.path
+    check_wal_at_rest(path)
+    for last in (False,) * (_PRIVATE_TRIES - 1) + (True,):
+        with contextlib.closing(ValueFile.open(path, writable=False)) as held:
+            in_use = not held.try_share()
+            journal = PrivateJournal.read(journal_path(path), in_use=in_use)
+            try:
+                file = pair.use_file(_file_of(path, journal))
+            except LocalIntegrityError:
+                # A writer has replaced the file since its journal was read.
+                journal.close()
+                if last or not in_use:
+                    raise
+                continue
+        break
+    pair.is_private = True
+    pair.use_journal(journal)
+    if file is not None and journal.get_meta("file_uuid") is None:
+        adopt(file, journal, pair.report, in_place=False)
+    elif file is not None and not in_use and not as_recorded(file, journal.all_meta()):
+        _log.warning("%s was changed by another program, and the changes can't be recorded there", path)
+
+
+def _file_of(path: Path, journal: Journal) -> ValueFile:
+    """Opens the file that a journal means; any that is there, where the journal is new."""
+    if journal.get_meta("file_uuid") is None:
+        return ValueFile.open(path, writable=False)
+    return open_unlocked(path, journal)
 
 
 def _record_edits(pair: OpenPair) -> None:

@@ -40,6 +40,7 @@ class OpenPair:
         report: What opening it found and did.
         mutex: The session's; the journal uses the same.
         pieces: Pieces of the remote's index that the journal keeps.
+        is_private: Whether the journal is a copy of this session's own, as the folder can't be written.
         in_flux: Whether the guard may be in the file.
         staged_keys: How many values wait in the journal for the Booklet file.
         staged_bytes: How large they are together.
@@ -50,6 +51,7 @@ class OpenPair:
         self.writable = writable
         self.report = report
         self.mutex = threading.RLock()
+        self.is_private = False
         self.in_flux = False
         self.staged_keys = 0
         self.staged_bytes = 0
@@ -215,6 +217,9 @@ class OpenPair:
 
     def follow_file(self) -> bool:
         """In a reader: changes to the file that the journal now means; True when it is another."""
+        if self.is_private:
+            # The copy is of this file, whatever takes its name.
+            return False
         if self.journal.get_meta("file_generation") == self.file.generation and self.file.is_current():
             return False
         self._is_replacing = True
@@ -239,8 +244,11 @@ class OpenPair:
         self._is_replacing = False
 
     def try_maintain(self, work: Callable[[], object], wait_seconds: float = 0.0) -> bool:
-        """Runs work that needs the lock, in a session that reads too; False when another has the lock."""
-        if self.writable:
+        """Runs work that needs the lock, in a session that reads too; False when another has the lock.
+
+        A session with a journal of its own needs none: it writes to nothing else.
+        """
+        if self.writable or self.is_private:
             work()
             return True
         # An interrupt may have left it locked.

@@ -135,7 +135,7 @@ def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tupl
             report.note("a rebuilt file was put in place")
         if journal.get_meta("file_uuid") is None:
             _check_unfilled(journal)
-            _adopt(file, journal, report)
+            adopt(file, journal, report)
         return _reconcile_guard(file, journal, report), journal
     except BaseException:
         # The caller closes what it gave; it does not know of what took its place.
@@ -267,12 +267,19 @@ def _record_file(file: ValueFile, journal: Journal) -> None:
     file.release(state)
 
 
-def _adopt(file: ValueFile, journal: Journal, report: RecoveryReport) -> None:
+def adopt(file: ValueFile, journal: Journal, report: RecoveryReport, *, in_place: bool = True) -> None:
     """Makes a journal out of a Booklet that has none: every key is an operation to be pushed.
 
     Until the remote has been heard, `adopted` says that nothing is known about a common base.
+
+    Args:
+        file: The Booklet file.
+        journal: A journal that holds nothing.
+        report: Where to tell it.
+        in_place: Whether the file may be written.
     """
-    file.make_durable()
+    if in_place:
+        file.make_durable()
     scan = file.scan()
     report.adopted_keys = sum(key not in RESERVED_KEYS for key in scan.live)
     _take_in_edits(file, journal, scan, RecoveryReport())
@@ -285,7 +292,7 @@ def _adopt(file: ValueFile, journal: Journal, report: RecoveryReport) -> None:
             state = file.state_to_record()
             facts |= file_facts(file, state, new_append_number())
         put_meta(connection, facts)
-    if "file_mtime_ns" in facts:
+    if in_place and "file_mtime_ns" in facts:
         file.release(state)
     if scan.live:
         # Nothing is amiss: so a file of booklet's or ebooklet's own is taken over.

@@ -146,6 +146,15 @@ def _check_kind(found: os.stat_result, path: Path) -> None:
         raise UnsupportedFormatError(f"{path} is {kind}, and not a file; give another file_path")
 
 
+def can_write_beside(booklet: Path) -> bool:
+    """Whether this process may change a Booklet, its journal and their folder, as far as these are there."""
+    journal = booklet.with_name(booklet.name + JOURNAL_SUFFIX)
+    effective = os.access in os.supports_effective_ids
+    with storage_errors(booklet, "look at"):
+        there = [path for path in (booklet.parent, booklet, journal) if path.exists()]
+        return all(os.access(path, os.W_OK, effective_ids=effective) for path in there)
+
+
 def create_new(opened: Descriptor, path: Path, rights: Rights | None) -> None:
     """Makes a file where nothing is, with the rights of another or those that the system gives.
 

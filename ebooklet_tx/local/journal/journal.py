@@ -196,6 +196,10 @@ class Journal:
                 # All that was committed lies in the journal itself now.
                 files.mark.unlink(missing_ok=True)
 
+    def leave_registry(self) -> None:
+        """Takes this journal for none that has the file at its path open."""
+        _open_journals.discard(self)
+
     def forget_in_child(self) -> None:
         """In a forked child: makes sure that SQLite never closes what belongs to the parent.
 
@@ -319,10 +323,15 @@ def _check_commits(path: Path) -> None:
     files = side_files(path)
     missing = 0 if size_of(path) is None else look_for_missing(path, files.wal, read_mark(files.mark))
     if missing:
-        raise LostCommitsError(
-            f"{path} has lost at least {missing} acknowledged commits: its WAL is damaged or missing; open the "
-            "database for writing, or run recover, which sets right what can be"
-        )
+        raise lost_commits(path, missing)
+
+
+def lost_commits(path: Path, missing: int) -> LostCommitsError:
+    """Returns the error of a journal that has lost so many commits."""
+    return LostCommitsError(
+        f"{path} has lost at least {missing} acknowledged commits: its WAL is damaged or missing; open the "
+        "database for writing, or run recover, which sets right what can be"
+    )
 
 
 def _connected(owned: OwnedConnection, path: Path, *, create: bool) -> sqlite3.Connection:
@@ -349,6 +358,7 @@ __all__ = [
     "driver",
     "is_cut_to_nothing",
     "is_open_here",
+    "lost_commits",
     "put_meta",
     "sqlite_errors",
 ]
