@@ -124,8 +124,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def __delitem__(self, key: str) -> None:
-        self._writing()
-        if self._delete_copy(text_of(key)):
+        if self._delete_copy(self._writing().local, text_of(key)):
             return
         while True:
             before = self._state_of(text_of(key))
@@ -282,11 +281,9 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             pruned = session.local.prune(keep) if timestamp is not None or max_bytes is None else 0
             return pruned if max_bytes is None else pruned + session.local.prune_to(max_bytes)
 
-    def _delete_copy(self, key: str) -> bool:
+    def _delete_copy(self, local: LocalStore, key: str) -> bool:
         """Deletes a key whose value is in the local file; False, and nothing done, where it is not there."""
-        session = self._writing()
-        with session.mutex:
-            local = session.local
+        with local.mutex:
             if not key or key in local.overlay.operations or not local.has_copy(key):
                 return False
             local.overlay.put(key, None, timestamp_us(None))

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
-from ebooklet_tx.local.booklet.block_writer import Placed, Value
+from ebooklet_tx.local.booklet.block_writer import Value
 from ebooklet_tx.local.booklet.value_file import FileState, ValueFile, new_append_number
-from ebooklet_tx.local.journal.entries import digests_of, keys_with_local_copy, stale_keys
+from ebooklet_tx.local.journal.entries import digests_of, stale_keys
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.journal.known import insert_known
 from ebooklet_tx.local.journal.operations import (
@@ -27,7 +28,8 @@ from ebooklet_tx.local.journal.operations import (
 )
 from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.local.piece_cache import PieceCache
-from ebooklet_tx.records import RemoteSide, digest_of
+from ebooklet_tx.records import METADATA_KEY, RemoteSide, digest_of
+from ebooklet_tx.records import digests_of as digests_of_values
 
 _log = logging.getLogger("ebooklet_tx")
 
@@ -47,6 +49,10 @@ FROM staged AS s JOIN entry AS e ON e.key = s.key
 WHERE s.digest IS CASE e.pending WHEN 0 THEN e.remote_digest WHEN 1 THEN e.pending_digest END
   AND (s.digest IS NOT e.local_digest OR s.timestamp_us IS NOT e.local_timestamp_us)
 """
+
+
+Copy: TypeAlias = tuple[str, int, bytes, int]
+"""Key, timestamp, digest and length of a value in the Booklet file."""
 
 
 class Fetched(NamedTuple):
@@ -109,7 +115,7 @@ def append(
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
     """
-    written: list[tuple[str, int, bytes]] = [
+    written = [
         (key, timestamp_us, value)
         for key, (value, timestamp_us) in overlay.operations.items()
         if value is not None
@@ -117,25 +123,29 @@ def append(
     deleted = sorted((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None)
     stale = set(stale_keys(journal)).difference(key for key, _ in deleted)
     kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *absent)]
-    replaced = keys_with_local_copy(journal, [key for key, _, _ in written])
     number = new_append_number()
-    placed = file.append(
+    removed = stale.union((key for key, _ in deleted), (item.key for item in kept if item.replaces))
+    if file.header.n_keys or METADATA_KEY in overlay.operations:
+        # Whichever of them have a block: that takes less than to ask the journal for each.
+        removed.update(key for key, _, _ in written)
+    offsets = file.append(
         number,
-        stale.union((key for key, _ in deleted), replaced, (item.key for item in kept if item.replaces)),
-        [*written, *((item.key, item.timestamp_us, item.value) for item in kept)],
+        removed,
+        chain(written, ((item.key, item.timestamp_us, item.value) for item in kept)),
         expected_keys=len(written) + len(kept),
     )
     state = file.state_to_record()
+    written_digests = digests_of_values(value for _, _, value in written)
     written_rows = [
-        (place.key, digest_of(value), place.timestamp_us, place.length_bytes, place.offset_bytes)
-        for place, (_, _, value) in zip(placed, written, strict=False)
+        (key, digest, timestamp_us, len(value), offset)
+        for (key, timestamp_us, value), digest, offset in zip(written, written_digests, offsets, strict=False)
     ]
     with journal.transaction() as connection:
         raw = driver(connection)
         record_deletes(raw, deleted, gone=True)
         record_gone(raw, stale)
         record_placed_sets(raw, written_rows)
-        _record_kept(raw, placed[len(written) :], kept)
+        _record_kept(raw, kept, offsets[len(written) :])
         raw.execute(DROP_EMPTY)
         if pieces is not None:
             pieces.write(connection)
@@ -161,29 +171,28 @@ def file_facts(file: ValueFile, state: FileState, number: bytes) -> dict[str, ob
     }
 
 
-def record_places(raw: sqlite3.Connection, placed: Iterable[Placed], digests: dict[str, bytes]) -> None:
-    """Records where an append put the values whose digests are given."""
+def record_places(raw: sqlite3.Connection, copies: Iterable[tuple[Copy, int]]) -> None:
+    """Records at which offsets copies of values lie in the file."""
     raw.executemany(
         _LOCAL_PLACE,
         (
-            (place.timestamp_us, digests[place.key], place.offset_bytes, place.length_bytes, place.key)
-            for place in placed
+            (timestamp_us, digest, offset_bytes, length_bytes, key)
+            for (key, timestamp_us, digest, length_bytes), offset_bytes in copies
         ),
     )
 
 
-def _record_kept(raw: sqlite3.Connection, placed: Sequence[Placed], kept: Sequence[Fetched]) -> None:
+def _record_kept(raw: sqlite3.Connection, kept: Sequence[Fetched], offsets: Sequence[int]) -> None:
     """Records where an append put fetched values; some had no entry yet."""
     known = []
     others = []
-    for place, item in zip(placed, kept, strict=True):
+    for item, offset in zip(kept, offsets, strict=True):
         if item.side is None:
-            others.append(place)
+            others.append(((item.key, item.timestamp_us, item.digest, len(item.value)), offset))
         else:
-            copy = place.timestamp_us, item.digest, place.offset_bytes, place.length_bytes
-            known.append((item.side, copy))
+            known.append((item.side, (item.timestamp_us, item.digest, offset, len(item.value))))
     insert_known(raw, known)
-    record_places(raw, others, {item.key: item.digest for item in kept if item.side is None})
+    record_places(raw, others)
 
 
 def record_gone(raw: sqlite3.Connection, keys: Iterable[str]) -> None:

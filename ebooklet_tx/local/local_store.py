@@ -26,7 +26,7 @@ from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.bounded_copies import BoundedCopies
 from ebooklet_tx.local.commit import Fetched, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
-from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place, stale_keys
+from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
@@ -480,7 +480,7 @@ class LocalStore:
 
     def has_copy(self, key: str) -> bool:
         """Whether the Booklet file has the value that a reader of a key sees, before what is uncommitted."""
-        return find_place(self.journal, key) is not None
+        return self._reading.has_copy(key)
 
     def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here."""

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebooklet_tx.limits import MAX_TIMESTAMP_US, METADATA_KEY_BYTES, RESERVED_KEYS
-from ebooklet_tx.local.booklet.block_writer import Placed
 from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, Block, Scan, parse_header
 from ebooklet_tx.local.booklet.value_file import ValueFile
-from ebooklet_tx.local.commit import record_gone, record_places
+from ebooklet_tx.local.commit import Copy, record_gone, record_places
 from ebooklet_tx.local.journal.entries import (
     PENDING_NONE,
     PENDING_SET,
@@ -59,7 +58,7 @@ class Edits:
         adopted: Keys of those sets of which timestamps decide: the journal has no entry of them, and the file may
             be older than the deletes that removed it.
         deletes: (key, timestamp) of what was deleted.
-        places: Where values lie now that the journal has elsewhere or not at all; `digests` are theirs.
+        places: Copies of values that the journal has elsewhere or not at all, each with its offset in the file.
         gone: Keys whose local copies are no more.
         continued: Whether the file went on from the recorded one, by what leaves a trace.
         missing: What the journal says of those of `gone` that may have been deleted, or may lie in a newer file.
@@ -71,8 +70,7 @@ class Edits:
     sets: list[tuple[str, bytes, int, int]] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
     deletes: list[tuple[str, int]] = field(default_factory=list)
-    places: list[Placed] = field(default_factory=list)
-    digests: dict[str, bytes] = field(default_factory=dict)
+    places: list[tuple[Copy, int]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     continued: bool = True
     missing: list[Entry] = field(default_factory=list)
@@ -132,7 +130,7 @@ def record_edits(journal: Journal, edits: Edits) -> None:
         record_deletes(raw, edits.deletes)
         base_on_copies(raw, [key for key, _ in edits.deletes])
         record_gone(raw, edits.gone)
-        record_places(raw, edits.places, edits.digests)
+        record_places(raw, edits.places)
         raw.execute(DROP_EMPTY)
         if edits.missing:
             put_meta(connection, {MISSING_KEYS: _packed(_base_seq(raw), edits.missing)})
@@ -279,8 +277,7 @@ def _compare_block(
     digest = digest_of(file.read(block.value_offset_bytes, length))
     if not trusted and (entry is None or digest != entry.local_digest):
         return False
-    edits.places.append(Placed(key, block.timestamp_us, block.value_offset_bytes, length))
-    edits.digests[key] = digest
+    edits.places.append(((key, block.timestamp_us, digest, length), block.value_offset_bytes))
     if entry is not None and _is_no_edit(entry, digest, block, edits, newer_than_us):
         if digest not in (entry.digest, entry.local_digest) and not edits.continued:
             edits.outdated.append(key)

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ebooklet_tx.local.fetched_values import FetchedValues
-from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place
+from ebooklet_tx.local.journal.entries import Entry, find_entry, find_place, keys_with_place
 from ebooklet_tx.local.journal.staged import held_value
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.records import digest_of, digest_of_chunks
+
+ASKED_PART = 16
+MOST_COPIES = 200_000
+"""Up to so many keys are held in memory, once a sixteenth of them was asked for."""
 
 _EMPTY_DIGEST = digest_of(b"")
 
@@ -24,6 +28,9 @@ class LocalReading:
         self._pair = pair
         self._fetched = fetched
         self._note: Callable[[str], None] | None = None
+        self._copies: frozenset[str] = frozenset()
+        self._copies_at = -1
+        self._asked = 0
 
     def note_reads(self, note: Callable[[str], None]) -> None:
         """Tells something of each copy that is read from now on."""
@@ -48,6 +55,24 @@ class LocalReading:
         timestamp_us, digest, offset_bytes, length_bytes = place
         value = pair.file.read(offset_bytes, length_bytes)
         return (timestamp_us or 0, value) if digest_of(value) == digest else None
+
+    def has_copy(self, key: str) -> bool:
+        """Whether the Booklet file has the value that a reader of a key sees, before what is uncommitted.
+
+        Only for a session that has the lock: until it commits itself, no other changes the journal. Where it asks
+        for a large part of the keys meanwhile, they are read together, in an eighth of the time.
+        """
+        journal = self._pair.journal
+        changes = journal.raw.total_changes
+        if changes != self._copies_at:
+            self._copies, self._copies_at, self._asked = frozenset(), changes, 0
+        if key in self._copies:
+            return True
+        self._asked += 1
+        n_keys = self._pair.file.header.n_keys
+        if not self._copies and self._asked * ASKED_PART > n_keys and n_keys <= MOST_COPIES:
+            self._copies = keys_with_place(journal)
+        return find_place(journal, key) is not None
 
     def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here."""

@@ -18,7 +18,7 @@ from ebooklet_tx.local.booklet.block_writer import Value
 from ebooklet_tx.local.booklet.file_header import grown_header
 from ebooklet_tx.local.booklet.layout import DEFAULT_N_BUCKETS, POINTER_BYTES
 from ebooklet_tx.local.booklet.value_file import FileState, ValueFile, create_file, new_append_number
-from ebooklet_tx.local.commit import file_facts, record_places
+from ebooklet_tx.local.commit import Copy, file_facts, record_places
 from ebooklet_tx.local.files.file_calls import fsync_folder, storage_errors
 from ebooklet_tx.local.files.own_files import is_file
 from ebooklet_tx.local.journal.entries import PENDING_SET, Entry, entries_where, find_entries
@@ -87,17 +87,17 @@ def rebuild(
     new = create_file(rebuild_path(file.path), model, rights=file.rights())
     try:
         number = new_append_number()
-        digests: dict[str, bytes] = {}
+        copied: list[Copy] = []
         if keys is None:
             kept = {entry.key for entry in entries_where(journal, f"local_digest IS NOT NULL AND ({keep})")}
             entries = _entries_among(journal, kept, report)
         else:
             kept = set(keys)
             entries = _entries_in_order(journal, keys, report)
-        placed = new.append(
+        offsets = new.append(
             number,
             (),
-            _sound_values(file, entries, digests, report),
+            _sound_values(file, entries, copied, report),
             expected_keys=len(kept),
         )
         state = new.state_to_record()
@@ -110,7 +110,7 @@ def rebuild(
                 "UPDATE entry SET local_timestamp_us = NULL, local_digest = NULL, "
                 "local_offset_bytes = NULL, local_length_bytes = NULL WHERE local_digest IS NOT NULL"
             )
-            record_places(raw, placed, digests)
+            record_places(raw, zip(copied, offsets, strict=True))
             raw.execute(DROP_EMPTY)
             put_meta(connection, file_facts(new, state, number) | _identity_facts(file, new))
     except BaseException:
@@ -194,8 +194,9 @@ def _entries_in_order(journal: Journal, keys: Sequence[str], report: RebuildRepo
 
 
 def _sound_values(
-    file: ValueFile, entries: Iterable[Entry], digests: dict[str, bytes], report: RebuildReport
+    file: ValueFile, entries: Iterable[Entry], copied: list[Copy], report: RebuildReport
 ) -> Iterator[tuple[str, int, Value]]:
+    """Yields the values that go into the new file; notes each as `record_places` takes it."""
     for entry in entries:
         if entry.local_digest is None or entry.local_digest != entry.digest:
             report.dropped += 1
@@ -207,9 +208,10 @@ def _sound_values(
             lost = entry.pending == PENDING_SET and entry.digest != entry.remote_digest
             (report.lost if lost else report.refetchable).append(entry.key)
             continue
-        digests[entry.key] = entry.local_digest
+        timestamp_us = entry.local_timestamp_us or 0
+        copied.append((entry.key, timestamp_us, entry.local_digest, len(value)))
         report.kept += 1
-        yield entry.key, entry.local_timestamp_us or 0, value
+        yield entry.key, timestamp_us, value
 
 
 def _value_of(file: ValueFile, entry: Entry) -> Value:

@@ -33,9 +33,9 @@ def append(file: ValueFile, values: dict[str, bytes]) -> dict[str, tuple[int, in
     header = parse_header(os.pread(file.fd, 200, 0))
     assert header is not None
     rows = [(key, 5, value) for key, value in values.items()]
-    placed = append_blocks(file.fd, header, rows, expected_keys=len(rows))
+    offsets = append_blocks(file.fd, header, rows, expected_keys=len(rows))
     file.refresh()
-    return {place.key: (place.offset_bytes, place.length_bytes) for place in placed}
+    return {key: (offset, len(value)) for (key, _, value), offset in zip(rows, offsets, strict=True)}
 
 
 def as_booklet_has_it(file: ValueFile) -> dict[str, bytes]:
@@ -98,6 +98,7 @@ def test_large_values_go_alone(file: ValueFile, monkeypatch: pytest.MonkeyPatch)
 def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hash_index, "MAX_PAGES", 2)
     monkeypatch.setattr(hash_index, "PAGE_POINTERS", 3)
+    monkeypatch.setattr(block_writer, "PAGE_POINTERS", 3)
     monkeypatch.setattr(block_writer, "_EMPTY_INDEX", block_writer.CHAIN_END * 7)
     append(file, numbered(0, 20))
     append(file, numbered(20, 20))

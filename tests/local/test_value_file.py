@@ -13,6 +13,7 @@ import booklet
 import pytest
 
 from ebooklet_tx.errors import LocalStorageError, UnsupportedFormatError
+from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local.booklet.layout import MAGIC, scan_file
 from ebooklet_tx.local.booklet.value_file import (
     IndexDamagedError,
@@ -32,20 +33,24 @@ def file(tmp_path: Path) -> Any:
     file.close()
 
 
-def append(file: ValueFile, *sets: tuple[str, int, bytes], deletes: tuple[str, ...] = ()) -> list[Any]:
+def append(file: ValueFile, *sets: tuple[str, int, bytes], deletes: tuple[str, ...] = ()) -> list[int]:
     number = new_append_number()
-    placed = file.append(number, deletes, sets)
+    offsets = file.append(number, deletes, sets)
     assert file.guard_number() == number
     file.release(file.state_to_record())
-    return placed
+    return offsets
 
 
 def test_an_append_says_where_it_put_what(file: ValueFile) -> None:
-    placed = append(file, ("a", 5, b"one"), ("", 6, b'{"m":1}'), ("b", 7, b""))
-    assert [(p.key, p.timestamp_us, file.read(p.offset_bytes, p.length_bytes)) for p in placed] == [
-        ("a", 5, b"one"),
-        ("", 6, b'{"m":1}'),
-        ("b", 7, b""),
+    offsets = append(file, ("a", 5, b"one"), ("", 6, b'{"m":1}'), ("b", 7, b""))
+    blocks = [file.scan().live[key] for key in (b"a", METADATA_KEY_BYTES, b"b")]
+    assert [(block.value_offset_bytes, block.timestamp_us) for block in blocks] == list(
+        zip(offsets, (5, 6, 7), strict=True)
+    )
+    assert [file.read(block.value_offset_bytes, block.value_length_bytes) for block in blocks] == [
+        b"one",
+        b'{"m":1}',
+        b"",
     ]
     append(file, ("a", 8, b"two"), deletes=("a", "b", "never there", ""))
     assert scan_file(file.fd, file.header).damage == []
@@ -99,18 +104,18 @@ def test_a_pointer_into_a_value_is_not_followed_by_a_write(tmp_path: Path) -> No
     file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
     # To booklet the value's inside looks like a block at a chain's end.
     trap = blake2s(b"b", digest_size=13).digest() + b"\x01" + bytes(30)
-    (placed,) = append(file, ("a", 5, trap))
-    write_all(file.fd, placed.offset_bytes.to_bytes(6, "little"), file.header.index_offset_bytes)
+    (offset,) = append(file, ("a", 5, trap))
+    write_all(file.fd, offset.to_bytes(6, "little"), file.header.index_offset_bytes)
     with pytest.raises(IndexDamagedError, match="a pointer leads to byte"):
         file.append(new_append_number(), ("b",), ())
-    assert file.read(placed.offset_bytes, placed.length_bytes) == trap
+    assert file.read(offset, len(trap)) == trap
     file.close()
 
 
 def test_a_file_that_ends_early_is_read_as_far_as_it_goes(file: ValueFile) -> None:
-    (placed,) = append(file, ("a", 5, b"one"))
-    assert file.read(placed.offset_bytes, 100) == b"one"
-    assert file.read(placed.offset_bytes + 1000, 5) == b""
+    (offset,) = append(file, ("a", 5, b"one"))
+    assert file.read(offset, 100) == b"one"
+    assert file.read(offset + 1000, 5) == b""
 
 
 def test_locks_and_identity(file: ValueFile) -> None:

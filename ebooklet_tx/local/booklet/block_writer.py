@@ -12,17 +12,21 @@ written in a row. The layout is `layout`'s. A new block becomes the first of its
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2s
-from typing import NamedTuple
+from struct import Struct
 
 from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.booklet.hash_index import (
-    HEAD,
+    HASH_AND_NEXT,
     HEAD_AND_KEY_BYTES,
+    KEY_LENGTH_BITS,
+    NEXT_MASK,
+    PAGE_POINTERS,
     ChainDamageError,
     HashIndex,
+    hashes_of,
     next_pointer,
     remove_blocks,
 )
@@ -47,6 +51,10 @@ ROW_BYTES = 2**20
 """Blocks are written together up to this size; a value above it goes alone, and is not copied for that."""
 
 TIMESTAMP_BYTES = 7
+
+_HEAD = Struct("<13sQI7s")
+"""A block's head: the hash of its key, next pointer and key length as one number, value length, timestamp."""
+
 _EMPTY_INDEX = CHAIN_END * 2**16
 
 
@@ -57,15 +65,6 @@ class ShortAppendError(Exception):
     """The file does not end where the last block does, or a value came short, although no call failed."""
 
 
-class Placed(NamedTuple):
-    """Where an append put a value."""
-
-    key: str
-    timestamp_us: int
-    offset_bytes: int
-    length_bytes: int
-
-
 def append_blocks(
     fd: int,
     header: Header,
@@ -73,7 +72,7 @@ def append_blocks(
     *,
     expected_keys: int,
     removed: Collection[str] = (),
-) -> list[Placed]:
+) -> list[int]:
     """Takes blocks out of a file's index, writes new ones behind its end and links them in.
 
     The index grows first if it has to.
@@ -87,7 +86,7 @@ def append_blocks(
         removed: Keys whose block is to be dead; one that has none is passed over.
 
     Returns:
-        The places, in the order of `sets`.
+        The offsets of the values, in the order of `sets`.
 
     Raises:
         ChainDamageError: The index is damaged; the guard has to stay up.
@@ -96,8 +95,9 @@ def append_blocks(
     if header.n_keys == CRASHED_N_KEYS:
         raise ChainDamageError("the header says that a session of booklet died")
     index = HashIndex(fd, header.index_offset_bytes, header.n_buckets)
+    hashes = hashes_of(removed)
     if removed:
-        n_keys = header.n_keys - remove_blocks(fd, index, os.fstat(fd).st_size, removed)
+        n_keys = header.n_keys - remove_blocks(fd, index, os.fstat(fd).st_size, hashes)
         if n_keys < 0:
             raise ChainDamageError(f"the header counts {header.n_keys} keys, and more were found")
         header = replace(header, n_keys=n_keys)
@@ -106,35 +106,55 @@ def append_blocks(
         index.write()
         index = _grow(fd, header, wanted)
     row = _Row(fd, os.fstat(fd).st_size)
-    placed = _append_all(row, index, sets)
+    offsets, user_keys = _append_all(row, index, sets, hashes)
     row.write()
     index.write()
-    user_keys = sum(place.key != METADATA_KEY for place in placed)
     write_all(fd, (header.n_keys + user_keys).to_bytes(4, "little"), N_KEYS_OFFSET)
     size = os.fstat(fd).st_size
     if size != row.end_bytes:
         raise ShortAppendError(f"it ends at byte {size} instead of {row.end_bytes}")
-    return placed
+    return offsets
 
 
-def _append_all(row: _Row, index: HashIndex, sets: Iterable[tuple[str, int, Value]]) -> list[Placed]:
+def _append_all(
+    row: _Row, index: HashIndex, sets: Iterable[tuple[str, int, Value]], hashes: Mapping[str, bytes]
+) -> tuple[list[int], int]:
+    """Writes blocks; returns the offsets of their values, and how many of them Booklet counts as keys.
+
+    Args:
+        row: Where to write.
+        index: What to link them into.
+        sets: As `append_blocks` takes them.
+        hashes: The hashes of some keys, which need not be computed again.
+    """
+    offsets: list[int] = []
+    user_keys = 0
     # In one loop and by local names: this runs once for each key of a bulk load.
-    placed = []
-    put_first, pack, end = index.put_first, HEAD.pack, row.end_bytes
+    page_to_change, n_buckets, page_pointers = index.page_to_change, index.n_buckets, PAGE_POINTERS
+    pack, from_bytes, add, end = _HEAD.pack, int.from_bytes, row.add, row.end_bytes
+    last_us, stamp = -1, b""
     for key, timestamp_us, value in sets:
-        key_bytes = key.encode() if key != METADATA_KEY else METADATA_KEY_BYTES
-        key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
-        first = put_first(key_hash, end)
+        if key != METADATA_KEY:
+            key_bytes = key.encode()
+            user_keys += 1
+        else:
+            key_bytes = METADATA_KEY_BYTES
+        key_hash = hashes.get(key) or blake2s(key_bytes, digest_size=HASH_BYTES).digest()
+        number, slot = divmod(from_bytes(key_hash, "little") % n_buckets, page_pointers)
+        page = page_to_change(number)
+        first = page[slot]
+        page[slot] = end
         if first >= end:
             raise ChainDamageError(f"a chain begins at byte {first}, behind the file's end")
-        following = first.to_bytes(POINTER_BYTES, "little") if first > 1 else CHAIN_END
+        if timestamp_us != last_us:
+            last_us, stamp = timestamp_us, timestamp_us.to_bytes(TIMESTAMP_BYTES, "little")
         key_length, length = len(key_bytes), len(value)
-        stamp = timestamp_us.to_bytes(TIMESTAMP_BYTES, "little")
+        # A chain ends with a pointer of 1.
+        add(pack(key_hash, (first or 1) | key_length << KEY_LENGTH_BITS, length, stamp), key_bytes, value)
         offset = end + BLOCK_HEAD_BYTES + key_length
-        row.add(pack(key_hash, following, key_length, length, stamp), key_bytes, value)
-        placed.append(Placed(key, timestamp_us, offset, length))
+        offsets.append(offset)
         end = offset + length
-    return placed
+    return offsets, user_keys
 
 
 class _Row:
@@ -196,7 +216,7 @@ def _grow(fd: int, header: Header, n_buckets: int) -> HashIndex:
     user_keys = 0
     for block_position, key_hash, key in _linked_blocks(fd, header, offset):
         user_keys += key not in RESERVED_KEYS
-        first = index.put_first(key_hash, block_position)
+        first = index.set_head(int.from_bytes(key_hash, "little") % n_buckets, block_position)
         write_all(fd, next_pointer(first), block_position + HASH_BYTES)
     if user_keys != header.n_keys:
         raise ChainDamageError(f"the index leads to {user_keys} keys, the header counts {header.n_keys}")
@@ -226,14 +246,15 @@ def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[in
             head = read_at(fd, HEAD_AND_KEY_BYTES, position) if position < end_bytes else b""
             if len(head) < BLOCK_HEAD_BYTES or found > header.n_keys + len(RESERVED_KEYS):
                 raise ChainDamageError(f"a chain leads to byte {position}, or in a circle")
-            key_hash, following, key_bytes, _, _ = HEAD.unpack_from(head)
-            key = head[BLOCK_HEAD_BYTES : BLOCK_HEAD_BYTES + key_bytes]
-            if len(key) < key_bytes:
-                key = read_at(fd, key_bytes, position + BLOCK_HEAD_BYTES)
+            key_hash, following = HASH_AND_NEXT.unpack_from(head)
+            key_length = following >> KEY_LENGTH_BITS
+            key = head[BLOCK_HEAD_BYTES : BLOCK_HEAD_BYTES + key_length]
+            if len(key) < key_length:
+                key = read_at(fd, key_length, position + BLOCK_HEAD_BYTES)
             if blake2s(key, digest_size=HASH_BYTES).digest() != key_hash:
                 raise ChainDamageError(f"a chain leads to byte {position}, where no block is")
             # Before the caller puts another pointer there.
-            next_position = int.from_bytes(following, "little")
+            next_position = following & NEXT_MASK
             if next_position == 0:
                 raise ChainDamageError(f"a chain leads to the dead block at byte {position}")
             yield position, key_hash, key
@@ -243,4 +264,4 @@ def _linked_blocks(fd: int, header: Header, end_bytes: int) -> Iterator[tuple[in
 def _filler(size_bytes: int) -> bytes:
     """Returns the beginning of a dead block that covers an index that is no longer used, as Booklet's does."""
     value_bytes = size_bytes - BLOCK_HEAD_BYTES - 1
-    return HEAD.pack(bytes(HASH_BYTES), bytes(POINTER_BYTES), 1, value_bytes, bytes(TIMESTAMP_BYTES)) + b"\0"
+    return _HEAD.pack(bytes(HASH_BYTES), 1 << KEY_LENGTH_BITS, value_bytes, bytes(TIMESTAMP_BYTES)) + b"\0"

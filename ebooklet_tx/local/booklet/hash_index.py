@@ -11,12 +11,14 @@ rounds, one block of each chain a round in the order of the file, so that one re
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import sys
+from array import array
+from collections.abc import Iterable, Mapping
 from hashlib import blake2s
 from struct import Struct
 from typing import NamedTuple
 
-from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
+from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_TEXTS
 from ebooklet_tx.local.booklet.layout import (
     BLOCK_HEAD_BYTES,
     CHAIN_END,
@@ -28,18 +30,29 @@ from ebooklet_tx.records import METADATA_KEY
 
 PAGE_POINTERS = 1024
 MAX_PAGES = 4096
-"""Pages are written back when there are more, so that an index of any size takes 25 MB at most."""
+"""Pages are written back when there are more, so that an index of any size takes 32 MB at most."""
 
-HEAD = Struct("<13s6sHI7s")
 HEAD_AND_KEY_BYTES = BLOCK_HEAD_BYTES + 64
 DEAD = bytes(POINTER_BYTES)
 """The next pointer of a block that is in no chain."""
+
+HASH_AND_NEXT = Struct("<13sQ")
+"""The beginning of a block: the hash of its key, and one number of the next pointer and the key's length."""
+
+KEY_LENGTH_BITS = 8 * POINTER_BYTES
+NEXT_MASK = 2**KEY_LENGTH_BITS - 1
 
 _WINDOW_BYTES = 2**14
 _NEAR_BYTES = 2**11
 """Where the next block is nearer than this, more than one are read together."""
 
+HIDDEN_NAMES = RESERVED_TEXTS | {METADATA_KEY}
+"""Keys that Booklet does not count; the first is what the metadata is called here."""
+
 _IN_INDEX = -1
+_BUCKET_BITS = 32
+_BUCKET_MASK = 2**_BUCKET_BITS - 1
+"""A header has 32 bits for the number of buckets."""
 
 
 class ChainDamageError(Exception):
@@ -47,58 +60,69 @@ class ChainDamageError(Exception):
 
 
 class HashIndex:
-    """The chain heads of a hash index, read and written by the page."""
+    """The chain heads of a hash index, read and written by the page: the pointers of `PAGE_POINTERS` buckets."""
 
     def __init__(self, fd: int, offset_bytes: int, n_buckets: int) -> None:
         self.n_buckets = n_buckets
         self._fd = fd
         self._offset_bytes = offset_bytes
-        self._pages: dict[int, bytearray] = {}
+        self._pages: dict[int, array[int]] = {}
         self._changed: set[int] = set()
-
-    def put_first(self, key_hash: bytes, position_bytes: int) -> int:
-        """Makes a block the first of its chain; returns the pointer to the one that was."""
-        return self.set_head(int.from_bytes(key_hash, "little") % self.n_buckets, position_bytes)
 
     def set_head(self, bucket: int, pointer: int) -> int:
         """Sets where a bucket's chain begins; returns where it began."""
         number, slot = divmod(bucket, PAGE_POINTERS)
-        page = self._pages.get(number)
-        if page is None:
-            page = self._read(number)
-        at = slot * POINTER_BYTES
-        end = at + POINTER_BYTES
-        first = int.from_bytes(page[at:end], "little")
-        self._changed.add(number)
-        page[at:end] = pointer.to_bytes(POINTER_BYTES, "little")
+        page = self.page_to_change(number)
+        first = page[slot]
+        page[slot] = pointer
         return first
 
-    def head(self, bucket: int) -> int:
-        """Returns where a bucket's chain begins."""
-        number, slot = divmod(bucket, PAGE_POINTERS)
+    def page(self, number: int) -> array[int]:
+        """Returns a page to be looked at."""
+        page = self._pages.get(number)
+        return self._read(number) if page is None else page
+
+    def page_to_change(self, number: int) -> array[int]:
+        """Returns a page that will be written back; it is to be changed before the next one is asked for."""
         page = self._pages.get(number)
         if page is None:
             page = self._read(number)
-        at = slot * POINTER_BYTES
-        return int.from_bytes(page[at : at + POINTER_BYTES], "little")
+        self._changed.add(number)
+        return page
 
-    def _read(self, number: int) -> bytearray:
+    def _read(self, number: int) -> array[int]:
         if len(self._pages) >= MAX_PAGES:
             self.write()
         start = number * PAGE_POINTERS
-        length = min(PAGE_POINTERS, self.n_buckets - start) * POINTER_BYTES
-        page = bytearray(read_at(self._fd, length, self._offset_bytes + start * POINTER_BYTES))
-        if len(page) < length:
+        count = min(PAGE_POINTERS, self.n_buckets - start)
+        data = read_at(self._fd, count * POINTER_BYTES, self._offset_bytes + start * POINTER_BYTES)
+        if len(data) < count * POINTER_BYTES:
             raise ChainDamageError("the index reaches beyond the file's end")
-        self._pages[number] = page
+        wide = bytearray(8 * count)
+        for plane in range(POINTER_BYTES):
+            wide[plane::8] = data[plane::POINTER_BYTES]
+        page = self._pages[number] = _swapped(array("Q", bytes(wide)))
         return page
 
     def write(self) -> None:
-        """Writes back every page that was changed."""
+        """Writes back every page that was changed, and lets go of all."""
         for number in sorted(self._changed):
-            write_all(self._fd, self._pages[number], self._offset_bytes + number * PAGE_POINTERS * POINTER_BYTES)
+            page = self._pages[number]
+            wide = _swapped(page).tobytes()
+            data = bytearray(POINTER_BYTES * len(page))
+            for plane in range(POINTER_BYTES):
+                data[plane::POINTER_BYTES] = wide[plane::8]
+            write_all(self._fd, data, self._offset_bytes + number * PAGE_POINTERS * POINTER_BYTES)
         self._changed.clear()
         self._pages.clear()
+
+
+def _swapped(numbers: array[int]) -> array[int]:
+    """Returns numbers whose lowest byte is the first in memory, as the file has them."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
 
 
 class Removal(NamedTuple):
@@ -117,78 +141,96 @@ class Removal(NamedTuple):
     user_keys: int
 
 
-_Step = tuple[int, int, int, bool, int]
-"""Where one chain is followed next; steps sort in the order of the file.
+_Step = tuple[int, int, bool, int]
+"""How a chain is followed on from one of its blocks.
 
-The block's position; the chain's bucket; the offset of the next pointer in the last block that stays, `_IN_INDEX`
-where none does; whether a block behind that one goes; how many blocks of the chain are still to be found.
+Its bucket; the offset of the next pointer in the last block that stays, `_IN_INDEX` where none does; whether a
+block behind that one goes; how many blocks of the chain are still to be found.
 """
 
 
-def remove_blocks(fd: int, index: HashIndex, end_bytes: int, keys: Collection[str]) -> int:
+def hashes_of(keys: Iterable[str]) -> dict[str, bytes]:
+    """Returns the hash of each key."""
+    encoded = ((name, name.encode() if name != METADATA_KEY else METADATA_KEY_BYTES) for name in keys)
+    return {name: blake2s(key, digest_size=HASH_BYTES).digest() for name, key in encoded}
+
+
+def remove_blocks(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str, bytes]) -> int:
     """Takes the blocks of some keys out of their chains and marks them dead; returns how many Booklet counted.
 
     Args:
         fd: The file, locked, with its guard up.
         index: Its index; its pages are for the caller to write back.
         end_bytes: Where its blocks end.
-        keys: The keys; one that has no block is passed over.
+        hashes: The keys with their hashes; one that has no block is passed over.
 
     Raises:
         ChainDamageError: A chain leads astray. No block was changed.
     """
-    removal = plan_removal(fd, index, end_bytes, keys)
+    removal = plan_removal(fd, index, end_bytes, hashes)
     for bucket, pointer in removal.heads:
         index.set_head(bucket, pointer)
     for at, pointer in removal.pointers:
         write_all(fd, pointer.to_bytes(POINTER_BYTES, "little"), at)
+    pwrite = os.pwrite
     for at in removal.dead:
-        if os.pwrite(fd, DEAD, at) != POINTER_BYTES:
+        if pwrite(fd, DEAD, at) != POINTER_BYTES:
             write_all(fd, DEAD, at)
     return removal.user_keys
 
 
-def plan_removal(fd: int, index: HashIndex, end_bytes: int, keys: Iterable[str]) -> Removal:
+def plan_removal(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str, bytes]) -> Removal:
     """Follows the chains of some keys and returns what taking out their blocks changes; writes nothing."""
-    targets: dict[bytes, bytes] = {}
-    wanted: dict[int, int] = {}
-    n_buckets = index.n_buckets
-    for name in keys:
-        key_bytes = name.encode() if name != METADATA_KEY else METADATA_KEY_BYTES
-        key_hash = blake2s(key_bytes, digest_size=HASH_BYTES).digest()
-        targets[key_hash] = key_bytes
-        bucket = int.from_bytes(key_hash, "little") % n_buckets
-        wanted[bucket] = wanted.get(bucket, 0) + 1
+    names = {key_hash: name for name, key_hash in hashes.items()}
+    firsts, several = _first_blocks(index, names)
     removal = Removal([], [], [], 0)
-    found_user_keys = 0
-    heads = ((index.head(bucket), bucket, count) for bucket, count in sorted(wanted.items()))
-    steps: list[_Step] = [(first, bucket, _IN_INDEX, False, count) for first, bucket, count in heads if first > 1]
+    hidden = 0
+    # By local names, and with few objects: this runs once for each key of a bulk change.
+    dead, new_heads, pointers = removal.dead, removal.heads, removal.pointers
+    name_of, unpack = names.get, HASH_AND_NEXT.unpack_from
+    is_any_hidden = not HIDDEN_NAMES.isdisjoint(hashes)
     seen: set[int] = set()
-    # By local names: this runs once for each key of a bulk change.
-    dead, pointers, new_heads = removal.dead, removal.pointers, removal.heads
-    while steps:
-        steps.sort()
-        following_steps: list[_Step] = []
-        for (position, bucket, before, is_cut, count), window, at in _heads(fd, steps, end_bytes):
-            if position in seen:
-                raise ChainDamageError("a chain of the hash index runs in a circle, or two of them meet")
-            seen.add(position)
-            key_hash, pointer, key_length, _, _ = HEAD.unpack_from(window, at)
-            key_at = at + BLOCK_HEAD_BYTES
-            key = window[key_at : key_at + key_length]
+    steps: dict[int, _Step] = {}
+    places = sorted(firsts)
+    while places:
+        is_first = not steps
+        seen.update(place >> _BUCKET_BITS for place in places)
+        following_steps: dict[int, _Step] = {}
+        start, window_end, last = 0, 0, -1
+        for number, place in enumerate(places, 1):
+            position = place >> _BUCKET_BITS
+            if position == last:
+                raise ChainDamageError("two chains of the hash index lead to the same block")
+            last = position
+            if position + HEAD_AND_KEY_BYTES > window_end:
+                window = _window(fd, position, places[number : number + 1], end_bytes)
+                start, window_end = position, position + len(window)
+            at = position - start
+            key_hash, following = unpack(window, at)
+            key_length = following >> KEY_LENGTH_BITS
+            following &= NEXT_MASK
+            at += BLOCK_HEAD_BYTES
+            key = window[at : at + key_length]
             if len(key) < key_length:
                 key = read_at(fd, key_length, position + BLOCK_HEAD_BYTES)
-            target = targets.get(key_hash)
-            if target != key and (
-                target is not None or blake2s(key, digest_size=HASH_BYTES).digest() != key_hash
-            ):
+            name = name_of(key_hash)
+            if (name is None or name.encode() != key) and not _is_key_of(key, key_hash, name):
                 raise ChainDamageError(f"a pointer leads to byte {position}, where no block is")
-            following = int.from_bytes(pointer, "little")
             if following == 0:
                 raise ChainDamageError(f"a chain leads to the dead block at byte {position}")
-            if target is not None:
+            if name is not None:
                 dead.append(position + HASH_BYTES)
-                found_user_keys += key not in RESERVED_KEYS
+                hidden += is_any_hidden and name in HIDDEN_NAMES
+                if is_first and place & _BUCKET_MASK not in several:
+                    # Most are the first of their chain, and the only one of it that goes.
+                    new_heads.append((place & _BUCKET_MASK, following))
+                    continue
+            if is_first:
+                bucket, before, is_cut = place & _BUCKET_MASK, _IN_INDEX, False
+                count = several.get(bucket, 1)
+            else:
+                bucket, before, is_cut, count = steps[position]
+            if name is not None:
                 is_cut = True
                 count -= 1
             else:
@@ -196,11 +238,45 @@ def plan_removal(fd: int, index: HashIndex, end_bytes: int, keys: Iterable[str])
                     _link(new_heads, pointers, bucket, before, position)
                 before, is_cut = position + HASH_BYTES, False
             if count and following > 1:
-                following_steps.append((following, bucket, before, is_cut, count))
+                if following in seen or following in following_steps:
+                    raise ChainDamageError("a chain of the hash index runs in a circle, or two of them meet")
+                following_steps[following] = bucket, before, is_cut, count
             elif is_cut:
                 _link(new_heads, pointers, bucket, before, following)
         steps = following_steps
-    return removal._replace(user_keys=found_user_keys)
+        places = [position << _BUCKET_BITS for position in sorted(steps)]
+    return removal._replace(user_keys=len(dead) - hidden)
+
+
+def _is_key_of(key: bytes, key_hash: bytes, name: str | None) -> bool:
+    """Whether a block's key has the block's hash, and is that of the name which has this hash, if one has."""
+    if name is not None:
+        return name == METADATA_KEY and key == METADATA_KEY_BYTES
+    return blake2s(key, digest_size=HASH_BYTES).digest() == key_hash
+
+
+def _first_blocks(index: HashIndex, key_hashes: Iterable[bytes]) -> tuple[list[int], dict[int, int]]:
+    """Returns the blocks with which the chains of some keys begin, and buckets of more than one of the keys.
+
+    Each block comes as its position, and its bucket in the last `_BUCKET_BITS` bits.
+    """
+    n_buckets, from_bytes = index.n_buckets, int.from_bytes
+    buckets = sorted([from_bytes(key_hash, "little") % n_buckets for key_hash in key_hashes])
+    places: list[int] = []
+    several: dict[int, int] = {}
+    last_number, last_bucket, page = -1, -1, array("Q")
+    for bucket in buckets:
+        if bucket == last_bucket:
+            several[bucket] = several.get(bucket, 1) + 1
+            continue
+        last_bucket = bucket
+        number, slot = divmod(bucket, PAGE_POINTERS)
+        if number != last_number:
+            last_number, page = number, index.page(number)
+        position = page[slot]
+        if position > 1:
+            places.append(position << _BUCKET_BITS | bucket)
+    return places, several
 
 
 def _link(
@@ -212,22 +288,14 @@ def _link(
         pointers.append((before, pointer))
 
 
-def _heads(fd: int, steps: Sequence[_Step], end_bytes: int) -> Iterator[tuple[_Step, bytes, int]]:
-    """Yields each step with bytes of the file, and where in them the step's block begins."""
-    window, start, window_end = b"", 0, 0
-    last = len(steps) - 1
-    for number, step in enumerate(steps):
-        position = step[0]
-        if position + HEAD_AND_KEY_BYTES > window_end:
-            near = number < last and steps[number + 1][0] - position < _NEAR_BYTES
-            length = min(_WINDOW_BYTES if near else HEAD_AND_KEY_BYTES, end_bytes - position)
-            if length < BLOCK_HEAD_BYTES:
-                raise ChainDamageError(f"a pointer leads to byte {position}, where no block is")
-            window, start = read_at(fd, length, position), position
-            window_end = start + len(window)
-            if len(window) < BLOCK_HEAD_BYTES:
-                raise ChainDamageError(f"a pointer leads to byte {position}, where no block is")
-        yield step, window, position - start
+def _window(fd: int, position: int, following: list[int], end_bytes: int) -> bytes:
+    """Returns bytes of the file from a block on: more than it, where the next place to be looked at is near."""
+    near = bool(following) and (following[0] >> _BUCKET_BITS) - position < _NEAR_BYTES
+    length = min(_WINDOW_BYTES if near else HEAD_AND_KEY_BYTES, end_bytes - position)
+    window = read_at(fd, length, position) if length >= BLOCK_HEAD_BYTES else b""
+    if len(window) < BLOCK_HEAD_BYTES:
+        raise ChainDamageError(f"a pointer leads to byte {position}, where no block is")
+    return window
 
 
 def next_pointer(position: int) -> bytes:

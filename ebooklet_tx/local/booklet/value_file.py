@@ -29,7 +29,6 @@ from ebooklet_tx.errors import (
     LocalIntegrityError,
 )
 from ebooklet_tx.local.booklet.block_writer import (
-    Placed,
     ShortAppendError,
     Value,
     append_blocks,
@@ -186,7 +185,7 @@ class ValueFile(LockableFile):
         sets: Iterable[tuple[str, int, Value]],
         *,
         expected_keys: int = 0,
-    ) -> list[Placed]:
+    ) -> list[int]:
         """Guards the file, applies deletes, writes blocks for the sets, checks and fsyncs.
 
         Afterwards the guard still stands: the caller records the result in the journal, then calls
@@ -200,7 +199,7 @@ class ValueFile(LockableFile):
             expected_keys: About how many sets there are, for the size of the hash index.
 
         Returns:
-            The places of the values, in the order of `sets`.
+            The offsets of the values, in the order of `sets`.
 
         Raises:
             LocalStorageError: The disk is full or failing.
@@ -216,7 +215,7 @@ class ValueFile(LockableFile):
                 # It stays when the guard goes: a journal that knows another one is of another moment.
                 write_all(self._fd, number, APPEND_NUMBER_OFFSET)
                 header = self._present_header()
-                placed = append_blocks(self._fd, header, sets, expected_keys=expected_keys, removed=removed)
+                offsets = append_blocks(self._fd, header, sets, expected_keys=expected_keys, removed=removed)
                 self.header = self._present_header()
                 os.fsync(self._fd)
         except ChainDamageError as error:
@@ -233,7 +232,7 @@ class ValueFile(LockableFile):
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, before)
             raise
-        return placed
+        return offsets
 
     def release(self, state: FileState | None = None) -> None:
         """Takes the guard off and leaves the modification time that the journal recorded."""

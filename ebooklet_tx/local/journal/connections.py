@@ -1,4 +1,4 @@
-"""Connections to SQLite with an owner.
+"""Connections to SQLite with an owner, and statements that take many rows at once.
 
 Owns one connection. The invariant: between SQLite's opening of it and its owner's knowing of it no bytecode runs,
 so that no interrupt leaks one. (A connection that is merely dropped stays open until garbage is collected: it and
@@ -12,8 +12,13 @@ import functools
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
+
+_ROWS_AT_ONCE = 100
+_PARAMETERS_AT_ONCE = 999
+"""As many as every SQLite takes."""
 
 
 class OwnedConnection:
@@ -54,4 +59,42 @@ def connected(database: str, **options: Any) -> Iterator[sqlite3.Connection]:
         owned.close()
 
 
-__all__ = ["OwnedConnection", "connected"]
+def insert_many(
+    raw: sqlite3.Connection,
+    statement: tuple[str, str, str],
+    shared: Sequence[Any],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """Inserts rows, a hundred of them by each statement: that takes two thirds of the time of one for each row.
+
+    Args:
+        raw: The connection of a transaction.
+        statement: What comes before the values of a row, those values, and what comes behind them. In the
+            values `{s0}`, `{s1}` and so on stand for what all rows share, `{0}`, `{1}` and so on for a row's own.
+        shared: What all rows share.
+        rows: What each row has of its own.
+    """
+    if not rows:
+        return
+    width = len(rows[0])
+    at_once = min(_ROWS_AT_ONCE, (_PARAMETERS_AT_ONCE - len(shared)) // width)
+    whole = len(rows) - len(rows) % at_once
+    text = _of_rows(statement, len(shared), width, at_once) if whole else ""
+    for start in range(0, whole, at_once):
+        raw.execute(text, (*shared, *chain.from_iterable(rows[start : start + at_once])))
+    rest = rows[whole:]
+    raw.executemany(_of_rows(statement, len(shared), width, 1), [(*shared, *row) for row in rest])
+
+
+@functools.lru_cache(maxsize=16)
+def _of_rows(statement: tuple[str, str, str], shared_count: int, width: int, count: int) -> str:
+    before, values, behind = statement
+    shared = {f"s{number}": f"?{number + 1}" for number in range(shared_count)}
+    firsts = range(shared_count + 1, shared_count + 1 + count * width, width)
+    rows = (
+        values.format(*(f"?{number}" for number in range(first, first + width)), **shared) for first in firsts
+    )
+    return f"{before} VALUES {', '.join(rows)} {behind}"
+
+
+__all__ = ["OwnedConnection", "connected", "insert_many"]

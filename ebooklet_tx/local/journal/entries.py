@@ -46,6 +46,7 @@ SELECT CASE WHEN {SOUND_ROW} THEN key END,
 FROM entry WHERE key = ?
   AND local_digest = {_VISIBLE_DIGEST}
 """
+_ALL_PLACES = f"SELECT key FROM entry WHERE local_digest = {_VISIBLE_DIGEST} AND {SOUND_ROW} ORDER BY key"
 _COUNTS = """
 SELECT (SELECT value FROM meta WHERE name = 'base_key_count'), count(*), count(DISTINCT key),
   coalesce(sum(+pending IN (1, 2) AND {sound}), 0),
@@ -144,6 +145,13 @@ def find_place(journal: Journal, key: str) -> tuple[int | None, bytes, int, int]
     return place
 
 
+def keys_with_place(journal: Journal) -> frozenset[str]:
+    """Returns the keys whose visible value the Booklet file holds; one with a damaged row is left out."""
+    keys = [key for (key,) in journal.rows(_ALL_PLACES)]
+    check_order(journal.path, keys)
+    return frozenset(keys)
+
+
 def entries_where(journal: Journal, where: str, parameters: tuple[Any, ...] = ()) -> Iterator[Entry]:
     """Yields the entries for which some SQL holds, in order of key, from one snapshot.
 
@@ -203,13 +211,6 @@ def digests_of(journal: Journal, keys: Sequence[str]) -> dict[str, tuple[bytes |
     """Returns the digests of what a reader sees and of what the Booklet file holds, for many keys."""
     rows = _rows_of(journal, keys, f"SELECT key, {_VISIBLE_DIGEST}, local_digest FROM entry")
     return {key: (visible, local) for key, visible, local in rows}
-
-
-def keys_with_local_copy(journal: Journal, keys: Sequence[str]) -> list[str]:
-    """Returns those of some keys for which the Booklet file holds something, current or not."""
-    return [
-        key for key, there in _rows_of(journal, keys, "SELECT key, local_digest IS NOT NULL FROM entry") if there
-    ]
 
 
 def _rows_of(journal: Journal, keys: Sequence[str], select: str) -> Iterator[tuple[Any, ...]]:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from ebooklet_tx.local.journal.connections import insert_many
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.operations import (
     BASE_ADOPTED,
@@ -71,6 +72,16 @@ UPDATE entry SET pending = 0, {NO_BASE} WHERE key = ? AND pending != 0 AND base_
   OR (pending = 2 AND base_digest IS NULL)) AND NOT EXISTS (SELECT 1 FROM intent)
 """
 """Operations that change nothing of what their base is found to be: a key that was set and deleted again."""
+
+_INSERT_KNOWN = (
+    "INSERT INTO entry(known, key, remote_seq, remote_timestamp_us, remote_digest, remote_object, "
+    "remote_offset_bytes, remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, "
+    "local_length_bytes)",
+    "({s0}, {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10})",
+    "ON CONFLICT(key) DO UPDATE SET local_timestamp_us = excluded.local_timestamp_us, "
+    "local_digest = excluded.local_digest, local_offset_bytes = excluded.local_offset_bytes, "
+    "local_length_bytes = excluded.local_length_bytes",
+)
 
 KEYS_AT_ONCE = 10_000
 
@@ -199,15 +210,8 @@ LocalCopy: TypeAlias = tuple[int, bytes, int, int]
 def insert_known(raw: sqlite3.Connection, sides: Sequence[tuple[RemoteSide, LocalCopy]]) -> None:
     """Adds entries of keys that had none, known as of the base commit, each with its local copy."""
     numbers = object_numbers(raw, (side.ref for side, _ in sides if side.ref is not None))
-    stamp = stamp_of(raw)
-    raw.executemany(
-        "INSERT INTO entry(key, known, remote_seq, remote_timestamp_us, remote_digest, remote_object, "
-        "remote_offset_bytes, remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, "
-        "local_length_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
-        "local_timestamp_us = excluded.local_timestamp_us, local_digest = excluded.local_digest, "
-        "local_offset_bytes = excluded.local_offset_bytes, local_length_bytes = excluded.local_length_bytes",
-        [(side.key, stamp, *_columns(side, numbers), *copy) for side, copy in sides],
-    )
+    rows = [(side.key, *_columns(side, numbers), *copy) for side, copy in sides]
+    insert_many(raw, _INSERT_KNOWN, (stamp_of(raw),), rows)
 
 
 def _set_remote(raw: sqlite3.Connection, sides: Sequence[tuple[str, RemoteSide | None]]) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
+from ebooklet_tx.local.journal.connections import insert_many
 from ebooklet_tx.local.journal.schema import EMPTY
 from ebooklet_tx.records import digest_of
 
@@ -59,35 +60,43 @@ ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
   pending_number = excluded.pending_number
 """
 
-_SET = f"""
-INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,
-  known, base_kind, base_at)
-VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?) {_UPDATE}
-"""
+_SET = (
+    "INSERT INTO entry(known, base_kind, base_at, pending, key, pending_digest, pending_timestamp_us, "
+    "pending_length_bytes, pending_number)",
+    "({s0}, {s1}, {s2}, 1, {0}, {1}, {2}, {3}, {4})",
+    _UPDATE,
+)
 
-_SET_AND_PLACE = f"""
-INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,
-  known, base_kind, base_at, local_digest, local_timestamp_us, local_length_bytes, local_offset_bytes)
-VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-{_UPDATE},
+_SET_AND_PLACE = (
+    "INSERT INTO entry(known, base_kind, base_at, pending, key, pending_digest, pending_timestamp_us, "
+    "pending_length_bytes, pending_number, local_digest, local_timestamp_us, local_length_bytes, "
+    "local_offset_bytes)",
+    "({s0}, {s1}, {s2}, 1, {0}, {1}, {2}, {3}, {4}, {1}, {2}, {3}, {5})",
+    f"""{_UPDATE},
   local_digest = excluded.local_digest,
   local_timestamp_us = excluded.local_timestamp_us,
   local_length_bytes = excluded.local_length_bytes,
   local_offset_bytes = excluded.local_offset_bytes
-"""
+""",
+)
 
-_DELETE = f"""
-INSERT INTO entry(key, pending, pending_timestamp_us, pending_number, known, base_kind, base_at)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+_DELETE = (
+    "INSERT INTO entry(known, base_kind, base_at, pending, key, pending_timestamp_us, pending_number)",
+    "({s0}, {s1}, {s2}, {s3}, {0}, {1}, {2})",
+    f"""
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
   pending = CASE WHEN known AND remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0 ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = excluded.pending_timestamp_us, pending_length_bytes = NULL,
   pending_number = excluded.pending_number
-"""
+""",
+)
 
-_DELETE_AND_GONE = f"""{_DELETE},
+_DELETE_AND_GONE = (
+    *_DELETE[:2],
+    f"""{_DELETE[2]},
   local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL, local_length_bytes = NULL
-"""
+""",
+)
 
 DROP_EMPTY = f"DELETE FROM entry WHERE {EMPTY}"
 """Entries of which this machine holds nothing."""
@@ -122,9 +131,20 @@ class Numbering:
         self.known = int(self.base_at is None)
         self.base_kind = BASE_SAID if self.known else BASE_UNKNOWN
 
+    @property
+    def shared(self) -> tuple[int, int, str | None]:
+        """What the statements above share between their rows."""
+        return self.known, self.base_kind, self.base_at
+
     def next(self) -> int:
-        self._last += 1
-        return self._last
+        """Returns the number of the next operation."""
+        return self.take(1)[0]
+
+    def take(self, count: int) -> range:
+        """Returns the numbers of the next operations."""
+        first = self._last + 1
+        self._last += count
+        return range(first, self._last + 1)
 
     def note(self) -> None:
         """Records the last number that was given."""
@@ -148,11 +168,11 @@ def save_pushed(raw: sqlite3.Connection, keys: Iterable[str]) -> None:
 def record_sets(raw: sqlite3.Connection, rows: Iterable[tuple[str, bytes, int, int]]) -> None:
     """Makes pending sets of (key, digest, timestamp, length); equal content and time is no change."""
     numbering = Numbering(raw)
-    rows = list(rows) if has_open_push(raw) else rows
-    if isinstance(rows, list):
-        save_pushed(raw, (row[0] for row in rows))
-    at = numbering.known, numbering.base_kind, numbering.base_at
-    raw.executemany(_SET, ((*row, numbering.next(), *at) for row in rows))
+    rows = list(rows)
+    save_pushed(raw, (row[0] for row in rows))
+    numbers = numbering.take(len(rows))
+    numbered = [(*row, number) for row, number in zip(rows, numbers, strict=True)]
+    insert_many(raw, _SET, numbering.shared, numbered)
     numbering.note()
 
 
@@ -160,14 +180,14 @@ def record_placed_sets(raw: sqlite3.Connection, rows: Sequence[tuple[str, bytes,
     """Likewise, of (key, digest, timestamp, length, offset in the Booklet file)."""
     numbering = Numbering(raw)
     save_pushed(raw, (row[0] for row in rows))
-    at = numbering.known, numbering.base_kind, numbering.base_at
+    numbers = numbering.take(len(rows))
     numbered = [
-        (key, digest, stamp, length, numbering.next(), *at, digest, stamp, length, offset)
-        for key, digest, stamp, length, offset in rows
+        (key, digest, stamp, length, number, offset)
+        for (key, digest, stamp, length, offset), number in zip(rows, numbers, strict=True)
     ]
     # Numbers go by the order of the file. In the order of key the table's pages are met once each.
     numbered.sort(key=itemgetter(0))
-    raw.executemany(_SET_AND_PLACE, numbered)
+    insert_many(raw, _SET_AND_PLACE, numbering.shared, numbered)
     numbering.note()
 
 
@@ -187,9 +207,8 @@ def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, 
     numbering = Numbering(raw)
     # Of a key without an entry, in a database without a remote, nothing is left to delete.
     kind = 0 if numbering.known and not is_open else 2
-    at = numbering.known, numbering.base_kind, numbering.base_at
-    statement = _DELETE_AND_GONE if gone else _DELETE
-    raw.executemany(statement, ((key, kind, stamp, numbering.next(), *at) for key, stamp in rows))
+    numbered = [(*row, number) for row, number in zip(rows, numbering.take(len(rows)), strict=True)]
+    insert_many(raw, _DELETE_AND_GONE if gone else _DELETE, (*numbering.shared, kind), numbered)
     if raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None:
         raw.executemany("DELETE FROM staged WHERE key = ?", ((key,) for key, _ in rows))
     raw.execute(DROP_EMPTY)
