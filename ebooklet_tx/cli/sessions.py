@@ -17,6 +17,8 @@ from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.stores.retry import patience
+from ebooklet_tx.sync.look_up import know_pending
+from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.values.serializers import CUSTOM, Undecoded, stored_name
 
 UNREACHABLE_SECONDS = 5.0
@@ -104,10 +106,21 @@ def edit(options: argparse.Namespace, change: Callable[[ebooklet_tx.Database], _
     """
     try:
         with opened(options, "w", offline=True) as database:
-            return change(database)
+            result = change(database)
+            _look_up_here(database)
+            return result
     except ebooklet_tx.OfflineError:
         with opened(options, "w") as database:
             return change(database)
+
+
+def _look_up_here(database: ebooklet_tx.Database) -> None:
+    """Notes what the index at hand says of the keys that were written, so that `status` counts them exactly."""
+    database.changes().update()
+    reader = reader_of(database._session)
+    # The change is made; where a part of the index is not here, the push looks the keys up.
+    with contextlib.suppress(ebooklet_tx.Error):
+        know_pending(reader.local, reader.base_index, reader.pull)
 
 
 def serializer_name(options: argparse.Namespace) -> str | None:

@@ -24,7 +24,7 @@ _HELP = """\
 Of the local file: its size and the dead part, which `prune` frees; the journal; what is
 pending. Of the remote, by kind of object: how many, their bytes, and how many of them are
 dead. `compact` rewrites packs that hold dead values, and `collect` deletes objects that
-nothing names.
+nothing names. Values that the newest commit has no more may still be those of a snapshot.
 
 It lists the remote's objects and reads its whole index. --local asks for the local part alone.
 """
@@ -61,7 +61,8 @@ def _stats(options: argparse.Namespace) -> int:
         for kind in _KINDS:
             found = remote[kind]
             if found["objects"]:
-                dead = _dead(found.get("dead_bytes"), found["bytes"])
+                but = " but for snapshots" if kind == "packs" and remote["snapshots"]["objects"] else ""
+                dead = _dead(found.get("dead_bytes"), found["bytes"], but)
                 print(f"  {kind:<9} {_size(found['bytes'])}  {counted(found['objects'], 'object')}{dead}")
     return DONE
 
@@ -70,10 +71,10 @@ def _size(count: int) -> str:
     return f"{count:>15,} bytes"
 
 
-def _dead(dead_bytes: int | None, count: int) -> str:
+def _dead(dead_bytes: int | None, count: int, but: str = "") -> str:
     if dead_bytes is None or not count:
         return ""
-    return f", {dead_bytes:,} of them dead ({100 * dead_bytes / count:.1f}%)"
+    return f", {dead_bytes:,} of them dead{but} ({100 * dead_bytes / count:.1f}%)"
 
 
 def _local(status: Status) -> dict[str, Any]:

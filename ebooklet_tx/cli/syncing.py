@@ -157,20 +157,25 @@ def _push(options: argparse.Namespace) -> int:
                 force_push=options.force, on_conflict=options.on_conflict, message=options.message
             )
     except ebooklet_tx.ConflictError as error:
-        count = ("" if error.complete else "at least ") + counted(len(error.conflicts), "key")
-        complain(
-            f"conflicts in {count}, changed here and by another writer: "
-            f"{some_of([conflict.key for conflict in error.conflicts])}; nothing was pushed. "
-            f"`ebooklet-tx resolve {options.path}` shows them and settles them, or push with --on-conflict"
-        )
+        complain(_conflicts(error, options.path))
         return NEEDS_DECISION
     if options.json:
         print_json(asdict(result))
     elif result:
-        print(f"pushed commit {result.seq}: {result.set_count} sets, {result.deleted_count} deletes")
+        sets, deletes = counted(result.set_count, "set"), counted(result.deleted_count, "delete")
+        print(f"pushed commit {result.seq}: {sets}, {deletes}")
     else:
         print(f"nothing to push; the remote stands at commit {result.seq}")
     return DONE
+
+
+def _conflicts(error: ebooklet_tx.ConflictError, path: Path) -> str:
+    keys = [conflict.key for conflict in error.conflicts]
+    named = repr(keys[0]) if len(keys) == 1 and error.complete else f"{len(keys):,} keys ({some_of(keys)})"
+    return (
+        f"{'' if error.complete else 'at least '}{named} changed here and by another writer, so nothing was "
+        f"pushed; `ebooklet-tx resolve {path}` shows both versions, and settles them"
+    )
 
 
 def _preview(options: argparse.Namespace) -> int:
@@ -213,6 +218,8 @@ def _pull(options: argparse.Namespace) -> int:
         print(f"this machine stands at commit {result.seq}{', all values loaded' * _all(options, failures)}")
         for key in conflicts:
             print(f"CONFLICT: {key!r} was changed here and by another writer")
+        if conflicts:
+            print(f"`ebooklet-tx resolve {options.path}` shows both versions, and settles them")
     return _told(failures) or (NEEDS_DECISION if conflicts else DONE)
 
 

@@ -182,11 +182,12 @@ def test_a_value_from_a_file_and_what_is_said(path: Path, tmp_path: Path) -> Non
     done = run("put", path, "new", source)
     assert (done.returncode, done.stdout, done.stderr) == (cli.DONE, "set new (9 bytes), to be pushed\n", "")
     assert data(run("put", path, "newer", "-", "--json", given=b"5")) == {"bytes": 1, "key": "newer"}
+    assert run("put", path, "ashburton", given=b"1").returncode == cli.DONE
     status = data(run("status", path, "--json"))
-    assert (status["pending_sets"], status["base_seq"]) == (2, 1)
+    assert (status["pending_sets"], status["base_seq"], status["keys"]) == (3, 1, 5)
     told = data(run("get", path, "new", "--json"))
     assert (told["value"], told["form"], told["serializer"], told["bytes"]) == ({"lat": 1}, "json", "orjson", 9)
-    assert run("push", path).stdout == "pushed commit 2: 2 sets, 0 deletes\n"
+    assert run("push", path).stdout == "pushed commit 2: 3 sets, 0 deletes\n"
 
 
 def test_put_sends_nothing(path: Path, tmp_path: Path) -> None:
