@@ -7,7 +7,7 @@ that is the base. Where the commit's index is gone, because it is an old one, th
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ebooklet_tx.errors import UnsupportedFormatError
@@ -19,7 +19,7 @@ from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.detachment import keys_only_in_remote
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.progress import Reporter
-from ebooklet_tx.records import RemoteSide
+from ebooklet_tx.records import CommitRecord, RemoteSide
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot
 
@@ -57,6 +57,11 @@ class BaseIndex:
         with self._mutex:
             self._last = base.commit_id, base.etag, index
         return index
+
+    def records_of(self, base: Base) -> Sequence[CommitRecord]:
+        """Returns the newest commits that a base's root itself tells of, newest first."""
+        index = self.of_base(base)
+        return () if index is None else index.manifest.records
 
     def of_root(self, fetched: FetchedRoot) -> CommitIndex:
         """Returns the index of a root that was read."""

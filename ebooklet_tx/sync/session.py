@@ -14,6 +14,7 @@ from typing import Any
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.base_index import BaseIndex
+from ebooklet_tx.sync.commit.turns import Turns
 from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.remote import Remote
 
@@ -41,6 +42,7 @@ class Session:
         ended: Called when the session has ended; None where nothing is left to do.
         push_mutex: Held by one push, compaction or repair at a time.
         index: The index of the remote's commits.
+        turns: What is known of the writers that push beside this one.
     """
 
     local: LocalStore
@@ -57,8 +59,10 @@ class Session:
     ended: Callable[[], object] | None = None
     push_mutex: threading.RLock = field(default_factory=threading.RLock)
     index: BaseIndex = field(init=False)
+    turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
+        self.turns = Turns(self.remote.policy)
         self.index = BaseIndex(self.local, self.remote)
 
     @property

@@ -191,6 +191,11 @@ def _rounds(
         for number in range(MAX_ROUNDS):
             if number and session.locks.recheck():
                 pull(session)
+            if session.locks.is_optimistic:
+                session.turns.await_turn(
+                    lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
+                )
+            began, base = session.remote.policy.clock(), read_base(session.journal)
             reader.know_pending()
             complete = _pull_known_conflicts(reader, decode, on_conflict)
             yielding: list[Resolution] = []
@@ -215,8 +220,13 @@ def _rounds(
                     raise
                 continue
             if result is not None:
+                if result:
+                    session.turns.won(result.seq, session.remote.policy.clock() - began)
                 return result
-            backoff(session.remote.policy, number)
+            if session.locks.is_optimistic and read_base(session.journal).seq > base.seq:
+                session.turns.lost(session.remote.policy.clock() - began)
+            else:
+                backoff(session.remote.policy, number)
         raise contention(session.remote)
     finally:
         session.locks.release_turn()

@@ -198,6 +198,11 @@ class WriterLocks:
             self.held.mark_lost("the root carries a higher fence")
             self.held.check()
 
+    @property
+    def is_optimistic(self) -> bool:
+        """Whether the session's commits are swapped in without a lock."""
+        return self.held is None and self._remote.mode.swaps
+
     # -- locks for one commit ------------------------------------------------------------------
 
     @property
