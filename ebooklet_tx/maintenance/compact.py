@@ -43,7 +43,8 @@ from ebooklet_tx.sync.commit.packing import (
     send_packs,
 )
 from ebooklet_tx.sync.commit.publish import below, commit_rows
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, contention
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, contention
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote

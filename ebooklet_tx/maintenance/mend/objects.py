@@ -18,7 +18,7 @@ from ebooklet_tx.errors import (
     TransientStoreError,
 )
 from ebooklet_tx.stores.object_store import Blob
-from ebooklet_tx.sync.commit.push import backoff
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
 
 MAX_TRIES = 5

@@ -40,7 +40,7 @@ from ebooklet_tx.records import SnapshotNote
 from ebooklet_tx.stores.object_store import Blob, StoredObject
 from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.builder import writer_name
-from ebooklet_tx.sync.commit.push import backoff
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root, read_root_or_none
 from ebooklet_tx.timestamps import now_us, timestamp_us

@@ -19,7 +19,8 @@ from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.maintenance.snapshots import kept
 from ebooklet_tx.sync.commit.builder import Below, Changes
 from ebooklet_tx.sync.commit.publish import below, commit_rows
-from ebooklet_tx.sync.commit.push import MAX_ROUNDS, backoff, contention
+from ebooklet_tx.sync.commit.push import MAX_ROUNDS, contention
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.pull.conflicts import find_conflicts
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.reader import reader_of

@@ -29,11 +29,11 @@ from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read_plan
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import ReplacedError
-from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.forks.protection import renew
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
@@ -52,7 +52,6 @@ INLINE_TOTAL_BYTES = 8 * 1024
 """A push whose values together are up to this size sends no pack."""
 
 MAX_ROUNDS = 200
-CONTENTION_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -253,12 +252,6 @@ def _pull_known_conflicts(reader: Reader, decode: Decode, on_conflict: str | Res
     return True
 
 
-def backoff(policy: RetryPolicy, number: int) -> None:
-    """Spreads the writers that collided: waits a random time up to a growing bound."""
-    bound_seconds = min(policy.cap_seconds, CONTENTION_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
-    policy.sleep(policy.random() * bound_seconds)
-
-
 def contention(remote: Remote) -> ContentionError:
     """Returns the error of a commit that lost every round to other writers."""
     return ContentionError(
@@ -340,7 +333,8 @@ def _one_round(
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
         rows = operation_rows(session.local, plan, on.seq + 1)
-        changes = _changes_of(plan, message)
+        counts = (plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
+        changes = Changes(*counts, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
     except ReplacedError:
         # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
@@ -359,10 +353,6 @@ def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:
     with journal.transaction() as transaction:
         postpone(driver(transaction), [conflict.key for conflict in left_out])
     return read_plan(journal, last_number=plan.last_number)
-
-
-def _changes_of(plan: PushPlan, message: str) -> Changes:
-    return Changes(plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count, message)
 
 
 def _result(commit: Commit, resumed: int) -> PushResult:
@@ -405,4 +395,4 @@ def _decided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> l
     ]
 
 
-__all__ = ["MAX_ROUNDS", "PushResult", "backoff", "contention", "push", "raise_fence"]
+__all__ = ["MAX_ROUNDS", "PushResult", "contention", "push", "raise_fence"]

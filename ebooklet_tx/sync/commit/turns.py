@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
 
+CONTENTION_SECONDS = 0.02
+
 ME = "this session"
 """How its own commits are signed here; processes of several hosts may sign theirs alike."""
 
@@ -137,4 +139,10 @@ class Turns:
         self.commit_seconds = min(max(mean, LEAST_SECONDS), MOST_SECONDS)
 
 
-__all__ = ["Turns", "count_before", "round_of"]
+def backoff(policy: RetryPolicy, number: int) -> None:
+    """Spreads the writers that collided: waits a random time up to a growing bound."""
+    bound_seconds = min(policy.cap_seconds, CONTENTION_SECONDS * 2 ** min(number, 6), policy.base_seconds * 10)
+    policy.sleep(policy.random() * bound_seconds)
+
+
+__all__ = ["Turns", "backoff", "count_before", "round_of"]

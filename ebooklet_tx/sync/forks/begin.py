@@ -11,7 +11,7 @@ import secrets
 from ebooklet_tx.errors import ContentionError, ObjectMissingError, RemoteMissingError, UUIDMismatchError
 from ebooklet_tx.formats.fork import ForkNote, encode_fork
 from ebooklet_tx.sync.commit.builder import writer_name
-from ebooklet_tx.sync.commit.push import backoff
+from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root, read_root_or_none
 from ebooklet_tx.timestamps import now_us
