@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ebooklet_tx.database import Database
     from ebooklet_tx.database import Database as EVariableLengthValue
     from ebooklet_tx.database.forking import Fork, Part
+    from ebooklet_tx.database.remote_reader import RemoteReader
     from ebooklet_tx.ebooklet_names import DEFAULT_GROUP_BYTES, open_ebooklet, open_rcg
     from ebooklet_tx.errors import (
         ConcurrentCompactionError,
@@ -101,6 +102,7 @@ _HOMES = {
         "EVariableLengthValue",
     ),
     "ebooklet_tx.database.forking": ("Fork", "Part"),
+    "ebooklet_tx.database.remote_reader": ("RemoteReader",),
     "ebooklet_tx.ebooklet_names": (
         "DEFAULT_GROUP_BYTES",
         "open_ebooklet",
@@ -176,6 +178,7 @@ __all__ = [
     "VerifyReport",
     "Database",
     "EVariableLengthValue",
+    "RemoteReader",
     "RemoteConnGroup",
     "RemoteSession",
     "Change",

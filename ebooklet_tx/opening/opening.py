@@ -16,6 +16,7 @@ from typing import Any, Literal, Unpack, overload
 
 from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.database import Database
+from ebooklet_tx.database.remote_reader import RemoteReader
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     OfflineError,
@@ -31,8 +32,9 @@ from ebooklet_tx.local.journal.facts import note_connection, note_type
 from ebooklet_tx.maintenance.snapshots.kept import check_name
 from ebooklet_tx.opening.at_snapshot import open_at
 from ebooklet_tx.opening.by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
-from ebooklet_tx.opening.options import Flag, OpenOptions
+from ebooklet_tx.opening.options import Flag, OpenOptions, ReadOptions
 from ebooklet_tx.opening.settings import Settings
+from ebooklet_tx.opening.without_file import open_reader
 from ebooklet_tx.progress import ProgressOption, Reporter
 from ebooklet_tx.stores.retry import RetryPolicy, patience
 from ebooklet_tx.sync.connecting import only_readable, remote_at
@@ -79,7 +81,7 @@ def open(
 @overload
 def open(
     remote_conn: RemoteConn,
-    file_path: str | os.PathLike[str] | None,
+    file_path: str | os.PathLike[str],
     flag: Flag = "r",
     value_serializer: Any = None,
     n_buckets: int = 12007,
@@ -87,6 +89,30 @@ def open(
     remote_conn_group: bool = False,
     **options: Unpack[OpenOptions],
 ) -> Database: ...
+
+
+@overload
+def open(
+    remote_conn: RemoteConn,
+    file_path: None,
+    flag: Literal["r"] = "r",
+    value_serializer: Any = None,
+    *,
+    at: str,
+    **options: Unpack[ReadOptions],
+) -> Database: ...
+
+
+@overload
+def open(
+    remote_conn: RemoteConn,
+    file_path: None,
+    flag: Literal["r"] = "r",
+    value_serializer: Any = None,
+    *,
+    at: None = None,
+    **options: Unpack[ReadOptions],
+) -> RemoteReader: ...
 
 
 @at_edge
@@ -114,15 +140,16 @@ def open(
     retry: RetryPolicy | None = None,
     remember_remote: bool = True,
     progress: ProgressOption = None,
-) -> Database:
+) -> Database | RemoteReader:
     """Opens a database: a local Booklet file with its journal, and the remote that it syncs with.
 
     Args:
         remote_conn: An `S3Connection`; a URL (`s3://bucket/key`, `file:///folder/name`,
             `http(s)://...` for reading only, or `memory://name` in tests); a dict of connection parameters; or
             an entry of a connection group.
-        file_path: The local Booklet file; its journal lies beside it as `<file>.journal`. None, with `at` alone,
-            for a temporary one that goes when the session is closed.
+        file_path: The local Booklet file; its journal lies beside it as `<file>.journal`. None to read without
+            one, from memory: what comes back is a `RemoteReader`; or, with `at`, a database in a temporary file
+            that goes when the session is closed.
         flag: `r` reads an existing database, even one that was never pushed; `w` reads and writes it; `c` also
             creates it if it is missing; `n` starts an empty one, which replaces the remote at the next push.
         value_serializer: For a new database: None for bytes, one of booklet's names, or a class or instance
@@ -191,6 +218,15 @@ def open(
     """
     _check_process()
     connection = parse_connection(remote_conn, trust_entries=trust_entries, for_reading=flag == "r")
+    if file_path is None and at is None:
+        return open_reader(
+            connection,
+            flag=flag,
+            offline=offline,
+            value_serializer=value_serializer,
+            pickle_allowed=pickle_allowed(allow_pickle),
+            retry=retry,
+        )
     path = _checked_path(file_path, at, flag=flag, offline=offline)
     named_serializer(value_serializer)
     check_choice(on_conflict)

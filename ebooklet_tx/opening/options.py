@@ -32,4 +32,17 @@ class OpenOptions(TypedDict, total=False):
     progress: ProgressOption
 
 
-__all__ = ["Flag", "OpenOptions"]
+class ReadOptions(TypedDict, total=False):
+    """Those that mean something where there is no local file."""
+
+    lock_timeout: float
+    offline: Literal[False, "auto"]
+    allow_pickle: bool | None
+    conditional_writes: bool | Literal["auto"]
+    index: Literal["lazy", "full"]
+    trust_entries: bool
+    retry: RetryPolicy | None
+    progress: ProgressOption
+
+
+__all__ = ["Flag", "OpenOptions", "ReadOptions"]

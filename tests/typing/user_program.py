@@ -121,6 +121,14 @@ def forking(db: ebooklet_tx.Database) -> None:
     print(found, merged.set_count, db.changes().discard(["forked"]))
 
 
+def without_a_file(place: ebooklet_tx.DirectoryConnection) -> None:
+    reader: ebooklet_tx.RemoteReader = ebooklet_tx.open(place, None, value_serializer=Upper)
+    with reader as here:
+        print(
+            dict(here), here.seq, here.pull(), list(here.timestamps()), here.history(1), here.writable, here.uuid
+        )
+
+
 def errors(folder: Path) -> None:
     try:
         ebooklet_tx.open(f"file://{folder}/nothing/there", folder / "nothing.blt")
@@ -251,6 +259,7 @@ def main(folder: Path) -> None:
     with ebooklet_tx.open(first, folder / "first.blt", "w", Upper) as db:
         compacted: ebooklet_tx.CompactReport = db.compact(live_share=0.5)
         print(compacted)
+    without_a_file(first)
     errors(folder)
     remotes(folder, first)
     care(folder, first)

@@ -17,7 +17,7 @@ from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.journal.entries import prefix_end
 from ebooklet_tx.local.journal.remote_values import RemoteValue
-from ebooklet_tx.records import METADATA_KEY, digest_of
+from ebooklet_tx.records import IndexRow, digest_of
 from ebooklet_tx.sync.read.fetch import PART_BYTES, Found
 from ebooklet_tx.sync.read.ranges import fetch_ranges, read_range, sound_values
 from ebooklet_tx.sync.read.value_errors import damaged_there
@@ -175,14 +175,18 @@ class CommitReader:
     def iter_keys(self, prefix: str = "") -> Iterator[str]:
         """Yields the user's keys with a prefix, in order; goes on behind the last one on a newer commit."""
         # The metadata's key is the empty one.
-        least, end = prefix or "\0", prefix_end(prefix)
+        for row in self.live_rows(prefix or "\0", prefix_end(prefix)):
+            yield row.key
+
+    def live_rows(self, least: str, end: str | None) -> Iterator[IndexRow]:
+        """Yields the rows of values whose keys lie in `[least, end)`, in order; likewise."""
         for _ in range(MAX_MOVES):
             view = self.view
             try:
                 for item in view.scan(least, end):
-                    if item.row.digest is not None and item.row.key != METADATA_KEY:
+                    if item.row.digest is not None:
                         least = item.row.key + "\0"
-                        yield item.row.key
+                        yield item.row
                 return
             except ObjectMissingError as error:
                 self._move_on(view, error)
