@@ -20,6 +20,7 @@ from ebooklet_tx.cli.care import add_care_commands
 from ebooklet_tx.cli.completion import add_completion_command
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.cli.editing import add_editing_commands
+from ebooklet_tx.cli.help import DESCRIPTION, HelpBySubject
 from ebooklet_tx.cli.looking import add_looking_commands
 from ebooklet_tx.cli.shared import (
     DONE,
@@ -38,6 +39,12 @@ from ebooklet_tx.cli.snapshots import add_snapshot_commands
 from ebooklet_tx.cli.statistics import add_stats_command
 from ebooklet_tx.cli.syncing import add_sync_commands
 from ebooklet_tx.tracebacks import full_tracebacks
+
+_DEMO_HELP = """\
+It shows that an interrupted push goes on where it stopped, and loses nothing. It works in
+a temporary folder that is removed at the end, or in a bucket that you name, where it
+removes exactly what it has made.
+"""
 
 _DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
 
@@ -119,9 +126,9 @@ def _parser(name: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of the command line, for a program of that name; None for that which was called."""
     parser = argparse.ArgumentParser(
         prog=name or program(),
-        description="Looks after databases of ebooklet_tx.",
+        description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpBySubject,
     )
     parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -148,7 +155,15 @@ def _parser(name: str | None = None) -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "push Python's own source files, kill a push, recover, and compare every value"
-    demo = add_command(commands, "demo", _demo, summary, example="demo --files 20", takes_path=False)
+    demo = add_command(
+        commands,
+        "demo",
+        _demo,
+        summary,
+        details=_DEMO_HELP,
+        example="demo --files 20",
+        takes_path=False,
+    )
     demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     demo.add_argument("--files", type=count, help="take only so many files")
     demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")

@@ -143,28 +143,35 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command)
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
+    parser._positionals.title = "arguments"
     if takes_path:
         some = "?" if name in ("verify", "collect") else None
-        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
+        help_of_path = "the local file of the database" + (" (or give --remote alone)" if some else "")
+        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help=help_of_path)
+    report = parser.add_argument_group("report")
+    report.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    report.add_argument("--debug", action="store_true", help="print a failure with its trace")
     return parser
 
 
 def add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:
-    parser.add_argument(
-        "--remote", metavar="URL", help="s3://bucket/key, or file:///folder/name: for this command only"
-    )
-    add_place(parser)
+    """Adds what says where the remote is, and how long to wait for other sessions with the local file."""
+    place = parser.add_argument_group("remote, where it is not the one that PATH remembers")
+    place.add_argument("--remote", metavar="URL", help="s3://bucket/key or file:///folder/name")
+    _add_place(place)
     if lock_timeout:
-        add_lock_timeout(parser, 10.0, "how long to wait for a session that has the file open (default 10)")
+        add_lock_timeout(parser, 10.0, "how long to wait for another session that has PATH open (default 10)")
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Adds what can be said of an S3 address beside its URL."""
-    parser.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
-    parser.add_argument("--region", metavar="NAME", help="the S3 region")
-    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
+    _add_place(parser.add_argument_group("how to reach an S3 store"))
+
+
+def _add_place(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
+    group.add_argument("--region", metavar="NAME", help="the S3 region")
+    group.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
 
 
 def add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
