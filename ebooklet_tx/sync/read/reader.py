@@ -228,4 +228,4 @@ def _seen(held: Entry | None, answer: Answer, key: str) -> IndexedEntry | None:
 
 def reader_of(session: Session) -> Reader:
     """Returns what reading needs of a session."""
-    return Reader(session.local, session.remote, session.index, partial(pull, session))
+    return Reader(session.local, session.remote, session.index, partial(pull, session, needed=True))
