@@ -6,9 +6,21 @@ list only after it has run. So an interrupt loses no step: the next `finish` con
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
+
+
+def is_interrupted() -> bool:
+    """Whether an interrupt is being handled by this thread, so that nothing is to be waited for long.
+
+    True in what it unwinds: `except` and `finally` blocks, and the exits of contexts.
+    """
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 class Ending:
@@ -60,4 +72,4 @@ class Ending:
             traceback.clear_frames(trace)
 
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "is_interrupted"]

@@ -28,6 +28,7 @@ from ebooklet_tx.cli.shared import (
     FAILED,
     INTERRUPTED,
     NEEDS_DECISION,
+    TERMINATED,
     add_command,
     complain,
     count,
@@ -35,6 +36,7 @@ from ebooklet_tx.cli.shared import (
     program,
     show,
 )
+from ebooklet_tx.cli.signals import TerminatedError, signals_end_the_command
 from ebooklet_tx.cli.snapshots import add_snapshot_commands
 from ebooklet_tx.cli.statistics import add_stats_command
 from ebooklet_tx.cli.syncing import add_sync_commands
@@ -54,16 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with full_tracebacks(options.debug):
+        with full_tracebacks(options.debug), signals_end_the_command():
             code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the pipe has gone: nothing more can be said.
         _silence_stdout()
         return FAILED
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, TerminatedError)
+        # What has arrived, and how to go on.
+        notes = getattr(error, "__notes__", [])
+        complain(": ".join(["terminated" if is_terminated else "interrupted", *notes]))
+        _silence_stdout()
+        return TERMINATED if is_terminated else INTERRUPTED
     except Exception as error:
         if options.debug:
             traceback.print_exc()

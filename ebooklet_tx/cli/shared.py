@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import ebooklet_tx
 from ebooklet_tx.cli.terminal import escaped, on_terminal
 
-DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 EPILOG = """\
 exit codes:
@@ -27,7 +27,8 @@ exit codes:
        or damage at the remote
   2    failed: no such file or key, remote out of reach, wrong arguments; can be run
        again (--debug shows the trace)
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and the same
+       command again goes on; a second one ends at once
 
 The remote is the one that the local file remembers; --remote names another for this
 command only. Credentials are never stored: they come from the environment
@@ -192,6 +193,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "NEEDS_DECISION",
+    "TERMINATED",
     "PLACE_OPTIONS",
     "add_command",
     "add_lock_timeout",

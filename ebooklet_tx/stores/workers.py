@@ -93,24 +93,34 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_stopped = error is not None and not isinstance(error, Error)
+        is_waited_for = error is None or isinstance(error, Error)
         try:
-            if error is not None:
-                self._drop_queued()
-            if is_stopped:
-                self._stop.set()
-            wait(self._unfinished.copy(), timeout=STOPPED_SECONDS if is_stopped else None)
-        except BaseException:
-            # A second interrupt: nothing is waited for any more.
-            self._drop_queued()
-            self._stop.set()
-            raise
+            if is_waited_for:
+                self._end(all_queued=error is None)
+            else:
+                self._stop_all()
         finally:
             for _ in self._threads:
                 self._jobs.put(None)
-        if not is_stopped:
+        if is_waited_for:
             for thread in self._threads:
                 thread.join()
+
+    def _end(self, *, all_queued: bool) -> None:
+        """Waits for what is under way, and for what is queued if that is to be done still."""
+        try:
+            if not all_queued:
+                self._drop_queued()
+            wait(self._unfinished.copy())
+        except BaseException:
+            self._stop_all()
+            raise
+
+    def _stop_all(self) -> None:
+        """Ends what is under way, and waits for that a little."""
+        self._drop_queued()
+        self._stop.set()
+        wait(self._unfinished.copy(), timeout=STOPPED_SECONDS)
 
     def _drop_queued(self) -> None:
         for future in self._unfinished.copy():
