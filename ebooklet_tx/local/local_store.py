@@ -32,7 +32,7 @@ from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.overlay import Overlay
-from ebooklet_tx.local.pair_files import remove_pair
+from ebooklet_tx.local.pair_files import remove_made
 from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.local.reading import LocalReading
 from ebooklet_tx.local.recovery import RecoveryReport
@@ -220,7 +220,7 @@ class LocalStore:
         if self.created and file is not None and file.locked:
             if self._pair.is_open:
                 self.journal.close()
-            remove_pair(file)
+            remove_made(file)
         self.abandon()
 
     def forget_in_child(self) -> None:
