@@ -70,15 +70,17 @@ class Workers:
                 self._phase.tick()
         return future.result()
 
-    def any_done(self, futures: Collection[Future[R]]) -> tuple[set[Future[R]], set[Future[R]]]:
-        """Waits until one of some tasks is done; returns those that are, and the others."""
+    def any_done(
+        self, futures: Collection[Future[R]], most_seconds: float | None = None
+    ) -> tuple[set[Future[R]], set[Future[R]]]:
+        """Waits until one of some tasks is done, or so long; returns those that are, and the others."""
         while True:
-            timeout = None if self._phase is None else EVERY_SECONDS
+            timeout = EVERY_SECONDS if self._phase is not None and most_seconds is None else most_seconds
             done, others = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-            if done:
-                return done, others
             if self._phase is not None:
                 self._phase.tick()
+            if done or most_seconds is not None:
+                return done, others
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Yields what comes of each task, in order; all are queued at once."""

@@ -185,7 +185,7 @@ def test_a_load_that_is_stopped_keeps_what_arrived_and_the_session(
     here, closed_at = child.receive()
     assert closed_at - ended_at < SECONDS
     child.finish()
-    assert notes[0].endswith(" arrived; load_items() again fetches the rest")
+    assert notes[0].endswith(" arrived; loading again fetches the rest")
     # What a thread had not read yet of a connection is lost, and values that had come in part.
     assert here >= amount.stopped_at_bytes * 0.5
     with ebooklet_tx.open(stand.url(slow=False), stand.path, "w", remember_remote=False, lock_timeout=0) as db:

@@ -28,7 +28,7 @@ BATCH_KEYS = 200_000
 """As many places are in memory at a time. Where values were packed in another order than that of their keys,
 each batch reads a share of every pack."""
 
-KEPT = "load_items() again fetches the rest"
+KEPT = "loading again fetches the rest"
 LARGE_VALUE_BYTES = 64 * 2**20
 """A value above this is loaded without being held in memory."""
 
