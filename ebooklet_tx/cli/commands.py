@@ -11,7 +11,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ebooklet_tx
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with full_tracebacks(options.debug), signals_end_the_command():
+        with full_tracebacks(options.debug), signals_end_the_command(), _warnings_as_notes():
             code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -77,6 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return NEEDS_DECISION if isinstance(error, _DECISIONS) else FAILED
     return code
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Tells warnings of this package in one line, without the place in its source."""
+
+    def tell(message: Warning | str, *_: object) -> None:
+        complain(f"note: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield
 
 
 def _silence_stdout() -> None:

@@ -90,7 +90,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     keys.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="what the keys begin with")
     keys.add_argument("-l", "--long", action="store_true", help="with size, time, and where the value is")
     keys.add_argument("-0", "--null", action="store_true", help="end each line with a zero byte, for xargs -0")
-    _add_looking(keys)
+    add_looking(keys)
     value = add_command(
         commands,
         "get",
@@ -105,7 +105,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     sides = value.add_mutually_exclusive_group()
     sides.add_argument("--theirs", action="store_true", help="of a conflict: the other writer's value")
     sides.add_argument("--base", action="store_true", help="of a conflict: the value that both have changed")
-    _add_looking(value)
+    add_looking(value)
     log = add_command(
         commands,
         "log",
@@ -117,7 +117,8 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     log.add_argument("--limit", type=count, metavar="N", default=20, help="how many (default 20)")
 
 
-def _add_looking(parser: argparse.ArgumentParser) -> None:
+def add_looking(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command that looks into a database by `sessions.looking`."""
     parser.add_argument("--offline", action="store_true", help="show what was pulled last, without any request")
     add_remote(parser, lock_timeout=False)
 
@@ -146,7 +147,7 @@ def _log(options: argparse.Namespace) -> int:
 
 
 def _ls(options: argparse.Namespace) -> int:
-    with looking(options) as database:
+    with looking(options, quiet=True) as database:
         rows = _entries(database, options.prefix) if options.long else _keys(database, options.prefix)
         if options.json:
             print_json_list(rows)
@@ -231,4 +232,4 @@ def _encoded(database: ebooklet_tx.Database, options: argparse.Namespace) -> tup
     return version.timestamp_us, data
 
 
-__all__ = ["add_looking_commands"]
+__all__ = ["add_looking", "add_looking_commands"]

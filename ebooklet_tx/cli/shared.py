@@ -17,6 +17,11 @@ from urllib.parse import urlencode
 
 import ebooklet_tx
 from ebooklet_tx.cli.terminal import escaped, on_terminal
+from ebooklet_tx.cli.wording import in_shell_words
+from ebooklet_tx.local.files.own_files import local_path
+from ebooklet_tx.local.inspection import inspect_pair
+from ebooklet_tx.local.journal.journal import journal_path
+from ebooklet_tx.sync.connecting import noted_connection
 
 DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -43,7 +48,7 @@ PLACE_OPTIONS = ("endpoint_url", "region", "profile")
 
 
 def complain(what: object) -> None:
-    line = on_terminal(" ".join(str(what).split()), sys.stderr)
+    line = on_terminal(in_shell_words(" ".join(str(what).split())), sys.stderr)
     # Where stderr takes nothing either, the exit code has to do.
     with contextlib.suppress(OSError, ValueError):
         print(f"ebooklet_tx: {line}", file=sys.stderr)
@@ -57,7 +62,7 @@ def show(report: Any, options: argparse.Namespace) -> None:
     if options.json:
         print_json(report.to_dict())
     else:
-        print(report.words())
+        print(in_shell_words(report.words()))
 
 
 def bars() -> bool:
@@ -87,7 +92,7 @@ def named_remote(options: argparse.Namespace) -> Any:
     given = {name: getattr(options, name) for name in PLACE_OPTIONS}
     if options.remote is not None:
         return url_with(options.remote, given)
-    remembered = ebooklet_tx.status(options.path).connection
+    remembered = _remembered(options.path)
     if remembered is None or "bucket" not in remembered:
         return remembered
     return remembered | {name: value for name, value in given.items() if value is not None}
@@ -103,7 +108,14 @@ def url_with(url: str, given: dict[str, str | None]) -> str:
 
 def remembers_remote(options: argparse.Namespace) -> bool:
     """Whether the local file is to remember the remote of this command: only one that knows none does."""
-    return options.remote is None or options.path is None or ebooklet_tx.status(options.path).connection is None
+    return options.remote is None or options.path is None or _remembered(options.path) is None
+
+
+def _remembered(file_path: Path) -> dict[str, Any] | None:
+    """Returns the place of the remote that a local file remembers; None where it remembers none."""
+    path = local_path(file_path)
+    found = noted_connection(inspect_pair(path, facts_only=True).facts, journal_path(path))
+    return None if found is None else dict(found.to_dict())
 
 
 # -- arguments -----------------------------------------------------------------------------------

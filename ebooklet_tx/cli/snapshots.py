@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ebooklet_tx
-from ebooklet_tx.cli.sessions import opened
+from ebooklet_tx.cli.looking import add_looking
+from ebooklet_tx.cli.sessions import looking, opened
 from ebooklet_tx.cli.shared import (
     DONE,
     NEEDS_DECISION,
@@ -103,7 +104,7 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
     )
     diff.add_argument("one", nargs="?", metavar="A", help="a commit or snapshot to compare from")
     diff.add_argument("other", nargs="?", metavar="B", help="one to compare with (default: the newest commit)")
-    add_remote(diff, lock_timeout=False)
+    add_looking(diff)
 
 
 def _create(options: argparse.Namespace) -> int:
@@ -159,7 +160,7 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    with opened(options, "r") as database:
+    with looking(options, quiet=True) as database:
         changes = database.diff(_which(options.one), _which(options.other))
         if options.json:
             print_json([{"key": key, "kind": kind} for key, kind in changes])
