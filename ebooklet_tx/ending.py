@@ -12,15 +12,17 @@ from collections.abc import Callable
 from types import TracebackType
 
 
-def is_interrupted() -> bool:
-    """Whether an interrupt is being handled by this thread, so that nothing is to be waited for long.
+def interrupts() -> int:
+    """Returns how many interrupts this thread is handling.
 
-    True in what it unwinds: `except` and `finally` blocks, and the exits of contexts.
+    After one, nothing is waited for long; after two, nothing at all. They are counted in what they unwind:
+    `except` and `finally` blocks, and the exits of contexts.
     """
-    error = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    found, error = 0, sys.exception()
+    while error is not None:
+        found += isinstance(error, KeyboardInterrupt)
         error = error.__context__
-    return error is not None
+    return found
 
 
 class Ending:
@@ -72,4 +74,4 @@ class Ending:
             traceback.clear_frames(trace)
 
 
-__all__ = ["Ending", "is_interrupted"]
+__all__ = ["Ending", "interrupts"]

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from ebooklet_tx.ending import is_interrupted
+from ebooklet_tx.ending import interrupts
 from ebooklet_tx.errors import Error, LockLostError
 from ebooklet_tx.locks.lease_rules import Holder
 from ebooklet_tx.locks.process_identity import new_holder
@@ -138,10 +138,10 @@ class HeldLock(ABC):
         """Ends the thread, and removes from the store what is held there, or may be.
 
         Calling it again is no error, and finishes what was interrupted. While Ctrl-C is being handled, it is not
-        tried for long.
+        tried for long, and after a second one not at all where the store does not answer at once.
         """
         self._stop.set()
-        seconds = INTERRUPTED_SECONDS if is_interrupted() else math.inf
+        seconds = {0: math.inf, 1: INTERRUPTED_SECONDS}.get(interrupts(), 0.0)
         ends_at = time.monotonic() + seconds
         # A thread that was interrupted before it ran ends by itself.
         if self._thread is not None and self._thread.ident is not None:

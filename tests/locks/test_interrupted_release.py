@@ -14,7 +14,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection
-from ebooklet_tx.ending import is_interrupted
+from ebooklet_tx.ending import interrupts
 from ebooklet_tx.locks.lease import Lease
 from ebooklet_tx.locks.tickets import TicketLock
 from ebooklet_tx.locks.writer_lock import INTERRUPTED_SECONDS
@@ -96,6 +96,25 @@ def test_a_store_that_does_not_answer_is_not_waited_for(silent: Silent, caplog: 
     assert "it expires by itself" in caplog.text
 
 
+def test_after_a_second_interrupt_nothing_is_waited_for(silent: Silent) -> None:
+    with http_server(silent.handler()) as url:
+        store = open_store(S3Connection("id", "secret", "db", "bucket", url, region="us-east-1"))
+        lock = Lease(store, "db.lock")
+        lock.acquire(5.0)
+        silent.is_silent = True
+        began = time.monotonic()
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            lock.release()
+        assert time.monotonic() - began < INTERRUPTED_SECONDS / 2
+        silent.released.set()
+        store.close()
+
+
 @pytest.mark.parametrize("kind", [Lease, TicketLock])
 def test_a_store_that_answers_has_it_back(kind: Any) -> None:
     store = MemoryStore()
@@ -135,24 +154,29 @@ def test_an_interrupt_is_seen_in_all_that_it_unwinds() -> None:
             pass
 
         def __exit__(self, *_: object) -> None:
-            seen.append(is_interrupted())
+            seen.append(interrupts())
 
     def unwind() -> None:
         try:
             with Context():
                 raise KeyboardInterrupt
         finally:
-            seen.append(is_interrupted())
+            seen.append(interrupts())
             try:
                 raise ValueError("while it is handled")
             except ValueError:
-                seen.append(is_interrupted())
+                seen.append(interrupts())
+            raise KeyboardInterrupt
+
+    def unwind_twice() -> None:
+        with Context():
+            unwind()
 
     with pytest.raises(KeyboardInterrupt):
-        unwind()
+        unwind_twice()
     with Context():
         pass
-    assert seen == [True, True, True, False]
+    assert seen == [1, 1, 1, 2, 0]
 
 
 def test_a_session_left_open_by_an_interrupted_program_is_ended_soon(
