@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import ebooklet_tx
@@ -45,14 +46,20 @@ MASKS = (
 )
 
 
-def recorded(page: str, folder: Path) -> str:
-    """Returns a page as a terminal shows it: what follows each line of a prompt is replaced by the answer."""
+def recorded(page: str, folder: Path, show: Callable[[str, Path], str] = shown) -> str:
+    """Returns a page as a terminal shows it: what follows each line of a prompt is replaced by the answer.
+
+    Args:
+        page: The page.
+        folder: Where its commands run.
+        show: Runs one line of a prompt there, and returns what the terminal shows.
+    """
     namespace: dict[str, object] = {"__name__": "page"}
 
     def step(match: re.Match[str]) -> str:
         if match["language"] == "console":
             prompts = [line for line in match["code"].splitlines() if line.startswith("$ ")]
-            return "```console\n" + "\n".join(_answered(line, folder) for line in prompts) + "\n```"
+            return "```console\n" + "\n".join(_answered(line, folder, show) for line in prompts) + "\n```"
         if match["event"] is not None:
             _happen(match["event"], folder)
         else:
@@ -63,8 +70,8 @@ def recorded(page: str, folder: Path) -> str:
     return _STEP.sub(step, page)
 
 
-def _answered(prompt: str, folder: Path) -> str:
-    answer = shown(prompt.removeprefix("$ "), folder).replace(str(folder), "/srv")
+def _answered(prompt: str, folder: Path, show: Callable[[str, Path], str]) -> str:
+    answer = show(prompt.removeprefix("$ "), folder).replace(str(folder), "/srv")
     for pattern, instead in MASKS:
         answer = pattern.sub(instead, answer)
     return f"{prompt}\n{answer}" if answer else prompt

@@ -1,7 +1,8 @@
-"""A terminal of Python's own: commands run in it as at a prompt, and what it shows is recorded as text.
+"""Terminals: commands run in them as at a prompt, and what they show is recorded as text.
 
-Each command is a process with a pseudo-terminal, forked from a server that has the package loaded. What it writes
-goes through a small screen, so that a bar that is drawn again and again is recorded as it was seen last.
+One is of Python's own. Each command in it is a process with a pseudo-terminal, forked from a server that has the
+package loaded; what it writes goes through a small screen, so that a bar that is drawn again and again is
+recorded as it was seen last. The other one is tmux, with a shell in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import select
 import shlex
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -88,6 +90,48 @@ def shown(command: str, folder: Path) -> str:
     finally:
         os.close(master)
         os.close(slave)
+
+
+class Tmux:
+    """A shell in a terminal of tmux: the programs as they are installed, at a real prompt."""
+
+    def __init__(self, folder: Path) -> None:
+        """Starts the shell in a folder."""
+        self._folder = folder
+        self._call = ["tmux", "-L", f"tests-{os.getpid()}", "-f", os.devnull]
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TMUX"))}
+        environment = own | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PROMPT_COMMAND": shlex.join([*self._call, "wait-for", "-S", "prompt"]),
+            "PS1": "$ ",
+        }
+        size = ["-x", "250", "-y", str(LINES)]
+        shell = ["bash", "--norc", "--noprofile"]
+        begin = [*self._call, "new-session", "-d", *size, "-c", str(folder), *shell]
+        subprocess.run(begin, env=environment, check=True)
+        self._tmux("wait-for", "prompt")
+
+    def shown(self, command: str, folder: Path) -> str:
+        """Types a line; returns what is shown between it and the next prompt."""
+        assert folder == self._folder
+        self._tmux("send-keys", "-R")
+        self._tmux("clear-history")
+        self._tmux("send-keys", "-l", command)
+        self._tmux("send-keys", "Enter")
+        self._tmux("wait-for", "prompt")
+        lines = self._tmux("capture-pane", "-p", "-J", "-S", "-").splitlines()
+        lines = [line.rstrip() for line in lines]
+        typed = next(number for number, line in enumerate(lines) if command in line)
+        return "\n".join(line for line in lines[typed + 1 :] if line != "$").rstrip("\n")
+
+    def end(self) -> None:
+        """Ends the shell and its terminal."""
+        self._tmux("kill-server")
+
+    def _tmux(self, *words: str) -> str:
+        return subprocess.run(
+            [*self._call, *words], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
 
 
 def _parsed(command: str) -> tuple[str | None, list[str]]:
