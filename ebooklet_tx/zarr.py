@@ -1,4 +1,4 @@
-"""A zarr v3 store on an open database: arrays and groups are pending changes until they are pushed.
+"""A zarr v3 store on a database, a worker's part or a fork: what zarr writes is pending until it is pushed.
 
 The invariant: the store adds nothing of its own. A zarr key is a key of the database, its value the bytes as zarr
 wrote them; so what is read was checked against its digest, and one push is one commit of a whole dataset.
@@ -9,12 +9,15 @@ Needs the extra `zarr`.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, KeysView
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
+from ebooklet_tx.database.forking import Fork, Part
 from ebooklet_tx.errors import InvalidArgumentError, InvalidTypeError, MissingPackageError
 from ebooklet_tx.values.serializers import same_serializer
 
@@ -62,23 +65,33 @@ class ByteMapping(Protocol):
     def get_items(self, keys: Iterable[str]) -> Iterable[tuple[str, Any]]: ...
 
 
+_parts: dict[tuple[int, str], Part] = {}
+"""What the stores on forks read, by process and fork: opened once, and left open until the process ends."""
+
+_parts_mutex = threading.Lock()
+
 _databases: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """The databases of the stores of this process, for stores that were pickled here, as Dask's threads do."""
 
 
 class Store(ZarrStore):
-    """A zarr store on an open database whose values are bytes.
+    """A zarr store on a database whose values are bytes.
 
     What zarr writes is pending in the database, as any other write: durable on this machine with `sync` or
-    `close`, published by `push`, dropped by `discard`. The store never opens, pushes or closes the database.
+    `close`, published by `push`, dropped by `discard`. The store never pushes or closes the database. On a
+    worker's part of a fork, what zarr writes is in the part's receipt.
+
+    On a fork itself the store is read-only, and travels to other processes by pickle: each reads the fork's
+    commit, with credentials of its own. So Dask's workers read the same state, whatever is pushed meanwhile.
+
     Values that are not on this machine are fetched when zarr asks for them, as many at once as zarr's setting
     `async.concurrency` says. A range of a value that is not here fetches the whole value, because that is what
     its digest covers; shards of some megabytes suit that well.
 
-    Threads may share it. In another process open the database again.
+    Threads may share it. A store on an open database belongs to the process that opened it.
 
     Args:
-        database: An open database with `value_serializer="bytes"` (or None).
+        database: An open database with `value_serializer="bytes"` (or None), a worker's part, or a fork.
         read_only: Whether the store refuses writes; None for whether the database does.
 
     Raises:
@@ -98,7 +111,15 @@ class Store(ZarrStore):
     supports_deletes: bool = True
     supports_listing: bool = True
 
-    def __init__(self, database: ByteMapping, *, read_only: bool | None = None) -> None:
+    def __init__(self, database: ByteMapping | Fork, *, read_only: bool | None = None) -> None:
+        self._fork = database if isinstance(database, Fork) else None
+        if self._fork is not None and read_only is False:
+            raise InvalidArgumentError(
+                "a store on a fork is for reading; a worker that writes opens its part, with fork.open(), and "
+                "makes a Store of that"
+            )
+        if isinstance(database, Fork):
+            database, read_only = _part_of(database), True
         if not same_serializer(database.value_serializer, None):
             raise InvalidArgumentError(
                 f"zarr's values are bytes, and this database has the serializer {database.value_serializer!r}; "
@@ -115,7 +136,7 @@ class Store(ZarrStore):
 
     def with_read_only(self, read_only: bool = False) -> Store:
         """Returns a store on the same database that refuses writes, or does not."""
-        return type(self)(self._database, read_only=read_only)
+        return type(self)(self._fork or self._database, read_only=read_only)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -125,7 +146,9 @@ class Store(ZarrStore):
     def __repr__(self) -> str:
         return f"Store({self._database!r}{', read_only=True' if self.read_only else ''})"
 
-    def __reduce__(self) -> tuple[Callable[[str, bool], Store], tuple[str, bool]]:
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
+        if self._fork is not None:
+            return Store, (self._fork,)
         return _again, (self._token, self.read_only)
 
     # -- reading ---------------------------------------------------------------------------------
@@ -233,9 +256,19 @@ def _again(token: str, read_only: bool) -> Store:
     if database is None:
         raise InvalidTypeError(
             "a zarr store was sent to another process, or its database is gone: a database belongs to the "
-            "process that opened it. Open it there with ebooklet_tx.open, and make a Store of that"
+            "process that opened it. For reading hand out Store(db.fork()); a worker that writes opens a part of "
+            "the fork, and makes a Store of that"
         )
     return Store(database, read_only=read_only)
+
+
+def _part_of(fork: Fork) -> Part:
+    """Returns this process's part of a fork, for reading."""
+    key = os.getpid(), fork.fork_id
+    with _parts_mutex:
+        if key not in _parts:
+            _parts[key] = fork.open()
+        return _parts[key]
 
 
 def _bytes_of(value: Buffer) -> bytes:

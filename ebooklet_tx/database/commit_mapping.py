@@ -68,6 +68,16 @@ class CommitMapping(Unshared, Mapping[str, Any]):
         """Whether it was closed."""
         return self._closed
 
+    @property
+    def writable(self) -> bool:
+        """Whether it takes writes."""
+        return False
+
+    @property
+    def value_serializer(self) -> str | None:
+        """How values are encoded: a name of Booklet's, `custom` for a class of the user's, None for bytes."""
+        return self._serializer.name
+
     @at_edge
     def __getitem__(self, key: str) -> Any:
         found = self._read_user(key)

@@ -34,11 +34,6 @@ class RemoteReader(CommitMapping):
         self._close_store = close_store
 
     @property
-    def writable(self) -> bool:
-        """False."""
-        return False
-
-    @property
     def uuid(self) -> str:
         """The database's identity, 32 hex digits."""
         return self._reader.view.manifest.uuid

@@ -145,7 +145,44 @@ def test_a_store_in_another_process_says_what_to_do(database: ebooklet_tx.Databa
     code = f"import pathlib, pickle; pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "Open it there with ebooklet_tx.open" in done.stderr
+    assert "For reading hand out Store(db.fork())" in done.stderr
+
+
+def test_workers_write_an_array_through_a_fork_and_read_it_through_another(
+    database: ebooklet_tx.Database, tmp_path: Path
+) -> None:
+    zarr.create_array(Store(database), name="depth", shape=(40, 40), chunks=(20, 20), dtype="i4", fill_value=0)
+    database.changes().push()
+    fork = database.fork()
+    receipts = []
+    for number in range(2):
+        with fork.open() as part:
+            depth = zarr.open_array(Store(part), path="depth", mode="r+")
+            depth[20 * number : 20 * number + 20] = number + 1
+        receipts.append(part.receipt)
+    assert np.array_equal(zarr.open_array(Store(fork), path="depth")[:], np.zeros((40, 40)))
+    database.merge(*receipts)
+    assert database.changes().push().set_count == 4
+    pickled = tmp_path / "store"
+    pickled.write_bytes(pickle.dumps(Store(database.fork())))
+    database["depth/c/0/0"] = b"not read by the fork"
+    database.changes().push()
+    code = (
+        f"import pathlib, pickle, zarr; store = pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes()); "
+        "print(zarr.open_array(store, path='depth', mode='r')[:].sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"{20 * 40 * 1 + 20 * 40 * 2}\n", "")
+
+
+def test_a_store_on_a_fork_is_for_reading(database: ebooklet_tx.Database) -> None:
+    database["a"] = b"1"
+    database.changes().push()
+    fork = database.fork()
+    assert Store(fork).read_only
+    assert Store(fork) == Store(fork) == pickle.loads(pickle.dumps(Store(fork)))
+    with pytest.raises(ebooklet_tx.InvalidArgumentError, match="opens its part, with"):
+        Store(fork).with_read_only(False)
 
 
 def test_without_zarr_the_extra_is_named() -> None:
