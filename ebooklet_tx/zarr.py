@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, KeysView
 from itertools import islice
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from ebooklet_tx.database.forking import Fork, Part
 from ebooklet_tx.errors import InvalidArgumentError, InvalidTypeError, MissingPackageError
@@ -250,16 +250,28 @@ class Store(ZarrStore):
                 yield child
 
 
-def _again(token: str, read_only: bool) -> Store:
-    """Returns a store that was pickled in this process."""
-    database = _databases.get(token)
-    if database is None:
+class _Elsewhere:
+    """Stands for a database of another process: whatever is asked of it raises what there is to do.
+
+    A store is made all the same, as an error of unpickling would end a worker of Dask instead of its task.
+    """
+
+    value_serializer: str | None = None
+    writable = True
+
+    def _refuse(self, *_: object) -> NoReturn:
         raise InvalidTypeError(
             "a zarr store was sent to another process, or its database is gone: a database belongs to the "
             "process that opened it. For reading hand out Store(db.fork()); a worker that writes opens a part of "
             "the fork, and makes a Store of that"
         )
-    return Store(database, read_only=read_only)
+
+    __contains__ = __setitem__ = get = setdefault = pop = keys = get_items = _refuse
+
+
+def _again(token: str, read_only: bool) -> Store:
+    """Returns a store that was pickled, in this process or another."""
+    return Store(_databases.get(token, _Elsewhere()), read_only=read_only)
 
 
 def _part_of(fork: Fork) -> Part:

@@ -7,7 +7,7 @@ that a worker has set.
 from __future__ import annotations
 
 import os
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, Protocol
 
 from ebooklet_tx.database.views import ItemsOf, KeysOf, ValuesOf
@@ -71,7 +71,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     @property
     def writable(self) -> bool:
         """Whether it takes writes."""
-        return False
+        return isinstance(self, MutableMapping)
 
     @property
     def value_serializer(self) -> str | None:

@@ -180,11 +180,6 @@ class Part(CommitMapping, MutableMapping[str, Any]):
         self._receipt: Receipt | None = None
 
     @property
-    def writable(self) -> bool:
-        """Whether it takes writes."""
-        return True
-
-    @property
     def receipt(self) -> Receipt:
         """What to hand to `merge`, once the with-block has ended.
 

@@ -142,7 +142,10 @@ def test_a_store_on_a_reader_can_not_be_made_writable(tmp_path: Path) -> None:
 def test_a_store_in_another_process_says_what_to_do(database: ebooklet_tx.Database, tmp_path: Path) -> None:
     pickled = tmp_path / "store"
     pickled.write_bytes(pickle.dumps(Store(database)))
-    code = f"import pathlib, pickle; pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes())"
+    code = (
+        "import pathlib, pickle, zarr; "
+        f"zarr.open_group(pickle.loads(pathlib.Path({str(pickled)!r}).read_bytes()), mode='r')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "For reading hand out Store(db.fork())" in done.stderr
