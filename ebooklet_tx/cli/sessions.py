@@ -42,11 +42,11 @@ def check_there(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def opened(
     options: argparse.Namespace,
-    flag: Literal["r", "w", "c"],
+    flag: Literal["r", "w"],
     *,
     lock: Literal["exclusive"] | None = None,
     offline: bool = False,
-    quiet: bool = False,
+    on_conflict: str = "raise",
 ) -> Iterator[ebooklet_tx.Database]:
     """Opens the database that the arguments name.
 
@@ -55,7 +55,7 @@ def opened(
         flag: As `open` takes it.
         lock: The same.
         offline: The same.
-        quiet: Whether no bar is shown, as what is printed comes piece by piece.
+        on_conflict: The same.
     """
     check_there(options)
     trusted = True if getattr(options, "allow_pickle", False) else None
@@ -72,32 +72,28 @@ def opened(
                 lock_timeout=getattr(options, "lock_timeout", 10.0),
                 offline=offline,
                 allow_pickle=trusted,
+                on_conflict=on_conflict,
                 remember_remote=remembers_remote(options),
-                progress=bars() and not quiet,
+                progress=bars(),
             )
         stack.enter_context(database)
         yield database
 
 
 @contextlib.contextmanager
-def looking(options: argparse.Namespace, *, quiet: bool = False) -> Iterator[ebooklet_tx.Database]:
-    """Opens a database to look into: at its newest commit, or offline where that is wanted or has to be.
-
-    Args:
-        options: The arguments.
-        quiet: As in `opened`.
-    """
+def looking(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
+    """Opens a database to look into: at its newest commit, or offline where that is wanted or has to be."""
     with contextlib.ExitStack() as stack:
         offline = options.offline
         if not offline:
             try:
                 with patience(unreachable_seconds=UNREACHABLE_SECONDS):
-                    database = stack.enter_context(opened(options, "r", quiet=quiet))
+                    database = stack.enter_context(opened(options, "r"))
             except ebooklet_tx.OfflineError as error:
                 complain(f"note: this is what was pulled last, as the remote can't be reached: {error}")
                 offline = True
         if offline:
-            database = stack.enter_context(opened(options, "r", offline=True, quiet=quiet))
+            database = stack.enter_context(opened(options, "r", offline=True))
         yield database
 
 

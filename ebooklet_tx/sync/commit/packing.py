@@ -34,7 +34,6 @@ from ebooklet_tx.progress import Phase
 from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.object_store import UploadState
 from ebooklet_tx.stores.workers import Workers
-from ebooklet_tx.sync.commit.line import LOOK_SECONDS, Line
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
 
@@ -161,34 +160,29 @@ class _Filling:
 
 
 def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack], phase: Phase) -> None:
-    """Sends packs, some at once where the line is fast, and records each that arrives."""
-    line = Line()
+    """Sends packs, some at once, and records each that arrives."""
     with Workers(min(PACKS_IN_FLIGHT, remote.threads), phase) as workers:
         running: set[Future[None]] = set()
         for pack in packs:
-            while len(running) >= (PACKS_IN_FLIGHT if line.is_fast else 1):
-                running = _finished(workers, running, None if line.is_fast else LOOK_SECONDS)
-            running.add(workers.submit(_send_pack, journal, remote, pack, phase, line))
+            running.add(workers.submit(_send_pack, journal, remote, pack, phase))
+            if len(running) >= PACKS_IN_FLIGHT:
+                running = _finished(workers, running)
         while running:
             running = _finished(workers, running)
 
 
-def _finished(
-    workers: Workers, running: set[Future[None]], most_seconds: float | None = None
-) -> set[Future[None]]:
-    done, rest = workers.any_done(running, most_seconds)
+def _finished(workers: Workers, running: set[Future[None]]) -> set[Future[None]]:
+    done, rest = workers.any_done(running)
     for future in done:
         future.result()
     return rest
 
 
-def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase, line: Line) -> None:
+def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase) -> None:
     name, data, values = pack
     note_upload(journal, name, len(data), values, begun_at_us=now_us())
-    with phase.moving(len(data)) as moved:
-        with line.sending(len(data), moved) as counted, metered(counted):
-            etag = remote.store.put(remote.names.object(name), data)
-        note_arrival(journal, name, etag)
+    with phase.moving(len(data)) as moved, metered(moved):
+        note_arrival(journal, name, remote.store.put(remote.names.object(name), data))
         phase.advance(len(values), sum(length_bytes for _, _, length_bytes in values))
 
 
