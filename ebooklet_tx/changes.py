@@ -127,7 +127,7 @@ class Change(Unshared):
             False
         """
         with telling(progress):
-            result = pull(self._committed("pull")) if self._database.writable else self._pull_as_reader()
+            result = pull(self._committed("pull") if self._database.writable else self._database._usable())
             refresh_index(self._database._usable())
         return result
 
@@ -290,21 +290,6 @@ class Change(Unshared):
         wanted = None if keys is None else list(several(keys, "discard"))
         session = self._committed("discard")
         return discard(session.journal, wanted)
-
-    def _pull_as_reader(self) -> PullResult:
-        """Pulls in a session that only reads; it holds the local lock only while it applies the commit.
-
-        Does nothing while a writer on the same machine has the lock: that writer keeps the journal current.
-        """
-        session = self._database._usable()
-        result = PullResult()
-
-        def work() -> None:
-            nonlocal result
-            result = pull(session)
-
-        session.local.try_maintain(work)
-        return result
 
 
 def _counts(found: Glance, written: int) -> str:

@@ -6,9 +6,23 @@ list only after it has run. So an interrupt loses no step: the next `finish` con
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
+
+
+def interrupts() -> int:
+    """Returns how many interrupts this thread is handling.
+
+    After one, nothing is waited for long; after two, nothing at all. They are counted in what they unwind:
+    `except` and `finally` blocks, and the exits of contexts.
+    """
+    found, error = 0, sys.exception()
+    while error is not None:
+        found += isinstance(error, KeyboardInterrupt)
+        error = error.__context__
+    return found
 
 
 class Ending:
@@ -60,4 +74,4 @@ class Ending:
             traceback.clear_frames(trace)
 
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "interrupts"]

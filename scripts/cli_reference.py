@@ -16,8 +16,11 @@ WIDTH_COLUMNS = "88"
 _HEAD = """\
 # Command line
 
-`ebooklet-tx COMMAND`, or `python -m ebooklet_tx COMMAND`. This page is what `--help` says;
-`scripts/cli_reference.py` writes it.
+`ebooklet-tx COMMAND`, or `python -m ebooklet_tx COMMAND`. [A session](../session.md) shows the commands at
+work, and [a guide](../how-to/work-at-a-shell.md) what to use them for.
+
+This page is what `--help` says, as `scripts/cli_reference.py` writes it. What stands at the end of each help,
+from "exit codes" on, is shown once, here:
 
 ```text
 {help}
@@ -44,11 +47,17 @@ def page() -> str:
 
 def _commands(parser: argparse.ArgumentParser, before: str) -> str:
     """Returns the sections of a parser's commands, and of theirs."""
+    from ebooklet_tx.cli.help import in_order
+    from ebooklet_tx.cli.shared import EPILOG
+
     text = ""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for name, command in action.choices.items():
-                text += _COMMAND.format(name=before + name, help=command.format_help().rstrip())
+            for name in in_order(action.choices):
+                command = action.choices[name]
+                text += _COMMAND.format(
+                    name=before + name, help=command.format_help().replace(EPILOG, "").rstrip()
+                )
                 text += _commands(command, f"{before}{name} ")
     return text
 

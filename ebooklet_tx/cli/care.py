@@ -30,6 +30,30 @@ from ebooklet_tx.cli.shared import (
 from ebooklet_tx.html_tables import counted
 from ebooklet_tx.maintenance.checking import collect, verify
 
+_RECOVER_HELP = """\
+After a crash: the local file is made sound, and a push that was cut short is resumed, or
+rolled back with --no-resume. What was not being pushed stays pending. It tells what it
+did, and what needs a decision; a dry run changes nothing.
+"""
+
+_VERIFY_HELP = """\
+Reads the root, the whole index and the list of objects, and with --values every value.
+With --repair, what is lost or damaged is written anew from what PATH's machine has.
+"""
+
+_COLLECT_HELP = """\
+An object goes once it has been garbage for the grace period, in which readers of an older
+commit may still need it. Snapshots keep what is theirs. It can be stopped, and run beside
+readers and writers.
+"""
+
+_UNLOCK_HELP = """\
+A writer renews its lock all the time. One whose process is gone from this machine, or
+that is not renewed for a minute while this command watches, was left behind, and is taken
+away. Any other stays, unless --force is given; its holder then finds out at its next
+push, with every change still pending.
+"""
+
 _COMPACT_HELP = """\
 It is a commit of the same values. The old packs stay, for readers of an older commit,
 until `collect` deletes them.
@@ -57,7 +81,8 @@ def _add_recover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         commands,
         "recover",
         _recover,
-        "repair a local database and settle an interrupted push",
+        "repair a local file, and settle an interrupted push",
+        details=_RECOVER_HELP,
         example="recover --dry-run stations.blt",
     )
     add_remote(recover)
@@ -117,7 +142,8 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         commands,
         "verify",
         _verify,
-        "read the remote's index, and say what is damaged or missing",
+        "check the remote: say what is damaged or missing there",
+        details=_VERIFY_HELP,
         example="verify --values stations.blt",
     )
     add_remote(verify)
@@ -125,7 +151,7 @@ def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     verify.add_argument(
         "--repair",
         action="store_true",
-        help="write what is lost or damaged anew, from the values and the index that PATH's machine has",
+        help="write what is lost or damaged anew, from what PATH's machine has",
     )
 
 
@@ -150,6 +176,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "collect",
         _collect,
         "delete the remote's objects that nothing names any more",
+        details=_COLLECT_HELP,
         example="collect --dry-run stations.blt",
     )
     add_remote(collect)
@@ -267,6 +294,7 @@ def _add_unlock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "unlock",
         _unlock,
         "take the remote's lock away from a writer that is gone",
+        details=_UNLOCK_HELP,
         example="unlock stations.blt --lock-timeout 70",
     )
     add_remote(unlock, lock_timeout=False)

@@ -11,7 +11,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ebooklet_tx
@@ -20,6 +21,7 @@ from ebooklet_tx.cli.care import add_care_commands
 from ebooklet_tx.cli.completion import add_completion_command
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.cli.editing import add_editing_commands
+from ebooklet_tx.cli.help import DESCRIPTION, HelpBySubject
 from ebooklet_tx.cli.looking import add_looking_commands
 from ebooklet_tx.cli.shared import (
     DONE,
@@ -27,6 +29,7 @@ from ebooklet_tx.cli.shared import (
     FAILED,
     INTERRUPTED,
     NEEDS_DECISION,
+    TERMINATED,
     add_command,
     complain,
     count,
@@ -34,10 +37,17 @@ from ebooklet_tx.cli.shared import (
     program,
     show,
 )
+from ebooklet_tx.cli.signals import TerminatedError, signals_end_the_command
 from ebooklet_tx.cli.snapshots import add_snapshot_commands
 from ebooklet_tx.cli.statistics import add_stats_command
 from ebooklet_tx.cli.syncing import add_sync_commands
 from ebooklet_tx.tracebacks import full_tracebacks
+
+_DEMO_HELP = """\
+It shows that an interrupted push goes on where it stopped, and loses nothing. It works in
+a temporary folder that is removed at the end, or in a bucket that you name, where it
+removes exactly what it has made.
+"""
 
 _DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
 
@@ -47,16 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with full_tracebacks(options.debug):
+        with full_tracebacks(options.debug), signals_end_the_command(), _warnings_as_notes():
             code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the pipe has gone: nothing more can be said.
         _silence_stdout()
         return FAILED
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, TerminatedError)
+        # What has arrived, and how to go on.
+        notes = getattr(error, "__notes__", [])
+        complain(": ".join(["terminated" if is_terminated else "interrupted", *notes]))
+        _silence_stdout()
+        return TERMINATED if is_terminated else INTERRUPTED
     except Exception as error:
         if options.debug:
             traceback.print_exc()
@@ -64,6 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return NEEDS_DECISION if isinstance(error, _DECISIONS) else FAILED
     return code
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Tells warnings of this package in one line, without the place in its source."""
+
+    def tell(message: Warning | str, *_: object) -> None:
+        complain(f"note: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield
 
 
 def _silence_stdout() -> None:
@@ -119,9 +146,9 @@ def _parser(name: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of the command line, for a program of that name; None for that which was called."""
     parser = argparse.ArgumentParser(
         prog=name or program(),
-        description="Looks after databases of ebooklet_tx.",
+        description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpBySubject,
     )
     parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -148,7 +175,15 @@ def _parser(name: str | None = None) -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     summary = "push Python's own source files, kill a push, recover, and compare every value"
-    demo = add_command(commands, "demo", _demo, summary, example="demo --files 20", takes_path=False)
+    demo = add_command(
+        commands,
+        "demo",
+        _demo,
+        summary,
+        details=_DEMO_HELP,
+        example="demo --files 20",
+        takes_path=False,
+    )
     demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     demo.add_argument("--files", type=count, help="take only so many files")
     demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")

@@ -32,6 +32,22 @@ from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.visible_keys import key_pages
 from ebooklet_tx.timestamps import as_datetime
 
+_STATUS_HELP = """\
+No request is sent, and nothing is changed:
+
+  base        the commit of the remote on which the local file stands
+  pending     what was changed here, and the next push publishes
+  unresolved  a push that was interrupted: `recover` settles it
+  conflicts   keys that were changed here and by another writer: `resolve` shows them
+  to repair   what the next command that opens the file puts right, or `recover`
+"""
+
+_LOG_HELP = """\
+A line for each, the newest first: its number, when it was made (UTC), its id, how many
+keys it set (+) and deleted (-), the bytes of their values, who made it, and its message.
+`pull` brings what is newer.
+"""
+
 _LS_HELP = """\
 Shows the newest commit, with what is pending in the local file on top. Without -l it
 prints the keys alone, one a line. On a terminal, control characters in keys are escaped;
@@ -60,6 +76,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         "status",
         _status,
         "show what is pending, the base commit, and what is to be repaired",
+        details=_STATUS_HELP,
         example="status stations.blt",
     )
     keys = add_command(
@@ -73,7 +90,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     keys.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="what the keys begin with")
     keys.add_argument("-l", "--long", action="store_true", help="with size, time, and where the value is")
     keys.add_argument("-0", "--null", action="store_true", help="end each line with a zero byte, for xargs -0")
-    _add_looking(keys)
+    add_looking(keys)
     value = add_command(
         commands,
         "get",
@@ -87,19 +104,21 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     value.add_argument("--allow-pickle", action="store_true", help="unpickle the value: its writer is trusted")
     sides = value.add_mutually_exclusive_group()
     sides.add_argument("--theirs", action="store_true", help="of a conflict: the other writer's value")
-    sides.add_argument("--base", action="store_true", help="of a conflict: the value that both changed")
-    _add_looking(value)
+    sides.add_argument("--base", action="store_true", help="of a conflict: the value that both have changed")
+    add_looking(value)
     log = add_command(
         commands,
         "log",
         _log,
         "show the newest commits that this machine has heard of",
+        details=_LOG_HELP,
         example="log stations.blt --limit 5",
     )
     log.add_argument("--limit", type=count, metavar="N", default=20, help="how many (default 20)")
 
 
-def _add_looking(parser: argparse.ArgumentParser) -> None:
+def add_looking(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command that looks into a database by `sessions.looking`."""
     parser.add_argument("--offline", action="store_true", help="show what was pulled last, without any request")
     add_remote(parser, lock_timeout=False)
 
@@ -128,7 +147,7 @@ def _log(options: argparse.Namespace) -> int:
 
 
 def _ls(options: argparse.Namespace) -> int:
-    with looking(options) as database:
+    with looking(options, quiet=True) as database:
         rows = _entries(database, options.prefix) if options.long else _keys(database, options.prefix)
         if options.json:
             print_json_list(rows)
@@ -213,4 +232,4 @@ def _encoded(database: ebooklet_tx.Database, options: argparse.Namespace) -> tup
     return version.timestamp_us, data
 
 
-__all__ = ["add_looking_commands"]
+__all__ = ["add_looking", "add_looking_commands"]

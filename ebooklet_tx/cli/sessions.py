@@ -42,11 +42,11 @@ def check_there(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def opened(
     options: argparse.Namespace,
-    flag: Literal["r", "w"],
+    flag: Literal["r", "w", "c"],
     *,
     lock: Literal["exclusive"] | None = None,
     offline: bool = False,
-    on_conflict: str = "raise",
+    quiet: bool = False,
 ) -> Iterator[ebooklet_tx.Database]:
     """Opens the database that the arguments name.
 
@@ -55,7 +55,7 @@ def opened(
         flag: As `open` takes it.
         lock: The same.
         offline: The same.
-        on_conflict: The same.
+        quiet: Whether no bar is shown, as what is printed comes piece by piece.
     """
     check_there(options)
     trusted = True if getattr(options, "allow_pickle", False) else None
@@ -72,28 +72,32 @@ def opened(
                 lock_timeout=getattr(options, "lock_timeout", 10.0),
                 offline=offline,
                 allow_pickle=trusted,
-                on_conflict=on_conflict,
                 remember_remote=remembers_remote(options),
-                progress=bars(),
+                progress=bars() and not quiet,
             )
         stack.enter_context(database)
         yield database
 
 
 @contextlib.contextmanager
-def looking(options: argparse.Namespace) -> Iterator[ebooklet_tx.Database]:
-    """Opens a database to look into: at its newest commit, or offline where that is wanted or has to be."""
+def looking(options: argparse.Namespace, *, quiet: bool = False) -> Iterator[ebooklet_tx.Database]:
+    """Opens a database to look into: at its newest commit, or offline where that is wanted or has to be.
+
+    Args:
+        options: The arguments.
+        quiet: As in `opened`.
+    """
     with contextlib.ExitStack() as stack:
         offline = options.offline
         if not offline:
             try:
                 with patience(unreachable_seconds=UNREACHABLE_SECONDS):
-                    database = stack.enter_context(opened(options, "r"))
+                    database = stack.enter_context(opened(options, "r", quiet=quiet))
             except ebooklet_tx.OfflineError as error:
                 complain(f"note: this is what was pulled last, as the remote can't be reached: {error}")
                 offline = True
         if offline:
-            database = stack.enter_context(opened(options, "r", offline=True))
+            database = stack.enter_context(opened(options, "r", offline=True, quiet=quiet))
         yield database
 
 

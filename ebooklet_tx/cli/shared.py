@@ -17,8 +17,13 @@ from urllib.parse import urlencode
 
 import ebooklet_tx
 from ebooklet_tx.cli.terminal import escaped, on_terminal
+from ebooklet_tx.cli.wording import in_shell_words
+from ebooklet_tx.local.files.own_files import local_path
+from ebooklet_tx.local.inspection import inspect_pair
+from ebooklet_tx.local.journal.journal import journal_path
+from ebooklet_tx.sync.connecting import noted_connection
 
-DONE, NEEDS_DECISION, FAILED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 EPILOG = """\
 exit codes:
@@ -27,7 +32,8 @@ exit codes:
        or damage at the remote
   2    failed: no such file or key, remote out of reach, wrong arguments; can be run
        again (--debug shows the trace)
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and the same
+       command again goes on; a second one ends at once
 
 The remote is the one that the local file remembers; --remote names another for this
 command only. Credentials are never stored: they come from the environment
@@ -42,7 +48,7 @@ PLACE_OPTIONS = ("endpoint_url", "region", "profile")
 
 
 def complain(what: object) -> None:
-    line = on_terminal(" ".join(str(what).split()), sys.stderr)
+    line = on_terminal(in_shell_words(" ".join(str(what).split())), sys.stderr)
     # Where stderr takes nothing either, the exit code has to do.
     with contextlib.suppress(OSError, ValueError):
         print(f"ebooklet_tx: {line}", file=sys.stderr)
@@ -56,7 +62,7 @@ def show(report: Any, options: argparse.Namespace) -> None:
     if options.json:
         print_json(report.to_dict())
     else:
-        print(report.words())
+        print(in_shell_words(report.words()))
 
 
 def bars() -> bool:
@@ -86,7 +92,7 @@ def named_remote(options: argparse.Namespace) -> Any:
     given = {name: getattr(options, name) for name in PLACE_OPTIONS}
     if options.remote is not None:
         return url_with(options.remote, given)
-    remembered = ebooklet_tx.status(options.path).connection
+    remembered = _remembered(options.path)
     if remembered is None or "bucket" not in remembered:
         return remembered
     return remembered | {name: value for name, value in given.items() if value is not None}
@@ -102,7 +108,14 @@ def url_with(url: str, given: dict[str, str | None]) -> str:
 
 def remembers_remote(options: argparse.Namespace) -> bool:
     """Whether the local file is to remember the remote of this command: only one that knows none does."""
-    return options.remote is None or options.path is None or ebooklet_tx.status(options.path).connection is None
+    return options.remote is None or options.path is None or _remembered(options.path) is None
+
+
+def _remembered(file_path: Path) -> dict[str, Any] | None:
+    """Returns the place of the remote that a local file remembers; None where it remembers none."""
+    path = local_path(file_path)
+    found = noted_connection(inspect_pair(path, facts_only=True).facts, journal_path(path))
+    return None if found is None else dict(found.to_dict())
 
 
 # -- arguments -----------------------------------------------------------------------------------
@@ -143,28 +156,35 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command)
-    parser.add_argument("--json", action="store_true", help="report as JSON")
-    parser.add_argument("--debug", action="store_true", help="show where a failure comes from")
+    parser._positionals.title = "arguments"
     if takes_path:
         some = "?" if name in ("verify", "collect") else None
-        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help="the local Booklet file")
+        help_of_path = "the local file of the database" + (" (or give --remote alone)" if some else "")
+        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help=help_of_path)
+    report = parser.add_argument_group("report")
+    report.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    report.add_argument("--debug", action="store_true", help="print a failure with its trace")
     return parser
 
 
 def add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:
-    parser.add_argument(
-        "--remote", metavar="URL", help="s3://bucket/key, or file:///folder/name: for this command only"
-    )
-    add_place(parser)
+    """Adds what says where the remote is, and how long to wait for other sessions with the local file."""
+    place = parser.add_argument_group("remote, where it is not the one that PATH remembers")
+    place.add_argument("--remote", metavar="URL", help="s3://bucket/key or file:///folder/name")
+    _add_place(place)
     if lock_timeout:
-        add_lock_timeout(parser, 10.0, "how long to wait for a session that has the file open (default 10)")
+        add_lock_timeout(parser, 10.0, "how long to wait for another session that has PATH open (default 10)")
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Adds what can be said of an S3 address beside its URL."""
-    parser.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
-    parser.add_argument("--region", metavar="NAME", help="the S3 region")
-    parser.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
+    _add_place(parser.add_argument_group("how to reach an S3 store"))
+
+
+def _add_place(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
+    group.add_argument("--region", metavar="NAME", help="the S3 region")
+    group.add_argument("--profile", metavar="NAME", help="a profile of the shared AWS configuration")
 
 
 def add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str) -> None:
@@ -185,6 +205,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "NEEDS_DECISION",
+    "TERMINATED",
     "PLACE_OPTIONS",
     "add_command",
     "add_lock_timeout",

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ebooklet_tx
-from ebooklet_tx.cli.sessions import opened
+from ebooklet_tx.cli.looking import add_looking
+from ebooklet_tx.cli.sessions import looking, opened
 from ebooklet_tx.cli.shared import (
     DONE,
     NEEDS_DECISION,
@@ -20,6 +21,7 @@ from ebooklet_tx.cli.shared import (
     add_remote,
     complain,
     print_json,
+    program,
     said,
 )
 from ebooklet_tx.cli.terminal import on_terminal
@@ -29,7 +31,7 @@ _SUMMARIES = {
     "create": "keep the remote's newest commit under a name",
     "list": "show the snapshots, the oldest first",
     "restore": "make the state of a snapshot the remote's newest commit",
-    "delete": "delete a snapshot; collect frees in its time what only that one kept",
+    "delete": "delete a snapshot",
 }
 
 _EXAMPLES = {
@@ -41,11 +43,29 @@ _EXAMPLES = {
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~", "set": "*"}
 
-_DIFF_HELP = """\
-Without A: what is pending in the local file. With A: what was changed from A to the newest commit; with
-A and B: from A to B. Each is the name of a snapshot, or the seq or id of a commit as `log` shows them.
+_SNAPSHOT_HELP = """\
+Makes, shows, restores and deletes snapshots.
 
-  + added    - removed    ~ changed    * set: added or changed, as A is a commit whose state is not kept
+A snapshot keeps a commit of the remote under a name, until it is deleted: all of its keys
+and values can be read and restored. Making one takes three small requests.
+"""
+
+_DETAILS = {
+    "create": "What is pending in the local file is not in it: push first.",
+    "list": "A line for each: its name, when it was made (UTC), the commit, and who made it.",
+    "restore": """\
+It is one new commit with the keys, values and metadata of the snapshot; no value is sent,
+and the history stays. What is pending here stays pending, and conflicts are named.""",
+    "delete": "Commits and values that no snapshot and no commit needs any more are freed by `collect`.",
+}
+
+_DIFF_HELP = """\
+Without A: what is pending in the local file. With A: what was changed from A to the
+newest commit. With A and B: from A to B. Each is the name of a snapshot, or the number or
+id of a commit as `log` shows them.
+
+  +  added      -  removed      ~  changed
+  *  set: added or changed, as A is a commit whose state is not kept
 """
 
 
@@ -54,7 +74,9 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
     snapshot = commands.add_parser(
         "snapshot",
         help="make, show, restore or delete snapshots",
-        description="Makes, shows, restores and deletes snapshots.",
+        description=_SNAPSHOT_HELP,
+        epilog=f"example:\n  {program()} {_EXAMPLES['create']}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = snapshot.add_subparsers(title="actions", metavar="ACTION", required=True)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -64,7 +86,9 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
         "delete": _delete,
     }
     for name, command in run.items():
-        parser = add_command(actions, name, command, _SUMMARIES[name], example=_EXAMPLES[name])
+        parser = add_command(
+            actions, name, command, _SUMMARIES[name], details=_DETAILS[name], example=_EXAMPLES[name]
+        )
         if name != "list":
             parser.add_argument("name", metavar="NAME", help="the snapshot's name")
         add_remote(parser, lock_timeout=name != "list")
@@ -80,7 +104,7 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
     )
     diff.add_argument("one", nargs="?", metavar="A", help="a commit or snapshot to compare from")
     diff.add_argument("other", nargs="?", metavar="B", help="one to compare with (default: the newest commit)")
-    add_remote(diff, lock_timeout=False)
+    add_looking(diff)
 
 
 def _create(options: argparse.Namespace) -> int:
@@ -136,7 +160,7 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    with opened(options, "r") as database:
+    with looking(options, quiet=True) as database:
         changes = database.diff(_which(options.one), _which(options.other))
         if options.json:
             print_json([{"key": key, "kind": kind} for key, kind in changes])

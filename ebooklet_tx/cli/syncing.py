@@ -71,7 +71,11 @@ def add_sync_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     )
     clone.add_argument("url", metavar="URL", help="where the database is")
     clone.add_argument(
-        "path", type=Path, metavar="PATH", nargs="?", help="the local file (default: the last part of URL, here)"
+        "path",
+        type=Path,
+        metavar="PATH",
+        nargs="?",
+        help="the local file, or its folder (default: the last part of URL, here)",
     )
     clone.add_argument("--load", action="store_true", help="fetch every value now")
     add_place(clone)
@@ -108,7 +112,13 @@ def add_sync_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def _clone(options: argparse.Namespace) -> int:
+    if "://" not in options.url:
+        raise ebooklet_tx.InvalidArgumentError(
+            f"{options.url!r} is no URL; give s3://bucket/key, file:///folder/name or https://host/path"
+        )
     path = options.path or default_path(options.url)
+    if path.is_dir():
+        path /= default_path(options.url)
     if size_of(local_path(path)) is not None:
         raise ebooklet_tx.InvalidArgumentError(
             f"{path} is there already; `ebooklet-tx pull {path}` brings it up to date, another PATH makes a copy"
@@ -152,7 +162,8 @@ def _push(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _preview(options)
     try:
-        with opened(options, "w", lock="exclusive") as database:
+        # "c" lets a remote that has vanished be made again; there is a local file all the same.
+        with opened(options, "c" if options.force else "w", lock="exclusive") as database:
             result = database.changes().push(
                 force_push=options.force, on_conflict=options.on_conflict, message=options.message
             )

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
+from ebooklet_tx.database.applying import ApplyingDatabase
 from ebooklet_tx.database.at_prompt import counts_in_words, keys_at_hand
-from ebooklet_tx.database.forking import ForkingDatabase
 from ebooklet_tx.errors import InvalidArgumentError, NotPushedWarning, ObjectMissingError, RemoteMissingError
 from ebooklet_tx.formats.checks import message_of
 from ebooklet_tx.keys import several
@@ -38,7 +38,7 @@ from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
 from ebooklet_tx.tracebacks import at_edge
 
 
-class Database(ForkingDatabase):
+class Database(ApplyingDatabase):
     """An open database: a mapping of str keys to values, local first, pushed on demand.
 
     Threads may share one session. A forked process opens its own.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import sys
 import warnings
@@ -24,6 +25,8 @@ from ebooklet_tx.errors import (
     SessionClosedError,
 )
 from ebooklet_tx.local.overlay import Overlay
+from ebooklet_tx.locks.writer_lock import INTERRUPTED_SECONDS
+from ebooklet_tx.stores.retry import patience
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge
@@ -193,12 +196,22 @@ class OpenSession(Unshared):
             if self._in_transaction and overlay:
                 _log.warning("%s was dropped inside a transaction: %s", path, _lost(overlay))
                 overlay.forget()
-            self.close()
+            with patience(block_seconds=self._last_seconds()):
+                self.close()
         except Exception as error:
             _log.warning("%s was not closed, and can't be: %s: %s", path, _lost(overlay), error)
         finally:
             self._session.mutex.release()
             warnings.warn(f"{path} was not closed", ResourceWarning, source=self, stacklevel=3)
+
+    def _last_seconds(self) -> float:
+        """Returns how long the store may take for the end of a session that nobody has closed."""
+        if self._closed:
+            # Ctrl-C has ended its end.
+            return 0.0
+        return (
+            INTERRUPTED_SECONDS if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else math.inf
+        )
 
     def _forget_in_child(self) -> None:
         self._in_child = True

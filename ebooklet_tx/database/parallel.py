@@ -1,8 +1,9 @@
-"""Map: a function over a database's items, in several processes.
+"""Map: a function over a database's items, in several processes, or wherever an executor runs it.
 
-Owns the processes while a map runs. The invariants: no more than a few items for each of them are in memory at
-once, and they end with the iteration, however that ends; what passes between processes is pickled and unpickled
-by the code here, never by the pool, whose own threads hang or give up where that fails.
+Owns the processes that it starts while a map runs; an executor of the caller's stays the caller's. The
+invariants: no more than a few items for each worker are in memory at once, and what map has begun ends with the
+iteration, however that ends; what passes between processes is pickled and unpickled by the code here, never by
+the pool, whose own threads hang or give up where that fails.
 
 Processes are never forked from this one: a fork copies locks that other threads hold, such as the one that renews
 the remote's lock, and no thread in the copy ever releases them.
@@ -10,15 +11,15 @@ the remote's lock, and no thread in the copy ever releases them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ebooklet_tx.errors import (
     InvalidArgumentError,
@@ -26,36 +27,123 @@ from ebooklet_tx.errors import (
     InvalidValueError,
     WorkerError,
 )
+from ebooklet_tx.progress import Phase
 
 ItemFunction: TypeAlias = Callable[[str, Any], tuple[Any, Any] | None]
 
 ITEMS_IN_FLIGHT = 4
-"""How many items wait or are at work for each process."""
+"""How many items wait or are at work for each worker."""
+
+
+class OpenedPart(Protocol):
+    """What a task does with its part of a fork."""
+
+    @property
+    def receipt(self) -> Any: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: Any, *_: Any) -> None: ...
+
+    def get_items(self, keys: Iterable[str], default: Any) -> Iterable[tuple[str, Any]]: ...
+
+    def __setitem__(self, key: str, value: Any, /) -> None: ...
+
+
+Opener: TypeAlias = Callable[[], OpenedPart]
+"""Opens a part of a fork in a worker."""
+
+_MISSING = object()
 
 
 def map_items(
-    function: ItemFunction, items: Iterable[tuple[str, Any]], n_workers: int | None
+    function: ItemFunction,
+    items: Iterable[tuple[str, Any]],
+    n_workers: int | None,
+    executor: Executor | None = None,
+    phase: Phase | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yields what a function makes of each item, as it is done; what is None is left out.
 
     Args:
-        function: Called with key and value in another process, so it must be one that pickle knows by
-            name.
+        function: Called with key and value by a worker. Where map sends it to another process, it must be one
+            that pickle knows by name.
         items: The items; taken one by one as there is room.
-        n_workers: How many processes; None for one a processor.
+        n_workers: How many processes, or how many workers the executor has; None for one a processor.
+        executor: Where to run it; None for processes of map's own.
+        phase: Counts the items that are done.
 
     Raises:
-        InvalidTypeError: The function can't be sent to another process; nothing was started.
-        InvalidArgumentError: `n_workers` is no number of processes.
+        InvalidTypeError: The function can't be sent to another process, or `executor` is none; nothing was
+            started.
+        InvalidArgumentError: `n_workers` is no number of workers.
     """
+    workers = worker_count(n_workers, executor)
+    if _is_pickling(executor):
+        sent = _pickled(function)
+        tasks: Iterator[tuple[Any, ...]] = ((_work, sent, _pickled_item(*item)) for item in items)
+    else:
+        _check_function(function)
+        tasks = ((_work_here, function, *item) for item in items)
+    return _results(tasks, workers, executor, phase, unpickle=_is_pickling(executor))
+
+
+def map_into(
+    function: ItemFunction,
+    opener: Opener,
+    pages: Iterable[list[str]],
+    n_workers: int | None,
+    executor: Executor | None = None,
+    phase: Phase | None = None,
+) -> Iterator[Any]:
+    """Yields receipts of a fork, into which workers write what a function makes of its items.
+
+    Args:
+        function: As for `map_items`.
+        opener: Opens a worker's part; it is sent along with the function.
+        pages: The keys; each page is one task.
+        n_workers: As for `map_items`.
+        executor: Likewise.
+        phase: Counts the keys that are done.
+
+    Raises:
+        InvalidTypeError, InvalidArgumentError: As for `map_items`.
+    """
+    workers = worker_count(n_workers, executor)
+    if _is_pickling(executor):
+        sent = _pickled(function), _pickled(opener)
+        tasks: Iterator[tuple[Any, ...]] = ((_write, *sent, keys) for keys in pages)
+    else:
+        _check_function(function)
+        tasks = ((_write_here, function, opener, keys) for keys in pages)
+    return _results(tasks, workers, executor, phase, unpickle=_is_pickling(executor))
+
+
+def worker_count(n_workers: int | None, executor: object) -> int:
     if n_workers is not None and (isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1):
         raise InvalidArgumentError(f"n_workers must be a number of processes from 1 on, not {n_workers!r}")
-    return _run(_pickled_function(function), iter(items), n_workers or os.cpu_count() or 1)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise InvalidTypeError(
+            f"executor must be one as those of concurrent.futures are, not a {type(executor).__name__}; with "
+            "Dask give client.get_executor()",
+            operation="map",
+        )
+    known = getattr(executor, "_max_workers", None)
+    return n_workers or (known if isinstance(known, int) and known > 0 else None) or os.cpu_count() or 1
 
 
-def _pickled_function(function: object) -> bytes:
+def _is_pickling(executor: Executor | None) -> bool:
+    """Whether map itself sends functions and items to other processes; other executors have ways of their own."""
+    return executor is None or isinstance(executor, ProcessPoolExecutor)
+
+
+def _check_function(function: object) -> None:
     if not callable(function):
         raise InvalidTypeError(f"map needs a function of key and value, not a {type(function).__name__}")
+
+
+def _pickled(function: object) -> bytes:
+    _check_function(function)
     try:
         return pickle.dumps(function)
     # Whatever it is that a user's __reduce__ raises.
@@ -63,26 +151,39 @@ def _pickled_function(function: object) -> bytes:
         raise InvalidTypeError(
             f"the function {function!r} can't be sent to other processes: {error}; give one that is defined with "
             "def at the top level of a module (functools.partial of such a one takes further arguments), not a "
-            "lambda or one that is defined inside another function; or loop over items() in this process",
+            "lambda or one that is defined inside another function; or give an executor of threads; or loop over "
+            "items() in this process",
             operation="map",
         ) from error
 
 
-def _run(function: bytes, items: Iterator[tuple[str, Any]], n_workers: int) -> Iterator[tuple[Any, Any]]:
-    pool = ProcessPoolExecutor(max_workers=n_workers, mp_context=multiprocessing.get_context("spawn"))
-    working: set[Future[bytes]] = set()
+def _results(
+    tasks: Iterator[tuple[Any, ...]],
+    workers: int,
+    executor: Executor | None,
+    phase: Phase | None,
+    *,
+    unpickle: bool,
+) -> Iterator[Any]:
+    pool = executor
+    if pool is None:
+        pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn"))
+    working: set[Future[Any]] = set()
     try:
-        while True:
-            room = n_workers * ITEMS_IN_FLIGHT - len(working)
-            working |= {pool.submit(_work, function, _pickled_item(*item)) for item in islice(items, room)}
-            if not working:
-                return
-            done, working = wait(working, return_when=FIRST_COMPLETED)
-            for future in done:
-                result = _unpickled(future.result())
-                if result is not None:
-                    yield result
-    except BrokenProcessPool as error:
+        with phase or _no_phase() as counted:
+            while True:
+                room = workers * ITEMS_IN_FLIGHT - len(working)
+                working |= {pool.submit(*task) for task in islice(tasks, room)}
+                if not working:
+                    return
+                done, working = wait(working, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = _unpickled(future.result()) if unpickle else future.result()
+                    if counted is not None:
+                        counted.advance(_keys_of(result))
+                    if result is not None:
+                        yield result
+    except BrokenExecutor as error:
         raise WorkerError(
             "a worker process of map ended in the middle of its work: it was killed, ran out of memory, or could "
             "not start, as where the main program opens databases without being under "
@@ -90,7 +191,20 @@ def _run(function: bytes, items: Iterator[tuple[str, Any]], n_workers: int) -> I
             operation="map",
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in working:
+            future.cancel()
+        if executor is None:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_phase() -> Iterator[None]:
+    yield None
+
+
+def _keys_of(result: Any) -> int:
+    """Returns for how many keys a task's result stands."""
+    return 1 if result is None or isinstance(result, tuple) else result.set_count + result.deleted_count
 
 
 def _pickled_item(key: str, value: object) -> bytes:
@@ -115,16 +229,13 @@ def _unpickled(data: bytes) -> Any:
 
 def _work(function: bytes, item: bytes) -> bytes:
     """Applies a pickled function to a pickled item; what can't be sent back comes as an error that can."""
-    call = _loaded(function)
     key, value = _unpickled(item)
     try:
-        result = call(key, value)
-    except BaseException as error:
-        if isinstance(error, Exception) and _survives(error):
+        result = _work_here(_loaded(function), key, value)
+    except Exception as error:
+        if _survives(error):
             raise
-        raise WorkerError(
-            f"the function raised {type(error).__name__} for the key {key!r}: {error}", key=key, operation="map"
-        ) from None
+        raise _raised(error, key) from None
     try:
         return pickle.dumps(result)
     except Exception as error:
@@ -133,6 +244,44 @@ def _work(function: bytes, item: bytes) -> bytes:
             key=key,
             operation="map",
         ) from None
+
+
+def _work_here(function: ItemFunction, key: str, value: Any) -> tuple[Any, Any] | None:
+    """Applies a function to an item; what it raises says for which key."""
+    try:
+        return function(key, value)
+    except Exception as error:
+        error.add_note(f"raised by the function that map applied to the key {key!r}")
+        raise
+    except BaseException as error:
+        # Such as SystemExit, which is to end no program but that of the worker.
+        raise _raised(error, key) from None
+
+
+def _raised(error: BaseException, key: str) -> WorkerError:
+    return WorkerError(
+        f"the function raised {type(error).__name__} for the key {key!r}: {error}", key=key, operation="map"
+    )
+
+
+def _write(function: bytes, opener: bytes, keys: list[str]) -> bytes:
+    """Applies a pickled function to some items of a fork, and writes what comes of it; returns the receipt."""
+    try:
+        return pickle.dumps(_write_here(_loaded(function), _unpickled(opener), keys))
+    except Exception as error:
+        if _survives(error):
+            raise
+        raise WorkerError(f"{type(error).__name__}: {error}", operation="map") from None
+
+
+def _write_here(function: ItemFunction, opener: Opener, keys: list[str]) -> Any:
+    part = opener()
+    with part:
+        for key, value in part.get_items(keys, _MISSING):
+            result = None if value is _MISSING else _work_here(function, key, value)
+            if result is not None:
+                part[result[0]] = result[1]
+    return part.receipt
 
 
 @functools.lru_cache(maxsize=1)
@@ -156,4 +305,4 @@ def _survives(error: Exception) -> bool:
         return False
 
 
-__all__ = ["ItemFunction", "map_items"]
+__all__ = ["ITEMS_IN_FLIGHT", "ItemFunction", "map_into", "map_items", "worker_count"]

@@ -19,7 +19,6 @@ from itertools import chain, islice
 from typing import Any, Literal, overload
 
 from ebooklet_tx.database.life import OpenSession
-from ebooklet_tx.database.parallel import ItemFunction, map_items
 from ebooklet_tx.database.views import ItemsOf, KeysOf, ValuesOf
 from ebooklet_tx.errors import (
     Error,
@@ -35,14 +34,9 @@ from ebooklet_tx.sync.read.whole_index import try_load_index
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import decode_metadata
 
-MAP_PAGE_KEYS = 200
-"""How many values `map` fetches together."""
-
 PAGE_KEYS = 1000
 MAX_PAGE_KEYS = 64_000
 """Keys are looked up a page at a time, the first page small and those behind it larger."""
-
-_MISSING = object()
 
 
 class ReadableDatabase(OpenSession, Mapping[str, Any]):
@@ -233,43 +227,6 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             if isinstance(value, Error):
                 raise value
             yield key, default if value is None else self._serializer.loads(key, value)
-
-    @at_edge
-    def map(
-        self, func: ItemFunction, keys: Iterable[str] | None = None, n_workers: int | None = None
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yields what a function makes of each item, computed in several processes, as it is done.
-
-        Args:
-            func: Called as func(key, value); returns (key, value), or None to leave the item out. It runs in
-                other processes, so it must be one that they can import: defined at the top level of a module.
-                A script calls map under `if __name__ == "__main__":`, as they import it too.
-            keys: The keys to take; None for all. Those that are not there are left out.
-            n_workers: How many processes; None for one a processor.
-
-        Raises:
-            InvalidTypeError: The function is a lambda, or defined inside another; nothing was started.
-            WorkerError: A process died, or could not import the function.
-            Error: A value can't be fetched.
-            Exception: What the function raises comes out as it is.
-
-        Example:
-            >>> from stations import doubled  # def doubled(key, value): return key, 2 * value
-            >>> dict(db.map(doubled, keys=["a"], n_workers=1))
-            {'a': 2}
-        """
-        wanted = None if keys is None else several(keys, "map")
-        return map_items(func, self._mapped_items(wanted), n_workers)
-
-    def _mapped_items(self, keys: Iterable[str] | None) -> Iterator[tuple[str, Any]]:
-        if keys is None:
-            yield from self._iter_items()
-            return
-        wanted = iter(keys)
-        while page := list(islice(wanted, MAP_PAGE_KEYS)):
-            for key, value in self.get_items(page, _MISSING):
-                if value is not _MISSING:
-                    yield key, value
 
     @at_edge
     def load_items(self, keys: Iterable[str] | None = None, *, progress: ProgressOption = None) -> dict[str, str]:

@@ -132,7 +132,7 @@ def import_ebooklet(
                 note_origin(database._usable().journal, bytes(16))
                 warn_of_pickle(name, root.name, stacklevel=3)
             run = _Import(remote, root, database, max_local_bytes // 4)
-            kept = "the same import again goes on from the last batch"
+            kept = "importing again goes on from the last batch"
             with remote.reporter.phase("import", keys_total=root.key_count, kept=kept) as phase:
                 run.import_all(phase)
             if verify:

@@ -84,13 +84,16 @@ class Inspection:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def inspect_pair(path: Path, *, conflicts: Query | None = None, check_values: bool = False) -> Inspection:
+def inspect_pair(
+    path: Path, *, conflicts: Query | None = None, check_values: bool = False, facts_only: bool = False
+) -> Inspection:
     """Looks at a Booklet file and its journal.
 
     Args:
         path: The Booklet file.
         conflicts: Finds the conflicts in a journal's database, for `Inspection.conflicts`.
         check_values: Whether pending values are read and held to their digests, for `lost_keys`.
+        facts_only: Whether nothing is counted, so that the look takes no longer for a larger database.
 
     Raises:
         LocalMissingError: There is no such file.
@@ -111,7 +114,7 @@ def inspect_pair(path: Path, *, conflicts: Query | None = None, check_values: bo
                 mark = read_mark(side_files(location).mark)
                 with sqlite_errors(location), reading_journal(location, in_use=found.in_use) as raw:
                     missing = missing_commits(mark, commit_count(raw))
-                    _inspect_journal(found, file, raw, conflicts, check_values)
+                    _inspect_journal(found, file, raw, conflicts, check_values, facts_only=facts_only)
                 if missing:
                     found.journal_detail = f"the journal lacks {missing} acknowledged commits: its WAL is damaged"
         except (JournalDamagedError, JournalUnusableError) as error:
@@ -139,6 +142,8 @@ def _inspect_journal(
     raw: sqlite3.Connection,
     conflicts: Query | None,
     check_values: bool,
+    *,
+    facts_only: bool,
 ) -> None:
     revision = migrate.current_revision(raw, journal_path(found.path))
     if revision is None:
@@ -158,6 +163,8 @@ def _inspect_journal(
         return
     found.journal = "current"
     found.adopted = "adopted" in found.facts
+    if facts_only:
+        return
     _count(found, file, raw)
     if conflicts is not None:
         found.conflicts = conflicts(raw)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, ReadOnlyE
 from ebooklet_tx.local.booklet.file_header import header_with_uuid
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.bounded_copies import BoundedCopies
-from ebooklet_tx.local.commit import Fetched, FetchedColumns, stage
+from ebooklet_tx.local.commit import Fetched, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
@@ -32,7 +32,7 @@ from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.overlay import Overlay
-from ebooklet_tx.local.pair_files import remove_pair
+from ebooklet_tx.local.pair_files import remove_made
 from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.local.reading import LocalReading
 from ebooklet_tx.local.recovery import RecoveryReport
@@ -220,7 +220,7 @@ class LocalStore:
         if self.created and file is not None and file.locked:
             if self._pair.is_open:
                 self.journal.close()
-            remove_pair(file)
+            remove_made(file)
         self.abandon()
 
     def forget_in_child(self) -> None:
@@ -374,7 +374,7 @@ class LocalStore:
         """Like `keep`, unless that value is noted already."""
         self._fetched.keep_once(fetched)
 
-    def keep_now(self, fetched: FetchedColumns, epoch: int) -> None:
+    def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
         """Writes values from the remote at once, if lock and disk allow; see `FetchedValues.keep_now`."""
         with self.mutex:
             self._fetched.keep_now(fetched, epoch)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
-from ebooklet_tx.local.booklet.value_file import ValueFile, create_file
+from ebooklet_tx.local.booklet.file_header import stand_in_header
+from ebooklet_tx.local.booklet.value_file import ValueFile, create_file, put_in_place
 from ebooklet_tx.local.files.file_calls import REFUSED, fsync_folder, size_of, storage_errors
 from ebooklet_tx.local.files.own_files import is_file, remove_own, remove_unfinished
 from ebooklet_tx.local.files.rights import Rights
@@ -24,6 +25,9 @@ from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.values.serializers import resolve
 
 LOCK_POLL_SECONDS = 0.02
+
+_FEW_BUCKETS = 11
+"""Those of a file that stands in for another while that one is removed."""
 
 
 def open_locked(path: Path, timeout_seconds: float) -> ValueFile | None:
@@ -110,10 +114,9 @@ def create_pair_file(
 ) -> ValueFile:
     """Makes a new file under a temporary name and links it to its own, unless another process was faster."""
     serializer = resolve(value_serializer)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
-    made = create_file(
-        partial, header, value_serializer=serializer.booklet_argument, n_buckets=n_buckets, rights=rights
-    )
+    argument = serializer.booklet_argument
+    made = _create_partial(path, header, rights, value_serializer=argument, n_buckets=n_buckets)
+    partial = made.path
     try:
         with storage_errors(path, "create"):
             faster = not _link_if_free(partial, path)
@@ -152,14 +155,52 @@ def remove_leftovers(file: ValueFile) -> None:
 
 
 def remove_pair(file: ValueFile) -> None:
-    """Removes a pair: the file first, because a journal alone is set aside and never adopted."""
-    location = journal_path(file.path)
+    """Removes the pair of a locked file, whatever it holds; both are as they were where there is no room.
+
+    An empty file that is locked takes its name until the journal is gone. So no other session can make a pair
+    under these names meanwhile, and lose its journal. It is another database's: like a journal alone, one beside
+    it is set aside and never adopted.
+    """
+    path = file.path
+    header = stand_in_header(file.header, _FEW_BUCKETS)
+    with contextlib.closing(_create_partial(path, header, file.rights())) as stand_in:
+        partial = stand_in.path
+        try:
+            stand_in.stands_behind = file
+            put_in_place(stand_in)
+        except BaseException:
+            stand_in.stands_behind = None
+            partial.unlink(missing_ok=True)
+            raise
+        with storage_errors(path, "remove"):
+            _remove_beside(path)
+            path.unlink()
+            fsync_folder(path.parent)
+
+
+def remove_made(file: ValueFile) -> None:
+    """Removes the pair of a locked file that this session has made, and that holds nothing; needs no room.
+
+    The file goes last: while it has its name, no other session makes a pair under it. Without its journal it is
+    an empty database.
+    """
     with storage_errors(file.path, "remove"):
+        _remove_beside(file.path)
         file.path.unlink()
-        # Durably first: the file without its journal would be adopted as it is.
-        fsync_folder(file.path.parent)
-        remove_own(rebuild_path(file.path))
-        for part in (*side_files(location), location):
-            remove_own(part)
         fsync_folder(file.path.parent)
     file.close()
+
+
+def _remove_beside(path: Path) -> None:
+    """Removes a pair's journal, and a rebuild that waits; the caller holds the lock of the file at the path."""
+    location = journal_path(path)
+    remove_own(rebuild_path(path))
+    for part in (*side_files(location), location):
+        remove_own(part)
+    fsync_folder(path.parent)
+
+
+def _create_partial(path: Path, header: bytes | None, rights: Rights | None, **options: Any) -> ValueFile:
+    """Makes a new, locked file under a name that no other process uses."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    return create_file(partial, header, rights=rights, **options)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Self
 
+from ebooklet_tx.ending import interrupts
 from ebooklet_tx.errors import Error, LockLostError
 from ebooklet_tx.locks.lease_rules import Holder
 from ebooklet_tx.locks.process_identity import new_holder
@@ -24,6 +27,9 @@ from ebooklet_tx.stores.retry import RetryPolicy, patience
 
 RENEWAL_SECONDS = 10.0
 RELEASE_SECONDS = 15.0
+INTERRUPTED_SECONDS = 1.0
+"""How long the release of a lock is tried after Ctrl-C; then it is left to expire."""
+
 _log = logging.getLogger("ebooklet_tx")
 
 
@@ -131,15 +137,23 @@ class HeldLock(ABC):
     def release(self) -> None:
         """Ends the thread, and removes from the store what is held there, or may be.
 
-        Calling it again is no error, and finishes what was interrupted.
+        Calling it again is no error, and finishes what was interrupted. While Ctrl-C is being handled, it is not
+        tried for long, and after a second one not at all where the store does not answer at once.
         """
         self._stop.set()
+        seconds = {0: math.inf, 1: INTERRUPTED_SECONDS}.get(interrupts(), 0.0)
+        ends_at = time.monotonic() + seconds
         # A thread that was interrupted before it ran ends by itself.
         if self._thread is not None and self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(None if seconds == math.inf else seconds)
+            if self._thread.is_alive():
+                # It is renewing the lock at this moment, and ends after that.
+                _log.warning("%s is not released, as it is just being renewed; it expires by itself", self._title)
+                return
         self._thread = None
         # A lock that can't be released expires by itself, so closing does not wait long for it.
-        with self._mutex, patience(deadline_seconds=RELEASE_SECONDS):
+        left_seconds = max(ends_at - time.monotonic(), 0.0)
+        with self._mutex, patience(deadline_seconds=RELEASE_SECONDS, block_seconds=left_seconds):
             self._release_held()
 
     @contextlib.contextmanager

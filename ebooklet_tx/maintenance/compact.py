@@ -282,7 +282,7 @@ def _send_values(local: LocalStore, remote: Remote, rows: Sequence[RemoteValue],
     batches = ([value] for value in values)
     packs = fill_packs(batches, remote.names.new_pack, pack_bytes=PACK_BYTES)
     totals = {"keys_total": len(wanted), "bytes_total": sum(row.length_bytes for row in wanted)}
-    kept = "compact() again goes on from there"
+    kept = "compacting again goes on from there"
     with remote.reporter.phase("repack", **totals, kept=kept) as phase, closing(packs):
         send_packs(journal, remote, packs, phase)
 

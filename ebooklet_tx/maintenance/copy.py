@@ -200,7 +200,7 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
             phase.advance(0, size_bytes)
         copied[name] = size_bytes
 
-    kept = "the same copy again sends the rest"
+    kept = "copying again sends the rest"
     with (
         source.reporter.phase("copy", bytes_total=sum(sizes.values()), kept=kept) as phase,
         Workers(min(source.threads, target.threads, len(sizes)), phase) as workers,

@@ -105,7 +105,7 @@ def _open_copy_to_read(remote: Remote, path: Path, settings: Settings) -> Sessio
 
 
 def _pull_if_changed(session: Session) -> None:
-    """Asks without the lock; takes it only when there is a commit to apply.
+    """Asks without the lock; takes it only for the moment in which a commit is applied.
 
     A database that was never pushed, or was deleted from here, needs no remote.
     """
@@ -123,7 +123,7 @@ def _pull_if_changed(session: Session) -> None:
             raise
         return
     if fetched is not None:
-        session.local.try_maintain(lambda: apply_root(session, fetched, since=base), READER_WAIT_SECONDS)
+        apply_root(session, fetched, since=base, wait_seconds=READER_WAIT_SECONDS)
 
 
 def open_writing(remote: Remote, path: Path, settings: Settings) -> Session:

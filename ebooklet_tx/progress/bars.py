@@ -29,6 +29,7 @@ class Bars:
                 unit_divisor=1000,
                 leave=not self._open,
                 mininterval=0,
+                miniters=1,
                 delay=UNSEEN_SECONDS,
             )
         done = event.bytes_done if by_bytes else event.keys_done

@@ -142,7 +142,7 @@ class Phase:
             _log.info("%s: %s in %.2f s", self.name, _amounts(event), event.seconds)
             self._tell(event, ended=True)
             return
-        why = type(error).__name__
+        why = "the caller" if isinstance(error, GeneratorExit) else type(error).__name__
         _log.info("%s: ended by %s after %s in %.2f s", self.name, why, _amounts(event), event.seconds)
         if isinstance(error, KeyboardInterrupt) and self._kept and not getattr(error, "__notes__", ()):
             if self._kept_amounts is not None:

@@ -45,10 +45,12 @@ class Patience:
     Attributes:
         deadline_seconds: The limit for each request, with all its attempts and waits.
         unreachable_seconds: The limit for a request for which no connection can be made.
+        ends_at: When the last of all requests is given up, on the system's clock.
     """
 
     deadline_seconds: float = math.inf
     unreachable_seconds: float = math.inf
+    ends_at: float = math.inf
 
 
 _ENDLESS = Patience()
@@ -56,11 +58,24 @@ _patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_EN
 
 
 @contextlib.contextmanager
-def patience(*, deadline_seconds: float = math.inf, unreachable_seconds: float = math.inf) -> Iterator[None]:
-    """Shortens the time that this thread's requests are tried for in the block; never lengthens it."""
+def patience(
+    *,
+    deadline_seconds: float = math.inf,
+    unreachable_seconds: float = math.inf,
+    block_seconds: float = math.inf,
+) -> Iterator[None]:
+    """Shortens the time that this thread's requests are tried for in the block; never lengthens it.
+
+    Args:
+        deadline_seconds: For each request.
+        unreachable_seconds: For each for which no connection can be made.
+        block_seconds: For all of them together.
+    """
     outer = _patience.get()
     shortened = Patience(
-        min(deadline_seconds, outer.deadline_seconds), min(unreachable_seconds, outer.unreachable_seconds)
+        min(deadline_seconds, outer.deadline_seconds),
+        min(unreachable_seconds, outer.unreachable_seconds),
+        min(time.monotonic() + block_seconds, outer.ends_at),
     )
     # Set inside the `try`, so that no interrupt can leave it set for good.
     try:
@@ -207,7 +222,9 @@ class RetryPolicy:
         raise self._given_up(operation, location, key, started, last) from _without_frames(last)
 
     def _deadline_seconds(self) -> float:
-        return min(self.deadline_seconds, _patience.get().deadline_seconds)
+        patience = _patience.get()
+        left_seconds = patience.ends_at - time.monotonic()
+        return min(self.deadline_seconds, patience.deadline_seconds, left_seconds)
 
     def _retrying(self, started: float) -> tenacity.Retrying:
         deadline_seconds = self._deadline_seconds()

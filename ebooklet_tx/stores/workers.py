@@ -70,15 +70,17 @@ class Workers:
                 self._phase.tick()
         return future.result()
 
-    def any_done(self, futures: Collection[Future[R]]) -> tuple[set[Future[R]], set[Future[R]]]:
-        """Waits until one of some tasks is done; returns those that are, and the others."""
+    def any_done(
+        self, futures: Collection[Future[R]], most_seconds: float | None = None
+    ) -> tuple[set[Future[R]], set[Future[R]]]:
+        """Waits until one of some tasks is done, or so long; returns those that are, and the others."""
         while True:
-            timeout = None if self._phase is None else EVERY_SECONDS
+            timeout = EVERY_SECONDS if self._phase is not None and most_seconds is None else most_seconds
             done, others = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-            if done:
-                return done, others
             if self._phase is not None:
                 self._phase.tick()
+            if done or most_seconds is not None:
+                return done, others
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Yields what comes of each task, in order; all are queued at once."""
@@ -93,24 +95,34 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_stopped = error is not None and not isinstance(error, Error)
+        is_waited_for = error is None or isinstance(error, Error)
         try:
-            if error is not None:
-                self._drop_queued()
-            if is_stopped:
-                self._stop.set()
-            wait(self._unfinished.copy(), timeout=STOPPED_SECONDS if is_stopped else None)
-        except BaseException:
-            # A second interrupt: nothing is waited for any more.
-            self._drop_queued()
-            self._stop.set()
-            raise
+            if is_waited_for:
+                self._end(all_queued=error is None)
+            else:
+                self._stop_all()
         finally:
             for _ in self._threads:
                 self._jobs.put(None)
-        if not is_stopped:
+        if is_waited_for:
             for thread in self._threads:
                 thread.join()
+
+    def _end(self, *, all_queued: bool) -> None:
+        """Waits for what is under way, and for what is queued if that is to be done still."""
+        try:
+            if not all_queued:
+                self._drop_queued()
+            wait(self._unfinished.copy())
+        except BaseException:
+            self._stop_all()
+            raise
+
+    def _stop_all(self) -> None:
+        """Ends what is under way, and waits for that a little."""
+        self._drop_queued()
+        self._stop.set()
+        wait(self._unfinished.copy(), timeout=STOPPED_SECONDS)
 
     def _drop_queued(self) -> None:
         for future in self._unfinished.copy():

@@ -74,10 +74,19 @@ def move_on(local: LocalStore, pull: Callable[[], object], etag: str | None, err
 
 
 def learn_keys(local: LocalStore, answer: Answer, keys: Collection[str]) -> bool:
-    """Notes what was found out about keys that have an entry; False where the base has moved since."""
-    with local.journal.transaction() as transaction:
-        noted = learn(driver(transaction), sides_of(answer.rows, keys), commit_id=answer.commit_id)
-        local.pieces.write(transaction)
+    """Notes what was found out about keys that have an entry; False where the base has moved since.
+
+    A session that only reads leaves it to a writer that has the lock.
+    """
+    noted = True
+
+    def note() -> None:
+        nonlocal noted
+        with local.journal.transaction() as transaction:
+            noted = learn(driver(transaction), sides_of(answer.rows, keys), commit_id=answer.commit_id)
+            local.pieces.write(transaction)
+
+    local.try_maintain(note)
     return noted
 
 

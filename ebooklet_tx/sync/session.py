@@ -14,6 +14,7 @@ from typing import Any
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.base_index import BaseIndex
+from ebooklet_tx.sync.commit.push_result import Together
 from ebooklet_tx.sync.commit.turns import Turns
 from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.remote import Remote
@@ -43,6 +44,7 @@ class Session:
         push_mutex: Held by one push, compaction or repair at a time.
         index: The index of the remote's commits.
         turns: What is known of the writers that push beside this one.
+        together: What the pushes of this session's threads share.
     """
 
     local: LocalStore
@@ -60,6 +62,7 @@ class Session:
     push_mutex: threading.RLock = field(default_factory=threading.RLock)
     index: BaseIndex = field(init=False)
     turns: Turns = field(init=False)
+    together: Together = field(default_factory=Together)
 
     def __post_init__(self) -> None:
         self.turns = Turns(self.remote.policy)

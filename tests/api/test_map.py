@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +172,7 @@ def test_a_function_that_a_worker_cannot_load_is_told(monkeypatch: pytest.Monkey
     exec("def function(key, value): return key, value", vars(module))
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "only_here", module)
-        pickled = parallel._pickled_function(module.function)
+        pickled = parallel._pickled(module.function)
     with pytest.raises(ebooklet_tx.WorkerError, match="can't be loaded in a worker process: No module named"):
         parallel._work(pickled, pickle.dumps(("k", 1)))
 
@@ -189,6 +192,126 @@ def test_a_value_that_cannot_be_sent_names_its_key() -> None:
 
 def test_workers_are_no_forks_of_this_process(shelf: ebooklet_tx.Database) -> None:
     assert dict(shelf.map(in_a_clean_process, keys=["k00"], n_workers=1)) == {"k00": 0}
+
+
+# -- executors -----------------------------------------------------------------------------------
+
+
+class OneOfAnothersKind:
+    """An executor that is none of the standard library's, as Dask's: it has `submit`, and runs threads."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(2)
+        self.submitted = 0
+
+    def submit(self, function: Any, *arguments: Any) -> Any:
+        self.submitted += 1
+        return self.pool.submit(function, *arguments)
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, OneOfAnothersKind])
+def test_executors_that_take_lambdas_and_closures(bench: Bench, kind: Any) -> None:
+    executor, factor = kind(), 3
+    with bench.open("a", "r") as db:
+        for _ in range(2):
+            found = dict(db.map(lambda key, value: (key, factor * value) if value else None, executor=executor))
+            assert found == {f"k{n:02}": 3 * n for n in range(1, 20)}
+        with pytest.raises(TypeError, match="needs a function"):
+            db.map("upper", executor=executor)  # type: ignore[arg-type]
+    getattr(executor, "pool", executor).shutdown()
+
+
+def test_what_is_no_executor_is_refused(bench: Bench) -> None:
+    with bench.open("a", "r") as db, pytest.raises(ebooklet_tx.InvalidTypeError, match="get_executor"):
+        db.map(same, executor="threads")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
+def test_an_exception_names_the_key(shelf: ebooklet_tx.Database, executor: Any) -> None:
+    pool = executor and executor(1)
+    with pytest.raises(ArithmeticError) as caught:
+        list(shelf.map(failing, keys=["k03"], n_workers=1, executor=pool))
+    assert caught.value.__notes__ == ["raised by the function that map applied to the key 'k03'"]
+    if pool:
+        with pytest.raises(ebooklet_tx.WorkerError, match="raised SystemExit for the key 'k03'"):
+            list(shelf.map(leaving, keys=["k03"], executor=pool))
+        # It is the caller's, and still at work.
+        assert pool.submit(abs, -1).result() == 1
+        pool.shutdown()
+
+
+def test_threads_take_items_as_there_is_room_and_what_waits_is_cancelled() -> None:
+    taken = 0
+
+    def items() -> Any:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield str(number), number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = map_items(same, items(), None, pool)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert taken <= 2 * 2 * parallel.ITEMS_IN_FLIGHT
+
+
+def test_processes_of_the_callers(shelf: ebooklet_tx.Database) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for function in (lambda key, value: (key, value), local_function()):
+            with pytest.raises(ebooklet_tx.InvalidTypeError, match="or give an executor of threads"):
+                shelf.map(function, executor=pool)
+        assert dict(shelf.map(twice, keys=["k03"], executor=pool)) == {"k03k03": 6}
+        fork = shelf.fork()
+        receipts = list(shelf.map(twice, keys=["k01", "k02"], executor=pool, into=fork))
+        assert shelf.merge(*receipts).set_count == 2
+        assert shelf["k02k02"] == 4
+        with pytest.raises(ebooklet_tx.WorkerError, match="ended in the middle of its work"):
+            list(shelf.map(dying, executor=pool, into=fork))
+
+
+def test_results_go_into_a_fork(bench: Bench) -> None:
+    progress: list[ebooklet_tx.Progress] = []
+    with bench.open("a", "w", progress=progress.append) as db, ThreadPoolExecutor(3) as pool:
+        db["pending"] = 7
+        fork = db.fork()
+        keys = [*(f"k{n:02}" for n in range(20)), "missing", "pending"]
+        receipts = list(db.map(odd_only, keys, executor=pool, into=fork))
+        assert len(receipts) > 3
+        assert db.merge(*receipts).set_count == 10
+        assert ("map", 10, 22) in {(event.phase, event.keys_done, event.keys_total) for event in progress}
+        db.changes().discard()
+        everything = list(db.map(twice, executor=pool, into=fork))
+        assert sum(receipt.set_count for receipt in everything) == 20
+        with pytest.raises(ArithmeticError) as caught:
+            list(db.map(failing, ["k03"], executor=pool, into=fork))
+        assert "'k03'" in caught.value.__notes__[0]
+        with pytest.raises(ebooklet_tx.InvalidTypeError, match="into must be a fork"):
+            db.map(twice, executor=pool, into=db)  # type: ignore[call-overload]
+        with pytest.raises(ebooklet_tx.InvalidArgumentError, match="not of this one"):
+            db.map(twice, executor=pool, into=replace(fork, uuid="0" * 32))
+
+
+class Words:
+    """A serializer of one's own."""
+
+    @staticmethod
+    def dumps(value: str) -> bytes:
+        return value.encode()
+
+    @staticmethod
+    def loads(data: bytes) -> str:
+        return data.decode()
+
+
+def test_a_serializer_class_travels_with_the_task(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with bench.open("a", "c", value_serializer=Words) as db, ThreadPoolExecutor(1) as pool:
+        db["a"] = "text"
+        db.changes().push()
+        receipts = db.map(lambda key, value: (key, value + "!"), executor=pool, into=db.fork())
+        db.merge(*receipts)
+        assert db["a"] == "text!"
 
 
 def test_a_program_that_is_not_guarded_is_told(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ DEFAULT_POINTS = {
     "append": 60,
     "append that grows the index": 30,
     "prune": 40,
+    "prune to a size": 40,
     "creation": 30,
     "migration": 50,
     "copy for writing": 10,

@@ -16,6 +16,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.cli import commands as cli
+from ebooklet_tx.cli.help import SUBJECTS
 from tests.command_line import complaint, data, run
 
 CALLS: dict[str, list[str]] = {
@@ -88,6 +89,13 @@ def arguments(name: str, folder: Path, path: str = "db.blt") -> list[str]:
 
 def test_each_command_is_called() -> None:
     assert {*CALLS, *ELSEWHERE} == set(PARSERS)
+
+
+def test_help_lists_each_command_under_a_subject() -> None:
+    assert {name.split()[0] for name in PARSERS} == {name for names in SUBJECTS.values() for name in names}
+    listed = run("--help").stdout
+    for subject, names in SUBJECTS.items():
+        assert f"\n  {subject}:\n    {names[0]}" in listed
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def forking(db: ebooklet_tx.Database) -> None:
         here["forked"] = "y"
         found: str = here["forked"]
     receipt: ebooklet_tx.Receipt = part.receipt
+    with ThreadPoolExecutor(1) as pool:
+        pairs: list[tuple[Any, Any]] = list(db.map(longer, executor=pool))
+        receipts: list[ebooklet_tx.Receipt] = list(db.map(longer, [], executor=pool, into=fork))
+    print(pairs, receipts)
     try:
         merged: ebooklet_tx.MergeResult = db.merge(receipt, on_conflict=merge)
     except ebooklet_tx.MergeConflictError as error:

@@ -7,6 +7,7 @@ values: str keys, timestamps, values of any length.
 from __future__ import annotations
 
 import io
+import secrets
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def header_with_uuid(header: Header, uuid: bytes) -> bytes:
     """Returns a clean header for a rebuilt file that is to have another uuid and is alike in all else."""
     raw = bytearray(grown_header(header, None))
     raw[UUID_OFFSET : UUID_OFFSET + len(uuid)] = uuid
+    return bytes(raw)
+
+
+def stand_in_header(header: Header, n_buckets: int) -> bytes:
+    """Returns a header of another database, with the same serializers."""
+    raw = bytearray(grown_header(header, n_buckets))
+    raw[UUID_OFFSET : UUID_OFFSET + 16] = secrets.token_bytes(16)
     return bytes(raw)
 
 

@@ -34,6 +34,7 @@ from ebooklet_tx.progress import Phase
 from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.object_store import UploadState
 from ebooklet_tx.stores.workers import Workers
+from ebooklet_tx.sync.commit.line import LOOK_SECONDS, Line
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
 
@@ -160,29 +161,34 @@ class _Filling:
 
 
 def send_packs(journal: Journal, remote: Remote, packs: Iterable[Pack], phase: Phase) -> None:
-    """Sends packs, some at once, and records each that arrives."""
+    """Sends packs, some at once where the line is fast, and records each that arrives."""
+    line = Line()
     with Workers(min(PACKS_IN_FLIGHT, remote.threads), phase) as workers:
         running: set[Future[None]] = set()
         for pack in packs:
-            running.add(workers.submit(_send_pack, journal, remote, pack, phase))
-            if len(running) >= PACKS_IN_FLIGHT:
-                running = _finished(workers, running)
+            while len(running) >= (PACKS_IN_FLIGHT if line.is_fast else 1):
+                running = _finished(workers, running, None if line.is_fast else LOOK_SECONDS)
+            running.add(workers.submit(_send_pack, journal, remote, pack, phase, line))
         while running:
             running = _finished(workers, running)
 
 
-def _finished(workers: Workers, running: set[Future[None]]) -> set[Future[None]]:
-    done, rest = workers.any_done(running)
+def _finished(
+    workers: Workers, running: set[Future[None]], most_seconds: float | None = None
+) -> set[Future[None]]:
+    done, rest = workers.any_done(running, most_seconds)
     for future in done:
         future.result()
     return rest
 
 
-def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase) -> None:
+def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase, line: Line) -> None:
     name, data, values = pack
     note_upload(journal, name, len(data), values, begun_at_us=now_us())
-    with phase.moving(len(data)) as moved, metered(moved):
-        note_arrival(journal, name, remote.store.put(remote.names.object(name), data))
+    with phase.moving(len(data)) as moved:
+        with line.sending(len(data), moved) as counted, metered(counted):
+            etag = remote.store.put(remote.names.object(name), data)
+        note_arrival(journal, name, etag)
         phase.advance(len(values), sum(length_bytes for _, _, length_bytes in values))
 
 

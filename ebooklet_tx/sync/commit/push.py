@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ebooklet_tx.errors import (
     ContentionError,
@@ -17,13 +17,12 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.local.detach import forget_remote, start_over
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import is_replacing
 from ebooklet_tx.local.journal.intents import read_intents
 from ebooklet_tx.local.journal.journal import Journal, driver
-from ebooklet_tx.local.journal.known import knows_pending
+from ebooklet_tx.local.journal.known import is_any_pending, knows_pending
 from ebooklet_tx.local.journal.merged import needed_packs
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
 from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read_plan
@@ -33,6 +32,7 @@ from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
+from ebooklet_tx.sync.commit.push_result import PushResult
 from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.forks.protection import renew
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
@@ -52,34 +52,6 @@ INLINE_TOTAL_BYTES = 8 * 1024
 """A push whose values together are up to this size sends no pack."""
 
 MAX_ROUNDS = 200
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class PushResult(ShownAsTable):
-    """What a push did; true when the remote changed.
-
-    Attributes:
-        updated: Whether the remote changed.
-        failures: Always empty: a push takes place entirely or raises.
-        commit_id: The commit's id, None when there was nothing to push.
-        seq: The commit on which the local database stands now.
-        set_count: How many keys were set.
-        deleted_count: How many keys were deleted.
-        resumed_packs: How many packs an earlier, interrupted push had already sent.
-        value_bytes: Encoded bytes of the values that were set.
-    """
-
-    updated: bool
-    failures: dict[str, str] = field(default_factory=dict)
-    commit_id: str | None = None
-    seq: int = 0
-    set_count: int = 0
-    deleted_count: int = 0
-    resumed_packs: int = 0
-    value_bytes: int = 0
-
-    def __bool__(self) -> bool:
-        return self.updated
 
 
 def push(
@@ -107,6 +79,11 @@ def push(
             keys are gone with it, and nothing was changed.
     """
     check_choice(on_conflict)
+    session.local.commit()
+    # In this order: a push that ends in between took along what was pending.
+    arrival = session.together.arrive()
+    with session.journal.reading() as raw:
+        was_pending = is_any_pending(raw)
     with session.push_mutex:
         session.locks.check()
         session.local.commit()
@@ -132,8 +109,10 @@ def push(
         result = _rounds(session, resumed, on_conflict, message, always=force)
         # A pull in between may have made values stale, and a choice may have set some.
         session.local.fold_committed()
-        # A push that had succeeded unseen counts as this one's success.
-        return replace(result, updated=True, commit_id=settled[-1]) if settled and not result else result
+        if settled and not result:
+            # A push that had succeeded unseen counts as this one's success.
+            result = replace(result, updated=True, commit_id=settled[-1])
+        return session.together.finish(arrival if was_pending else None, result)
 
 
 def _leave_first_format(session: Session, *, force: bool) -> None:

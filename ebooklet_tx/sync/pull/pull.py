@@ -25,7 +25,7 @@ from ebooklet_tx.local.detach import finish_detaching
 from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, type_fact
 from ebooklet_tx.local.journal.intents import drop_intents, read_intents
-from ebooklet_tx.local.journal.journal import driver, put_meta
+from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.journal.known import is_any_pending
 from ebooklet_tx.local.journal.operations import ADOPTED, IN_DOUBT
 from ebooklet_tx.local.journal.pending.pull_view import read_pull_view
@@ -65,11 +65,18 @@ class PullResult(ShownAsTable):
         return self.changed
 
 
-def pull(session: Session) -> PullResult:
+def pull(session: Session, *, needed: bool = False) -> PullResult:
     """Applies what other writers have committed, and settles pushes whose outcome is not known.
 
     One request when nothing changed. Pending operations stay; `conflicts` tells which of them meet
     a change of another writer. A session at a snapshot stays where it is.
+
+    A session that only reads takes the local lock for the moment in which it applies a commit. While a writer on
+    this machine has it, nothing is applied: that writer keeps the journal current.
+
+    Args:
+        session: The session.
+        needed: Whether the commit is applied all the same, as what the journal stands on is gone.
 
     Raises:
         RemoteMissingError: The remote database that this one was based on, or the snapshot, is gone.
@@ -82,7 +89,7 @@ def pull(session: Session) -> PullResult:
         _check_snapshot(session.remote, session.at)
         return PullResult(seq=read_base(session.journal).seq)
     for _ in range(MAX_TRIES):
-        result = _pull_once(session)
+        result = _pull_once(session, needed=needed)
         if result is not None:
             _settle_doubts(session)
             return result
@@ -112,12 +119,17 @@ def _settle_doubts(session: Session) -> None:
         return
     if session.index.of_base(read_base(journal)) is None:
         return
-    know_pending(session.local, session.index, lambda: _pull_once(session))
-    with journal.transaction() as transaction:
-        put_meta(transaction, {ADOPTED: None, IN_DOUBT: None})
+    know_pending(session.local, session.index, lambda: _pull_once(session, needed=False))
+
+    def settled() -> None:
+        with session.journal.transaction() as transaction:
+            put_meta(transaction, {ADOPTED: None, IN_DOUBT: None})
+
+    # Where a writer beside this reader has the lock, it settles them.
+    session.local.try_maintain(settled)
 
 
-def _pull_once(session: Session) -> PullResult | None:
+def _pull_once(session: Session, *, needed: bool) -> PullResult | None:
     """One pull; None when another thread moved the base meanwhile."""
     local, remote = session.local, session.remote
     view = read_pull_view(local.journal)
@@ -144,19 +156,23 @@ def _pull_once(session: Session) -> PullResult | None:
             raise _remote_missing(remote) from error
         dead = [each.commit_id for each in view.intents if not may_still_apply(each.base_etag, None)]
         if dead:
-            with local.journal.transaction() as transaction:
-                drop_intents(driver(transaction), dead)
+            local.try_maintain(lambda: _drop_dead(local.journal, dead))
         return PullResult(missing=True)
     if fetched is None or (view.replacing and not replacement_applied(local, session.index, fetched)):
         return unchanged
     try:
-        return apply_root(session, fetched, since=view.base)
+        return apply_root(session, fetched, since=view.base, needed=needed)
     except ObjectMissingError as error:
         # Replaced since, and collected by now; or damaged.
         again = read_root_or_none(remote)
         if again is not None and again.etag == fetched.etag:
             raise _part_missing(remote, error) from error
         return None
+
+
+def _drop_dead(journal: Journal, commit_ids: list[str]) -> None:
+    with journal.transaction() as transaction:
+        drop_intents(driver(transaction), commit_ids)
 
 
 def replacement_applied(local: LocalStore, index: BaseIndex, fetched: FetchedRoot) -> bool:
@@ -167,7 +183,14 @@ def replacement_applied(local: LocalStore, index: BaseIndex, fetched: FetchedRoo
     return bool(outcomes_of(intents, index.of_root(fetched)).applied)
 
 
-def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = None) -> PullResult | None:
+def apply_root(
+    session: Session,
+    fetched: FetchedRoot,
+    *,
+    since: Base | None = None,
+    needed: bool = False,
+    wait_seconds: float = 0.0,
+) -> PullResult | None:
     """Moves the journal on to a root that was read, fetching what it names; settles intents.
 
     Args:
@@ -175,6 +198,8 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
         fetched: The root.
         since: The base as it was before the root was read: once another thread or session has moved it,
             the root may be older than the base. None where nobody else can have.
+        needed: As in `pull`.
+        wait_seconds: How long a session that only reads waits for the local lock.
 
     Returns:
         What was done; None when the base moved between the two.
@@ -207,21 +232,34 @@ def apply_root(session: Session, fetched: FetchedRoot, *, since: Base | None = N
     count = min(manifest.key_count, _most_keys(session.index.of_root(fetched)))
     # The ETag of a snapshot's root is none of the root's.
     facts = base_facts(replace(base_of(manifest, fetched.etag or None, fetched.data), key_count=count))
-    with session.mutex:
-        if has_moved(read_base(local.journal), view.base):
-            return None
+    moved = False
+
+    def apply() -> None:
+        nonlocal moved
         _refuse_in_transaction(session.in_transaction)
         if local.overlay:
             local.commit()
         with local.journal.transaction() as transaction:
+            # Inside: a session beside this one can't move it any more.
+            moved = has_moved(read_base(local.journal), view.base)
+            if moved:
+                return
             apply_move(driver(transaction), move)
             replaced = any(intent.replaces for intent in move.outcomes.applied)
-            facts |= type_fact(manifest.type) | (
+            said = type_fact(manifest.type) | (
                 {IN_DOUBT: 1} if move.full and is_any_pending(driver(transaction)) else {}
             )
-            put_meta(transaction, facts | (REPLACED if replaced else {}))
+            put_meta(transaction, facts | said | (REPLACED if replaced else {}))
             local.pieces.write(transaction)
         session.remote.mode.follow(manifest.commits)
+
+    if not local.try_maintain(apply, wait_seconds):
+        if not needed:
+            return PullResult(seq=read_base(local.journal).seq)
+        with session.mutex:
+            apply()
+    if moved:
+        return None
     return PullResult(
         changed=manifest.commit_id != view.base.commit_id,
         seq=manifest.seq,

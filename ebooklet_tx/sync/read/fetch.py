@@ -20,7 +20,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.read.ranges import fetch_ranges, parts_of_range, sound_values
+from ebooklet_tx.sync.read.ranges import Arrived, fetch_ranges, parts_of_range, sound_values
 from ebooklet_tx.sync.read.reader import Reader, fetched_value
 from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, gone_before_push, vanished_there
 from ebooklet_tx.sync.remote import Remote
@@ -115,9 +115,15 @@ def _values_there(reader: Reader, missing: Sequence[Entry]) -> dict[str, Found]:
         return values
     entries = {entry.key: entry for entry in missing}
     total_bytes = sum(item.length_bytes for item in wanted)
+
+    def keep_left(arrived: Arrived) -> None:
+        sound = (pair for group, data in arrived for pair in sound_values(group, data))
+        reader.keep([fetched_value(entries[item.key], value) for item, value in sound if value is not None])
+
+    totals: dict[str, int] = {"keys_total": len(wanted), "bytes_total": total_bytes}
     with (
-        reader.remote.reporter.phase("fetch", keys_total=len(wanted), bytes_total=total_bytes) as phase,
-        closing(fetch_ranges(reader.remote, wanted, phase=phase)) as groups,
+        reader.remote.reporter.phase("fetch", kept="it is not fetched again", **totals) as phase,
+        closing(fetch_ranges(reader.remote, wanted, phase=phase, left=keep_left)) as groups,
     ):
         for group, data in groups:
             fetched = []

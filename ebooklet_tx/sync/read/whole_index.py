@@ -68,7 +68,7 @@ def _hold_all(local: LocalStore, view: CommitIndex, reporter: Reporter) -> None:
     """Fetches and holds every piece of a commit's index, then releases those of other commits."""
     all_digests: set[bytes] = set()
     is_changed = False
-    with reporter.phase("load index", kept="load_index() again fetches the rest") as phase:
+    with reporter.phase("load index", kept="loading the index again fetches the rest") as phase:
         for pieces in view.pieces():
             wanted = {piece.digest: piece for piece in pieces}
             all_digests.update(wanted)
