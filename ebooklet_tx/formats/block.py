@@ -116,14 +116,18 @@ class Block:
 
     def rows(self, lo: str = "", hi: str | None = None) -> Iterator[IndexRow]:
         """Yields the rows of a slot in the order of their keys."""
-        start = bisect_left(self.keys, lo) if lo else 0
-        end = len(self.keys) if hi is None else bisect_left(self.keys, hi)
-        columns: list[Any] = list(self._columns)
-        if start > 0 or end < len(self.keys):
-            columns = [column[start:end] for column in columns]
+        columns = self.columns(lo, hi)
         columns[-1] = columns[-1] or repeat(None)
         # What NamedTuple's own constructor does, without a call of Python for each row.
         return map(tuple.__new__, repeat(IndexRow), zip(*columns, strict=False))
+
+    def columns(self, lo: str = "", hi: str | None = None) -> list[Any]:
+        """Returns a slot's rows, a sequence for each field; that of the values is empty where none is inline."""
+        start = bisect_left(self.keys, lo) if lo else 0
+        end = len(self.keys) if hi is None else bisect_left(self.keys, hi)
+        if start > 0 or end < len(self.keys):
+            return [column[start:end] for column in self._columns]
+        return list(self._columns)
 
     def ref_of(self, object_name: str) -> ObjectRef:
         """Returns the pack of a row."""

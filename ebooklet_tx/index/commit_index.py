@@ -16,7 +16,7 @@ from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.root import Root
 from ebooklet_tx.index.difference import Holdings, changed_rows
 from ebooklet_tx.index.history import HistoryReader
-from ebooklet_tx.index.lookup import LocatedRow, lookup_in, scan_of
+from ebooklet_tx.index.lookup import LocatedRow, RowColumns, lookup_in, scan_columns, scan_of
 from ebooklet_tx.index.pieces import Piece, PieceCache, PieceReader
 from ebooklet_tx.index.reader import IndexReader
 from ebooklet_tx.records import ObjectRef
@@ -68,6 +68,10 @@ class CommitIndex:
     def scan(self, lo: str = "", hi: str | None = None) -> Iterator[LocatedRow]:
         """Yields the rows that count in `[lo, hi)`, in order of key; see `lookup.scan_of`."""
         return scan_of(self.tail, self.ref, self.manifest.runs, self.remote.reader, lo, hi)
+
+    def scan_columns(self, lo: str = "") -> Iterator[RowColumns]:
+        """Likewise from a key on, some hundred rows at a time; see `lookup.scan_columns`."""
+        return scan_columns(self.tail, self.ref, self.manifest.runs, self.remote.reader, lo)
 
     def pieces(self) -> Iterator[list[Piece]]:
         """Yields every piece of the index, those of a few index objects at a time.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
@@ -72,6 +72,37 @@ class Fetched(NamedTuple):
     commit_id: str | None = None
 
 
+class FetchedColumns(NamedTuple):
+    """Many such values, a sequence for each field: of none of the keys the journal has a current copy.
+
+    Attributes:
+        sides: Seven sequences: the fields of `RemoteSide`, with what the index of `commit_id` says of the keys.
+        values: The value of each key.
+        replacing: Keys whose block is replaced; others may be among them.
+    """
+
+    sides: Sequence[Sequence[Any]]
+    values: Sequence[Value]
+    replacing: Collection[str] = ()
+    commit_id: str | None = None
+
+    def items(self) -> list[Fetched]:
+        """Returns them one by one."""
+        sides = map(RemoteSide._make, zip(*self.sides, strict=True))
+        return [
+            Fetched(side[0], side[2] or 0, side[3] or b"", value, side[0] in self.replacing, side, self.commit_id)
+            for side, value in zip(sides, self.values, strict=True)
+        ]
+
+    def last(self, count: int) -> FetchedColumns:
+        """Returns the last of them."""
+        first = len(self.values) - count
+        return self._replace(sides=[column[first:] for column in self.sides], values=self.values[first:])
+
+
+NOTHING_FETCHED = FetchedColumns([()] * len(RemoteSide._fields), ())
+
+
 def stage(journal: Journal, overlay: Overlay, pieces: PieceCache | None = None) -> None:
     """Commits an overlay into the journal alone: one transaction, one fsync."""
     with journal.transaction() as connection:
@@ -96,7 +127,7 @@ def append(
     journal: Journal,
     overlay: Overlay,
     fetched: Iterable[Fetched] = (),
-    absent: Sequence[Fetched] = (),
+    absent: FetchedColumns = NOTHING_FETCHED,
     pieces: PieceCache | None = None,
 ) -> bool:
     """Commits an overlay, and all that is staged, into the Booklet file and the journal.
@@ -122,17 +153,23 @@ def append(
     ]
     deleted = sorted((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None)
     stale = set(stale_keys(journal)).difference(key for key, _ in deleted)
-    kept = [_storable(item) for item in (*_values_to_keep(journal, overlay, fetched), *absent)]
+    kept = [_storable(item) for item in _values_to_keep(journal, overlay, fetched)]
     number = new_append_number()
     removed = stale.union((key for key, _ in deleted), (item.key for item in kept if item.replaces))
+    if absent.replacing:
+        removed.update(key for key in absent.sides[0] if key in absent.replacing)
     if file.header.n_keys or METADATA_KEY in overlay.operations:
         # Whichever of them have a block: that takes less than to ask the journal for each.
         removed.update(key for key, _, _ in written)
     offsets = file.append(
         number,
         removed,
-        chain(written, ((item.key, item.timestamp_us, item.value) for item in kept)),
-        expected_keys=len(written) + len(kept),
+        chain(
+            written,
+            ((item.key, item.timestamp_us, item.value) for item in kept),
+            zip(absent.sides[0], absent.sides[2], absent.values, strict=True),
+        ),
+        expected_keys=len(written) + len(kept) + len(absent.values),
     )
     state = file.state_to_record()
     written_digests = digests_of_values(value for _, _, value in written)
@@ -145,7 +182,8 @@ def append(
         record_deletes(raw, deleted, gone=True)
         record_gone(raw, stale)
         record_placed_sets(raw, written_rows)
-        _record_kept(raw, kept, offsets[len(written) :])
+        _record_kept(raw, kept, offsets[len(written) : len(written) + len(kept)])
+        insert_known(raw, zip(*absent.sides, strict=True), absent.sides[4], offsets[len(written) + len(kept) :])
         raw.execute(DROP_EMPTY)
         if pieces is not None:
             pieces.write(connection)
@@ -184,14 +222,14 @@ def record_places(raw: sqlite3.Connection, copies: Iterable[tuple[Copy, int]]) -
 
 def _record_kept(raw: sqlite3.Connection, kept: Sequence[Fetched], offsets: Sequence[int]) -> None:
     """Records where an append put fetched values; some had no entry yet."""
-    known = []
-    others = []
+    known: list[tuple[RemoteSide, int]] = []
+    others: list[tuple[Copy, int]] = []
     for item, offset in zip(kept, offsets, strict=True):
         if item.side is None:
             others.append(((item.key, item.timestamp_us, item.digest, len(item.value)), offset))
         else:
-            known.append((item.side, (item.timestamp_us, item.digest, offset, len(item.value))))
-    insert_known(raw, known)
+            known.append((item.side, offset))
+    insert_known(raw, (side for side, _ in known), (side.ref for side, _ in known), (at for _, at in known))
     record_places(raw, others)
 
 

@@ -7,11 +7,11 @@ nothing is lost when it is not kept, and a read never fails because its copy can
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ebooklet_tx.errors import LocalStorageError
 from ebooklet_tx.local.bounded_copies import BoundedCopies, size_of_blocks
-from ebooklet_tx.local.commit import Fetched
+from ebooklet_tx.local.commit import NOTHING_FETCHED, Fetched, FetchedColumns
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.overlay import Overlay
 
@@ -50,7 +50,7 @@ class FetchedValues:
             return None
         return waiting.value
 
-    def append_with(self, overlay: Overlay, absent: Sequence[Fetched] = ()) -> None:
+    def append_with(self, overlay: Overlay, absent: FetchedColumns = NOTHING_FETCHED) -> None:
         """Commits an overlay into the Booklet file, with all that waits here and all that is staged.
 
         Args:
@@ -67,11 +67,11 @@ class FetchedValues:
             self.bound.keep_within()
 
     def _that_fit(
-        self, bound: BoundedCopies, overlay: Overlay, absent: Sequence[Fetched]
-    ) -> tuple[list[Fetched], list[Fetched]]:
+        self, bound: BoundedCopies, overlay: Overlay, absent: FetchedColumns
+    ) -> tuple[list[Fetched], FetchedColumns]:
         """Makes room within the bound; returns what of the fetched values fits, those that came last first."""
         own = {key: value for key, (value, _) in overlay.operations.items() if value is not None}
-        fetched = [*self._waiting.values(), *absent]
+        fetched = [*self._waiting.values(), *absent.items()]
         keys = [*own, *(item.key for item in fetched)]
         sizes = [len(item.key.encode()) + len(item.value) for item in fetched]
         own_bytes = sum(len(key.encode()) + len(value) for key, value in own.items())
@@ -84,7 +84,7 @@ class FetchedValues:
         while first and (room := room - size_of_blocks(1, sizes[first - 1])) >= 0:
             first -= 1
         waiting = len(self._waiting)
-        return fetched[first:waiting], fetched[max(first, waiting) :]
+        return fetched[first:waiting], absent.last(len(fetched) - max(first, waiting))
 
     def keep(self, fetched: Iterable[Fetched]) -> None:
         """Notes values; once they fill the buffer they are written, or forgotten where nothing can be."""
@@ -103,7 +103,7 @@ class FetchedValues:
         if waiting is None or waiting.digest != fetched.digest:
             self.keep([fetched])
 
-    def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
+    def keep_now(self, fetched: FetchedColumns, epoch: int) -> None:
         """Writes values at once, if lock and disk allow.
 
         Args:
@@ -116,7 +116,7 @@ class FetchedValues:
 
         def work() -> None:
             if self.index_epoch() != epoch or self._waiting:
-                self._waiting.update((item.key, item) for item in fetched)
+                self._waiting.update((item.key, item) for item in fetched.items())
                 self.append_with(Overlay())
                 return
             self.append_with(Overlay(), fetched)
@@ -126,7 +126,7 @@ class FetchedValues:
         try:
             self._pair.try_maintain(work)
         except LocalStorageError as error:
-            _log.warning("%d fetched values were not kept: %s", len(fetched), error)
+            _log.warning("%d fetched values were not kept: %s", len(fetched.values), error)
 
     def keep_large(self, fetched: Fetched) -> bool:
         """Writes a value that lies in another file now; False when another session has the lock.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, ReadOnlyE
 from ebooklet_tx.local.booklet.file_header import header_with_uuid
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.bounded_copies import BoundedCopies
-from ebooklet_tx.local.commit import Fetched, stage
+from ebooklet_tx.local.commit import Fetched, FetchedColumns, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
@@ -374,7 +374,7 @@ class LocalStore:
         """Like `keep`, unless that value is noted already."""
         self._fetched.keep_once(fetched)
 
-    def keep_now(self, fetched: Sequence[Fetched], epoch: int) -> None:
+    def keep_now(self, fetched: FetchedColumns, epoch: int) -> None:
         """Writes values from the remote at once, if lock and disk allow; see `FetchedValues.keep_now`."""
         with self.mutex:
             self._fetched.keep_now(fetched, epoch)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError
 from ebooklet_tx.local.booklet.value_file import FileState, IndexDamagedError, ValueFile, put_in_place
-from ebooklet_tx.local.commit import Fetched, append
+from ebooklet_tx.local.commit import NOTHING_FETCHED, Fetched, FetchedColumns, append
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.staged import count_staged
@@ -146,7 +146,9 @@ class OpenPair:
             "value: put them into another database, or put the file back under its name, and sync again",
         )
 
-    def append(self, overlay: Overlay, fetched: Iterable[Fetched] = (), absent: Sequence[Fetched] = ()) -> None:
+    def append(
+        self, overlay: Overlay, fetched: Iterable[Fetched] = (), absent: FetchedColumns = NOTHING_FETCHED
+    ) -> None:
         """Commits an overlay, and all that is staged, into the Booklet file and the journal.
 
         Args:

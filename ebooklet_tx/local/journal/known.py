@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TypeAlias
 
 from ebooklet_tx.local.journal.connections import insert_many
@@ -77,7 +78,7 @@ _INSERT_KNOWN = (
     "INSERT INTO entry(known, key, remote_seq, remote_timestamp_us, remote_digest, remote_object, "
     "remote_offset_bytes, remote_length_bytes, local_timestamp_us, local_digest, local_offset_bytes, "
     "local_length_bytes)",
-    "({s0}, {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10})",
+    "({s0}, {0}, {1}, {2}, {3}, {4}, {5}, {6}, {2}, {3}, {7}, {6})",
     "ON CONFLICT(key) DO UPDATE SET local_timestamp_us = excluded.local_timestamp_us, "
     "local_digest = excluded.local_digest, local_offset_bytes = excluded.local_offset_bytes, "
     "local_length_bytes = excluded.local_length_bytes",
@@ -203,14 +204,33 @@ def _decide_adopted(raw: sqlite3.Connection, keys: Iterable[str], commit_id: str
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
 
 
-LocalCopy: TypeAlias = tuple[int, bytes, int, int]
-"""Timestamp, digest, offset and length of what the Booklet file holds."""
+SideFields: TypeAlias = tuple[str, int | None, int | None, bytes | None, ObjectRef | None, int | None, int | None]
+"""A `RemoteSide`, or its fields."""
 
 
-def insert_known(raw: sqlite3.Connection, sides: Sequence[tuple[RemoteSide, LocalCopy]]) -> None:
-    """Adds entries of keys that had none, known as of the base commit, each with its local copy."""
-    numbers = object_numbers(raw, (side.ref for side, _ in sides if side.ref is not None))
-    rows = [(side.key, *_columns(side, numbers), *copy) for side, copy in sides]
+def insert_known(
+    raw: sqlite3.Connection,
+    sides: Iterable[SideFields],
+    refs: Iterable[ObjectRef | None],
+    offsets_bytes: Iterable[int],
+) -> None:
+    """Adds entries of keys that had none, known as of the base commit, each with the local copy of its value.
+
+    Args:
+        raw: The connection of a transaction.
+        sides: What that commit says of each key.
+        refs: The objects of these.
+        offsets_bytes: Where their values lie in the Booklet file.
+    """
+    # Few objects hold many values, and each comes as one record.
+    distinct = {id(ref): ref for ref in refs}
+    by_name = object_numbers(raw, (ref for ref in distinct.values() if ref is not None))
+    numbers = {at: None if ref is None else by_name[ref.name, ref.etag] for at, ref in distinct.items()}
+    rows = [
+        (key, seq, stamp, digest, numbers[id(ref)], offset, length, local)
+        for (key, seq, stamp, digest, ref, offset, length), local in zip(sides, offsets_bytes, strict=True)
+    ]
+    rows.sort(key=itemgetter(0))
     insert_many(raw, _INSERT_KNOWN, (stamp_of(raw),), rows)
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 from ebooklet_tx.errors import Error, OfflineError, PreconditionFailedError
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.progress import Phase
-from ebooklet_tx.records import ObjectRef, digest_of
+from ebooklet_tx.records import ObjectRef, digests_of
 from ebooklet_tx.stores.bodies import gathering_in
 from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.stopping import StoppedError, is_stopped
 from ebooklet_tx.sync.in_flight import side_by_side
-from ebooklet_tx.sync.read.near_ranges import near_ranges, span_of
+from ebooklet_tx.sync.read.near_ranges import gap_to_join, near_ranges, span_of
 from ebooklet_tx.sync.remote import Remote
 
 MAX_RANGE_BYTES = 8 * 2**20
@@ -26,6 +28,26 @@ MAX_RANGE_BYTES = 8 * 2**20
 
 Arrived = list[tuple[list[RemoteValue], bytes | Error]]
 """Groups of values, with what has arrived of their bytes."""
+
+Group = TypeVar("Group")
+
+
+class Range(NamedTuple):
+    """What one request reads for a group of values.
+
+    Attributes:
+        ref: The object.
+        offset_bytes: Where the first of them begins.
+        length_bytes: How many bytes there are up to the furthest end.
+        value_count: How many values they are.
+        value_bytes: How many bytes they have together.
+    """
+
+    ref: ObjectRef
+    offset_bytes: int
+    length_bytes: int
+    value_count: int
+    value_bytes: int
 
 
 def fetch_ranges(
@@ -37,24 +59,39 @@ def fetch_ranges(
 ) -> Generator[tuple[list[RemoteValue], bytes | Error], None, None]:
     """Yields groups of values that lie near each other, with all bytes from the first to the last.
 
+    Otherwise as `fetch_groups`.
+    """
+    return fetch_groups(remote, joined(wanted), _range_of, phase=phase, left=left)
+
+
+def fetch_groups(
+    remote: Remote,
+    groups: Sequence[Group],
+    range_of: Callable[[Group], Range],
+    *,
+    phase: Phase | None = None,
+    left: Callable[[list[tuple[Group, bytes | Error]]], object] | None = None,
+) -> Generator[tuple[Group, bytes | Error], None, None]:
+    """Yields groups of values with the bytes of their ranges.
+
     Some groups are fetched at once, within the bound on bytes in flight. One that can't be had comes with the
     error that says why. Once the store can't be reached, the rest comes with that error and is not asked for.
 
     Args:
         remote: Where from.
-        wanted: Where the values lie.
+        groups: The groups.
+        range_of: Tells what to read for a group.
         phase: Counts the values and bytes that have arrived.
         left: Called where the iteration is ended early, with what had arrived by then: of some groups only the
             first bytes.
     """
-    groups = joined(wanted)
     unreachable: list[OfflineError] = []
 
-    def fetch(group: Sequence[RemoteValue]) -> bytes | Error:
+    def fetch(group: Group) -> bytes | Error:
         if unreachable:
             return unreachable[0]
         try:
-            data = _fetch_counted(remote, group, phase)
+            data = _fetch_counted(remote, range_of(group), phase)
         except OfflineError as error:
             unreachable.append(error)
             return error
@@ -67,16 +104,20 @@ def fetch_ranges(
     return side_by_side(
         groups,
         fetch,
-        size_bytes=lambda group: 2 * span_of(group)[1],
+        size_bytes=lambda group: 2 * range_of(group).length_bytes,
         threads=threads,
         phase=phase,
         left=left,
     )
 
 
-def _fetch_counted(remote: Remote, group: Sequence[RemoteValue], phase: Phase | None) -> bytes:
+def _range_of(group: Sequence[RemoteValue]) -> Range:
+    return Range(group[0].ref, *span_of(group), len(group), sum([item.length_bytes for item in group]))
+
+
+def _fetch_counted(remote: Remote, wanted: Range, phase: Phase | None) -> bytes:
     """Reads the range of a group, counting what arrives; only the first bytes of it, where it is stopped."""
-    ref, start, length = group[0].ref, *span_of(group)
+    ref, start, length = wanted.ref, wanted.offset_bytes, wanted.length_bytes
     if phase is None:
         return read_range(remote, ref, start, length)
     pieces: list[bytes] = []
@@ -88,29 +129,48 @@ def _fetch_counted(remote: Remote, group: Sequence[RemoteValue], phase: Phase | 
                 raise
             # A long value is read in parts, and comes back as a whole or not at all.
             return b"".join(pieces) if length <= MAX_RANGE_BYTES else b""
-        phase.advance(len(group), sum(item.length_bytes for item in group))
+        phase.advance(wanted.value_count, wanted.value_bytes)
         return data
 
 
 def sound_values(group: Sequence[RemoteValue], data: bytes | Error) -> Iterator[tuple[RemoteValue, bytes | None]]:
     """Cuts the values of a group out of what was fetched; None for one that does not have its digest."""
     if isinstance(data, Error):
-        yield from ((item, None) for item in group)
-        return
-    start, _ = span_of(group)
-    for item in group:
-        at = item.offset_bytes - start
-        value = data[at : at + item.length_bytes]
-        yield item, value if digest_of(value) == item.digest else None
+        return zip(group, [None] * len(group), strict=True)
+    places = [(item.offset_bytes, item.length_bytes) for item in group]
+    return zip(group, cut_values(places, [item.digest for item in group], data), strict=True)
+
+
+def cut_values(
+    places: Sequence[tuple[int, int]], digests: Sequence[bytes | None], data: bytes
+) -> Sequence[bytes | None]:
+    """Cuts values out of the bytes of an object that begin with the first of them; None for a damaged one.
+
+    Args:
+        places: Their offsets and lengths.
+        digests: Their digests.
+        data: The bytes.
+    """
+    first = places[0][0]
+    values = [data[at - first : at - first + length] for at, length in places]
+    found = digests_of(values)
+    if found == list(digests):
+        return values
+    return [
+        value if there == digest else None for value, there, digest in zip(values, found, digests, strict=True)
+    ]
 
 
 def joined(wanted: Iterable[RemoteValue]) -> list[list[RemoteValue]]:
     """Groups values that lie near each other in the same object."""
-    places = sorted(wanted, key=lambda item: (item.ref.name, item.offset_bytes))
-    groups: list[list[RemoteValue]] = []
-    for _, in_object in groupby(places, key=lambda item: item.ref.name):
-        groups += near_ranges(in_object, MAX_RANGE_BYTES)
-    return groups
+    by_object: dict[str, list[RemoteValue]] = {}
+    for name, some in groupby(wanted, key=attrgetter("ref.name")):
+        by_object.setdefault(name, []).extend(some)
+    objects = [by_object[name] for name in sorted(by_object)]
+    for values in objects:
+        values.sort(key=attrgetter("offset_bytes"))
+    gap_bytes = gap_to_join(((item.offset_bytes, item.length_bytes) for item in values) for values in objects)
+    return [group for values in objects for group in near_ranges(values, MAX_RANGE_BYTES, gap_bytes)]
 
 
 def read_range(remote: Remote, ref: ObjectRef, offset_bytes: int, length_bytes: int) -> bytes:

@@ -200,15 +200,6 @@ def fetched_value(entry: Entry, value: bytes) -> Fetched:
     )
 
 
-def fetched_row(item: LocatedRow, value: bytes, commit_id: str | None, *, replaces: bool) -> Fetched:
-    """Likewise, of a value whose row was read."""
-    row = item.row
-    side = RemoteSide(
-        row.key, row.seq, row.timestamp_us, row.digest, item.ref, row.offset_bytes, row.length_bytes
-    )
-    return Fetched(row.key, row.timestamp_us, row.digest or b"", value, replaces, side, commit_id)
-
-
 def indexed_entry(held: Entry | None, item: LocatedRow, commit_id: str | None) -> IndexedEntry:
     """Returns an entry of a key whose remote side was looked up."""
     row = item.row
