@@ -146,7 +146,7 @@ def _check_writable(path: Path) -> None:
     if size_of(path) is None:
         raise ReadOnlyError(
             f"{path} can't be made: {path.parent} can't be written by this user; give a file_path in a folder "
-            "that can be written",
+            "that can be written; reading needs none: with file_path None it is done from memory",
             path=path,
         )
     raise ReadOnlyError(
