@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import ebooklet_tx
 from ebooklet_tx.importing import importing, source_file, source_root
+from ebooklet_tx.local import bounded_copies
 from ebooklet_tx.stores.object_store import ObjectStore
 from tests.ebooklet_remotes import FIRST_US, PLACE, bucket_in_memory, made_objects, shelved
 from tests.memory_store import MemoryStore
@@ -41,6 +42,7 @@ def source_of(layout: str, count: int = 100, size: int = 1000) -> MemoryStore:
 def make_small(set_attribute: Callable[[object, str, object], None] = setattr) -> None:
     """Lets small bounds be given, reads windows of 40 keys, and the index by ranges."""
     set_attribute(importing, "LEAST_LOCAL_BYTES", 1)
+    set_attribute(bounded_copies, "LEAST_LOCAL_BYTES", 1)
     set_attribute(source_root.SourceRoot.windows, "__defaults__", (40,))
     set_attribute(source_file, "IN_MEMORY_BYTES", 1000)
     set_attribute(source_file, "RANGE_BYTES", 700)

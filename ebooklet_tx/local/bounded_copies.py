@@ -65,21 +65,20 @@ class TrimPlan(NamedTuple):
     n_buckets: int
 
 
-def check_local_bytes(
-    value: object, *, least_bytes: int = LEAST_LOCAL_BYTES, name: str = "max_local_bytes"
-) -> int:
+def check_local_bytes(value: object, *, least_bytes: int | None = None, name: str = "max_local_bytes") -> int:
     """Returns a bound on the local file, checked.
 
     Args:
         value: What was given.
-        least_bytes: The least that is of use.
+        least_bytes: The least that is of use; None for that of `open`.
         name: The argument's name, for the message.
 
     Raises:
         InvalidArgumentError: It is no whole number, or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least_bytes:
-        raise InvalidArgumentError(f"{name} must be an int of at least {least_bytes}, in bytes, not {value!r}")
+    least = LEAST_LOCAL_BYTES if least_bytes is None else least_bytes
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(f"{name} must be an int of at least {least}, in bytes, not {value!r}")
     return value
 
 
