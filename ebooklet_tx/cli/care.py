@@ -27,6 +27,7 @@ from ebooklet_tx.cli.shared import (
     remembers_remote,
     show,
 )
+from ebooklet_tx.cli.terminal import on_terminal
 from ebooklet_tx.html_tables import counted
 from ebooklet_tx.maintenance.checking import collect, verify
 
@@ -310,7 +311,8 @@ def _unlock(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"held_by": held_by})
     else:
-        print("nobody held the lock" if held_by is None else f"the lock was taken from {held_by}")
+        taken = "nobody held the lock" if held_by is None else f"the lock was taken from {held_by}"
+        print(on_terminal(taken))
     return DONE
 
 

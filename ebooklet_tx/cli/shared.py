@@ -62,7 +62,7 @@ def show(report: Any, options: argparse.Namespace) -> None:
     if options.json:
         print_json(report.to_dict())
     else:
-        print(in_shell_words(report.words()))
+        print(on_terminal(in_shell_words(report.words()), kept="\n"))
 
 
 def bars() -> bool:

@@ -129,8 +129,8 @@ def _list(options: argparse.Namespace) -> int:
     for each in () if options.json else found:
         when = as_datetime(each.created_at_us)
         print(
-            f"{each.name:<{width}}  {when:%Y-%m-%d %H:%M:%S}  commit {each.seq}, {each.key_count:,} keys  "
-            f"{on_terminal(each.writer)}{said(each.message)}"
+            f"{on_terminal(each.name):<{width}}  {when:%Y-%m-%d %H:%M:%S}  commit {each.seq}, "
+            f"{each.key_count:,} keys  {on_terminal(each.writer)}{said(each.message)}"
         )
     return DONE
 

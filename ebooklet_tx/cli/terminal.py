@@ -35,9 +35,9 @@ def _escape(character: str) -> str:
     return repr(character)[1:-1]
 
 
-def on_terminal(text: str, stream: TextIO | None = None) -> str:
+def on_terminal(text: str, stream: TextIO | None = None, *, kept: str = "") -> str:
     """Returns a text as a stream, stdout if none is given, is to get it: escaped where that is a terminal."""
-    return escaped(text) if is_terminal(stream) else text
+    return escaped(text, kept) if is_terminal(stream) else text
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:

@@ -33,6 +33,19 @@ def test_a_remote_that_has_vanished_is_made_again_by_force(tmp_path: Path) -> No
     assert run("ls", copy).stdout == "a\nb\n"
 
 
+def test_a_session_leaves_the_place_that_is_remembered(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    mirror = f"{url(tmp_path)}-mirror"
+    with ebooklet_tx.open(url(tmp_path), path) as db:
+        db.copy_remote(mirror)
+    with ebooklet_tx.open(mirror, path, "w", remember_remote=False) as db:
+        assert db["a"] == 1
+    ebooklet_tx.recover(path, mirror, remember_remote=False)
+    assert ebooklet_tx.status(path).remote == url(tmp_path)
+    with ebooklet_tx.open(mirror, path, "w"):
+        assert ebooklet_tx.status(path).remote == mirror
+
+
 def test_where_a_clone_goes(tmp_path: Path) -> None:
     make(tmp_path, {"a": 1})
     (tmp_path / "folder").mkdir()
