@@ -73,7 +73,7 @@ def opened(
                 offline=offline,
                 allow_pickle=trusted,
                 remember_remote=remembers_remote(options),
-                progress=bars() and not quiet,
+                progress=not quiet and bars(),
             )
         stack.enter_context(database)
         yield database

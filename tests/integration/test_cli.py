@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,6 +200,59 @@ def test_ctrl_c_says_so_and_ends_with_130(
     monkeypatch.setattr(ebooklet_tx, "recover", interrupted)
     assert cli.main(["recover", str(path)]) == 130
     assert capsys.readouterr() == ("", "ebooklet_tx: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_a_command_in_good_order(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+    word: str,
+) -> None:
+    def signalled(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:
+            error.add_note("4 of 5 packs arrived; push again goes on")
+            raise
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ebooklet_tx, "recover", signalled)
+    assert cli.main(["recover", str(path)]) == code
+    assert capsys.readouterr() == ("", f"ebooklet_tx: {word}: 4 of 5 packs arrived; push again goes on\n")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_signal_ends_a_command_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exit_at_once(code: int) -> None:
+        raise SystemExit(code)
+
+    def signalled(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the clean-up went on")
+
+    monkeypatch.setattr(os, "_exit", exit_at_once)
+    monkeypatch.setattr(ebooklet_tx, "recover", signalled)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["recover", str(path)])
+    assert ended.value.code == 143
+
+
+def test_a_signal_that_is_ignored_stays_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a command that a shell runs in the background, or under nohup."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(ebooklet_tx, "recover", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        assert cli.main(["recover", str(path)]) == 2, "a recovery that reports nothing"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_reader_that_goes_away_is_no_traceback(path: Path) -> None:
