@@ -193,3 +193,32 @@ def test_without_zarr_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert 'pip install "ebooklet-tx[zarr]"' in done.stderr
+
+
+# -- forks, and readers without a file --------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+class TestZarrsOwnOnAFork(TestZarrsOwn):
+    """The same on a worker's part of a fork."""
+
+    @pytest.fixture
+    def store_kwargs(self, database: ebooklet_tx.Database) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        database.changes().push()
+        with database.fork().open() as part:
+            yield {"database": part}
+
+    def test_store_repr(self, store: Store) -> None:
+        assert repr(store).startswith("Store(<the part of the fork ")
+
+
+def test_a_reader_without_a_file_reads_arrays(database: ebooklet_tx.Database) -> None:
+    zarr.create_array(Store(database), name="depth", shape=(4,), chunks=(2,), dtype="i4")[:] = 7
+    database.changes().push()
+    with ebooklet_tx.open(database._connection.url, None) as reader:
+        assert zarr.open_array(Store(reader), path="depth", mode="r")[:].tolist() == [7] * 4
+        with pytest.raises(ValueError, match="read-only"):
+            zarr.open_array(Store(reader), path="depth", mode="r+")
+        with pytest.raises(ebooklet_tx.InvalidArgumentError, match="open for reading"):
+            Store(reader, read_only=False)

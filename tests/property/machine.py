@@ -56,6 +56,7 @@ from tests.pairs import writer_store
 from tests.processes import fork
 from tests.property.local_faults import Fault, failing_disk
 from tests.property.model import METADATA, CopyModel, RemoteModel, Row, UnansweredPush
+from tests.property.model import Operation as Pending
 from tests.store_wrappers import PassingStore
 
 SMALL_LIMITS = {
@@ -250,6 +251,7 @@ class Totals:
     conflicts = 0
     unanswered = 0
     vanished = 0
+    merges = 0
     packs = 0
     segments = 0
 
@@ -295,6 +297,7 @@ class DatabaseMachine(RuleBasedStateMachine):
 
         self.patches.enter_context(mock.patch.object(place, "open_store", open_store))
         self.patches.enter_context(mock.patch("ebooklet_tx.database.writing.timestamp_us", self.clock.stamp))
+        self.patches.enter_context(mock.patch("ebooklet_tx.database.forking.timestamp_us", self.clock.stamp))
         self.patches.enter_context(mock.patch("ebooklet_tx.local.recovery.now_us", self.clock.tick))
 
     def teardown(self) -> None:
@@ -449,6 +452,52 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.push("b", force=False)
         self.push("a", force=False)
         self.settle_conflicts("a", choice)
+
+    @precondition(lambda self: self.root_seq() > 0)
+    @rule(
+        name=clients,
+        shares=st.lists(st.dictionaries(keys, st.one_of(st.none(), values), max_size=3), min_size=1, max_size=3),
+        between=st.booleans(),
+        lost=st.booleans(),
+    )
+    def fleet(self, name: str, shares: list[dict[str, bytes | None]], between: bool, lost: bool) -> None:
+        """Workers change keys in a fork, each its own; what they changed becomes pending here."""
+        client = self.client(name)
+        client.model.commit()
+        rows = dict(self.remote.rows)
+        fork = client.db.fork()
+        taken: set[str] = set(client.model.pending)
+        receipts, operations = [], {}
+        for share in shares:
+            with fork.open(buffer_size=400, retry=RetryPolicy.without_backoff(2)) as part:
+                assert dict(part) == {key: row[0] for key, row in self.remote.visible().items() if key}
+                for key, value in share.items():
+                    if key in taken or (value is None and key not in part):
+                        continue
+                    taken.add(key)
+                    stamp = self.clock.tick()
+                    if value is None:
+                        del part[key]
+                    else:
+                        part.set(key, value, timestamp=stamp)
+                    operations[key] = Pending(value, stamp, rows.get(key))
+            receipts.append(part.receipt)
+        if lost:
+            with fork.open() as part:
+                part["of a worker that is lost"] = b"x"
+        if between:
+            self.push("b" if name == "a" else "a", force=False)
+        expected = sum(item.value is not None for item in operations.values())
+        behind = self.forked_behind(client, fork)
+        assert client.db.merge(*receipts, *receipts[:1]).set_count == expected
+        Totals.merges += 1
+        if behind:
+            client.model.pull(self.remote)
+        client.model.pending.update(operations)
+
+    def forked_behind(self, client: Client, fork: ebooklet_tx.Fork) -> bool:
+        """Whether a merge pulls first, as the fork was made on a newer commit than the one that is known here."""
+        return fork.base_seq > read_base(client.db._session.journal).seq
 
     @rule(name=clients)
     def pull(self, name: str) -> None:
