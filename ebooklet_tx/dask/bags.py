@@ -2,8 +2,6 @@
 
 The invariant: no value passes through the scheduler or the client. What the tasks of the graph hand on are
 receipts.
-
-Needs the extra `dask`.
 """
 
 from __future__ import annotations
