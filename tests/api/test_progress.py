@@ -198,6 +198,25 @@ def test_looking_after_a_remote_is_told_of(tmp_path: Path) -> None:
     assert last(told, "delete").bytes_done == collected.deleted.size_bytes > 0
 
 
+def test_a_recovery_tells_of_the_push_that_it_resumes(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    path, remote = tmp_path / "a.blt", f"file://{tmp_path}/remote"
+
+    def refuse_the_root(event: Progress) -> None:
+        if event.phase == "commit":
+            raise RuntimeError("enough")
+
+    with ebooklet_tx.open(remote, path, "c", n_buckets=17) as db:
+        db["a"] = VALUE
+        with pytest.raises(RuntimeError):
+            db.changes().push(progress=refuse_the_root)
+    report = ebooklet_tx.recover(path, remote, progress=told.append)
+    assert report.pushed is not None
+    # Its pack had arrived.
+    assert last(told, "send").keys_done == 1
+    assert {"send", "commit"} <= {event.phase for event in told}
+
+
 def test_a_pull_is_told_of(tmp_path: Path) -> None:
     told: list[Progress] = []
     with filled(tmp_path / "a.blt", lock=None) as db:

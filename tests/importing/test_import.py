@@ -125,6 +125,22 @@ def test_only_what_is_older_in_the_target_is_replaced(bench: Bench, layout: str)
     assert found == values | {"k001": (FIRST_US + 10**6, b"mine")}
 
 
+def test_an_import_tells_how_far_it_is_in_the_whole(bench: Bench, small_batches: None) -> None:
+    values, told = values_of(30, 1000), list[ebooklet_tx.Progress]()
+    store = shelved(made_objects("one", values, serializer=None))
+    report = run(store, bench, verify=True, progress=told.append)
+    for phase in ("import", "compare"):
+        events = [event for event in told if event.phase == phase]
+        assert (events[0].keys_done, events[-1].keys_done, events[-1].keys_total) == (0, 30, 30)
+        assert events[-1].bytes_done == sum(len(value) for _, value in values.values())
+    assert report.pushes
+    # What a batch needs lies within.
+    assert {"send", "index", "commit", "fetch"} <= {event.phase for event in told}
+    again = list[ebooklet_tx.Progress]()
+    run(store, bench, progress=again.append)
+    assert [event.keys_done for event in again if event.phase == "import"][-1] == 30
+
+
 def test_what_ebooklet_pushes_later_comes_with_the_next_run(bench: Bench) -> None:
     values = values_of(10, 10)
     run(shelved(made_objects("per_key", values, serializer=None)), bench)

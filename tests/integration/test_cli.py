@@ -227,6 +227,18 @@ def test_a_signal_ends_a_command_in_good_order(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_command_shows_bars_on_a_terminal_alone(
+    path: Path, remote: ebooklet_tx.DirectoryConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebooklet_tx.progress.bars.UNSEEN_SECONDS", 0.0)
+    change(remote, path, {"k1": BIG})
+    assert run("push", path).stderr == ""
+    change(remote, path, {"k1": BIG + BIG})
+    shown = run("push", path, terminal=True)
+    assert "send: 100%" in shown.stderr
+    assert "send" not in shown.stdout
+
+
 def test_a_second_signal_ends_a_command_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exit_at_once(code: int) -> None:
         raise SystemExit(code)
