@@ -160,11 +160,20 @@ def add_command(
     if takes_path:
         some = "?" if name in ("verify", "collect") else None
         help_of_path = "the local file of the database" + (" (or give --remote alone)" if some else "")
-        parser.add_argument("path", type=Path, nargs=some, metavar="PATH", help=help_of_path)
+        parser.add_argument("path", type=local_file, nargs=some, metavar="PATH", help=help_of_path)
     report = parser.add_argument_group("report")
     report.add_argument("--json", action="store_true", help="print the outcome as JSON")
     report.add_argument("--debug", action="store_true", help="print a failure with its trace")
     return parser
+
+
+def local_file(text: str) -> Path:
+    """Returns a PATH argument; refuses what is the address of a remote, which is an easy slip."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is the address of a remote, and PATH is the local file: `{program()} clone {text}` makes one"
+        )
+    return Path(text)
 
 
 def add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) -> None:

@@ -25,6 +25,7 @@ from ebooklet_tx.cli.shared import (
     add_remote,
     bars,
     complain,
+    local_file,
     needed_remote,
     print_json,
     url_with,
@@ -72,7 +73,7 @@ def add_sync_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     clone.add_argument("url", metavar="URL", help="where the database is")
     clone.add_argument(
         "path",
-        type=Path,
+        type=local_file,
         metavar="PATH",
         nargs="?",
         help="the local file, or its folder (default: the last part of URL, here)",

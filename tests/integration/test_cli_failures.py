@@ -35,6 +35,14 @@ def test_a_folder_in_a_files_place(tmp_path: Path, capsys: pytest.CaptureFixture
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["status", "push", "verify", "ls"])
+def test_an_address_in_a_files_place(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, command, "s3://bucket/stations.blt")
+    assert ended.value.code == 2
+    assert "clone s3://bucket/stations.blt` makes one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
