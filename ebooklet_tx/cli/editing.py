@@ -126,7 +126,7 @@ def _put(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bytes": len(value), "key": key})
     else:
-        print(f"set {_named(key)} ({len(value):,} bytes), to be pushed")
+        print(f"set {_named(key)} ({counted(len(value), 'byte')}), to be pushed")
     return DONE
 
 

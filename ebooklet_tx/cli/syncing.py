@@ -201,7 +201,7 @@ def _preview(options: argparse.Namespace) -> int:
         print_json(found.to_dict())
     elif found.set_count or found.deleted_count or found.replaces_remote:
         sets, deletes = counted(found.set_count, "set"), counted(found.deleted_count, "delete")
-        print(f"would push {sets} and {deletes}, {found.value_bytes:,} bytes, {_on_top_of(found)}")
+        print(f"would push {sets} and {deletes}, {counted(found.value_bytes, 'byte')}, {_on_top_of(found)}")
     else:
         print(f"nothing to push, {_on_top_of(found)}")
     for key in () if options.json else found.conflicts:

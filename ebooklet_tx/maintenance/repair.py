@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
 from ebooklet_tx.errors import Error, PartialCopyError
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local import plain_edits
 from ebooklet_tx.local.ebooklet_index import PartialCopy
 from ebooklet_tx.local.files.own_files import local_path
@@ -226,7 +227,8 @@ def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]
     if outcome.pushed is not None:
         done = outcome.pushed
         actions.append(
-            f"the push was resumed as commit {done.seq}: {done.set_count} sets and {done.deleted_count} deletes, "
+            f"the push was resumed as commit {done.seq}: {counted(done.set_count, 'set')} and "
+            f"{counted(done.deleted_count, 'delete')}, "
             f"packs that had arrived and were not sent again: {done.resumed_packs}"
         )
     elif outcome.failure is not None or outcome.damage is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ebooklet_tx.html_tables import ShownAsTable
+from ebooklet_tx.html_tables import ShownAsTable, counted
 from ebooklet_tx.timestamps import as_datetime
 
 SHOWN_NAMES = 5
@@ -118,7 +118,7 @@ class Status(ShownAsTable):
                 ("base", base + (", to be replaced by the next push" if self.replaces_remote else "")),
                 ("pending", _pending(self.pending_sets, self.pending_deletes, self.pending_bytes)),
                 ("unresolved", _unresolved(self.unresolved)),
-                ("uploads", f"{self.packs_arrived} packs arrived, {self.packs_unfinished} unfinished"),
+                ("uploads", f"{counted(self.packs_arrived, 'pack')} arrived, {self.packs_unfinished} unfinished"),
                 ("conflicts", f"{self.conflicts:,}"),
             ]
         if self.in_use:
@@ -234,7 +234,9 @@ class RecoverReport(ShownAsTable):
 
 
 def _pending(sets: int, deletes: int, value_bytes: int) -> str:
-    return f"{sets:,} sets, {deletes:,} deletes, {value_bytes:,} bytes" if sets or deletes else "nothing"
+    if not (sets or deletes):
+        return "nothing"
+    return f"{counted(sets, 'set')}, {counted(deletes, 'delete')}, {counted(value_bytes, 'byte')}"
 
 
 def _unresolved(pushes: tuple[UnresolvedPush, ...]) -> str:

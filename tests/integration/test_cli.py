@@ -97,7 +97,7 @@ def test_recover_rolls_a_killed_push_back_when_told_to(
     child = run("recover", path, "--no-resume")
     assert child.returncode == cli.DONE
     assert "rolled back" in child.stdout
-    assert "1 sets" in child.stdout
+    assert "1 set, 0 deletes" in child.stdout
     assert data(run("status", path, "--json"))["pending_sets"] == 1
 
 

@@ -55,7 +55,7 @@ def test_a_dry_run_of_a_first_push_and_of_another_database(tmp_path: Path) -> No
     with ebooklet_tx.open(url(tmp_path), path, "n") as db:
         db["k"] = b"v"
     told = run("push", path, "--dry-run")
-    assert told.stdout == "would push 1 set and 0 deletes, 1 bytes, as a new database\n"
+    assert told.stdout == "would push 1 set and 0 deletes, 1 byte, as a new database\n"
     assert run("push", path).returncode == cli.DONE
     (tmp_path / "other").mkdir()
     make(tmp_path / "other", {"k": 1})

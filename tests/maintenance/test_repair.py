@@ -144,7 +144,7 @@ def test_status_tells_what_is_pending_and_where_the_base_is(place: Place) -> Non
     assert found.repairs == ()
     assert not found.needs_decision
     assert json.loads(json.dumps(found.to_dict()))["pending_sets"] == 2
-    assert "2 sets, 1 deletes, 10 bytes" in found.words()
+    assert "2 sets, 1 delete, 10 bytes" in found.words()
     assert "to repair   nothing" in found.words()
 
 
