@@ -48,16 +48,14 @@ def page() -> str:
 def _commands(parser: argparse.ArgumentParser, before: str) -> str:
     """Returns the sections of a parser's commands, and of theirs."""
     from ebooklet_tx.cli.help import in_order
-    from ebooklet_tx.cli.shared import EPILOG
 
     text = ""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name in in_order(action.choices):
                 command = action.choices[name]
-                text += _COMMAND.format(
-                    name=before + name, help=command.format_help().replace(EPILOG, "").rstrip()
-                )
+                said = command.format_help().partition("\nexit codes:")[0].rstrip()
+                text += _COMMAND.format(name=before + name, help=said)
                 text += _commands(command, f"{before}{name} ")
     return text
 

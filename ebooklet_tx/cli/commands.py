@@ -21,7 +21,7 @@ from ebooklet_tx.cli.care import add_care_commands
 from ebooklet_tx.cli.completion import add_completion_command
 from ebooklet_tx.cli.demo import KILL_POINTS, run_demo
 from ebooklet_tx.cli.editing import add_editing_commands
-from ebooklet_tx.cli.help import DESCRIPTION, HelpBySubject
+from ebooklet_tx.cli.help import DESCRIPTION, Help
 from ebooklet_tx.cli.looking import add_looking_commands
 from ebooklet_tx.cli.shared import (
     DONE,
@@ -148,7 +148,7 @@ def _parser(name: str | None = None) -> argparse.ArgumentParser:
         prog=name or program(),
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=HelpBySubject,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"ebooklet_tx {ebooklet_tx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

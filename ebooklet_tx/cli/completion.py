@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ebooklet_tx
 from ebooklet_tx.cli.shared import DONE, add_command, print_json
 
 SHELLS = ("bash", "zsh")
+_FILES = ("path", "file", "folder")
+"""The arguments that are files or folders."""
+
 _HELP = """\
 Prints a script to be sourced by your shell:
 
-  bash  ebooklet-tx completion bash > ~/.local/share/bash-completion/completions/ebooklet-tx
-  zsh   ebooklet-tx completion zsh > FOLDER/_ebooklet-tx, in a FOLDER that $fpath names
+  bash  ebooklet-tx completion bash >> ~/.bash_completion
+  zsh   ebooklet-tx completion zsh > FOLDER/_ebooklet-tx (a FOLDER of $fpath)
 
 It needs the package shtab: pip install "ebooklet-tx[completion]".
 """
@@ -69,7 +71,7 @@ def _complete_files(parser: argparse.ArgumentParser, how: Any) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 _complete_files(command, how)
-        elif action.type is Path or action.dest == "file":
+        elif action.dest in _FILES:
             action.complete = how  # type: ignore[attr-defined]
 
 

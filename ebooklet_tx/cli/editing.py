@@ -35,7 +35,7 @@ A key is in conflict when it was changed here and by another writer. Without KEY
 the conflicts: when each version was written, and by whom. `get` shows the values, with
 --theirs the other writer's.
 
-  --ours    keeps this machine's version; the next push puts it on top of the other
+  --ours    keeps this machine's version: the next push puts it on top
   --theirs  takes the other writer's version; the change made here is dropped
   --newest  takes the version with the later timestamp
 

@@ -1,4 +1,4 @@
-"""How help is laid out: commands by subject, and the arguments of a command before those that all have.
+"""How help is laid out: commands by subject, paragraphs as wide as the terminal, lists as they are written.
 
 The invariant: a command that no subject names is listed all the same.
 """
@@ -6,6 +6,7 @@ The invariant: a command that no subject names is listed all the same.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Iterator
 
 SUBJECTS = {
@@ -29,8 +30,12 @@ are made by Python programs, or by `import-ebooklet`.
 """
 
 
-class HelpBySubject(argparse.RawDescriptionHelpFormatter):
-    """Lists commands under their subjects."""
+class Help(argparse.HelpFormatter):
+    """Lists commands under their subjects; of texts, fills paragraphs, and leaves those with indented lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.strip("\n").split("\n\n")
+        return "\n\n".join(part if "\n " in part else textwrap.fill(part, width) for part in parts) + "\n"
 
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction) or "clone" not in action.choices:
@@ -40,7 +45,7 @@ class HelpBySubject(argparse.RawDescriptionHelpFormatter):
         for subject, names in _by_subject(found):
             text += f"{'':{self._current_indent}}{subject}:\n"
             self._indent()
-            text += "".join(super(HelpBySubject, self)._format_action(found[name]) for name in names)
+            text += "".join(super(Help, self)._format_action(found[name]) for name in names)
             self._dedent()
         return text
 
@@ -61,4 +66,4 @@ def _by_subject(there: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
             yield subject, here
 
 
-__all__ = ["DESCRIPTION", "SUBJECTS", "HelpBySubject", "in_order"]
+__all__ = ["DESCRIPTION", "Help", "SUBJECTS", "in_order"]

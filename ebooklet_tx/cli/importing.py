@@ -16,7 +16,7 @@ The source is only read, and ebooklet need not be installed. Values are fetched,
 and dropped from this machine a batch at a time; timestamps and metadata are kept. Killed
 or interrupted, it goes on where it stopped when it is run again.
 """
-EXAMPLE = "import-ebooklet s3://bucket/stations.blt s3://bucket/stations_tx.blt --verify"
+EXAMPLE = "import-ebooklet s3://bucket/old.blt s3://bucket/new.blt --verify"
 
 
 def add_import_arguments(parser: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ No request is sent, and nothing is changed:
   base        the commit of the remote on which the local file stands
   pending     what was changed here, and the next push publishes
   unresolved  a push that was interrupted: `recover` settles it
-  conflicts   keys that were changed here and by another writer: `resolve` shows them
+  conflicts   keys changed here and by another writer: `resolve` shows them
   to repair   what the next command that opens the file puts right, or `recover`
 """
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import ebooklet_tx
+from ebooklet_tx.cli.help import Help
 from ebooklet_tx.cli.terminal import escaped, on_terminal
 from ebooklet_tx.cli.wording import in_shell_words
 from ebooklet_tx.local.files.own_files import local_path
@@ -28,12 +29,12 @@ DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SI
 EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, lost pending values, a lock that is held,
-       or damage at the remote
-  2    failed: no such file or key, remote out of reach, wrong arguments; can be run
-       again (--debug shows the trace)
-  130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and the same
-       command again goes on; a second one ends at once
+  1    something needs a decision: conflicts, lost pending values, a lock that
+       is held, or damage at the remote
+  2    failed: no such file or key, remote out of reach, wrong arguments; can be
+       run again (--debug shows the trace)
+  130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and
+       the same command again goes on; a second one ends at once
 
 The remote is the one that the local file remembers; --remote names another for this
 command only. Credentials are never stored: they come from the environment
@@ -153,7 +154,7 @@ def add_command(
         help=summary,
         description="\n\n".join(filter(None, [summary[0].upper() + summary[1:] + ".", details])),
         epilog=shown + EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.set_defaults(command=command)
     parser._positionals.title = "arguments"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ebooklet_tx
+from ebooklet_tx.cli.help import Help
 from ebooklet_tx.cli.looking import add_looking
 from ebooklet_tx.cli.sessions import looking, opened
 from ebooklet_tx.cli.shared import (
@@ -35,10 +36,10 @@ _SUMMARIES = {
 }
 
 _EXAMPLES = {
-    "create": 'snapshot create stations.blt before-cleanup --message "as delivered"',
+    "create": 'snapshot create stations.blt monday --message "as delivered"',
     "list": "snapshot list stations.blt",
-    "restore": "snapshot restore stations.blt before-cleanup",
-    "delete": "snapshot delete stations.blt before-cleanup",
+    "restore": "snapshot restore stations.blt monday",
+    "delete": "snapshot delete stations.blt monday",
 }
 
 _MARKS = {"added": "+", "removed": "-", "changed": "~", "set": "*"}
@@ -76,7 +77,7 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
         help="make, show, restore or delete snapshots",
         description=_SNAPSHOT_HELP,
         epilog=f"example:\n  {program()} {_EXAMPLES['create']}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     actions = snapshot.add_subparsers(title="actions", metavar="ACTION", required=True)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -100,7 +101,7 @@ def add_snapshot_commands(commands: argparse._SubParsersAction[argparse.Argument
         _diff,
         "show what is pending, or what differs between two commits or snapshots",
         details=_DIFF_HELP,
-        example="diff stations.blt before-cleanup",
+        example="diff stations.blt monday",
     )
     diff.add_argument("one", nargs="?", metavar="A", help="a commit or snapshot to compare from")
     diff.add_argument("other", nargs="?", metavar="B", help="one to compare with (default: the newest commit)")

@@ -101,13 +101,14 @@ def test_help_lists_each_command_under_a_subject() -> None:
 @pytest.mark.parametrize("name", PARSERS)
 class TestEachCommand:
     def test_help(self, name: str) -> None:
-        asked = run(*name.split(), "--help")
+        asked = run(*name.split(), "--help", COLUMNS="80")
         assert (asked.returncode, asked.stderr) == (cli.DONE, "")
         assert asked.stdout.startswith(f"usage: ebooklet-tx {name} ")
         assert f"\nexample:\n  ebooklet-tx {name} " in asked.stdout
         assert "exit codes:" in asked.stdout
         described = asked.stdout.partition("\n\n")[2].partition("\n\n")[0]
         assert described.startswith(described[0].upper())
+        assert max(map(len, asked.stdout.splitlines())) <= 80
         for action in PARSERS[name]._actions:
             assert action.help, f"{action.dest} says nothing"
 
