@@ -314,6 +314,16 @@ def test_merged_keys_can_be_written_deleted_and_discarded(yard: Yard) -> None:
         assert db.get_timestamp("new") == 1_700_000_000_000_000
 
 
+def test_a_new_key_that_is_merged_and_deleted_is_no_change(yard: Yard) -> None:
+    with yard.open() as db:
+        db.merge(work(db.fork(), yard.store, {"new": b"n", "k00": b"0"}))
+        del db["new"]
+        del db["k00"]
+        assert [change["key"] for change in db.changes().iter_changes()] == ["k00"]
+        assert db.changes().push().deleted_count == 1
+        assert len(db) == len(BASE) - 1
+
+
 def test_own_values_and_merged_ones_go_in_one_commit(yard: Yard) -> None:
     with yard.open() as db:
         receipt = work(db.fork(), yard.store, {"k00": value("w")})

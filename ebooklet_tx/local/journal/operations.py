@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from ebooklet_tx.local.journal.connections import insert_many
-from ebooklet_tx.local.journal.schema import EMPTY
+from ebooklet_tx.local.journal.schema import BASE_AS_NOW, EMPTY
 from ebooklet_tx.records import digest_of
 
 BASE_SAID, BASE_UNKNOWN, BASE_LOST, BASE_ADOPTED = 0, 1, 2, 3
@@ -85,7 +85,9 @@ _DELETE = (
     "({s0}, {s1}, {s2}, {s3}, {0}, {1}, {2})",
     f"""
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
-  pending = CASE WHEN known AND remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0 ELSE 2 END,
+  pending = CASE WHEN known AND remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0
+    WHEN NOT known AND pending != 0 AND {BASE_AS_NOW} AND base_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
+    ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = excluded.pending_timestamp_us, pending_length_bytes = NULL,
   pending_number = excluded.pending_number
 """,

@@ -3,6 +3,9 @@
 The invariants: receipts are taken in together, in one transaction of the journal, or none of them is. A key has
 one operation: where two receipts, or a receipt and what is pending here, have changed it, the caller decides, or
 nothing is taken in. A receipt that was taken in once is not taken in again.
+
+That is remembered in the journal alone. Where another machine, or one that lost its journal, merges a receipt
+that was pushed already, its operations are what the remote has and drop out at the push, or are conflicts by key.
 """
 
 from __future__ import annotations
