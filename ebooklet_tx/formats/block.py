@@ -15,7 +15,7 @@ from operator import is_not
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebooklet_tx.formats.checks import MAX_ETAG_CHARS, is_etag, short
-from ebooklet_tx.formats.columns import FrameKind, FrameReader, FrameWriter, damaged
+from ebooklet_tx.formats.columns import FrameKind, FrameReader, FrameWriter, Texts, damaged
 from ebooklet_tx.formats.index_records import BlockRef, PackUse
 from ebooklet_tx.formats.row_rules import (
     FIRST_PACK,
@@ -72,7 +72,7 @@ class EncodedBlock(NamedTuple):
 
 
 class Block:
-    """The rows of a decoded block.
+    """The rows of a decoded block; keys and digests are cut apart where they are asked for.
 
     Attributes:
         keys: Strictly ascending.
@@ -81,15 +81,25 @@ class Block:
         greatest_seq: The greatest.
     """
 
-    __slots__ = ("_columns", "_refs", "greatest_seq", "keys", "least_seq", "packs")
+    __slots__ = ("_columns", "_digests", "_refs", "greatest_seq", "keys", "least_seq", "packs")
 
-    def __init__(self, columns: Sequence[Sequence[Any]], packs: tuple[ObjectRef, ...]) -> None:
+    def __init__(
+        self, columns: Sequence[Sequence[Any]], packs: tuple[ObjectRef, ...], digests: bytes | None = None
+    ) -> None:
+        """Takes decoded columns.
+
+        Args:
+            columns: One for each field of a row; the last is empty where no value is inline.
+            packs: The packs that they name.
+            digests: The digests of all rows one after another, for an empty column of them.
+        """
         self.keys: Sequence[str] = columns[0]
         self.packs = packs
         seqs = columns[1]
         self.least_seq: int = min(seqs, default=0)
         self.greatest_seq: int = max(seqs, default=0)
         self._columns = columns
+        self._digests = digests
         self._refs = {ref.name: ref for ref in packs}
 
     def __len__(self) -> int:
@@ -97,12 +107,13 @@ class Block:
 
     def row(self, number: int) -> IndexRow:
         """Returns one row."""
-        key, seq, stamp, digest, object_name, offset, length, value = self._columns
+        _, seq, stamp, digest, object_name, offset, length, value = self._columns
+        joined, at = self._digests, number * DIGEST_BYTES
         return IndexRow(
-            key[number],
+            self.keys[number],
             seq[number],
             stamp[number],
-            digest[number],
+            digest[number] if joined is None else joined[at : at + DIGEST_BYTES],
             object_name[number],
             offset[number],
             length[number],
@@ -125,9 +136,13 @@ class Block:
         """Returns a slot's rows, a sequence for each field; that of the values is empty where none is inline."""
         start = bisect_left(self.keys, lo) if lo else 0
         end = len(self.keys) if hi is None else bisect_left(self.keys, hi)
+        columns: list[Any] = list(self._columns)
+        columns[0] = self.keys.unpacked() if isinstance(self.keys, Texts) else self.keys
+        if self._digests is not None:
+            columns[3] = _cut(self._digests)
         if start > 0 or end < len(self.keys):
-            return [column[start:end] for column in self._columns]
-        return list(self._columns)
+            return [column[start:end] for column in columns]
+        return columns
 
     def ref_of(self, object_name: str) -> ObjectRef:
         """Returns the pack of a row."""
@@ -185,7 +200,7 @@ def decode_block(
     reader = FrameReader(data, _KIND, name)
     count = reader.row_count
     packs = read_packs(reader, reader.number(0, count, "number of packs"))
-    keys = reader.texts(count, "keys")
+    keys = reader.packed_texts(count, "keys")
     kinds = reader.integers(count, 0, len(packs) + 1, "packs of rows")
     seqs = reader.integers(count, 1, greatest_seq, "seqs")
     stamps = reader.integers(count, 0, MAX_TIMESTAMP_US, "timestamps")
@@ -197,21 +212,19 @@ def decode_block(
     inlined = [reader.blob(size) for size in sizes]
     joined = reader.plain((count - deleted) * DIGEST_BYTES)
     reader.finish()
-    digests: list[Any] = [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]
+    digests: list[Any] = []
     objects: list[str | None] = [None, None, *(pack.name for pack in packs)]
     values: list[Any] = []
-    problem = problem_of_keys(keys) or _problem_of_slot(keys, expect)
+    problem = problem_of_keys(keys.without_prefix(), keys.prefix) or _problem_of_slot(keys, expect)
     if problem is None and len(packs) != len(set(kinds) - {_TOMBSTONE, _INLINE}):
         problem = "it lists packs that no row names"
-    if problem is None and expect is not None:
-        problem = _problem_of_numbers(count, seqs, expect)
     if problem is None:
         packs_of_rows = [kind for kind in kinds if kind >= FIRST_PACK] if placed < count else kinds
         problem = problem_of_places(packs, packs_of_rows, offsets, lengths)
     if problem is not None:
         raise reader.damaged(problem)
     if placed < count:
-        next_digest, next_value = iter(digests), iter(inlined)
+        next_digest, next_value = iter(_cut(joined)), iter(inlined)
         digests = [None if kind == _TOMBSTONE else next(next_digest) for kind in kinds]
         values = [next(next_value) if kind == _INLINE else None for kind in kinds]
         for key, digest, value in zip(keys, digests, values, strict=True):
@@ -233,7 +246,15 @@ def decode_block(
         lengths,
         values,
     )
-    return Block(columns, packs)
+    block = Block(columns, packs, joined if placed == count else None)
+    problem = None if expect is None else _problem_of_numbers(block, expect)
+    if problem is not None:
+        raise reader.damaged(problem)
+    return block
+
+
+def _cut(joined: bytes) -> list[bytes]:
+    return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]
 
 
 # -- packs, as blocks and index objects list them ----------------------------------------------
@@ -337,8 +358,8 @@ def _problem_of_slot(keys: Sequence[str], expect: BlockRef | None) -> str | None
     return None
 
 
-def _problem_of_numbers(count: int, seqs: Sequence[int], expect: BlockRef) -> str | None:
-    least, greatest = min(seqs, default=0), max(seqs, default=0)
+def _problem_of_numbers(block: Block, expect: BlockRef) -> str | None:
+    count, least, greatest = len(block), block.least_seq, block.greatest_seq
     if (count, least, greatest) != (expect.row_count, expect.least_seq, expect.greatest_seq):
         return f"it has {count} rows of the seqs {least} to {greatest}, and its directory says otherwise"
     return None

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from array import array
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from operator import sub
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ebooklet_tx.errors import InvalidArgumentError, RemoteIntegrityError, UnsupportedFormatError
 from ebooklet_tx.formats.checks import short
@@ -21,7 +23,7 @@ from ebooklet_tx.formats.fences import common_length
 from ebooklet_tx.limits import MAX_KEY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
 FRAME_VERSION = 2
 FRAME_HEADER_BYTES = 24
@@ -145,6 +147,70 @@ class FrameWriter:
         self._packed += [data[plane::size] for plane in range(width)]
 
 
+class Texts(Sequence[str]):
+    """A column of texts as a frame has it, cut apart where one is asked for.
+
+    Attributes:
+        prefix: What all of them begin with.
+    """
+
+    __slots__ = ("_count", "_ends", "_joined", "_length", "prefix")
+
+    def __init__(self, count: int, prefix: str, joined: str, length: int, ends: array[int] | None) -> None:
+        """Takes the texts without their prefix, joined.
+
+        Args:
+            count: How many they are.
+            prefix: The prefix.
+            joined: The rest of each, one after another.
+            length: How long each of these is, where all are of one length.
+            ends: Otherwise a 0, and where in `joined` each of them ends.
+        """
+        self._count = count
+        self.prefix = prefix
+        self._joined = joined
+        self._length = length
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[str]: ...
+
+    def __getitem__(self, number: int | slice) -> str | list[str]:
+        if isinstance(number, slice):
+            return self.unpacked()[number]
+        if number < 0:
+            number += self._count
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        if self._ends is not None:
+            return self.prefix + self._joined[self._ends[number] : self._ends[number + 1]]
+        start = number * self._length
+        return self.prefix + self._joined[start : start + self._length]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.unpacked())
+
+    def unpacked(self) -> list[str]:
+        """Returns all of them."""
+        prefix, texts = self.prefix, self.without_prefix()
+        return [prefix + text for text in texts] if prefix else texts
+
+    def without_prefix(self) -> list[str]:
+        """Returns the rest of each behind the prefix."""
+        joined, length = self._joined, self._length
+        if self._ends is not None:
+            return [joined[start:end] for start, end in pairwise(self._ends)]
+        if not length:
+            return [""] * self._count
+        return [joined[start : start + length] for start in range(0, self._count * length, length)]
+
+
 class FrameReader:
     """Reads the columns of a frame in the order in which they were written.
 
@@ -203,18 +269,27 @@ class FrameReader:
         base = int.from_bytes(self._take(8), "little", signed=True)
         if head & _DELTA:
             first = int.from_bytes(self._take(8), "little", signed=True)
-            steps = self._planes(count - 1, width, base)
-            values = list(accumulate(steps, initial=first))
+            values = list(accumulate(self._planes(count - 1, width, base), initial=first))
+            # Where no step goes down, the first is the least and the last the greatest.
+            ends = (first, values[-1]) if base >= 0 else None
         else:
             values = self._planes(count, width, base)
-        if min(values) < least or max(values) > most:
-            raise self.damaged(f"its {what} are {min(values)} to {max(values)}; {least} to {most} is possible")
+            # No number of this width leads further.
+            ends = base, base + 2 ** (8 * width) - 1
+        if ends is None or ends[0] < least or ends[1] > most:
+            ends = min(values), max(values)
+            if ends[0] < least or ends[1] > most:
+                raise self.damaged(f"its {what} are {ends[0]} to {ends[1]}; {least} to {most} is possible")
         return values
 
     def texts(self, count: int, what: str, *, most_bytes: int = MAX_KEY_BYTES) -> list[str]:
         """Returns a column of texts, each of at most so many bytes in UTF-8."""
+        return self.packed_texts(count, what, most_bytes=most_bytes).unpacked()
+
+    def packed_texts(self, count: int, what: str, *, most_bytes: int = MAX_KEY_BYTES) -> Texts:
+        """Likewise, as they were packed: a few objects instead of one for each text."""
         if count == 0:
-            return []
+            return Texts(0, "", "", 0, None)
         prefix_bytes, joined_bytes = _TEXT_HEAD.unpack(self._take(_TEXT_HEAD.size))
         # A long prefix, kept once, would make much of little.
         self._text_bytes += prefix_bytes * count + joined_bytes
@@ -226,17 +301,16 @@ class FrameReader:
             joined = self._take(joined_bytes).decode()
         except UnicodeDecodeError as error:
             raise self.damaged(f"its {what} are not UTF-8") from error
-        ends = list(accumulate(lengths, initial=0))
-        if ends[-1] != len(joined):
-            raise self.damaged(f"its {what} have {len(joined)} characters and announce {ends[-1]}")
-        if prefix:
-            values = [prefix + joined[start:end] for start, end in pairwise(ends)]
-        else:
-            values = [joined[start:end] for start, end in pairwise(ends)]
-        longest = len(prefix) + max(lengths)
-        if longest * 4 > most_bytes and any(len(text.encode()) > most_bytes for text in values):
+        announced, longest = sum(lengths), max(lengths)
+        if announced != len(joined):
+            raise self.damaged(f"its {what} have {len(joined)} characters and announce {announced}")
+        same = longest * count == announced
+        ends = None if same else array("I", accumulate(lengths, initial=0))
+        texts = Texts(count, prefix, joined, longest, ends)
+        longest += len(prefix)
+        if longest * 4 > most_bytes and any(len(text.encode()) > most_bytes for text in texts.unpacked()):
             raise self.damaged(f"one of its {what} is over {most_bytes} bytes long")
-        return values
+        return texts
 
     def blob(self, size_bytes: int) -> bytes:
         """Returns bytes that were compressed with the columns."""

@@ -55,11 +55,12 @@ def are_digests(values: Sequence[Any]) -> bool:
     return not values or (set(map(type, values)) == {bytes} and set(map(len, values)) == {DIGEST_BYTES})
 
 
-def problem_of_keys(keys: Sequence[str]) -> str | None:
-    """Says whether keys are out of order, or Booklet's own."""
+def problem_of_keys(keys: Sequence[str], prefix: str = "") -> str | None:
+    """Says whether keys, each given without their prefix, are out of order, or Booklet's own."""
     if not all(map(lt, keys, islice(keys, 1, None))):
         return "its keys are not in strict order"
-    if not RESERVED_TEXTS.isdisjoint(keys):
+    reserved = {text[len(prefix) :] for text in RESERVED_TEXTS if text.startswith(prefix)}
+    if reserved and not reserved.isdisjoint(keys):
         return "it has a row of a key that Booklet keeps for itself"
     return None
 

@@ -19,7 +19,7 @@ from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.workers import Workers
 
-JOIN_GAP_BYTES = 16 * 2**10
+JOIN_GAP_BYTES = 24 * 2**10
 """Pieces of one object that lie closer than this are fetched by one request."""
 
 MAX_RANGE_BYTES = 4 * 2**20

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 JOIN_GAP_BYTES = 64 * 1024
 """Places of one object that lie closer than this are read by one request."""
 
-READ_ALONG_BYTES = 6 * 2**20
+READ_ALONG_BYTES = 4 * 2**20
 """Gaps are read along up to so many bytes in all, or up to as many as are wanted, where that is more."""
 
 
