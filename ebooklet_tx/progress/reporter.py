@@ -11,11 +11,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.progress.bars import Bars
@@ -25,6 +25,8 @@ EVERY_SECONDS = 0.1
 """How much time lies between two events of a phase, its first and last one aside."""
 
 _log = logging.getLogger("ebooklet_tx")
+
+T = TypeVar("T")
 
 
 class _Function:
@@ -59,9 +61,28 @@ _of_call: ContextVar[Listener | None] = ContextVar("ebooklet_tx_progress", defau
 def telling(progress: ProgressOption) -> Iterator[None]:
     """Tells the phases that this thread begins in the block to what one call has named, if it has named any."""
     listener = listener_of(progress)
-    if listener is None:
+    with contextlib.nullcontext() if listener is None else _telling(listener):
         yield
+
+
+def telling_each(progress: ProgressOption, items: Generator[T, None, None]) -> Generator[T, None, None]:
+    """Yields items, telling the phases in which they are had to what one call has named; not those in between."""
+    listener = listener_of(progress)
+    if listener is None:
+        yield from items
         return
+    nothing = object()
+    with contextlib.closing(items):
+        while True:
+            with _telling(listener):
+                item = next(items, nothing)
+            if item is nothing:
+                return
+            yield cast("T", item)
+
+
+@contextlib.contextmanager
+def _telling(listener: Listener) -> Iterator[None]:
     token = _of_call.set(listener)
     try:
         yield
@@ -237,4 +258,4 @@ def _amounts(event: Progress) -> str:
     return ", ".join(parts) or "nothing"
 
 
-__all__ = ["EVERY_SECONDS", "Phase", "Reporter", "listener_of", "telling"]
+__all__ = ["EVERY_SECONDS", "Phase", "Reporter", "listener_of", "telling", "telling_each"]

@@ -184,6 +184,21 @@ def test_every_operation_of_a_session_is_told_of(tmp_path: Path) -> None:
     testing.clear("progress-copy")
 
 
+def test_get_items_tells_of_what_it_fetches_alone(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    with filled(tmp_path / "a.blt") as db:
+        db.changes().push()
+    with opened(tmp_path / "b.blt", "r") as copy:
+        items = copy.get_items([f"k{number}" for number in range(KEYS)], progress=told.append)
+        next(items)
+        # What is done between two items is no part of it.
+        copy.changes().pull()
+        copy.load_index()
+        assert len(dict(items)) == KEYS - 1
+        assert last(told, "fetch").keys_done == KEYS
+        assert {event.phase for event in told} == {"fetch"}
+
+
 def test_looking_after_a_remote_is_told_of(tmp_path: Path) -> None:
     told: list[Progress] = []
     with filled(tmp_path / "a.blt") as db:
