@@ -24,14 +24,16 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 from ebooklet_tx.cli import commands
+from ebooklet_tx.progress import bars
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.connecting import wrapped_stores
 from tests.processes import say, workers
 from tests.store_wrappers import PassingStore
 
 COLUMNS, LINES = 100, 40
-PACK_SECONDS = 0.5
-"""How long a pack takes to be sent, so that its bar is seen."""
+PACK_SECONDS, UNSEEN_SECONDS = 2.0, 1.5
+"""How long a pack takes to be sent, and what is over sooner shows no bar: that of sending is seen, and no other,
+also where the machine is busy."""
 
 _SEQUENCE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])|[\r\n]|[^\x1b\r\n]+")
 
@@ -188,6 +190,7 @@ def _run(pipe: Pipe, terminal: str, folder: str, given: str | None, call: list[s
     os.chdir(folder)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
+    bars.UNSEEN_SECONDS = UNSEEN_SECONDS
     with wrapped_stores(_slowed):
         code = commands.main(call[1:])
     sys.stdout.flush()
