@@ -160,7 +160,7 @@ class Mended:
         """Returns the same for people."""
         affected = f" (keys: {some_of(self.keys, self.key_count)})" if self.keys else ""
         note = f": {self.note}" if self.note else ""
-        return f"{self.object}: {self.problem}{affected}; it was written anew{note}"
+        return f"{self.object}: it was written anew{note}. Before: {self.problem}{affected}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
