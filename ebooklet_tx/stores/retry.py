@@ -155,7 +155,11 @@ class RetryPolicy:
         return cls(attempts=attempts, base_seconds=0.0, cap_seconds=0.0, sleep=_no_sleep, lock_sleep=time.sleep)
 
     def await_lock(self, seconds: float) -> None:
-        """Waits before another look at a lock that another writer holds."""
+        """Waits before another look at a lock that another writer holds.
+
+        Example:
+            >>> ebooklet_tx.RetryPolicy().await_lock(0.01)
+        """
         (self.lock_sleep or self.sleep)(seconds)
 
     def call(
