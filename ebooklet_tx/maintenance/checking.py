@@ -161,7 +161,7 @@ def verify(
         repair: Write what was lost or damaged from `file_path`, which is locked meanwhile. Altered values are
             found by `read_values` alone.
         lock_timeout: Seconds to wait for a session that has the file open for writing.
-        progress: As in `open`; only the reading of values is told of.
+        progress: As in `open`.
 
     Returns:
         What is damaged; with `repair` what is left, and what was mended.

@@ -25,6 +25,7 @@ from ebooklet_tx.index.reader import IndexReader
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.merged_index import LivePlace, MergedIndex
 from ebooklet_tx.records import ObjectRef
+from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.sync.remote import Remote
 
 
@@ -123,11 +124,13 @@ class MergedRoot:
         reader = IndexReader(PieceReader(remote.store, remote.names, NoCache(), threads=remote.threads))
         for ref in root.manifest.histories:
             self.objects[ref.name] = ObjectRef(ref.name, ref.etag, ref.size_bytes)
-        for run in root.manifest.runs:
-            for entry in self._entries(reader, run):
+        entries = [entry for run in root.manifest.runs for entry in self._entries(reader, run)]
+        with remote.reporter.phase("read index", bytes_total=sum(entry.size_bytes for entry in entries)) as phase:
+            for entry in entries:
                 self.objects[entry.name] = entry.ref
-                with self._noting(entry.name):
+                with self._noting(entry.name), phase.moving(entry.size_bytes) as moved, metered(moved):
                     self._merged.add(_rows_of(remote, entry))
+                phase.advance(0, entry.size_bytes)
         with self._noting(""):
             if root.tail:
                 self._merged.add(tail_rows(root.tail_block(), ObjectRef("", "", 0)))

@@ -206,6 +206,7 @@ def test_looking_after_a_remote_is_told_of(tmp_path: Path) -> None:
         db.update({f"k{number}": VALUE for number in range(KEYS)})
         db.changes().push()
     assert ebooklet_tx.verify(REMOTE, read_values=True, progress=told.append).sound
+    assert last(told, "read index").bytes_done == last(told, "read index").bytes_total
     verified = last(told, "verify")
     assert verified.keys_done == verified.keys_total == 1, "equal values lie in a pack once"
     assert verified.bytes_done == verified.bytes_total == len(VALUE)

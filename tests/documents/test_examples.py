@@ -26,6 +26,7 @@ WITHOUT_EXAMPLE = {
     "RemoteConnGroup.update",
     # What this package calls itself.
     "RetryPolicy.attempts_for",
+    "RetryPolicy.await_lock",
     "RetryPolicy.call",
     "RetryPolicy.without_backoff",
     # Told by the example of its class.
