@@ -7,6 +7,7 @@ is published.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -90,6 +91,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     keys.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="what the keys begin with")
     keys.add_argument("-l", "--long", action="store_true", help="with size, time, and where the value is")
     keys.add_argument("-0", "--null", action="store_true", help="end each line with a zero byte, for xargs -0")
+    _add_at(keys)
     add_looking(keys)
     value = add_command(
         commands,
@@ -105,6 +107,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     sides = value.add_mutually_exclusive_group()
     sides.add_argument("--theirs", action="store_true", help="of a conflict: the other writer's value")
     sides.add_argument("--base", action="store_true", help="of a conflict: the value that both have changed")
+    _add_at(value)
     add_looking(value)
     log = add_command(
         commands,
@@ -115,6 +118,10 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         example="log stations.blt --limit 5",
     )
     log.add_argument("--limit", type=count, metavar="N", default=20, help="how many (default 20)")
+
+
+def _add_at(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--at", metavar="SNAPSHOT", help="show what a snapshot keeps, not the newest commit")
 
 
 def add_looking(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +207,7 @@ def _get(options: argparse.Namespace) -> int:
                 "key": key,
                 "serializer": name,
                 "timestamp_us": stamp,
-                "value": value.value,
+                "value": json.loads(value.data) if value.form == "json" else value.value,
             }
         )
     else:

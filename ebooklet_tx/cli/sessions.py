@@ -71,6 +71,7 @@ def opened(
                 lock=lock,
                 lock_timeout=getattr(options, "lock_timeout", 10.0),
                 offline=offline,
+                at=getattr(options, "at", None),
                 allow_pickle=trusted,
                 remember_remote=remembers_remote(options),
                 progress=not quiet and bars(),
@@ -94,6 +95,8 @@ def looking(options: argparse.Namespace, *, quiet: bool = False) -> Iterator[ebo
                 with patience(unreachable_seconds=UNREACHABLE_SECONDS):
                     database = stack.enter_context(opened(options, "r", quiet=quiet))
             except ebooklet_tx.OfflineError as error:
+                if getattr(options, "at", None) is not None:
+                    raise
                 complain(f"note: this is what was pulled last, as the remote can't be reached: {error}")
                 offline = True
         if offline:

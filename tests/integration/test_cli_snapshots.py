@@ -77,6 +77,24 @@ def test_a_day_with_snapshots(path: Path) -> None:
     assert data(run("snapshot", "list", path, "--json")) == []
 
 
+def test_what_a_snapshot_keeps_is_looked_into(path: Path) -> None:
+    run("snapshot", "create", path, "monday")
+    change(path, {"a": "new", "c": "3"}, message="")
+    change(path, {"d": "pending"})
+    assert run("ls", path, "--at", "monday").stdout == "a\nb\n"
+    assert run("get", path, "a", "--at", "monday").stdout == "1"
+    assert run("get", path, "a").stdout == "new"
+    assert run("ls", path).stdout == "a\nb\nc\nd\n"
+    for arguments, said in (
+        (["get", path, "c", "--at", "monday"], "there is no key 'c'"),
+        (["ls", path, "--at", "sunday"], "there is no snapshot 'sunday'"),
+        (["ls", path, "--at", "monday", "--offline"], "can only be read, and from the remote"),
+    ):
+        failed = run(*arguments)
+        assert failed.returncode == cli.FAILED
+        assert said in complaint(failed)
+
+
 def test_as_json(path: Path) -> None:
     made = data(run("snapshot", "create", path, "monday", "--json"))
     assert (made["name"], made["seq"], made["key_count"]) == ("monday", 1, 2)
