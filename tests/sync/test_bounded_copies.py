@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,38 @@ def one_program(copy: Copy, source: random.Random) -> None:
     with copy.open() as db:
         db.changes().push()
     assert copy.bench.fresh_contents() == model
+
+
+# -- beside others -----------------------------------------------------------------------------
+
+
+def test_threads_read_right_values_while_copies_go(copy: Copy) -> None:
+    with copy.open() as db:
+
+        def read(seed: int) -> bool:
+            source = random.Random(seed)
+            some = [source.choice(list(PUSHED)) for _ in range(60)]
+            return all(db[key] == PUSHED[key] for key in some)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(4)))
+        db.sync()
+        assert copy.size <= BOUND
+
+
+def test_a_reader_beside_a_writer_or_another_reader_follows_the_file_that_was_rewritten(copy: Copy) -> None:
+    keys = list(PUSHED)
+    with copy.open("r", max_local_bytes=None) as other:
+        assert other[keys[0]] == PUSHED[keys[0]]
+        with copy.open("r") as db:
+            assert dict(db.get_items(keys)) == PUSHED
+        for key in (keys[0], keys[-1]):
+            assert other[key] == PUSHED[key]
+    with copy.open("w", offline=True), copy.open("r") as db:
+        size = copy.size
+        # The writer has the lock: nothing is kept, and nothing dropped.
+        assert dict(db.get_items(keys)) == PUSHED
+        assert copy.size == size <= BOUND
 
 
 # -- prune -------------------------------------------------------------------------------------
