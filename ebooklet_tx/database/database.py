@@ -1,10 +1,14 @@
-"""A database: a mapping that is durable here, and what can be done with its remote."""
+"""A database: a mapping that is durable here, and what can be done with its remote.
+
+What is seldom done is imported when it is done: each process that opens a database would pay for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
@@ -16,19 +20,6 @@ from ebooklet_tx.keys import several
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.known import is_any_pending
 from ebooklet_tx.local.journal.pending.glance import glance
-from ebooklet_tx.maintenance.check_reports import CompactReport
-from ebooklet_tx.maintenance.compact import compact
-from ebooklet_tx.maintenance.copy import CopyReport, copy_remote
-from ebooklet_tx.maintenance.erase import EraseReport, delete_remote
-from ebooklet_tx.maintenance.snapshots import kept
-from ebooklet_tx.maintenance.snapshots.difference import (
-    check_comparable,
-    differences,
-    pending_changes,
-    state_of,
-)
-from ebooklet_tx.maintenance.snapshots.kept import Snapshot
-from ebooklet_tx.maintenance.snapshots.restore import RestoreResult, restore
 from ebooklet_tx.progress import ProgressOption, telling
 from ebooklet_tx.records import CommitRecord, KeyChange
 from ebooklet_tx.sync.connecting import remote_at
@@ -36,6 +27,13 @@ from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
 from ebooklet_tx.tracebacks import at_edge
+
+if TYPE_CHECKING:
+    from ebooklet_tx.maintenance.check_reports import CompactReport
+    from ebooklet_tx.maintenance.copy import CopyReport
+    from ebooklet_tx.maintenance.erase import EraseReport
+    from ebooklet_tx.maintenance.snapshots.kept import Snapshot
+    from ebooklet_tx.maintenance.snapshots.restore import RestoreResult
 
 
 class Database(ApplyingDatabase):
@@ -122,6 +120,8 @@ class Database(ApplyingDatabase):
             >>> kept.seq, kept.key_count
             (1, 2)
         """
+        from ebooklet_tx.maintenance.snapshots import kept
+
         kept.check_name(name)
         said = message_of(message)
         with self._outside_transaction("snapshot") as session:
@@ -156,6 +156,8 @@ class Database(ApplyingDatabase):
             >>> [(one.name, one.seq, one.message) for one in db.snapshots()]
             [('monday', 1, 'as delivered')]
         """
+        from ebooklet_tx.maintenance.snapshots import kept
+
         return kept.listed(self._usable().remote, uuid=self.uuid)
 
     @at_edge
@@ -184,6 +186,9 @@ class Database(ApplyingDatabase):
             >>> db.restore("monday").seq, dict(db)
             (3, {'a': 1, 'b': 2})
         """
+        from ebooklet_tx.maintenance.snapshots import kept
+        from ebooklet_tx.maintenance.snapshots.restore import restore
+
         kept.check_name(name)
         said = message_of(message)
         with self._outside_transaction("restore") as session:
@@ -206,6 +211,8 @@ class Database(ApplyingDatabase):
             >>> db.snapshots()
             []
         """
+        from ebooklet_tx.maintenance.snapshots import kept
+
         kept.check_name(name)
         kept.delete(self._writing().remote, name)
 
@@ -239,6 +246,13 @@ class Database(ApplyingDatabase):
             >>> bool(db.changes().push()), dict(db.diff("monday"))
             (True, {'a': 'changed', 'c': 'added'})
         """
+        from ebooklet_tx.maintenance.snapshots.difference import (
+            check_comparable,
+            differences,
+            pending_changes,
+            state_of,
+        )
+
         session = self._usable()
         if self.writable:
             with self._outside_transaction("diff"):
@@ -309,6 +323,8 @@ class Database(ApplyingDatabase):
             >>> db.compact().moved_keys
             0
         """
+        from ebooklet_tx.maintenance.compact import compact
+
         several(packs, "compact(packs=)")
         with self._outside_transaction("compact") as session:
             session.local.commit()
@@ -333,6 +349,8 @@ class Database(ApplyingDatabase):
             >>> db["a"]
             1
         """
+        from ebooklet_tx.maintenance.erase import delete_remote
+
         with self._outside_transaction("delete_remote") as session:
             pass
         return delete_remote(session)
@@ -357,6 +375,8 @@ class Database(ApplyingDatabase):
             >>> db.copy_remote(remote + "-copy").key_count
             2
         """
+        from ebooklet_tx.maintenance.copy import copy_remote
+
         source = self._usable().remote
         target = remote_at(parse_connection(remote_conn), for_writing=True)
         with contextlib.closing(target.store), telling(progress):

@@ -29,8 +29,6 @@ from ebooklet_tx.group_entries import GROUP_SERIALIZER
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.journal.facts import note_connection, note_type
-from ebooklet_tx.maintenance.snapshots.kept import check_name
-from ebooklet_tx.opening.at_snapshot import open_at
 from ebooklet_tx.opening.by_flag import open_anew, open_creating, open_offline, open_reading, open_writing
 from ebooklet_tx.opening.options import Flag, OpenOptions, ReadOptions
 from ebooklet_tx.opening.settings import Settings
@@ -260,6 +258,8 @@ def open(
         remote.reporter = Reporter(progress)
         settings.ending.add(remote.store.close)
         if at is not None:
+            from ebooklet_tx.opening.at_snapshot import open_at
+
             session = open_at(remote, path, at, settings)
         else:
             session = _open_session(remote, connection, local_path(path), settings)
@@ -277,6 +277,8 @@ def _checked_path(file_path: Any, at: str | None, *, flag: str, offline: bool | 
     """Returns the path of the local file; None for a temporary one, which only a snapshot is read through."""
     if at is None:
         return local_path(file_path)
+    from ebooklet_tx.maintenance.snapshots.kept import check_name
+
     check_name(at)
     if flag != "r" or offline is True:
         raise InvalidArgumentError(

@@ -20,9 +20,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, TypeVar
 
 from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
 from ebooklet_tx.stores.deadline import deadline_at
@@ -31,10 +29,11 @@ from ebooklet_tx.stores.request_log import attempt_number, logged
 from ebooklet_tx.stores.stopping import check_stopped, current_stop
 from ebooklet_tx.stores.wrapper import PassingStore
 
+if TYPE_CHECKING:
+    import tenacity
+
 T = TypeVar("T")
-
 _log = logging.getLogger("ebooklet_tx")
-
 _LIST_BATCH = 1000
 
 
@@ -185,14 +184,23 @@ class RetryPolicy:
         """
         started = self.clock()
         at = started + self._deadline_seconds()
-
         numbers = itertools.count(1)
+        failures: list[TransientStoreError] = []
 
         def attempt() -> T:
+            if failures:  # The attempt that was made counts as the first.
+                raise failures.pop()
             check_stopped()
             number = next(numbers)
             with deadline_at(self.clock, at):
                 return logged(operation, key, func, attempt=number, clock=self.clock, sent_bytes=sent_bytes)
+
+        try:
+            # Nearly always the only one, so tenacity is not even imported.
+            return attempt()
+        except TransientStoreError as error:
+            failures.append(error)
+        import tenacity
 
         try:
             return self._retrying(started)(attempt)
@@ -214,6 +222,8 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
+        import tenacity
+
         started = self.clock()
         at = started + self._deadline_seconds()
         try:
@@ -231,9 +241,10 @@ class RetryPolicy:
         return min(self.deadline_seconds, patience.deadline_seconds, left_seconds)
 
     def _retrying(self, started: float) -> tenacity.Retrying:
+        import tenacity
+
         deadline_seconds = self._deadline_seconds()
         unreachable_seconds = _patience.get().unreachable_seconds
-
         stopping = current_stop()
 
         def stop(state: tenacity.RetryCallState) -> bool:
@@ -273,8 +284,7 @@ class RetryPolicy:
         return max(self.random() * bound_seconds, asked_seconds or 0.0)
 
 
-def _no_sleep(_seconds: float) -> None:
-    return None
+def _no_sleep(_seconds: float) -> None: ...
 
 
 def _failure(state: tenacity.RetryCallState) -> BaseException | None:
