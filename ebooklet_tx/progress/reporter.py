@@ -112,7 +112,12 @@ class Reporter:
 
 
 class Phase:
-    """One phase of an operation, as a context. Threads may advance it; its own thread alone tells of it."""
+    """One phase of an operation, as a context. Threads may advance it; its own thread alone tells of it.
+
+    Attributes:
+        name: What is done.
+        has_refused: Whether what listens has ended it, by an exception.
+    """
 
     _begun = 0
     _counting = threading.Lock()
@@ -141,6 +146,7 @@ class Phase:
         self._number = 0
         self._began_at = self._told_at = clock()
         self._is_told = True
+        self.has_refused = False
 
     @property
     def is_told(self) -> bool:
@@ -238,6 +244,7 @@ class Phase:
             self._listener.tell(self._number, event, ended=ended)
         except BaseException:
             # What has raised once is not asked again.
+            self.has_refused = True
             self._is_told = isinstance(self._listener, Bars)
             raise
 

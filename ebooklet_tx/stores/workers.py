@@ -1,7 +1,7 @@
 """Threads for the requests of one operation, which end with it.
 
-The invariants: an operation that ends, or fails by an error of this package, leaves no request under way. One
-that ends by anything else, such as Ctrl-C, drops what is queued, ends the requests under way, and waits for their
+The invariants: an operation that ends, or fails, leaves no request under way. One that is ended from outside, by
+Ctrl-C or by what is told how far it is, drops what is queued, ends the requests under way, and waits for their
 threads a second at most; a thread that is still at work then is left to itself, and keeps no process alive.
 """
 
@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from ebooklet_tx.errors import Error
 from ebooklet_tx.progress import EVERY_SECONDS, Phase
 from ebooklet_tx.stores.stopping import Stop, stop_by
 
@@ -95,7 +94,9 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        is_waited_for = error is None or isinstance(error, Error)
+        # What is under way may still arrive where the operation fails, and is needed for the next try.
+        has_refused = self._phase is not None and self._phase.has_refused
+        is_waited_for = error is None or (isinstance(error, Exception) and not has_refused)
         try:
             if is_waited_for:
                 self._end(all_queued=error is None)

@@ -34,9 +34,9 @@ def side_by_side(
 ) -> Generator[tuple[Task, Outcome], None, None]:
     """Yields tasks with their outcomes, in order, some of them being worked on at once.
 
-    An outcome counts as in use until the next one is asked for. Where the work raises an error of this package,
-    so does the iteration, and what was begun by then is waited for. Where anything else ends it, what was begun
-    is stopped; close the iterator, so that it is known to have ended.
+    An outcome counts as in use until the next one is asked for. Where the work raises, so does the iteration, and
+    what was begun by then is waited for. Where it is ended from outside, as by Ctrl-C, what was begun is stopped;
+    close the iterator, so that it is known to have ended.
 
     Args:
         tasks: What is to be done; taken one by one, as there is room.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ebooklet_tx.errors import OfflineError, TransientStoreError
+from ebooklet_tx.progress import Progress, Reporter
 from ebooklet_tx.stores.deadline import TimedSocket
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.stores.stopping import StoppedError, check_stopped, is_stopped
@@ -87,24 +88,23 @@ def test_outcomes_come_in_order_and_threads_are_bounded() -> None:
     assert most <= 3
 
 
-def test_an_error_of_ours_drops_what_is_queued_and_waits_for_the_rest() -> None:
+@pytest.mark.parametrize("error", [OfflineError("not there"), ValueError("of the caller's")])
+def test_a_failure_drops_what_is_queued_and_waits_for_the_rest(error: Exception) -> None:
     release, done = threading.Event(), []
-
-    def fail() -> None:
-        raise OfflineError("not there")
 
     def slow() -> None:
         assert release.wait(PATIENCE_SECONDS)
+        assert not is_stopped()
         done.append("slow")
 
     def run() -> None:
-        with Workers(2) as workers:
+        with Workers(1) as workers:
             workers.submit(slow)
-            failed = workers.submit(fail)
-            release.set()
-            workers.result(failed)
+            workers.submit(done.append, "queued")
+            threading.Timer(0.05, release.set).start()
+            raise error
 
-    with pytest.raises(OfflineError):
+    with pytest.raises(type(error)):
         run()
     assert done == ["slow"]
 
@@ -181,8 +181,7 @@ def test_a_second_interrupt_waits_for_nothing() -> None:
     assert time.monotonic() - began < STOPPED_SECONDS / 2
 
 
-def test_an_exception_of_the_caller_s_ends_requests_as_an_interrupt_does() -> None:
-    seen: list[bool] = []
+def test_what_is_told_may_end_requests_as_an_interrupt_does() -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -191,19 +190,19 @@ def test_an_exception_of_the_caller_s_ends_requests_as_an_interrupt_does() -> No
             time.sleep(0.001)
         with pytest.raises(StoppedError):
             check_stopped()
-        seen.append(True)
         ended.set()
 
-    def operation() -> None:
-        with Workers(1) as workers:
-            workers.submit(work)
-            assert begun.wait(PATIENCE_SECONDS)
-            raise RuntimeError("of the caller's")
+    def refuse(event: Progress) -> None:
+        if begun.is_set():
+            raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError):
+    def operation() -> None:
+        with Reporter(refuse).phase("load") as phase, Workers(1, phase) as workers:
+            workers.result(workers.submit(work))
+
+    with pytest.raises(RuntimeError, match="enough"):
         operation()
     assert ended.wait(PATIENCE_SECONDS)
-    assert seen
 
 
 def test_threads_end_where_the_operation_was_torn_off() -> None:
