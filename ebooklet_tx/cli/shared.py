@@ -183,7 +183,9 @@ def add_remote(parser: argparse.ArgumentParser, *, lock_timeout: bool = True) ->
     place.add_argument("--remote", metavar="URL", help="s3://bucket/key or file:///folder/name")
     _add_place(place)
     if lock_timeout:
-        add_lock_timeout(parser, 10.0, "how long to wait for another session that has PATH open (default 10)")
+        add_lock_timeout(
+            parser, 10.0, "how long to wait for another session's lock, of PATH or of the remote (default 10)"
+        )
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:

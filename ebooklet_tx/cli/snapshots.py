@@ -26,6 +26,7 @@ from ebooklet_tx.cli.shared import (
     said,
 )
 from ebooklet_tx.cli.terminal import on_terminal
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.timestamps import as_datetime
 
 _SUMMARIES = {
@@ -117,7 +118,7 @@ def _create(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made.to_dict())
     else:
-        print(f"kept commit {made.seq} ({made.key_count:,} keys) as {made.name}")
+        print(f"kept commit {made.seq} ({counted(made.key_count, 'key')}) as {made.name}")
     return DONE
 
 
@@ -131,7 +132,7 @@ def _list(options: argparse.Namespace) -> int:
         when = as_datetime(each.created_at_us)
         print(
             f"{on_terminal(each.name):<{width}}  {when:%Y-%m-%d %H:%M:%S}  commit {each.seq}, "
-            f"{each.key_count:,} keys  {on_terminal(each.writer)}{said(each.message)}"
+            f"{counted(each.key_count, 'key')}  {on_terminal(each.writer)}{said(each.message)}"
         )
     return DONE
 
@@ -142,7 +143,7 @@ def _restore(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.to_dict())
     elif result:
-        print(f"commit {result.seq} has the {result.key_count:,} keys of {result.snapshot}")
+        print(f"commit {result.seq} has the {counted(result.key_count, 'key')} of {result.snapshot}")
     else:
         print(f"nothing to restore: commit {result.seq} has the keys and values of {result.snapshot}")
     for key in () if options.json else result.conflicts:

@@ -131,7 +131,8 @@ def _clone(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"failures": failures, "file": str(path), "keys": keys, "seq": seq})
     else:
-        print(f"{path} is a copy of commit {seq}: {keys:,} keys{', all values loaded' * _all(options, failures)}")
+        loaded = ", all values loaded" if _all(options, failures) else ""
+        print(f"{path} is a copy of commit {seq}: {counted(keys, 'key')}{loaded}")
     return _told(failures)
 
 

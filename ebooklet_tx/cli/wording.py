@@ -19,6 +19,8 @@ WORDS = {
     "discard()": "`ebooklet-tx discard`",
     "load_items()": "`ebooklet-tx pull --load`",
     "delete_remote()": "delete_remote() in Python",
+    "use force_lock=True or 'ebooklet-tx unlock'": "use `ebooklet-tx unlock`",
+    "remove it with 'ebooklet-tx unlock' or open with force_lock=True": "remove it with `ebooklet-tx unlock`",
     "another file_path": "another PATH",
     "lock_timeout": "--lock-timeout",
     "accept_partial=True": "--accept-partial",
