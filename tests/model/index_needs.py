@@ -21,6 +21,14 @@ def pushes(who: str, what: str, **options: Any) -> list[Step]:
     return [*puts(who, what), Step(who, "push", **options)]
 
 
+def works(who: str, what: str) -> list[Step]:
+    """Makes a fork, in which workers write some keys."""
+    written = [
+        Step(who, "work", key=word[0], value=None if word[1] == "-" else int(word[1])) for word in what.split()
+    ]
+    return [Step(who, "fork"), *written]
+
+
 def does(who: str, *what: str) -> list[Step]:
     return [Step(who, each) for each in what]
 
@@ -230,5 +238,27 @@ NEEDED: dict[str, Program] = {
         *pushes("a", "a2 b2 c2", merging="all"),
         *SWEEP,
         *does("a", "restore"),
+    ],
+    "a fork protects what it reads and has sent": [
+        *pushes("a", "a1 b1 c1"),
+        *works("a", "a3"),
+        *SWEEP,
+        *does("a", "merge"),
+    ],
+    "a push protects the packs of forks anew, or refuses": [
+        *pushes("a", "a1 b1 c1"),
+        *works("a", "a3"),
+        *does("a", "merge", "wait", "wait", "wait", "wait", "collect", "push"),
+    ],
+    "a row of a receipt has what its key was at the fork's base": [
+        *pushes("a", "a1 b1 c1"),
+        *works("a", "a2"),
+        *does("a", "merge", "push"),
+    ],
+    "where a fork's value lies is kept while an operation needs it": [
+        *pushes("a", "a1 b1 c1"),
+        *works("b", "a3"),
+        *pushes("a", "d1", fate="unanswered"),
+        *does("a", "merge", "pull", "push"),
     ],
 }

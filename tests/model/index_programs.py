@@ -32,6 +32,10 @@ WEIGHTS = {
     "save": 0.5,
     "rewind": 0.7,
     "new": 0.5,
+    "fork": 1.0,
+    "work": 2.0,
+    "merge": 2.0,
+    "fleet": 3.0,
 }
 READS = ("get", "pull", "len", "keys", "push", "compact", "restore", "get_beside", "len_beside", "keys_beside")
 """Steps with requests, at which others may act."""
@@ -80,8 +84,13 @@ def _some(dice: random.Random, taste: _Taste, *, inner: bool = False) -> list[St
         writings = [Step(one, "set", key=key, value=dice.randint(1, 3)) for one in (who, other)]
         pushes = [Step(one, "push", choice=dice.choice(["raise", "ours"])) for one in (other, who)]
         return [*writings, *pushes][: dice.randint(2, 4)]
-    key = dice.choice(taste.keys) if what in ("set", "delete", "get", "get_beside", "discard") else ""
-    step = Step(who, what, key, dice.choice([1, 2, 2, 3]) if what == "set" else None)
+    if what == "fleet":
+        keys = dice.sample(taste.keys, dice.randint(1, min(3, len(taste.keys))))
+        work = [Step(who, "work", key=key, value=dice.choice([None, 1, 2, 3])) for key in keys]
+        between = [] if dice.random() < 0.6 else _some(dice, taste, inner=inner)
+        return [Step(who, "fork"), *work, *between, Step(dice.choice([who, *COPIES]), "merge")]
+    key = dice.choice(taste.keys) if what in ("set", "delete", "get", "get_beside", "discard", "work") else ""
+    step = Step(who, what, key, dice.choice([1, 2, 2, 3]) if what in ("set", "work") else None)
     if what in ("push", "compact"):
         step = replace(step, merging=taste.merging or dice.choice(list(MERGING)))
     if what == "push":

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
+from ebooklet_tx.formats.fork import ChangedRow
 from ebooklet_tx.formats.index_records import BlockRef, IndexEntry, Run
 from ebooklet_tx.formats.manifest import Manifest
 from ebooklet_tx.index.building import IndexLimits, NewIndex, add_rows, encode_tail
@@ -23,12 +24,14 @@ from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.local.journal import intents, known
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.known import keys_with_unknown_base, learn
+from ebooklet_tx.local.journal.merged import MergedRow
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance import compact
 from ebooklet_tx.records import IndexRow, RemoteSide
 from ebooklet_tx.sync.base_index import Answer, BaseIndex
 from ebooklet_tx.sync.commit.builder import Below
 from ebooklet_tx.sync.commit.swap_rules import Fate, fate_of
+from ebooklet_tx.sync.forks import merge
 from ebooklet_tx.sync.pull.move_base import Move, apply_move
 from ebooklet_tx.sync.root_object import read_root_or_none
 
@@ -193,6 +196,13 @@ _OWN_BASE = """
   base_seq = :seq, base_timestamp_us = v.timestamp_us, base_digest = v.digest, base_object = v.object,
   base_offset_bytes = v.offset_bytes, base_length_bytes = v.length_bytes,"""
 
+_merged_row = merge._merged_row
+
+
+def _as_if_new(item: ChangedRow) -> MergedRow:
+    return _merged_row(item)._replace(base=None)
+
+
 OFF: dict[str, Replacements] = {
     # The shape of the index.
     "a flush takes the tail along": {"sync.commit.builder.add_rows": _leaving_the_tail},
@@ -256,5 +266,15 @@ OFF: dict[str, Replacements] = {
     # Collecting.
     "a snapshot protects what it names": {
         "maintenance.inventory.named_by_snapshot": lambda *_: set(),
+    },
+    "a fork protects what it reads and has sent": {
+        "maintenance.inventory.read_forks": lambda *_, **__: {},
+        "maintenance.collect.read_forks": lambda *_, **__: {},
+    },
+    # Forks.
+    "a push protects the packs of forks anew, or refuses": {"sync.commit.push.renew": _nothing},
+    "a row of a receipt has what its key was at the fork's base": {"sync.forks.merge._merged_row": _as_if_new},
+    "where a fork's value lies is kept while an operation needs it": {
+        "local.journal.uploads.packs_of_forks": lambda _: set(),
     },
 }

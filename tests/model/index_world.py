@@ -23,7 +23,14 @@ from typing import Any, Self, TypeVar
 from unittest import mock
 
 from ebooklet_tx.database import Database
-from ebooklet_tx.errors import OfflineError, PreconditionFailedError, TransientStoreError
+from ebooklet_tx.database.forking import Fork
+from ebooklet_tx.errors import (
+    OfflineError,
+    PreconditionFailedError,
+    RemoteIntegrityError,
+    RemoteMissingError,
+    TransientStoreError,
+)
 from ebooklet_tx.formats.index_records import Sizes
 from ebooklet_tx.formats.manifest import Manifest
 from ebooklet_tx.formats.object_names import ObjectNames
@@ -33,12 +40,15 @@ from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.index.merging import MergeRules
 from ebooklet_tx.index.pieces import NoCache
 from ebooklet_tx.index.writing import RunWriter
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.journal import driver
 from ebooklet_tx.local.journal.operations import BASE_LOST, BASE_SAID, BASE_UNKNOWN
 from ebooklet_tx.local.piece_cache import PieceCache
 from ebooklet_tx.maintenance.collect import collect
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.connecting import wrapped_stores
+from ebooklet_tx.sync.forks.receipt import Receipt
 from ebooklet_tx.sync.pull.conflicts import ConflictError
 from ebooklet_tx.sync.remote import Remote
 from tests.doors import open_database
@@ -56,6 +66,9 @@ VALUES = (1, 2, 3)
 HOUR_US = 3600 * 10**6
 LATE_US = 6 * HOUR_US
 """A request does not arrive later than this."""
+
+FORK_HOURS = 60
+"""For so long a fork is protected."""
 
 MAX_RUNS = 3
 MERGING = {
@@ -167,6 +180,17 @@ class Frame:
     views: list[State] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a worker did in a fork: its receipt, what it made of a key, and what its fork had there."""
+
+    receipt: Receipt
+    key: str
+    value: int | None
+    seen: int | None
+    made_hours: int
+
+
 class NumberedStore(MemoryStore):
     """Gives each object that is written an ETag that no other ever has."""
 
@@ -225,6 +249,8 @@ class Copy:
         self.bases: set[str | None] = set()
         self.last_base: str | None = None
         self.is_new = flag == "n"
+        self.merged: dict[str, int | None] = {}
+        self.of_forks: dict[str, int] = {}
         self.db = self._open(flag)
         self._beside: Database | None = None
 
@@ -260,6 +286,7 @@ class Copy:
         """Replaces the copy, and with its next push the remote, by an empty database."""
         self.close()
         self.ops, self.attempts, self.last_base, self.is_new = {}, [], None, True
+        self.merged, self.of_forks = {}, {}
         self.db = self._open("n")
 
     @property
@@ -377,6 +404,8 @@ class World:
         self.late: list[tuple[int, Callable[[], str]]] = []
         self.is_rewound = False
         self.kept: str | None = None
+        self.fork: tuple[Fork, int] | None = None
+        self.parts: list[Part] = []
         self.counts: dict[str, int] = {}
         self._writings = 0
         self._microseconds = 0
@@ -556,7 +585,12 @@ class World:
         self._read(copy.beside(), copy, step, frame)
 
     def _read(self, db: Database, copy: Copy, step: Step, frame: Frame) -> None:
-        got = db.get(step.key)
+        try:
+            got = db.get(step.key)
+        except RemoteIntegrityError:
+            if step.key in copy.of_forks and self._may_be_gone(copy.of_forks[step.key]):
+                return
+            raise
         values = [view.get(step.key) for view in self._views(copy, frame)]
         if got not in [encoded(value) for value in values]:
             raise BrokenError(f"{copy.name} reads {got} of {step.key}, and it is {values}")
@@ -603,7 +637,7 @@ class World:
         if any(other.step.what in WRITES for other in copy.frames[:-1]):
             return
         try:
-            copy.db.changes().push(on_conflict=step.choice)
+            self._push(copy, step)
         except ConflictError as error:
             copy.settle()
             if step.choice != "raise":
@@ -614,6 +648,87 @@ class World:
         copy.settle()
         if copy.ops and not step.meanwhile:
             raise BrokenError(f"{copy.name} has pushed, and {copy.ops} is pending")
+
+    def _push(self, copy: Copy, step: Step) -> None:
+        """Pushes; where a fork has expired too long ago, without what was merged from it."""
+        try:
+            copy.db.changes().push(on_conflict=step.choice)
+        except RemoteMissingError as error:
+            copy.settle()
+            gone = [key for key in copy.of_forks if key in copy.ops]
+            if not any(self._may_be_gone(copy.of_forks[key]) for key in gone):
+                raise BrokenError(f"{copy.name} may not push what it merged a moment ago") from error
+            self._count("too late")
+            copy.db.changes().discard(gone)
+            for key in gone:
+                del copy.ops[key]
+            copy.db.changes().push(on_conflict=step.choice)
+
+    def _may_be_gone(self, made_hours: int) -> bool:
+        """Whether a fork has expired."""
+        return self.hours - made_hours >= FORK_HOURS
+
+    def do_fork(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """Makes the fork that workers use from then on."""
+        if copy.is_new or not self.has_root:
+            return
+        self.fork = copy.db.fork(ttl_seconds=FORK_HOURS * 3600), self.hours
+
+    def do_work(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """A worker sets a key, or deletes it; its receipt is kept."""
+        if self.fork is None:
+            return
+        fork, made_hours = self.fork
+        seen = self.states[fork.base_commit_id].get(step.key)
+        try:
+            with (
+                wrapped_stores(lambda _: self.store),
+                fork.open(retry=RetryPolicy.without_backoff(1)) as part,
+            ):
+                if part.get(step.key) != encoded(seen):
+                    raise BrokenError(f"a worker reads another {step.key} than {seen}")
+                if step.value is None:
+                    part.pop(step.key, None)
+                else:
+                    part[step.key] = encoded(step.value)
+        except RemoteMissingError:
+            if not self._may_be_gone(made_hours):
+                raise
+            return
+        if step.value is not None or seen is not None:
+            self.parts.append(Part(part.receipt, step.key, step.value, seen, made_hours))
+
+    def do_merge(self, copy: Copy, step: Step, frame: Frame) -> None:
+        """Takes in the receipts that there are, one after another."""
+        for part in [] if copy.is_new else list(self.parts):
+            known = part.receipt.receipt_id in copy.merged
+            if part.receipt.base_seq > read_base(copy.db._session.journal).seq:
+                # As a merge does, which may end what was pending of the key.
+                copy.db.changes().pull()
+            copy.settle()
+            meets = part.key in copy.ops
+            try:
+                result = copy.db.merge(part.receipt)
+            except ConflictError:
+                copy.settle()
+                if not meets or known:
+                    raise
+                self._count("met")
+                continue
+            except RemoteMissingError:
+                if not self._may_be_gone(part.made_hours):
+                    raise
+                continue
+            if bool(result) is known or (meets and not known and part.key in copy.ops):
+                raise BrokenError(f"{copy.name} merges {part.key} where it may not, or twice")
+            if known:
+                continue
+            self._writings += 1
+            copy.merged[part.receipt.receipt_id] = part.value
+            copy.of_forks[part.key] = part.made_hours
+            copy.ops[part.key] = Op(part.value, part.seen, self._writings)
+            copy.settle()
+            self._count("merged")
 
     def _check_conflicts(self, copy: Copy, said: set[str], step: Step) -> None:
         """Holds the conflicts that a copy is told of to the truth; of a lost base none may be told."""

@@ -324,6 +324,20 @@ def test_a_new_key_that_is_merged_and_deleted_is_no_change(yard: Yard) -> None:
         assert len(db) == len(BASE) - 1
 
 
+def test_a_value_that_the_remote_has_inline_already(yard: Yard) -> None:
+    """It is pushed for its time alone, and lies in the fork's pack alone here."""
+    yard.push({"small": b"1"})
+    with yard.open("b") as other, yard.open() as db:
+        db.merge(work(db.fork(), yard.store, {"small": b"1"}))
+        for one in (b"2", b"1"):
+            other["small"] = one
+            other.changes().push()
+        assert db.changes().push().set_count == 1
+        assert db["small"] == b"1"
+    assert yard.fresh_contents()["small"] == b"1"
+    assert yard.verify().sound
+
+
 def test_own_values_and_merged_ones_go_in_one_commit(yard: Yard) -> None:
     with yard.open() as db:
         receipt = work(db.fork(), yard.store, {"k00": value("w")})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice, repeat
 from operator import attrgetter
 
-from ebooklet_tx.errors import Error, ObjectMissingError
+from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.formats.index_object import read_whole
 from ebooklet_tx.formats.index_records import IndexEntry
 from ebooklet_tx.index.lookup import LocatedRow
@@ -28,12 +28,14 @@ from ebooklet_tx.local.journal.pending.push_rows import (
     objects_by_number,
     pages_to_commit,
 )
+from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.uploads import (
     drop_index_uploads,
     drop_uploads,
     find_index_object,
     note_arrival,
     note_upload,
+    place_of,
 )
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import read_operation
@@ -47,6 +49,7 @@ from ebooklet_tx.sync.commit.read_back import Outcome, Swap
 from ebooklet_tx.sync.commit.root_swap import swap_root
 from ebooklet_tx.sync.look_up import move_on
 from ebooklet_tx.sync.pull.pull import apply_root, pull, replacement_applied
+from ebooklet_tx.sync.read.fetch import fetch_place
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of
 from ebooklet_tx.sync.session import Session
@@ -58,12 +61,12 @@ NOWHERE = ObjectRef("", "", 0)
 """Stands for the object of a row that rides in the index itself, until that is written."""
 
 
-def operation_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[LocatedRow]:
+def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[LocatedRow]:
     """Yields what a commit of a plan says of each key, in the order of key."""
-    return chain.from_iterable(_pages_of_rows(local, plan, seq))
+    return chain.from_iterable(_pages_of_rows(local, remote, plan, seq))
 
 
-def _pages_of_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Iterable[LocatedRow]]:
+def _pages_of_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[Iterable[LocatedRow]]:
     refs: dict[int, ObjectRef] = {}
     for page in pages_to_commit(local.journal, plan.last_number):
         keys, kinds, stamps, digests, lengths, _, objects, offsets, _ = zip(*page, strict=True)
@@ -77,20 +80,37 @@ def _pages_of_rows(local: LocalStore, plan: PushPlan, seq: int) -> Iterator[Iter
             indexed = map(tuple.__new__, repeat(IndexRow), rows)
             yield map(tuple.__new__, repeat(LocatedRow), zip(indexed, there, strict=True))
         else:
-            yield [_operation_row(local, PendingRow(*row[:-1]), refs, seq) for row in page]
+            yield [_operation_row(local, remote, PendingRow(*row[:-1]), refs, seq) for row in page]
 
 
-def _operation_row(local: LocalStore, row: PendingRow, refs: Mapping[int, ObjectRef], seq: int) -> LocatedRow:
+def _operation_row(
+    local: LocalStore, remote: Remote, row: PendingRow, refs: Mapping[int, ObjectRef], seq: int
+) -> LocatedRow:
     if row.pending != 1:
         return LocatedRow(IndexRow(row.key, seq, row.timestamp_us, None), NOWHERE)
     if row.object is not None and row.offset_bytes is not None:
         ref = refs[row.object]
         placed = (ref.name, row.offset_bytes, row.length_bytes)
         return LocatedRow(IndexRow(row.key, seq, row.timestamp_us, row.digest, *placed), ref)
-    value = read_operation(local, row.key, row.number)
+    value = _inline_value(local, remote, row)
     return LocatedRow(
         IndexRow(row.key, seq, row.timestamp_us, row.digest, None, None, len(value), value), NOWHERE
     )
+
+
+def _inline_value(local: LocalStore, remote: Remote, row: PendingRow) -> bytes:
+    """Returns a value that is to ride in the index.
+
+    One that a fork brought rides there where the remote has the same value already, in its index: it may be in
+    the fork's pack alone.
+    """
+    try:
+        return read_operation(local, row.key, row.number)
+    except LocalIntegrityError:
+        sent = place_of(local.journal, row.number, row.length_bytes or 0)
+        if sent is None:
+            raise
+        return fetch_place(remote, RemoteValue(row.key, row.digest or b"", row.timestamp_us, *sent))
 
 
 def commit_rows(

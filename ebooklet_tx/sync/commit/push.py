@@ -311,7 +311,7 @@ def _one_round(
             send_values(session.local, remote, plan)
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
-        rows = operation_rows(session.local, plan, on.seq + 1)
+        rows = operation_rows(session.local, remote, plan, on.seq + 1)
         counts = (plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
         changes = Changes(*counts, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
