@@ -166,9 +166,9 @@ def sweep(
         if (found.listing.note is not None or found.forks) and not dry_run:
             remote.store.delete(remote.names.object(GARBAGE_NOTE))
         return Swept([], [])
-    since = _dead_since(remote, found, dead)
+    since = dead_since(dead, _known(remote, found), found.root_modified, found.expiries())
     now = _by_this_clock() if dry_run else _note(remote, dead, since)
-    old = [name for name, there in dead.items() if _is_old(there, since.get(name), now, grace)]
+    old = [name for name, there in dead.items() if is_old(there, since.get(name), now, grace)]
     if old and not dry_run:
         named = _named_since(remote, found)
         old = [name for name in old if name not in named]
@@ -180,7 +180,7 @@ def sweep(
     )
 
 
-def _is_old(there: StoredObject, since: datetime | None, now: datetime | None, grace: timedelta) -> bool:
+def is_old(there: StoredObject, since: datetime | None, now: datetime | None, grace: timedelta) -> bool:
     """Whether an object was written, and has been dead, for the grace period; not where that can't be told."""
     if there.last_modified is None or since is None or now is None:
         return False
@@ -188,10 +188,17 @@ def _is_old(there: StoredObject, since: datetime | None, now: datetime | None, g
     return max(there.last_modified, since).replace(microsecond=0) + grace <= now
 
 
-def _dead_since(remote: Remote, found: Inventory, dead: Iterable[str]) -> dict[str, datetime]:
-    """Returns moments since when objects are known to have been dead."""
-    known, expired = _known(remote, found), found.expiries()
-    root = found.root_modified
+def dead_since(
+    dead: Iterable[str], known: Mapping[str, datetime], root: datetime | None, expired: Mapping[str, datetime]
+) -> dict[str, datetime]:
+    """Returns moments since when objects are known to have been dead.
+
+    Args:
+        dead: Their names.
+        known: Since when earlier collects have seen them so.
+        root: When the root was written.
+        expired: What expired forks protected, and until when.
+    """
     if root is None:
         since = {name: known[name] for name in dead if name in known}
     else:

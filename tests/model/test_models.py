@@ -6,14 +6,17 @@ A mutation breaks one rule and must be found out, or the model would prove nothi
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from ebooklet_tx.locks.tickets import Ticket
+from ebooklet_tx.maintenance.collect import dead_since
 from ebooklet_tx.sync.commit.swap_rules import Fate, RootSeen, Verdict, fate_of, judge
-from tests.model import lease_model, push_model, ticket_model
+from tests.model import fork_model, lease_model, push_model, ticket_model
 from tests.model.explorer import Exploration, Model, explore
+from tests.model.fork_model import ForkModel
 from tests.model.lease_model import LeaseModel
 from tests.model.push_model import A, B, PushModel, Rows, S
 from tests.model.ticket_model import TicketModel
@@ -31,6 +34,7 @@ ALIKE = ((((S, 1011),),), (((S, 2011),),))
 Push = push_model.Bounds
 Lease = lease_model.Bounds
 Tickets = ticket_model.Bounds
+Forks = fork_model.Bounds
 
 SOUND: dict[str, Model[Any]] = {
     "push: 2 writers, a reader, a crash, a loss": PushModel(Push(TWO)),
@@ -46,6 +50,7 @@ SOUND: dict[str, Model[Any]] = {
     "lease: 2 sessions, one forcing, an unlocking": LeaseModel(Lease(2, forces=1, unlocks=1)),
     "tickets: 2 writers, a crash": TicketModel(Tickets(2, crashes=1)),
     "tickets: 3 writers": TicketModel(Tickets(3)),
+    "forks: a worker, a push, another writer, a collect": ForkModel(Forks()),
 }
 
 LARGER: dict[str, Model[Any]] = {
@@ -60,6 +65,9 @@ LARGER: dict[str, Model[Any]] = {
     "lease: 2 sessions, a renewal, a loss, a crash": LeaseModel(Lease(2, renewals=1, losses=1, crashes=1)),
     "lease: 2 sessions of 2 pushes, a crash, one forcing": LeaseModel(Lease(2, pushes=2, crashes=1, forces=1)),
     "tickets: 3 writers, a crash": TicketModel(Tickets(3, crashes=1)),
+    "forks: the same, a crash": ForkModel(Forks(end=6, crashes=1)),
+    "forks: the same, of longer life, a crash": ForkModel(Forks(ttl=2, grace=3, end=9, crashes=1)),
+    "forks: the same, 2 collects": ForkModel(Forks(end=6, collects=2)),
 }
 
 
@@ -115,6 +123,16 @@ def _push(scripts: tuple[tuple[Rows, ...], ...], rules: push_model.Rules, **boun
 P = push_model.Rules
 L = lease_model.Rules
 T = ticket_model.Rules
+
+
+def _since_the_root(dead: Any, known: Any, root: Any, expired: Any) -> dict[str, datetime]:
+    return dead_since(dead, known, root, {})
+
+
+def _forks(**changed: Any) -> tuple[ForkModel, str]:
+    return fork_model.with_rules(**changed), "names W, which is gone"
+
+
 IN_THREADS = {"losses": 0, "pulls": 1}
 
 BROKEN: dict[str, tuple[Model[Any], str]] = {
@@ -176,6 +194,13 @@ BROKEN: dict[str, tuple[Model[Any], str]] = {
     ),
     "one look is enough": (TicketModel(Tickets(2), T(looks_twice=False)), "at the same time"),
     "equal numbers are no order": (TicketModel(Tickets(2), T(stands_before=_no_ties)), "at the same time"),
+    "what a fork protected counts as dead since the root": _forks(dead_since=_since_the_root),
+    "forks protect nothing": _forks(forks_protect=False),
+    "a collect does not list forks again": _forks(lists_forks_again=False),
+    "a collect does not read the root again": _forks(reads_root_again=False),
+    "a push does not renew its forks": _forks(renews=False),
+    "a fork is renewed up to the very grace": _forks(margin_hours=0),
+    "a fork that went while it was renewed is relied on": _forks(missing_is_too_late=False),
     "the dead keep their turn": (
         TicketModel(Tickets(2, crashes=1), T(dead_are_removed=False)),
         "can't come to rest",

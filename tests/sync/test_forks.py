@@ -29,6 +29,7 @@ from ebooklet_tx.formats.fork import decode_changes, encode_changes
 from ebooklet_tx.formats.pack import PACK_BYTES
 from ebooklet_tx.maintenance.recover import interrupted_push
 from ebooklet_tx.records import digest_of
+from ebooklet_tx.sync.forks import protection
 from ebooklet_tx.sync.forks import work as working
 from tests.campaigns import amounts
 from tests.fleets import divided, in_order, open_part, work
@@ -493,6 +494,26 @@ def test_a_fork_that_is_gone_or_of_a_newer_version(yard: Yard) -> None:
         yard.store.delete(f"db.d/fork/{fork.fork_id}")
         with pytest.raises(RemoteMissingError, match="expired"):
             open_part(fork, yard.store)
+
+
+def test_a_fork_that_is_collected_while_a_push_renews_it_is_not_relied_on(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with yard.open() as db:
+        fork = db.fork()
+        db.merge(work(fork, yard.store, {"k00": b"0"}))
+        read = protection.read_fork
+
+        def read_and_collect(remote: Any, fork_id: str) -> Any:
+            found = read(remote, fork_id)
+            yard.store.delete(f"db.d/fork/{fork_id}")
+            return found
+
+        monkeypatch.setattr(protection, "read_fork", read_and_collect)
+        with pytest.raises(RemoteMissingError, match="was deleted meanwhile"):
+            db.changes().push()
+        assert [change["key"] for change in db.changes().iter_changes()] == ["k00"]
+    assert yard.fresh_contents() == BASE
 
 
 def test_offline_a_merged_value_is_not_here(yard: Yard) -> None:

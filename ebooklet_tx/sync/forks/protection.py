@@ -7,6 +7,7 @@ let pass is protected for a whole time to live from then on.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -72,6 +73,31 @@ def read_fork(remote: Remote, fork_id: str) -> Protected:
     return Protected(note, root, len(root_data), blob.data)
 
 
+class Renewal(enum.Enum):
+    """What became of a fork that was written anew."""
+
+    IN_TIME = "it was protected all the while"
+    LATE = "it had expired, and nothing of it can be gone yet; its packs are asked for all the same"
+    TOO_LATE = "it had expired for so long that something of it may be gone"
+
+
+def judge_renewal(
+    before: datetime, now: datetime, *, ttl_seconds: float, left_seconds: float = LEFT_SECONDS
+) -> Renewal:
+    """Decides what a renewal is worth; tests/model explores it together with `collect`.
+
+    Args:
+        before: When the fork's object had been written, by the store's clock.
+        now: When it was written anew, by the same.
+        ttl_seconds: For how long it protects.
+        left_seconds: For how long after that nothing of it is deleted, with a margin.
+    """
+    expired = before + timedelta(seconds=ttl_seconds)
+    if now <= expired:
+        return Renewal.IN_TIME
+    return Renewal.LATE if now <= expired + timedelta(seconds=left_seconds) else Renewal.TOO_LATE
+
+
 def renew(remote: Remote, fork_id: str, packs: Collection[ObjectRef]) -> None:
     """Protects a fork for one more time to live; four requests, unless it had expired.
 
@@ -88,28 +114,27 @@ def renew(remote: Remote, fork_id: str, packs: Collection[ObjectRef]) -> None:
         there = read_fork(remote, fork_id)
     except RemoteMissingError as error:
         raise _expired(remote, fork_id, "its object is gone") from error
-    before = _written_at(remote, key)
-    remote.store.put(key, there.data)
-    now = _written_at(remote, key)
+    try:
+        before = remote.store.head(key).last_modified
+        remote.store.put(key, there.data)
+        now = remote.store.head(key).last_modified
+    except ObjectMissingError as error:
+        # Deleted since it was read, and with it, maybe, what it protected.
+        raise _expired(remote, fork_id, "its object was deleted meanwhile") from error
     if before is None or now is None:
+        # A store that does not tell times: its collects delete nothing.
         return
-    expired = before + timedelta(seconds=there.note.ttl_seconds)
-    if now <= expired:
+    verdict = judge_renewal(before, now, ttl_seconds=there.note.ttl_seconds)
+    if verdict is Renewal.IN_TIME:
         return
-    if now > expired + timedelta(seconds=LEFT_SECONDS):
+    if verdict is Renewal.TOO_LATE:
+        expired = before + timedelta(seconds=there.note.ttl_seconds)
         raise _expired(remote, fork_id, f"it expired at {expired:%Y-%m-%d %H:%M} by the store's clock")
     for ref in packs:
         try:
             remote.store.head(remote.names.object(ref.name))
         except ObjectMissingError as error:
             raise _expired(remote, fork_id, f"it has expired, and {ref.name} is gone") from error
-
-
-def _written_at(remote: Remote, key: str) -> datetime | None:
-    try:
-        return remote.store.head(key).last_modified
-    except ObjectMissingError:
-        return None
 
 
 def _expired(remote: Remote, fork_id: str, why: str) -> RemoteMissingError:
