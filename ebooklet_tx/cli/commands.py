@@ -54,6 +54,7 @@ _DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    _replace_closed_streams()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -91,6 +92,14 @@ def _warnings_as_notes() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = tell  # type: ignore[assignment]
         yield
+
+
+def _replace_closed_streams() -> None:
+    """Lets what is printed go nowhere where a shell has closed a stream: `>&-`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Also so that no file of the database gets the stream's number.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _silence_stdout() -> None:

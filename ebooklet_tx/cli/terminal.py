@@ -104,6 +104,8 @@ def read_bytes(name: str) -> bytes:
     if name != "-":
         with open(name, "rb") as file:  # noqa: PTH123
             return file.read()
+    if sys.stdin is None:
+        raise ebooklet_tx.InvalidArgumentError("stdin is closed; give the FILE that holds the value")
     if is_terminal(sys.stdin):
         print("type the value; Ctrl-D in an empty line ends it", file=sys.stderr)
     return sys.stdin.buffer.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_whatever_fails_is_one_line(
 
     monkeypatch.setattr(ebooklet_tx, "status", failing)
     assert run(capsys, "status", bench.path()) == (code, line)
+
+
+def test_closed_streams(bench: Bench) -> None:
+    for arguments, closed, code, errors in (
+        (["status", bench.path()], ">&-", cli.DONE, ""),
+        (["put", bench.path(), "k"], "<&-", cli.FAILED, "ebooklet_tx: stdin is closed; give the FILE that holds"),
+    ):
+        command = shlex.join(map(str, [sys.executable, "-m", "ebooklet_tx", *arguments]))
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stderr.strip()[: len(errors)]) == (code, errors)
+        assert done.stderr.count("\n") == bool(errors)
 
 
 def test_debug_shows_the_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
