@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import shutil
 import sys
@@ -26,6 +27,12 @@ sys.dont_write_bytecode = False
 
 settings.register_profile("quick", max_examples=40)
 settings.register_profile("long", max_examples=100)
+
+# The package imports these when they are used: then they would take in what a test has patched, and keep it.
+for _late in ("maintenance.compact", "maintenance.copy", "maintenance.erase", "opening.at_snapshot"):
+    importlib.import_module(f"ebooklet_tx.{_late}")
+for _late in ("difference", "kept", "restore"):
+    importlib.import_module(f"ebooklet_tx.maintenance.snapshots.{_late}")
 
 _MEMORY_FOLDER = Path("/dev/shm")
 _MEMORY_NEEDED_BYTES = 2**30
