@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,25 +34,42 @@ CONTENTS = {**FIRST, "k00": value("new"), "small": b"1"}
 OTHER = {"zz": b"another writer's"}
 
 
-@pytest.fixture
-def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Yard:
     """A remote with packs, index objects, history and a snapshot, whose value of k00 is not that of the root.
 
     `a` has written all of it. `b` is another writer. `stranger` is a file whose journal knows of nothing.
     """
-    limit_tails(monkeypatch, 300)
-    monkeypatch.setattr("ebooklet_tx.index.history.KEEP_RECENT", 2)
-    yard = Yard(tmp_path)
-    yard.push(dict(FIRST), at_hours=0)
-    with yard.open() as db:
-        db.snapshot("monday")
-    yard.push({"k00": CONTENTS["k00"]}, at_hours=1)
-    # Has the old value of k00, which this machine does not.
-    yard.push({"small": b"1"}, at_hours=2)
-    yard.contents("b")
-    with yard.open("stranger", "r"):
-        pass
+    yard = Yard(tmp_path_factory.mktemp("template"))
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yard.push(dict(FIRST), at_hours=0)
+        with yard.open() as db:
+            db.snapshot("monday")
+        yard.push({"k00": CONTENTS["k00"]}, at_hours=1)
+        yard.push({"small": b"1"}, at_hours=2)
+        yard.contents("b")
+        with yard.open("stranger", "r"):
+            pass
     Path(f"{yard.path('stranger')}.journal").unlink()
+    return yard
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Lets a few keys make objects of the index, and a few commits one of the history."""
+    limit_tails(patch, 300)
+    patch.setattr("ebooklet_tx.index.history.KEEP_RECENT", 2)
+
+
+@pytest.fixture
+def yard(template: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
+    """The same remote and local files once more."""
+    make_small(monkeypatch)
+    yard = Yard(tmp_path)
+    for path in template.folder.glob("*.blt*"):
+        shutil.copy2(path, tmp_path)
+    yard.hours = template.hours
+    yard.store.objects.update(template.store.objects)
     return yard
 
 
@@ -261,7 +279,7 @@ def damage_much(yard: Yard) -> None:
         CASES[name].do(yard)
 
 
-@pytest.mark.parametrize("step", amounts(3, 1))
+@pytest.mark.parametrize("step", amounts(4, 1))
 @pytest.mark.parametrize("after", [False, True])
 def test_a_repair_that_is_killed_at_any_request_leaves_no_more_damage_and_is_finished_by_the_next(
     yard: Yard, after: bool, step: int
@@ -285,7 +303,7 @@ def test_a_repair_that_is_killed_at_any_request_leaves_no_more_damage_and_is_fin
             yard.store.objects.pop("db.lock", None)
         else:
             break
-        if at % 4 == 0:
+        if at % 3 == 0:
             report = yard.verify(repair=True, file_path=yard.path())
             assert report.sound, report.words()
             assert yard.fresh_contents() == CONTENTS
