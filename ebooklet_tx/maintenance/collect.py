@@ -280,7 +280,7 @@ def _named_since(remote: Remote, found: Inventory) -> set[str]:
     forks = list_forks(remote)
     renewed = {name: one for name, one in forks.items() if _is_another(one, found.forks.get(name))}
     others = {name: one for name, one in found.listing.own.items() if name not in found.forks}
-    for fork in read_forks(remote, others | renewed).values():
+    for fork in read_forks(remote, others | renewed, found.fetched, found.claimed).values():
         named |= fork.names
         obstacles += [] if fork.obstacle is None else [fork.obstacle]
     for obstacle in obstacles:

@@ -224,25 +224,25 @@ def take_inventory(remote: Remote) -> Iterator[Inventory]:
             if named is None:
                 # Deleted since it was listed, which its deletion noted before that.
                 released = _head(remote, RELEASED) or released
-        found.forks = read_forks(
-            remote, listing.own, known=None if fetched is None else (fetched.manifest.commit_id, found.claimed)
-        )
+        found.forks = read_forks(remote, listing.own, fetched, found.claimed)
         if released is not None:
             found.root_modified = _later(found.root_modified, released.last_modified)
         yield found
 
 
 def read_forks(
-    remote: Remote, own: Mapping[str, StoredObject], *, known: tuple[str, set[str]] | None = None
+    remote: Remote, own: Mapping[str, StoredObject], fetched: FetchedRoot | None, claimed: set[str]
 ) -> dict[str, ForkThere]:
     """Reads the forks among some objects; each commit that forks were made on is read once.
 
     Args:
         remote: The remote.
         own: The database's objects by relative name, as they were listed.
-        known: A commit's id, with what its root names.
+        fetched: The root.
+        claimed: What it names.
     """
-    named = {} if known is None else {known[0]: known[1]}
+    named = {} if fetched is None else {fetched.manifest.commit_id: claimed}
+    uuid = None if fetched is None else fetched.manifest.uuid
 
     def named_by(root: Root) -> set[str]:
         commit_id = root.manifest.commit_id
@@ -250,7 +250,7 @@ def read_forks(
             named[commit_id] = set(objects_named(remote, root))
         return named[commit_id]
 
-    found = {name: fork_there(remote, name, own[name], own, named_by) for name in forks_in(own)}
+    found = {name: fork_there(remote, name, own[name], own, named_by, uuid=uuid) for name in forks_in(own)}
     return {name: fork for name, fork in found.items() if fork is not None}
 
 

@@ -224,6 +224,7 @@ def open(
             value_serializer=value_serializer,
             pickle_allowed=pickle_allowed(allow_pickle),
             retry=retry,
+            progress=progress,
         )
     path = _checked_path(file_path, at, flag=flag, offline=offline)
     named_serializer(value_serializer)

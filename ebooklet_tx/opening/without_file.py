@@ -11,6 +11,7 @@ from ebooklet_tx.connection import Connection
 from ebooklet_tx.database.remote_reader import RemoteReader
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.group import reading_entries
+from ebooklet_tx.progress import ProgressOption, Reporter
 from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.read.newest import NewestReader
@@ -26,6 +27,7 @@ def open_reader(
     value_serializer: Any,
     pickle_allowed: bool | None,
     retry: RetryPolicy | None,
+    progress: ProgressOption = None,
 ) -> RemoteReader:
     """Opens a reader of the newest commit; one request.
 
@@ -42,6 +44,7 @@ def open_reader(
         )
     named = named_serializer(value_serializer)
     remote = remote_at(connection, retry=retry)
+    remote.reporter = Reporter(progress)
     try:
         reader = NewestReader(remote)
         manifest = reader.view.manifest

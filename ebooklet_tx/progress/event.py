@@ -13,7 +13,7 @@ class Progress:
 
     Attributes:
         phase: What is done: `load index`, `load`, `fetch`, `look up`, `send`, `index`, `commit`, `pull`, `map`,
-            `copy`, `read index`, `verify`, `repack`, `delete`, `import` or `compare`.
+            `merge`, `copy`, `read index`, `verify`, `repack`, `delete`, `import` or `compare`.
         keys_done: How many keys are done; of `verify` and `repack` equal values count once.
         keys_total: Of how many; None where that is not known.
         bytes_done: How many bytes are done, those included that are on their way.

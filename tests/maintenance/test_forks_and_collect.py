@@ -136,6 +136,21 @@ def test_a_damaged_fork_stops_collect_until_no_fork_can_be_that_old(yard: Yard) 
     assert f"db.d/fork/{fork.fork_id}" in report.deleted_names
 
 
+def test_a_fork_of_an_earlier_database_is_no_obstacle(yard: Yard) -> None:
+    """A push that was at work while the database was deleted has written its fork's object once more."""
+    with yard.open() as db:
+        fork = db.fork()
+        key = f"db.d/fork/{fork.fork_id}"
+        data = yard.store.objects[key].data
+        db.delete_remote()
+    yard.store.put(key, data)
+    yard.push({"k": value("another")}, copy="another", at_hours=1)
+    yard.push({"k": value("newer")}, copy="another", at_hours=2)
+    assert yard.collect(at_hours=20).deleted_names == ()
+    assert key not in yard.collect(at_hours=30).deleted_names
+    assert key in yard.collect(at_hours=60).deleted_names
+
+
 def test_times_that_a_store_does_not_tell_keep_everything(yard: Yard) -> None:
     with yard.open() as db:
         work(db.fork(ttl_seconds=1), yard.store, CHANGES)

@@ -104,6 +104,9 @@ def test_what_a_worker_reads_costs_few_requests(yard: Yard) -> None:
         assert part["k07"] == BASE["k07"]
         assert counting.total == 0
     assert (counting.total, part.receipt.objects) == (0, ())
+    work(fork, counting, {"k00": b"0", "k01": None})
+    # No worker needs rights on the root.
+    assert all(key.startswith("db.d/") for _, key in counting.log)
 
 
 def test_one_commit_of_many_workers(yard: Yard) -> None:
@@ -145,6 +148,17 @@ def test_a_key_costs_less_than_64_bytes_here(yard: Yard) -> None:
         db.merge(receipt)
         assert counting.bytes_down + counting.bytes_up < 64 * 3000
         assert len(pickle.dumps(receipt)) < 1000
+
+
+def test_a_merge_tells_how_far_it_is(yard: Yard) -> None:
+    told: list[ebooklet_tx.Progress] = []
+    with yard.open(progress=told.append) as db:
+        receipts = [work(db.fork(), yard.store, {f"n{number}": b"1"}) for number in range(3)]
+        told.clear()
+        result = db.merge(*receipts)
+    last = [event for event in told if event.phase == "merge"][-1]
+    assert (last.keys_done, last.keys_total) == (3, 3)
+    assert last.bytes_done == last.bytes_total == result.read_bytes
 
 
 def test_a_receipt_counts_once(yard: Yard) -> None:

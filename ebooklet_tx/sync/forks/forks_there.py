@@ -54,6 +54,8 @@ def fork_there(
     there: StoredObject,
     listed: Collection[str],
     named_by: Callable[[Root], Collection[str]],
+    *,
+    uuid: str | None,
 ) -> ForkThere | None:
     """Reads a fork's object; None where it was deleted since it was listed.
 
@@ -63,6 +65,7 @@ def fork_there(
         there: The object as it was listed.
         listed: The relative names of what was listed.
         named_by: Returns what a root names.
+        uuid: The identity of the database that is there; a fork of an earlier one protects its own objects alone.
     """
     fork_id = name.removeprefix(FORK)
     starts = f"{name}.", pack_prefix_of(fork_id)
@@ -71,7 +74,8 @@ def fork_there(
     try:
         found = read_fork(remote, fork_id)
         seconds = found.note.ttl_seconds
-        base = frozenset(named_by(found.root))
+        if uuid is None or found.note.uuid == uuid:
+            base = frozenset(named_by(found.root))
     except RemoteMissingError:
         return None
     except (RemoteIntegrityError, UnsupportedFormatError) as error:

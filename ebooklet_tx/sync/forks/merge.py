@@ -159,11 +159,15 @@ def _read_lists(reader: Reader, receipts: Sequence[Receipt]) -> dict[str, list[l
             raise damaged_list(receipt.worker, name, "its digest is not the receipt's")
         return data
 
-    with closing(
-        side_by_side(tasks, read, size_bytes=lambda task: task[1][2], threads=remote.threads)
-    ) as objects:
-        for (receipt, item), data in objects:
-            lists[receipt.receipt_id] += _checked(receipt, item, data, lists[receipt.receipt_id])
+    sizes, rows = [item[2] for _, item in tasks], [item[3] for _, item in tasks]
+    with remote.reporter.phase("merge", keys_total=sum(rows), bytes_total=sum(sizes)) as phase:
+        objects = side_by_side(
+            tasks, read, size_bytes=lambda task: task[1][2], threads=remote.threads, phase=phase
+        )
+        with closing(objects):
+            for (receipt, item), data in objects:
+                lists[receipt.receipt_id] += _checked(receipt, item, data, lists[receipt.receipt_id])
+                phase.advance(item[3], item[2])
     return lists
 
 
