@@ -59,7 +59,7 @@ class Host(Protocol):
 class Change(Unshared):
     """The difference between a session and its remote.
 
-    Example:
+    Examples:
         >>> changes = db.changes()
         >>> db["a"] = 10
         >>> bool(changes.push()), bool(changes.push())
@@ -122,7 +122,7 @@ class Change(Unshared):
             UUIDMismatchError: Another database lies there; nothing was changed.
             OfflineError: The store can't be reached; nothing was changed.
 
-        Example:
+        Examples:
             >>> bool(db.changes().pull())  # Nothing new.
             False
         """
@@ -164,7 +164,7 @@ class Change(Unshared):
             LockLostError: Another writer took the lock over; everything stays pending.
             OfflineError: The store can't be reached; everything stays pending.
 
-        Example:
+        Examples:
             >>> db["a"] = 10
             >>> db.changes().push(on_conflict=lambda conflict: max(conflict.ours, conflict.theirs)).updated
             True
@@ -184,7 +184,7 @@ class Change(Unshared):
     def update(self) -> None:
         """Commits what was written, so that every answer of this object counts it.
 
-        Example:
+        Examples:
             >>> changes = db.changes()
             >>> changes.update()
         """
@@ -210,7 +210,7 @@ class Change(Unshared):
         `key`; `remote_timestamp` and `local_timestamp` as datetimes in UTC, the remote's None for a
         key that it does not have; `operation`, "set" or "delete".
 
-        Example:
+        Examples:
             >>> del db["a"]
             >>> [(change["key"], change["operation"]) for change in db.changes().iter_changes()]
             [('a', 'delete')]
@@ -232,7 +232,7 @@ class Change(Unshared):
     def conflicts(self) -> list[Conflict]:
         """Returns the keys that were changed here and by another writer, as far as was pulled.
 
-        Example:
+        Examples:
             >>> [conflict.key for conflict in db.changes().conflicts()]
             []
         """
@@ -254,7 +254,7 @@ class Change(Unshared):
         Raises:
             KeyError: A key is not in conflict; nothing was resolved.
 
-        Example:
+        Examples:
             >>> changes = db.changes()
             >>> changes.resolve([conflict.key for conflict in changes.conflicts()], "ours")
             0
@@ -282,7 +282,7 @@ class Change(Unshared):
         Raises:
             InvalidTypeError: `keys` is a str; give a list for one key.
 
-        Example:
+        Examples:
             >>> db["a"] = 10
             >>> db.changes().discard(["a"]), db["a"]
             (1, 1)

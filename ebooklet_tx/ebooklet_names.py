@@ -40,7 +40,7 @@ def open_ebooklet(
         group_bytes: No effect; so are `num_groups` and `push_packers`.
         **options: Keyword arguments of `open`.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open_ebooklet(remote, "other.blt") as other:
         ...     dict(other)
         {'a': 1, 'b': 2}
@@ -73,7 +73,7 @@ def open_rcg(
     Raises:
         UnsupportedFormatError: The database there is no group.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open_rcg(remote + "-group", "group.blt", "c") as group:
         ...     len(group)
         0

@@ -27,7 +27,7 @@ class Error(Exception):
         object_name: The object in the remote.
         operation: What was being done, such as `"push"`.
 
-    Example:
+    Examples:
         >>> import ebooklet_tx
         >>> try:
         ...     ebooklet_tx.open("file:///remote/stations", "stations.blt", flag="x")

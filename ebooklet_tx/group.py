@@ -28,7 +28,7 @@ class RemoteConnGroup(Database):
     without credentials). `open` takes an entry as it is; its `trust_entries` says how far the entry is followed.
     Entries without `entry_version`, as ebooklet before 0.9 wrote them, hold the member's metadata as `user_meta`.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open(remote + "-group", "group.blt", "c", remote_conn_group=True) as group:
         ...     group.add(remote, key="stations", user_meta={"version": 1})
         ...     print(group["stations"]["type"], group["stations"]["user_meta"])
@@ -53,7 +53,7 @@ class RemoteConnGroup(Database):
             InvalidValueError: `user_meta` is not JSON.
             ReadOnlyError: The group is open for reading.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.open(remote + "-group", "group.blt", "c", remote_conn_group=True) as group:
             ...     group.add(remote)
             ...     list(group) == [db.uuid]

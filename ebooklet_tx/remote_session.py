@@ -46,7 +46,7 @@ class RemoteSession(Unshared):
 
     True when there is a database. Where there is none the getters return None.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.connect(remote).open() as session:
         ...     print(bool(session), session.get_type())
         True EVariableLengthValue
@@ -112,7 +112,7 @@ class RemoteSession(Unshared):
     def get_uuid(self) -> UUID | None:
         """Returns the database's identity.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     session.get_uuid().hex == db.uuid
             True
@@ -124,7 +124,7 @@ class RemoteSession(Unshared):
     def get_type(self) -> str | None:
         """Returns `EVariableLengthValue`, or `RemoteConnGroup` for a database of databases.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     session.get_type()
             'EVariableLengthValue'
@@ -136,7 +136,7 @@ class RemoteSession(Unshared):
     def get_timestamp(self) -> int | None:
         """Returns when the last commit was made, in microseconds since 1970 UTC by its writer's clock.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     session.get_timestamp() > 1_700_000_000_000_000
             True
@@ -151,7 +151,7 @@ class RemoteSession(Unshared):
         Raises:
             RemoteIntegrityError: It is damaged, or its object is missing.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     print(session.get_user_metadata())
             None
@@ -207,7 +207,7 @@ class RemoteSession(Unshared):
             LockTimeoutError: Another writer kept the lock; nothing was deleted.
             OfflineError: The store keeps failing; call it again.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open("w") as session:
             ...     session.delete_remote().deleted_objects > 0
             True
@@ -230,7 +230,7 @@ class RemoteSession(Unshared):
             ReadOnlyError: The target can only be read.
             OfflineError: A store keeps failing; call it again to continue with what has arrived.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     session.copy_remote(remote + "-copy").key_count
             2
@@ -269,7 +269,7 @@ class RemoteSession(Unshared):
             LockTimeoutError: The lock kept changing hands.
             OfflineError: The store keeps failing.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open("w") as session:
             ...     session.break_other_locks()
             []
@@ -292,7 +292,7 @@ class RemoteSession(Unshared):
     def close(self) -> None:
         """Closes the store's connections; twice is no error.
 
-        Example:
+        Examples:
             >>> session = ebooklet_tx.connect(remote).open()
             >>> session.close()
         """

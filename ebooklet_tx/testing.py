@@ -37,7 +37,7 @@ def clear(name: str | None = None) -> None:
     Args:
         name: The name, as in `memory://name`; None for all.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open("memory://stations", "stations.blt", "c", "str") as stations:
         ...     stations["a"] = "1"
         ...     bool(stations.changes().push())
@@ -62,7 +62,7 @@ def wrapped_stores(wrap: Callable[[ObjectStore], S]) -> Iterator[list[S]]:
     Yields:
         The stores that `wrap` returned, in order; it grows with each remote that is opened.
 
-    Example:
+    Examples:
         >>> with testing.wrapped_stores(testing.CountingStore) as stores:
         ...     other = ebooklet_tx.open(remote, "other.blt", "r")
         >>> stores[0].reset()
@@ -90,7 +90,7 @@ def without_backoff(attempts: int = 6) -> Iterator[None]:
     Args:
         attempts: How often a request is sent before `OfflineError` is raised.
 
-    Example:
+    Examples:
         >>> def always_failing(inner):
         ...     return testing.FaultyStore(inner, error=ebooklet_tx.errors.TransientStoreError("503"))
         >>> with testing.without_backoff(3), testing.wrapped_stores(always_failing):
@@ -111,7 +111,7 @@ class CountingStore(PassingStore):
         bytes_down: The bytes of all reads.
         log: Kind and key of each request, in order.
 
-    Example:
+    Examples:
         >>> with testing.wrapped_stores(testing.CountingStore) as stores:
         ...     with ebooklet_tx.open(remote, "other.blt", "w", lock=None) as other:
         ...         stores[0].reset()
@@ -182,7 +182,7 @@ class FaultyStore(PassingStore):
         raised: Those of them that have taken place.
         error: While it is set, every request raises it, and none takes effect.
 
-    Example:
+    Examples:
         >>> faults = [testing.Fault(at=1, kind="put", after=True)]
         >>> with testing.wrapped_stores(lambda inner: testing.FaultyStore(inner, faults)) as stores:
         ...     with ebooklet_tx.open("memory://stations", "stations.blt", "c", "str", lock=None) as stations:
@@ -231,7 +231,7 @@ class GatedStore(PassingStore):
         arrived: Set when the request has come to the gate.
         opened: To be set by the test, to let the request on.
 
-    Example:
+    Examples:
         >>> import threading
         >>> with testing.wrapped_stores(lambda inner: testing.GatedStore(inner, 1, kind="put")) as stores:
         ...     other = ebooklet_tx.open(remote, "other.blt", "w", lock=None)

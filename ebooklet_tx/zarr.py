@@ -97,7 +97,7 @@ class Store(ZarrStore):
     Raises:
         InvalidArgumentError: The database has another serializer, or is read-only and writes are asked for.
 
-    Example:
+    Examples:
         >>> import zarr
         >>> from ebooklet_tx.zarr import Store
         >>> with ebooklet_tx.open(remote + "-grid", "grid.blt", "c", value_serializer="bytes") as grid:

@@ -40,7 +40,7 @@ class BaseConnection(ABC):
         Raises:
             ReadOnlyError: The address can only be read, and the flag is not `r`.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.connect(remote).open() as session:
             ...     session.get_uuid().hex == db.uuid
             True

@@ -19,7 +19,7 @@ class DirectoryConnection(BaseConnection):
         folder: The folder that holds the remote; a relative path starts at the current folder.
         name: The database's name in it, a single path part.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.DirectoryConnection("/srv/shared", "stations").url
         'file:///srv/shared/stations'
     """

@@ -15,7 +15,7 @@ class HTTPConnection(BaseConnection):
     Attributes:
         db_url: The address of the root object; the other objects lie beside it.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.HTTPConnection("https://example.org/stations.blt").key
         'stations.blt'
     """

@@ -19,7 +19,7 @@ class MemoryConnection(BaseConnection):
     Attributes:
         name: The database's name.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.connect("memory://stations")
         MemoryConnection('memory://stations')
     """

@@ -55,7 +55,7 @@ def connect(source: RemoteConn, *, trust_entries: bool = False) -> Connection:
     Raises:
         InvalidArgumentError: It is none of these, or does not name a usable address.
 
-    Example:
+    Examples:
         >>> address = "s3://my-bucket/stations.blt?endpoint_url=https://s3.example.org&region=eu-1"
         >>> ebooklet_tx.connect(address).endpoint_url
         'https://s3.example.org'

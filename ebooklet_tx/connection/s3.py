@@ -41,7 +41,7 @@ class S3Connection(BaseConnection):
         acl: The canned ACL of every object but locks, as `public-read` for a public database. Locks get it
             only if it is one of `bucket-owner-*`.
 
-    Example:
+    Examples:
         >>> connection = ebooklet_tx.S3Connection(db_key="stations.blt", bucket="my-bucket")
         >>> connection.url
         's3://my-bucket/stations.blt'

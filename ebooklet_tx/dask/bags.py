@@ -58,7 +58,7 @@ def store(
         ConflictError: Two partitions set the same key; nothing was taken in.
         MissingPackageError: Dask is not installed.
 
-    Example:
+    Examples:
         >>> import dask.bag
         >>> from ebooklet_tx.dask import store
         >>> numbers = dask.bag.from_sequence(range(4), npartitions=2).map(lambda n: (f"square {n}", n * n))

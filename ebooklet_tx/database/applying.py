@@ -88,7 +88,7 @@ class ApplyingDatabase(ForkingDatabase):
             Error: A value can't be fetched.
             Exception: What the function raises comes out as it is, with a note that names the key.
 
-        Example:
+        Examples:
             >>> from stations import doubled  # def doubled(key, value): return key, 2 * value
             >>> dict(db.map(doubled, keys=["a"], n_workers=1))
             {'a': 2}

@@ -89,7 +89,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         """Returns the value of a key, or `default` when there is none.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     part.get("a"), part.get("z", 0)
             (1, 0)
@@ -132,7 +132,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     def keys(self, prefix: str = "") -> KeysView[str]:
         """Returns a view of the keys in order, all of them or those with a prefix.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     list(part.keys()), list(part.keys("b"))
             (['a', 'b'], ['b'])
@@ -144,7 +144,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     def items(self) -> ItemsView[str, Any]:
         """Returns a view of the pairs in order of key.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     list(part.items())
             [('a', 1), ('b', 2)]
@@ -156,7 +156,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     def values(self) -> ValuesView[Any]:
         """Returns a view of the values in order of key.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     sum(part.values())
             3
@@ -169,7 +169,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
 
         Their values are fetched together.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     dict(part.get_items(["b", "z"], default=0))
             {'b': 2, 'z': 0}
@@ -190,7 +190,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     ) -> Any:
         """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     part.get_timestamp("a") == db.get_timestamp("a")
             True
@@ -208,7 +208,7 @@ class CommitMapping(Unshared, Mapping[str, Any]):
     def get_metadata(self, include_timestamp: bool = False) -> Any:
         """Returns the database's metadata, None when there is none; or (metadata, timestamp).
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     print(part.get_metadata())
             None

@@ -41,7 +41,7 @@ class Database(ApplyingDatabase):
 
     Threads may share one session. A forked process opens its own.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open(remote, "other.blt", "w", "orjson") as other:
         ...     other["c"] = [1, 2, 3]
         ...     print(dict(other), bool(other.changes().push()))
@@ -64,7 +64,7 @@ class Database(ApplyingDatabase):
     def changes(self) -> Change:
         """Returns what differs from the remote, with the ways to pull, push or discard it.
 
-        Example:
+        Examples:
             >>> db["a"] = 10
             >>> [change["key"] for change in db.changes().iter_changes()]
             ['a']
@@ -85,7 +85,7 @@ class Database(ApplyingDatabase):
             InvalidArgumentError: The limit is no positive int.
             OfflineError: Older ones are wanted, and the remote can't be reached.
 
-        Example:
+        Examples:
             >>> [(commit.seq, commit.set_count, commit.message) for commit in db.history()]
             [(1, 2, '')]
         """
@@ -115,7 +115,7 @@ class Database(ApplyingDatabase):
         Warns:
             NotPushedWarning: Changes are pending; they are not in the snapshot.
 
-        Example:
+        Examples:
             >>> kept = db.snapshot("before-cleanup", message="as delivered")
             >>> kept.seq, kept.key_count
             (1, 2)
@@ -151,7 +151,7 @@ class Database(ApplyingDatabase):
             ReadOnlyError: The remote is a public address, which can't be listed.
             OfflineError: The store can't be reached.
 
-        Example:
+        Examples:
             >>> made = db.snapshot("monday", message="as delivered")
             >>> [(one.name, one.seq, one.message) for one in db.snapshots()]
             [('monday', 1, 'as delivered')]
@@ -178,7 +178,7 @@ class Database(ApplyingDatabase):
             LockLostError: Another writer took the lock over; nothing was changed.
             OfflineError: The store keeps failing; call it again.
 
-        Example:
+        Examples:
             >>> made = db.snapshot("monday")
             >>> db.clear()
             >>> bool(db.changes().push()), dict(db)
@@ -205,7 +205,7 @@ class Database(ApplyingDatabase):
             RemoteMissingError: There is no snapshot of that name.
             OfflineError: The store can't be reached; call it again.
 
-        Example:
+        Examples:
             >>> made = db.snapshot("monday")
             >>> db.delete_snapshot("monday")
             >>> db.snapshots()
@@ -238,7 +238,7 @@ class Database(ApplyingDatabase):
             RemoteMissingError: There is no such snapshot, or no commit yet; or a state is gone meanwhile.
             OfflineError: A part is not here, and the remote can't be reached.
 
-        Example:
+        Examples:
             >>> made = db.snapshot("monday")
             >>> db["a"], db["c"] = 10, 3
             >>> [tuple(change) for change in db.diff()]
@@ -295,7 +295,7 @@ class Database(ApplyingDatabase):
             LockTimeoutError: Another session has the local file open for writing; ask for the index there.
             RemoteIntegrityError: A part is damaged or missing.
 
-        Example:
+        Examples:
             >>> db.load_index()
             >>> "a" in db, len(db)
             (True, 2)
@@ -319,7 +319,7 @@ class Database(ApplyingDatabase):
         Raises:
             OfflineError: The store keeps failing; what was sent is kept for the next call.
 
-        Example:
+        Examples:
             >>> db.compact().moved_keys
             0
         """
@@ -343,7 +343,7 @@ class Database(ApplyingDatabase):
             LockTimeoutError: Another writer holds the remote's lock; nothing was deleted.
             OfflineError: The store keeps failing; call it again to finish.
 
-        Example:
+        Examples:
             >>> db.delete_remote().deleted_objects > 0
             True
             >>> db["a"]
@@ -371,7 +371,7 @@ class Database(ApplyingDatabase):
             ReadOnlyError: The target can only be read.
             OfflineError: A store keeps failing.
 
-        Example:
+        Examples:
             >>> db.copy_remote(remote + "-copy").key_count
             2
         """

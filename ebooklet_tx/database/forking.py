@@ -60,7 +60,7 @@ class Fork:
         ttl_seconds: For how long after it was made the fork is protected from `collect`.
         format: The version of this record.
 
-    Example:
+    Examples:
         >>> fork = db.fork()
         >>> with fork.open() as part:
         ...     part["c"] = part["a"] + part["b"]
@@ -106,7 +106,7 @@ class Fork:
             PickleRefusedError: The values are pickled, and pickle is refused.
             OfflineError: The store can't be reached.
 
-        Example:
+        Examples:
             >>> with db.fork().open(worker="monday") as part:
             ...     part.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
             >>> part.receipt.worker, part.receipt.set_count
@@ -162,7 +162,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
 
     Threads of one process may share it. Used by `with`; afterwards `receipt` is what to hand back.
 
-    Example:
+    Examples:
         >>> with db.fork().open() as part:
         ...     part["a"] += 10
         ...     del part["b"]
@@ -208,7 +208,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
         Raises:
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     part.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
             ...     part["c"]
@@ -237,7 +237,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
         Raises:
             KeyError: There is no such key, and no default was given.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     part.pop("a"), part.pop("a", None)
             (1, None)
@@ -258,7 +258,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
     def clear(self) -> None:
         """Deletes every key.
 
-        Example:
+        Examples:
             >>> with db.fork().open() as part:
             ...     part.clear()
             ...     len(part)
@@ -272,7 +272,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
     def discard(self) -> None:
         """Ends the part without sending anything; twice is no error.
 
-        Example:
+        Examples:
             >>> part = db.fork().open()
             >>> part["c"] = 3
             >>> part.discard()
@@ -322,7 +322,7 @@ class ForkingDatabase(WritableDatabase):
             InvalidArgumentError: No such time can be, or the next push replaces the database.
             OfflineError: The store can't be reached.
 
-        Example:
+        Examples:
             >>> fork = db.fork(ttl_seconds=3600)
             >>> fork.base_seq
             1
@@ -377,7 +377,7 @@ class ForkingDatabase(WritableDatabase):
             InvalidArgumentError: It is of another database, or can't be one; or a transaction is at work.
             OfflineError: The store can't be reached; nothing was taken in.
 
-        Example:
+        Examples:
             >>> fork = db.fork()
             >>> with fork.open() as one, fork.open() as other:
             ...     one["a"], other["b"] = 10, 20

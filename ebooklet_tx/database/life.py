@@ -153,7 +153,7 @@ class OpenSession(Unshared):
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
 
-        Example:
+        Examples:
             >>> db.close()
             >>> db.closed
             True

@@ -54,7 +54,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         """Returns the value of a key, or `default` when there is none.
 
-        Example:
+        Examples:
             >>> db.get("a"), db.get("z"), db.get("z", 0)
             (1, None, 0)
         """
@@ -156,7 +156,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def keys(self, prefix: str = "") -> KeysView[str]:
         """Returns a view of the keys in order, all of them or those with a prefix.
 
-        Example:
+        Examples:
             >>> list(db.keys()), list(db.keys(prefix="b")), "a" in db.keys()
             (['a', 'b'], ['b'], True)
         """
@@ -167,7 +167,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def items(self) -> ItemsView[str, Any]:
         """Returns a view of the pairs in order of key; values that are not here are fetched.
 
-        Example:
+        Examples:
             >>> list(db.items())
             [('a', 1), ('b', 2)]
         """
@@ -178,7 +178,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def values(self) -> ValuesView[Any]:
         """Returns a view of the values in order of key; those that are not here are fetched.
 
-        Example:
+        Examples:
             >>> sum(db.values())
             3
         """
@@ -223,7 +223,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             default: What a missing one has.
             progress: As in `Change.push`; of each part of some 32 MB that is fetched.
 
-        Example:
+        Examples:
             >>> dict(db.get_items(["b", "z"], default=0))
             {'b': 2, 'z': 0}
         """
@@ -254,7 +254,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
         Raises:
             ReadOnlyError: The folder of the local file can't be written, so that nothing can be kept.
 
-        Example:
+        Examples:
             >>> db.load_items()  # An empty dict: every value is here now.
             {}
         """
@@ -288,7 +288,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def timestamps(self, include_value: bool = False) -> Iterator[tuple[str, int] | tuple[str, int, Any]]:
         """Yields (key, timestamp in microseconds), with the value behind it if asked.
 
-        Example:
+        Examples:
             >>> db.set_timestamp("a", 1_700_000_000_000_000)
             >>> next(db.timestamps()), next(db.timestamps(include_value=True))
             (('a', 1700000000000000), ('a', 1700000000000000, 1))
@@ -313,7 +313,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     ) -> Any:
         """Returns a key's timestamp in microseconds, or (timestamp, value); `default` when missing.
 
-        Example:
+        Examples:
             >>> db.set_timestamp("a", "2026-01-31T12:00:00+00:00")
             >>> db.get_timestamp("a"), db.get_timestamp("z", default=0)
             (1769860800000000, 0)
@@ -331,7 +331,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
     def get_metadata(self, include_timestamp: bool = False) -> Any:
         """Returns the database's metadata, None when there is none; or (metadata, timestamp).
 
-        Example:
+        Examples:
             >>> db.set_metadata({"owner": "me"})
             >>> db.get_metadata()
             {'owner': 'me'}

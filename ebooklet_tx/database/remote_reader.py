@@ -19,7 +19,7 @@ class RemoteReader(CommitMapping):
     It reads one commit: the newest at opening, or at the last `pull`. Up to 16 MiB of the index and 4 MiB of
     values are kept in memory, those used last. Threads may share it.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open(remote, None) as reader:
         ...     reader["a"], len(reader), list(reader.keys("b"))
         (1, 2, ['b'])
@@ -51,7 +51,7 @@ class RemoteReader(CommitMapping):
             RemoteMissingError: The database is gone.
             OfflineError: The store can't be reached; the commit that was read can be read on.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.open(remote, None) as reader:
             ...     reader.pull(), reader.seq
             (False, 1)
@@ -63,7 +63,7 @@ class RemoteReader(CommitMapping):
     def history(self, limit: int = 20) -> list[CommitRecord]:
         """Returns the newest commits up to the one that is read, the newest first; see `Database.history`.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.open(remote, None) as reader:
             ...     [commit.set_count for commit in reader.history()]
             [2]
@@ -78,7 +78,7 @@ class RemoteReader(CommitMapping):
     def timestamps(self) -> Iterator[tuple[str, int]]:
         """Yields (key, timestamp in microseconds), in order of key; no value is read.
 
-        Example:
+        Examples:
             >>> with ebooklet_tx.open(remote, None) as reader:
             ...     [key for key, _ in reader.timestamps()]
             ['a', 'b']
@@ -92,7 +92,7 @@ class RemoteReader(CommitMapping):
     def close(self) -> None:
         """Ends it; twice is no error.
 
-        Example:
+        Examples:
             >>> reader = ebooklet_tx.open(remote, None)
             >>> reader.close()
             >>> reader.closed

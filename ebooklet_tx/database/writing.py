@@ -50,7 +50,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Raises:
             InvalidKeyError, InvalidValueError, InvalidArgumentError: Nothing was changed.
 
-        Example:
+        Examples:
             >>> db.set("c", 3, timestamp="2026-01-31T12:00:00+00:00")
             >>> db["c"]
             3
@@ -67,7 +67,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Raises:
             KeyError: There is no such key.
 
-        Example:
+        Examples:
             >>> db.set_timestamp("a", 1_700_000_000_000_000)
             >>> db.get_timestamp("a", include_value=True)
             (1700000000000000, 1)
@@ -86,7 +86,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def set_metadata(self, data: Any, timestamp: Timestamp = None) -> None:
         """Sets the database's metadata, anything that is JSON; it is pushed as a key is.
 
-        Example:
+        Examples:
             >>> db.set_metadata({"unit": "m3/s"})
             >>> db.get_metadata()
             {'unit': 'm3/s'}
@@ -98,7 +98,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Sets many keys; when one of them can't be set, none is.
 
-        Example:
+        Examples:
             >>> db.update({"b": 20}, c=30)
             >>> dict(db)
             {'a': 1, 'b': 20, 'c': 30}
@@ -137,7 +137,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Returns a key's value; sets it to `default` first where there is none, in one step for all threads.
 
-        Example:
+        Examples:
             >>> db.setdefault("a", 5), db.setdefault("c", 5)
             (1, 5)
         """
@@ -158,7 +158,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Raises:
             KeyError: There is no such key, and no default was given.
 
-        Example:
+        Examples:
             >>> db.pop("a"), db.pop("a", None)
             (1, None)
         """
@@ -182,7 +182,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Raises:
             KeyError: There is none.
 
-        Example:
+        Examples:
             >>> db.popitem()
             ('a', 1)
         """
@@ -199,7 +199,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def clear(self) -> None:
         """Deletes every key; the next push deletes them in the remote. The metadata stays.
 
-        Example:
+        Examples:
             >>> db.clear()
             >>> len(db)
             0
@@ -216,7 +216,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         When the block raises, everything written in it is dropped. Other threads wait meanwhile. What
         was written before the block is committed first.
 
-        Example:
+        Examples:
             >>> try:
             ...     with db.transaction():
             ...         db["a"] = 100
@@ -247,7 +247,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
 
-        Example:
+        Examples:
             >>> db["c"] = 3
             >>> db.sync()  # From here on "c" survives a power loss.
         """
@@ -268,7 +268,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         Returns:
             How many items were removed from the file: values that were replaced or deleted, and local copies.
 
-        Example:
+        Examples:
             >>> del db["a"]
             >>> db.prune()
             1

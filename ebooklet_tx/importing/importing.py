@@ -102,7 +102,7 @@ def import_ebooklet(
         InvalidArgumentError: The arguments do not fit the source, or source and target are one place.
         OfflineError: A store can't be reached; run it again.
 
-    Example:
+    Examples:
         >>> report = ebooklet_tx.import_ebooklet(old_remote, remote + "-moved", "moved.blt", verify=True)
         >>> report.imported_keys, report.verified_keys, bool(report)
         (39, 39, True)

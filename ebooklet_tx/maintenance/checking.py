@@ -71,7 +71,7 @@ def collect(
         LockLostError: Another writer took the lock over; what was deleted was garbage.
         OfflineError: The store can't be reached; run it again.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.collect(remote, dry_run=True).deleted.objects
         0
     """
@@ -117,7 +117,7 @@ def fsck(
         LockTimeoutError: Another writer kept the lock.
         OfflineError: The remote can't be reached.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.fsck(remote).claimed_but_missing
         []
     """
@@ -174,7 +174,7 @@ def verify(
         ReadOnlyError: A repair of a remote that can only be read.
         LockTimeoutError: Another session has the file open for writing.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.verify(remote, read_values=True).damage
         ()
     """

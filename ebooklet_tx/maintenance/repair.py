@@ -88,7 +88,7 @@ def recover(
         LockTimeoutError: Another session has it open for writing.
         LocalStorageError: The local disk refuses; run it again when there is room.
 
-    Example:
+    Examples:
         >>> db.close()
         >>> ebooklet_tx.recover("db.blt").failed
         False

@@ -40,7 +40,7 @@ def status(file_path: str | os.PathLike[str]) -> Status:
         LocalMissingError: There is no such file.
         UnsupportedFormatError: It is no Booklet that can be used here.
 
-    Example:
+    Examples:
         >>> ebooklet_tx.status("db.blt").keys
         2
     """

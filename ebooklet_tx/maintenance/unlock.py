@@ -60,7 +60,7 @@ def unlock(
         LockHeldError: The holder may be at work; the message names it. Nothing was changed.
         OfflineError: The remote can't be reached.
 
-    Example:
+    Examples:
         >>> print(ebooklet_tx.unlock("db.blt"))
         None
     """

@@ -208,7 +208,7 @@ def open(
         PickleRefusedError: The values are pickled, and pickle is refused.
         RemoteAccessError: The store refuses.
 
-    Example:
+    Examples:
         >>> with ebooklet_tx.open(remote + "-new", "new.blt", flag="c", value_serializer="orjson") as new:
         ...     new["flow"] = [1.5, 2.5]
         ...     print(new["flow"], bool(new.changes().push()))

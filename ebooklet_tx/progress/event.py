@@ -20,7 +20,7 @@ class Progress:
         bytes_total: Of how many; None where that is not known.
         seconds: How long the phase has taken so far.
 
-    Example:
+    Examples:
         >>> said = []
         >>> db["a"] = "x" * 100_000
         >>> bool(db.changes().push(progress=said.append))

@@ -129,7 +129,7 @@ class RetryPolicy:
         lock_sleep: Waits before another look at a lock that another writer holds; None for `sleep`.
         random: Draws from 0 (included) to 1.
 
-    Example:
+    Examples:
         >>> patient = ebooklet_tx.RetryPolicy(deadline_seconds=600)
         >>> with ebooklet_tx.open(remote, "other.blt", retry=patient) as other:
         ...     other["a"]
@@ -156,7 +156,7 @@ class RetryPolicy:
     def await_lock(self, seconds: float) -> None:
         """Waits before another look at a lock that another writer holds.
 
-        Example:
+        Examples:
             >>> ebooklet_tx.RetryPolicy().await_lock(0.01)
         """
         (self.lock_sleep or self.sleep)(seconds)
@@ -214,7 +214,7 @@ class RetryPolicy:
     ) -> Iterator[AbstractContextManager[None, bool | None]]:
         """Yields context managers, one per attempt, until one ends without `TransientStoreError`.
 
-        Example:
+        Examples:
             for attempt in policy.attempts_for("commit"):
                 with attempt:
                     answer = store.head(root)

@@ -95,7 +95,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 @pytest.mark.parametrize("name", [name for name in TARGETS if not name.endswith(ADDRESS_METHODS)])
 def test_the_example_runs(name: str, names: dict[str, Any]) -> None:
     text = inspect.getdoc(TARGETS[name]) or ""
-    assert "Example:" in text, f"{name} has no example"
+    assert "Examples:" in text, f"{name} has no example"
     found = doctest.DocTestParser().get_doctest(text, names, name, None, None)
     assert found.examples, f"the example of {name} has no line that begins with >>>"
     output: list[str] = []

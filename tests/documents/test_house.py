@@ -201,3 +201,9 @@ def test_blocks_are_counted(source: str, expected: int) -> None:
 )
 def test_statements_are_counted(source: str, expected: int) -> None:
     assert statements(ast.parse(source)) == expected
+
+
+def test_examples_stand_in_a_section_that_the_reference_shows_as_code() -> None:
+    """A section `Example:` is none of Google's style: its prompts would be shown as quotations."""
+    found = [name for name in modules() if re.search(r"^ +Example:$", (PACKAGE / name).read_text(), re.MULTILINE)]
+    assert found == []

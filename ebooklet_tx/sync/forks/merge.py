@@ -59,7 +59,7 @@ class MergeResult:
         decided_count: Keys that were changed twice, and about which `on_conflict` decided.
         read_bytes: What was read of the remote for it.
 
-    Example:
+    Examples:
         >>> with db.fork().open() as part:
         ...     part["c"] = 3
         >>> result = db.merge(part.receipt)

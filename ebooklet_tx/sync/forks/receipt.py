@@ -39,7 +39,7 @@ class Receipt:
         value_bytes: Encoded bytes of what was set.
         format: The version of this record.
 
-    Example:
+    Examples:
         >>> with db.fork().open(worker="north") as part:
         ...     part["c"] = 3
         >>> part.receipt.worker, part.receipt.set_count, part.receipt.deleted_count
