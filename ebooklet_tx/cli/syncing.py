@@ -184,7 +184,8 @@ def _push(options: argparse.Namespace) -> int:
 
 def _conflicts(error: ebooklet_tx.ConflictError, path: Path) -> str:
     keys = [conflict.key for conflict in error.conflicts]
-    named = repr(keys[0]) if len(keys) == 1 and error.complete else f"{len(keys):,} keys ({some_of(keys)})"
+    one = len(keys) == 1 and error.complete
+    named = f"{keys[0]!r} was" if one else f"{counted(len(keys), 'key')} ({some_of(keys)}) were"
     return (
         f"{'' if error.complete else 'at least '}{named} changed here and by another writer, so nothing was "
         f"pushed; `ebooklet-tx resolve {path}` shows both versions, and settles them"

@@ -67,7 +67,7 @@ def test_a_dry_run_of_a_first_push_and_of_another_database(tmp_path: Path) -> No
 def test_a_conflict_is_looked_at_and_settled(conflict: Path) -> None:
     refused = run("push", conflict)
     assert refused.returncode == cli.NEEDS_DECISION
-    assert "2 keys ('a', 'b') changed here and by another writer, so nothing was pushed" in complaint(refused)
+    assert "2 keys ('a', 'b') were changed here and by another writer" in complaint(refused)
     listed = run("resolve", conflict)
     assert listed.returncode == cli.NEEDS_DECISION
     lines = listed.stdout.splitlines()
