@@ -23,8 +23,12 @@ class Overlay:
     def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
         """Notes that a key is set, or deleted with None."""
         operation = value, timestamp_us
+        old = self.operations.get(key)
+        more_bytes = _waiting_bytes(key, operation)
+        if old is not None:
+            more_bytes -= _waiting_bytes(key, old)
         self.version += 1
-        self.waiting_bytes += _waiting_bytes(key, operation) - _waiting_bytes(key, self.operations.get(key))
+        self.waiting_bytes += more_bytes
         self.operations[key] = operation
 
     def put_all(self, operations: dict[str, tuple[bytes | None, int]]) -> None:

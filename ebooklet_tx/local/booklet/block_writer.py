@@ -130,9 +130,9 @@ def _append_all(
     offsets: list[int] = []
     user_keys = 0
     # In one loop and by local names: this runs once for each key of a bulk load.
-    page_to_change, n_buckets, page_pointers = index.page_to_change, index.n_buckets, PAGE_POINTERS
-    pack, from_bytes, add, end = _HEAD.pack, int.from_bytes, row.add, row.end_bytes
-    last_us, stamp = -1, b""
+    page_of, n_buckets, page_pointers = index.changed_pages.get, index.n_buckets, PAGE_POINTERS
+    pack, from_bytes, waiting, end = _HEAD.pack, int.from_bytes, row.waiting, row.end_bytes
+    last_us, stamp, row_end = -1, b"", end + ROW_BYTES
     for key, timestamp_us, value in sets:
         if key != METADATA_KEY:
             key_bytes = key.encode()
@@ -141,7 +141,9 @@ def _append_all(
             key_bytes = METADATA_KEY_BYTES
         key_hash = hashes.get(key) or blake2s(key_bytes, digest_size=HASH_BYTES).digest()
         number, slot = divmod(from_bytes(key_hash, "little") % n_buckets, page_pointers)
-        page = page_to_change(number)
+        page = page_of(number)
+        if page is None:
+            page = index.page_to_change(number)
         first = page[slot]
         page[slot] = end
         if first >= end:
@@ -150,31 +152,35 @@ def _append_all(
             last_us, stamp = timestamp_us, timestamp_us.to_bytes(TIMESTAMP_BYTES, "little")
         key_length, length = len(key_bytes), len(value)
         # A chain ends with a pointer of 1.
-        add(pack(key_hash, (first or 1) | key_length << KEY_LENGTH_BITS, length, stamp), key_bytes, value)
+        waiting += (pack(key_hash, (first or 1) | key_length << KEY_LENGTH_BITS, length, stamp), key_bytes)
         offset = end + BLOCK_HEAD_BYTES + key_length
         offsets.append(offset)
         end = offset + length
+        if length < ROW_BYTES and isinstance(value, bytes):
+            waiting.append(value)
+        else:
+            row.write_alone(value)
+        if end >= row_end:
+            row.write()
+            row_end = end + ROW_BYTES
     return offsets, user_keys
 
 
 class _Row:
-    """Bytes that are written one behind the other, many pieces at a time."""
+    """Bytes that are written one behind the other, many pieces at a time.
+
+    Attributes:
+        waiting: Pieces that `write` writes.
+        end_bytes: Where what has been written ends.
+    """
 
     def __init__(self, fd: int, start_bytes: int) -> None:
         self.end_bytes = start_bytes
+        self.waiting: list[bytes] = []
         self._fd = fd
-        self._pieces: list[bytes] = []
-        self._waiting_bytes = 0
 
-    def add(self, head: bytes, key: bytes, value: Value) -> None:
-        """Takes a block in; `end_bytes` is where what has been written ends."""
-        if isinstance(value, bytes) and len(value) < ROW_BYTES:
-            self._pieces += (head, key, value)
-            self._waiting_bytes += len(head) + len(key) + len(value)
-            if self._waiting_bytes >= ROW_BYTES:
-                self.write()
-            return
-        self._pieces += (head, key)
+    def write_alone(self, value: Value) -> None:
+        """Writes what waits, and behind it a value that is too long to be copied for that."""
         self.write()
         start = self.end_bytes
         for piece in (value,) if isinstance(value, bytes) else value.chunks():
@@ -184,9 +190,8 @@ class _Row:
 
     def write(self) -> None:
         """Writes what waits."""
-        self._write(b"".join(self._pieces))
-        self._pieces.clear()
-        self._waiting_bytes = 0
+        self._write(b"".join(self.waiting))
+        self.waiting.clear()
 
     def _write(self, data: bytes) -> None:
         write_all(self._fd, data, self.end_bytes)

@@ -60,14 +60,18 @@ class ChainDamageError(Exception):
 
 
 class HashIndex:
-    """The chain heads of a hash index, read and written by the page: the pointers of `PAGE_POINTERS` buckets."""
+    """The chain heads of a hash index, read and written by the page: the pointers of `PAGE_POINTERS` buckets.
+
+    Attributes:
+        changed_pages: Those pages in memory, by number, that `write` has to write back.
+    """
 
     def __init__(self, fd: int, offset_bytes: int, n_buckets: int) -> None:
         self.n_buckets = n_buckets
         self._fd = fd
         self._offset_bytes = offset_bytes
         self._pages: dict[int, array[int]] = {}
-        self._changed: set[int] = set()
+        self.changed_pages: dict[int, array[int]] = {}
 
     def set_head(self, bucket: int, pointer: int) -> int:
         """Sets where a bucket's chain begins; returns where it began."""
@@ -87,7 +91,7 @@ class HashIndex:
         page = self._pages.get(number)
         if page is None:
             page = self._read(number)
-        self._changed.add(number)
+        self.changed_pages[number] = page
         return page
 
     def _read(self, number: int) -> array[int]:
@@ -106,14 +110,13 @@ class HashIndex:
 
     def write(self) -> None:
         """Writes back every page that was changed, and lets go of all."""
-        for number in sorted(self._changed):
-            page = self._pages[number]
+        for number, page in sorted(self.changed_pages.items()):
             wide = _swapped(page).tobytes()
             data = bytearray(POINTER_BYTES * len(page))
             for plane in range(POINTER_BYTES):
                 data[plane::POINTER_BYTES] = wide[plane::8]
             write_all(self._fd, data, self._offset_bytes + number * PAGE_POINTERS * POINTER_BYTES)
-        self._changed.clear()
+        self.changed_pages.clear()
         self._pages.clear()
 
 
