@@ -45,7 +45,7 @@ def collect(
     retry: RetryPolicy | None = None,
     progress: ProgressOption = None,
 ) -> CollectReport:
-    """Deletes objects of a remote that neither its root nor a snapshot names any more.
+    """Deletes objects of a remote that no root, snapshot or live fork names any more.
 
     An object goes once it is older than the grace period and is known to have been garbage for that long:
     because the root has stood for so long, or because an earlier collect has seen it. So on a remote that is
@@ -65,7 +65,7 @@ def collect(
 
     Raises:
         RemoteMissingError: There is no database.
-        RemoteIntegrityError: Root, index or a snapshot is damaged; nothing was deleted.
+        RemoteIntegrityError: Root, index, a snapshot or a fork is damaged; nothing was deleted.
         ReadOnlyError: The remote can only be read.
         LockTimeoutError: Another writer kept the lock.
         LockLostError: Another writer took the lock over; what was deleted was garbage.

@@ -94,7 +94,7 @@ def collect(
     locked: bool = True,
     lock_timeout_seconds: float = 60.0,
 ) -> CollectReport:
-    """Deletes what neither the root nor a snapshot names and has been garbage for the grace period.
+    """Deletes what neither root, snapshot nor live fork names and has been garbage for the grace period.
 
     Can be killed anywhere and run again, and run beside readers and writers. Parts of uploads that were
     begun and never ended are not seen: a store's own rule for those (AbortIncompleteMultipartUpload) is.
