@@ -82,8 +82,7 @@ def push(
     session.local.commit()
     # In this order: a push that ends in between took along what was pending.
     arrival = session.together.arrive()
-    with session.journal.reading() as raw:
-        was_pending = is_any_pending(raw)
+    was_pending = _is_pending(session.journal)
     with session.push_mutex:
         session.locks.check()
         session.local.commit()
@@ -169,7 +168,7 @@ def _rounds(
         for number in range(MAX_ROUNDS):
             if number and session.locks.recheck():
                 pull(session)
-            if session.locks.is_optimistic:
+            if session.locks.is_optimistic and _is_pending(session.journal):
                 session.turns.await_turn(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
                 )
@@ -356,6 +355,11 @@ def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> Fetc
         there = identity_of_root(seen.manifest, remote.root_place) if isinstance(seen, FetchedRoot) else None
         reconcile_identity(local, here, there)
     return seen
+
+
+def _is_pending(journal: Journal) -> bool:
+    with journal.reading() as raw:
+        return is_any_pending(raw)
 
 
 def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
