@@ -28,6 +28,7 @@ from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.pair_files import (
     check_wal_at_rest,
     create_pair_file,
+    has_leftovers,
     open_locked,
     open_unlocked,
     remove_leftovers,
@@ -75,8 +76,8 @@ def lock_and_open(
         file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds, rights)
         pair.use_file(file)
         created = True
-    # A second name, or the need to make the file, may mean that a process died while it made it.
-    if created or file.has_second_name():
+    # The need to make the file may mean the same as what lies beside it: a process died at work on its names.
+    if created or has_leftovers(file):
         remove_leftovers(file)
     pair.use_journal(open_journal(path, report, replace=replace_journal))
     narrow_beside(path, file.rights(), side_files(journal_path(path)))

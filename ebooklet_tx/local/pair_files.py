@@ -115,8 +115,8 @@ def create_pair_file(
     """Makes a new file under a temporary name and links it to its own, unless another process was faster."""
     serializer = resolve(value_serializer)
     argument = serializer.booklet_argument
-    made = _create_partial(path, header, rights, value_serializer=argument, n_buckets=n_buckets)
-    partial = made.path
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    made = create_file(partial, header, rights=rights, value_serializer=argument, n_buckets=n_buckets)
     try:
         with storage_errors(path, "create"):
             faster = not _link_if_free(partial, path)
@@ -148,6 +148,16 @@ def _link_if_free(partial: Path, path: Path) -> bool:
     return True
 
 
+def _stand_in_path(path: Path) -> Path:
+    """Returns the name of the file that takes a pair's name while it is removed; the lock's holder makes it."""
+    return path.with_name(f"{path.name}.0-0.new")
+
+
+def has_leftovers(file: ValueFile) -> bool:
+    """Whether a second name, or what takes a pair's place, tells that a process died at work on its names."""
+    return file.has_second_name() or size_of(_stand_in_path(file.path)) is not None
+
+
 def remove_leftovers(file: ValueFile) -> None:
     """Removes what sessions left that died while they made this file, now that it is there."""
     with storage_errors(file.path, "remove what was left beside"):
@@ -161,10 +171,11 @@ def remove_pair(file: ValueFile) -> None:
     under these names meanwhile, and lose its journal. It is another database's: like a journal alone, one beside
     it is set aside and never adopted.
     """
-    path = file.path
+    path, partial = file.path, _stand_in_path(file.path)
     header = stand_in_header(file.header, _FEW_BUCKETS)
-    with contextlib.closing(_create_partial(path, header, file.rights())) as stand_in:
-        partial = stand_in.path
+    with storage_errors(path, "remove what was left beside"):
+        partial.unlink(missing_ok=True)
+    with contextlib.closing(create_file(partial, header, rights=file.rights())) as stand_in:
         try:
             stand_in.stands_behind = file
             put_in_place(stand_in)
@@ -198,9 +209,3 @@ def _remove_beside(path: Path) -> None:
     for part in (*side_files(location), location):
         remove_own(part)
     fsync_folder(path.parent)
-
-
-def _create_partial(path: Path, header: bytes | None, rights: Rights | None, **options: Any) -> ValueFile:
-    """Makes a new, locked file under a name that no other process uses."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
-    return create_file(partial, header, rights=rights, **options)
