@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import multiprocessing
 import os
 import pickle
@@ -21,6 +22,7 @@ import ebooklet_tx
 from ebooklet_tx.database import parallel
 from ebooklet_tx.database.parallel import map_items
 from tests.api.map_functions import (
+    TwoWordsError,
     answering_with_a_lock,
     dying,
     failing,
@@ -157,7 +159,9 @@ def worked(function: Any) -> Any:
     ("function", "words"),
     [(raising, "raised TwoWordsError for the key 'k': no k"), (leaving, "raised SystemExit for the key 'k': 3")],
 )
-def test_what_cannot_come_back_is_told(function: Any, words: str) -> None:
+def test_what_cannot_come_back_is_told(function: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Dask, where another test has imported it, makes pickle load every exception.
+    monkeypatch.delitem(copyreg.dispatch_table, TwoWordsError, raising=False)
     with pytest.raises(ebooklet_tx.WorkerError, match=words):
         worked(function)
 

@@ -74,6 +74,7 @@ class CopyModel:
     pending: dict[str, Operation] = field(default_factory=dict)
     overlay: dict[str, tuple[bytes | None, int]] = field(default_factory=dict)
     cleared_at: int | None = None
+    cleared: frozenset[str] = frozenset()
     head: tuple[int, int] = (0, 0)
     unanswered: list[UnansweredPush] = field(default_factory=list)
 
@@ -118,12 +119,15 @@ class CopyModel:
 
     @property
     def overlay_bytes(self) -> int:
-        return sum(len(value or key.encode()) for key, (value, _) in self.overlay.items())
+        # A deletion takes as much as its key.
+        cleared = sum(len(key.encode()) for key in self.cleared if key not in self.overlay)
+        return cleared + sum(len(value or key.encode()) for key, (value, _) in self.overlay.items())
 
     def put(self, key: str, value: bytes | None, stamp: int) -> None:
         self.overlay[key] = (value, stamp)
 
     def clear(self, stamp: int) -> None:
+        self.cleared |= (self.visible().keys() | self.overlay.keys()) - {METADATA}
         self.overlay = {k: v for k, v in self.overlay.items() if k == METADATA}
         self.cleared_at = stamp
 
@@ -131,6 +135,7 @@ class CopyModel:
         """What a kill or a rolled back transaction does."""
         self.overlay = {}
         self.cleared_at = None
+        self.cleared = frozenset()
 
     def commit(self) -> None:
         if self.cleared_at is not None:
