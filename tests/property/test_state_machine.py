@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from tests.campaigns import amounts
 from tests.property.machine import ROOMY_CACHE, DatabaseMachine, Totals
 
-SEEDS: dict[int, dict[str, Any]] = {1: {}, 2: ROOMY_CACHE}
+SEEDS: dict[int, dict[str, Any]] = {3: {}, 2: ROOMY_CACHE}
 """The default run's programs are two tests, so that two workers share them; each has limits of its own."""
 QUICK_EXAMPLES, CI_EXAMPLES, SLOW_EXAMPLES = 4, 20, 2000
 STEPS_PER_EXAMPLE = 80
