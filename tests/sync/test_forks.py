@@ -15,6 +15,7 @@ import pytest
 import ebooklet_tx
 from ebooklet_tx import MISSING, Conflict, ConflictError, Fork, MergeConflictError, Receipt
 from ebooklet_tx.errors import (
+    ContentionError,
     Error,
     InvalidArgumentError,
     InvalidKeyError,
@@ -24,12 +25,13 @@ from ebooklet_tx.errors import (
     RemoteMissingError,
     SessionClosedError,
     UnsupportedFormatError,
+    UUIDMismatchError,
 )
 from ebooklet_tx.formats.fork import decode_changes, encode_changes
 from ebooklet_tx.formats.pack import PACK_BYTES
 from ebooklet_tx.maintenance.recover import interrupted_push
 from ebooklet_tx.records import digest_of
-from ebooklet_tx.sync.forks import protection
+from ebooklet_tx.sync.forks import begin, protection
 from ebooklet_tx.sync.forks import work as working
 from tests.campaigns import amounts
 from tests.fleets import divided, in_order, open_part, work
@@ -528,6 +530,25 @@ def test_a_fork_that_is_collected_while_a_push_renews_it_is_not_relied_on(
             db.changes().push()
         assert [change["key"] for change in db.changes().iter_changes()] == ["k00"]
     assert yard.fresh_contents() == BASE
+
+
+def test_a_fork_is_not_made_beside_endless_commits_nor_of_another_database(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with yard.open() as db:
+        remote = db._session.remote
+        with pytest.raises(UUIDMismatchError, match="nothing was changed"):
+            begin.begin(remote, uuid="0" * 32, ttl_seconds=60)
+        monkeypatch.setattr(begin, "_is_still_the_root", lambda *_: False)
+        monkeypatch.setattr(begin, "backoff", lambda *_: None)
+        with pytest.raises(ContentionError, match="commits of other writers came in between"):
+            db.fork()
+        # Nothing of the attempts is left.
+        assert not [key for key in yard.store.objects if "/fork/" in key]
+        monkeypatch.undo()
+        yard.store.delete("db")
+        with pytest.raises(RemoteMissingError, match="push first"):
+            begin.begin(remote, uuid=db.uuid, ttl_seconds=60)
 
 
 def test_offline_a_merged_value_is_not_here(yard: Yard) -> None:
