@@ -123,6 +123,7 @@ def forking(db: ebooklet_tx.Database) -> None:
         merged: ebooklet_tx.MergeResult = db.merge(receipt, on_conflict=merge)
     except ebooklet_tx.MergeConflictError as error:
         print(error.workers)
+        raise
     print(found, merged.set_count, db.changes().discard(["forked"]))
 
 
