@@ -198,3 +198,13 @@ def test_the_oldest_of_a_round_goes_first() -> None:
     assert count_before("dcbdcb", "a") is None
     assert count_before(["b", ME, "c"], ME) == 1
     assert count_before([], ME) is None
+
+
+def test_commits_of_a_database_that_was_made_anew_are_not_waited_for() -> None:
+    world = World(0.03)
+    writer = Writer(world, "one", random.Random(1))
+    for seq in range(500, 508):
+        writer.turns._writers[seq] = f"w{seq}"
+    world.records.append(CommitRecord(1, "1" * 32, 0, "other", 1, 0, 1))
+    assert writer.turns._before(world.records) is None
+    assert writer.turns._writers == {1: "other"}

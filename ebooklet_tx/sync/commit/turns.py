@@ -129,10 +129,11 @@ class Turns:
         for record in records:
             if record.committed_at_us >= latest_us:
                 self._writers.setdefault(record.seq, record.writer)
-        newest = sorted(self._writers, reverse=True)
-        for seq in newest[REMEMBERED_COMMITS:]:
-            del self._writers[seq]
-        return count_before([self._writers[seq] for seq in newest[:REMEMBERED_COMMITS]], ME)
+        # Of a database that was made anew there are no higher ones.
+        last = max((record.seq for record in records), default=0)
+        newest = sorted((seq for seq in self._writers if seq <= last), reverse=True)[:REMEMBERED_COMMITS]
+        self._writers = {seq: self._writers[seq] for seq in newest}
+        return count_before(list(self._writers.values()), ME)
 
     def _measure(self, seconds: float) -> None:
         mean = seconds if not self.commit_seconds else (self.commit_seconds + seconds) / 2
