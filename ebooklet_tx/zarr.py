@@ -66,7 +66,9 @@ class ByteMapping(Protocol):
 
 
 _parts: dict[tuple[int, str], Part] = {}
-"""What the stores on forks read, by process and fork: opened once, and left open until the process ends."""
+"""What the stores on forks read, by process and fork; the last few, which stores that were pickled find again."""
+
+_MAX_PARTS = 8
 
 _parts_mutex = threading.Lock()
 
@@ -280,7 +282,11 @@ def _part_of(fork: Fork) -> Part:
     with _parts_mutex:
         if key not in _parts:
             _parts[key] = fork.open()
-        return _parts[key]
+        part = _parts[key]
+        while len(_parts) > _MAX_PARTS:
+            # Stores that still use it keep it.
+            del _parts[next(iter(_parts))]
+        return part
 
 
 def _bytes_of(value: Buffer) -> bytes:

@@ -222,3 +222,14 @@ def test_a_reader_without_a_file_reads_arrays(database: ebooklet_tx.Database) ->
             zarr.open_array(Store(reader), path="depth", mode="r+")
         with pytest.raises(ebooklet_tx.InvalidArgumentError, match="open for reading"):
             Store(reader, read_only=False)
+
+
+def test_few_parts_are_kept_for_forks_that_are_read(
+    database: ebooklet_tx.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ebooklet_tx.zarr, "_MAX_PARTS", 2)
+    database["a"] = b"1"
+    database.changes().push()
+    stores = [Store(database.fork()) for _ in range(4)]
+    assert len(ebooklet_tx.zarr._parts) == 2
+    assert [store.get_sync("a").to_bytes() for store in stores] == [b"1"] * 4
