@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import os
 import sqlite3
+import string
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -76,25 +78,33 @@ def insert_many(
     """
     if not rows:
         return
-    width = len(rows[0])
-    at_once = min(_ROWS_AT_ONCE, (_PARAMETERS_AT_ONCE - len(shared)) // width)
+    in_order = _in_order(statement[1], len(shared))
+    of_a_row = [in_order((*shared, *row)) for row in rows]
+    at_once = min(_ROWS_AT_ONCE, _PARAMETERS_AT_ONCE // len(of_a_row[0]))
     whole = len(rows) - len(rows) % at_once
-    text = _of_rows(statement, len(shared), width, at_once) if whole else ""
+    text = _of_rows(statement, at_once) if whole else ""
     for start in range(0, whole, at_once):
-        raw.execute(text, (*shared, *chain.from_iterable(rows[start : start + at_once])))
-    rest = rows[whole:]
-    raw.executemany(_of_rows(statement, len(shared), width, 1), [(*shared, *row) for row in rest])
+        raw.execute(text, tuple(chain.from_iterable(of_a_row[start : start + at_once])))
+    raw.executemany(_of_rows(statement, 1), of_a_row[whole:])
 
 
 @functools.lru_cache(maxsize=16)
-def _of_rows(statement: tuple[str, str, str], shared_count: int, width: int, count: int) -> str:
+def _in_order(values: str, shared_count: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """What puts the values that are shared and a row's own in the order of the placeholders.
+
+    A placeholder with a number would say it shorter; to Python such a one has a name, and takes no sequence.
+    """
+    names = (field for _, field, _, _ in string.Formatter().parse(values) if field is not None)
+    return operator.itemgetter(*(int(name[1:]) if name[0] == "s" else shared_count + int(name) for name in names))
+
+
+@functools.lru_cache(maxsize=16)
+def _of_rows(statement: tuple[str, str, str], count: int) -> str:
     before, values, behind = statement
-    shared = {f"s{number}": f"?{number + 1}" for number in range(shared_count)}
-    firsts = range(shared_count + 1, shared_count + 1 + count * width, width)
-    rows = (
-        values.format(*(f"?{number}" for number in range(first, first + width)), **shared) for first in firsts
+    row = "".join(
+        literal + ("" if field is None else "?") for literal, field, _, _ in string.Formatter().parse(values)
     )
-    return f"{before} VALUES {', '.join(rows)} {behind}"
+    return f"{before} VALUES {', '.join([row] * count)} {behind}"
 
 
 __all__ = ["OwnedConnection", "connected", "insert_many"]
