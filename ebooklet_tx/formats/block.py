@@ -24,6 +24,7 @@ from ebooklet_tx.formats.row_rules import (
     are_integers,
     is_sound_pack,
     problem_of_keys,
+    problem_of_packed_keys,
     problem_of_places,
     problem_of_row,
     problem_of_texts,
@@ -96,8 +97,9 @@ class Block:
         self.keys: Sequence[str] = columns[0]
         self.packs = packs
         seqs = columns[1]
-        self.least_seq: int = min(seqs, default=0)
-        self.greatest_seq: int = max(seqs, default=0)
+        uniform = _is_uniform(seqs)
+        self.least_seq: int = seqs[0] if uniform else min(seqs, default=0)
+        self.greatest_seq: int = seqs[0] if uniform else max(seqs, default=0)
         self._columns = columns
         self._digests = digests
         self._refs = {ref.name: ref for ref in packs}
@@ -215,8 +217,9 @@ def decode_block(
     digests: list[Any] = []
     objects: list[str | None] = [None, None, *(pack.name for pack in packs)]
     values: list[Any] = []
-    problem = problem_of_keys(keys.without_prefix(), keys.prefix) or _problem_of_slot(keys, expect)
-    if problem is None and len(packs) != len(set(kinds) - {_TOMBSTONE, _INLINE}):
+    uniform = _is_uniform(kinds)
+    problem = problem_of_packed_keys(keys) or _problem_of_slot(keys, expect)
+    if problem is None and len(packs) != len({*(kinds[:1] if uniform else kinds)} - {_TOMBSTONE, _INLINE}):
         problem = "it lists packs that no row names"
     if problem is None:
         packs_of_rows = [kind for kind in kinds if kind >= FIRST_PACK] if placed < count else kinds
@@ -241,7 +244,7 @@ def decode_block(
         seqs,
         stamps,
         digests,
-        list(map(objects.__getitem__, kinds)),
+        [objects[kinds[0]]] * count if uniform else list(map(objects.__getitem__, kinds)),
         offsets,
         lengths,
         values,
@@ -251,6 +254,11 @@ def decode_block(
     if problem is not None:
         raise reader.damaged(problem)
     return block
+
+
+def _is_uniform(values: Sequence[int]) -> bool:
+    """Tells whether all are the same, of which there is at least one."""
+    return bool(values) and values.count(values[0]) == len(values)
 
 
 def _cut(joined: bytes) -> list[bytes]:

@@ -201,6 +201,13 @@ class Texts(Sequence[str]):
         prefix, texts = self.prefix, self.without_prefix()
         return [prefix + text for text in texts] if prefix else texts
 
+    def comparable(self) -> Sequence[str] | Sequence[bytes]:
+        """Returns what compares as they do, one for each, made in one step where that can be."""
+        joined, length = self._joined, self._length
+        if self._ends is None and length and joined.isascii():
+            return struct.unpack(f"{length}s" * self._count, joined.encode())
+        return self.without_prefix()
+
     def without_prefix(self) -> list[str]:
         """Returns the rest of each behind the prefix."""
         joined, length = self._joined, self._length
@@ -269,7 +276,10 @@ class FrameReader:
         base = int.from_bytes(self._take(8), "little", signed=True)
         if head & _DELTA:
             first = int.from_bytes(self._take(8), "little", signed=True)
-            values = list(accumulate(self._planes(count - 1, width, base), initial=first))
+            if width == 0 and base:
+                values = list(range(first, first + base * count, base))
+            else:
+                values = list(accumulate(self._planes(count - 1, width, base), initial=first))
             # Where no step goes down, the first is the least and the last the greatest.
             ends = (first, values[-1]) if base >= 0 else None
         else:

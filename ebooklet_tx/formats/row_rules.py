@@ -24,6 +24,8 @@ from ebooklet_tx.records import DIGEST_BYTES, IndexRow, ObjectRef, digest_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ebooklet_tx.formats.columns import Texts
+
 FIRST_PACK = 2
 """The number by which a block's rows name its first pack; below are tombstones and inline values."""
 
@@ -31,6 +33,10 @@ AnyRow: TypeAlias = (
     "IndexRow | tuple[str, int, int, bytes | None, str | None, int | None, int | None, bytes | None]"
 )
 """An `IndexRow`, or a plain tuple of the same eight values, as a query yields it: a codec takes either."""
+
+
+_NOT_IN_ORDER = "its keys are not in strict order"
+_RESERVED = "it has a row of a key that Booklet keeps for itself"
 
 
 def is_sound_pack(name: str, ref: ObjectRef) -> bool:
@@ -55,14 +61,24 @@ def are_digests(values: Sequence[Any]) -> bool:
     return not values or (set(map(type, values)) == {bytes} and set(map(len, values)) == {DIGEST_BYTES})
 
 
-def problem_of_keys(keys: Sequence[str], prefix: str = "") -> str | None:
-    """Says whether keys, each given without their prefix, are out of order, or Booklet's own."""
-    if not all(map(lt, keys, islice(keys, 1, None))):
-        return "its keys are not in strict order"
+def problem_of_keys(keys: Sequence[str]) -> str | None:
+    """Says whether keys are out of order, or Booklet's own."""
+    if not _ascend(keys):
+        return _NOT_IN_ORDER
+    return None if RESERVED_TEXTS.isdisjoint(keys) else _RESERVED
+
+
+def problem_of_packed_keys(keys: Texts) -> str | None:
+    """Likewise, of keys that are not cut apart yet."""
+    prefix = keys.prefix
+    if not _ascend(keys.comparable()):
+        return _NOT_IN_ORDER
     reserved = {text[len(prefix) :] for text in RESERVED_TEXTS if text.startswith(prefix)}
-    if reserved and not reserved.isdisjoint(keys):
-        return "it has a row of a key that Booklet keeps for itself"
-    return None
+    return _RESERVED if reserved and not reserved.isdisjoint(keys.without_prefix()) else None
+
+
+def _ascend(values: Sequence[Any]) -> bool:
+    return all(map(lt, values, islice(values, 1, None)))
 
 
 def problem_of_places(
@@ -73,7 +89,9 @@ def problem_of_places(
         return None
     ends = map(add, offsets, lengths)
     if len(packs) == 1:
-        inside = max(ends) <= packs[0].size_bytes
+        size_bytes = packs[0].size_bytes
+        # Most blocks are far from the end of their pack, and two maxima say so sooner.
+        inside = max(offsets) + max(lengths) <= size_bytes or max(ends) <= size_bytes
     else:
         sizes = [0] * FIRST_PACK + [pack.size_bytes for pack in packs]
         inside = not any(map(gt, ends, map(sizes.__getitem__, kinds)))

@@ -2,7 +2,8 @@
 
 The invariant: a piece is returned only if its bytes have its digest, so that it is neither stale nor damaged. The
 cache is bounded; the pieces that were used longest ago go first. Pieces that are held stand outside the bound:
-they are the whole index of a commit, which a session asked for.
+they are the whole index of a commit, which a session asked for. A write costs what it writes: the table is gone
+through only when it may be past its bound.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from ebooklet_tx.local.journal.journal import Journal, Transaction, driver
 from ebooklet_tx.records import digest_of
+from ebooklet_tx.timestamps import now_us
 
 CACHE_BYTES = 64 * 2**20
 """What the journal keeps by default: the index of about two million keys."""
@@ -23,6 +25,9 @@ WAITING_BYTES = 4 * 2**20
 
 MOST_WAITING_BYTES = 16 * 2**20
 """Beyond this nothing more is taken into memory: a push that writes a large index keeps the first of it."""
+
+SPARE_PART = 16
+"""Of a cache that is past its bound this part is emptied, so that the next writes have room."""
 
 HELD = 2**62
 """In place of the time of last use: a piece that no bound drops."""
@@ -50,10 +55,13 @@ class PieceCache:
         self._waiting: dict[bytes, bytes] = {}
         self._waiting_bytes = 0
         self._used: set[bytes] = set()
+        self._stored_bytes: int | None = None
+        self._data_version = 0
 
     def use(self, journal: Journal) -> None:
         """Takes the journal that the pieces are kept in, or another one of the same database."""
         self._journal = journal
+        self._stored_bytes = None
 
     def get(self, digests: Collection[bytes]) -> dict[bytes, bytes]:
         """Returns those of some pieces that it has."""
@@ -91,8 +99,7 @@ class PieceCache:
     def write(self, transaction: Transaction) -> None:
         """Writes what waits, and which pieces were used, within a transaction of the caller's."""
         if self._waiting:
-            self._write(driver(transaction))
-            self._evict(transaction)
+            self._evict(transaction, self._write(driver(transaction)))
 
     def hold(self, transaction: Transaction, digests: Collection[bytes], fetched: Mapping[bytes, bytes]) -> bool:
         """Writes pieces, and holds them until `release_others`: no bound drops them.
@@ -109,17 +116,17 @@ class PieceCache:
         self._write(raw)
         raw.executemany(_INSERT, [(digest, HELD, data) for digest, data in fetched.items()])
         raw.executemany(f"UPDATE piece SET last_used = {HELD} WHERE digest = ?", [(each,) for each in digests])
-        self._evict(transaction)
+        self._evict(transaction, None)
         return not self.not_held(digests)
 
     def release_others(self, transaction: Transaction, digests: Collection[bytes]) -> None:
         """Releases the pieces that are held and not among those given; they count as used just now."""
         raw = driver(transaction)
         others = {digest for (digest,) in raw.execute(f"SELECT digest FROM piece WHERE last_used = {HELD}")}
-        turn = _turn(raw)
+        turn = now_us()
         others.difference_update(digests)
         raw.executemany("UPDATE piece SET last_used = ? WHERE digest = ?", [(turn, each) for each in others])
-        self._evict(transaction)
+        self._evict(transaction, None)
 
     def not_held(self, digests: Collection[bytes]) -> set[bytes]:
         """Returns those of some pieces that a bound may drop, or that are not in the journal at all."""
@@ -131,10 +138,11 @@ class PieceCache:
             absent = {digest for digest in digests if digest not in self._waiting}
         return absent - self._digests(absent)
 
-    def _write(self, raw: sqlite3.Connection) -> None:
+    def _write(self, raw: sqlite3.Connection) -> int:
+        """Writes what waits, and returns how many bytes these are."""
         with self._mutex:
             waiting, used = dict(self._waiting), set(self._used)
-        turn = _turn(raw)
+        turn = now_us()
         raw.executemany(
             f"UPDATE piece SET last_used = ? WHERE digest = ? AND last_used < {HELD}",
             [(turn, digest) for digest in sorted(used)],
@@ -145,10 +153,25 @@ class PieceCache:
             for digest in waiting:
                 if digest in self._waiting:
                     self._waiting_bytes -= len(self._waiting.pop(digest))
+        return sum(map(len, waiting.values()))
 
-    def _evict(self, transaction: Transaction) -> None:
-        if self.most_bytes is not None:
-            evict(transaction, self.most_bytes)
+    def _evict(self, transaction: Transaction, added_bytes: int | None) -> None:
+        """Brings the table back to its bound, where it may be past it.
+
+        Args:
+            transaction: The caller's.
+            added_bytes: What it has added; None where it is not known how many bytes the table holds.
+        """
+        if self.most_bytes is None:
+            return
+        # Another session's pieces count as well, and only that it wrote something is seen without going through.
+        (version,) = driver(transaction).execute("PRAGMA data_version").fetchone()
+        known = None if version != self._data_version or added_bytes is None else self._stored_bytes
+        # Too high where a transaction is rolled back; then the next pass sets it right.
+        total = None if known is None or added_bytes is None else known + added_bytes
+        if total is None or total > self.most_bytes:
+            total = evict(transaction, self.most_bytes, self.most_bytes - self.most_bytes // SPARE_PART)
+        self._data_version, self._stored_bytes = version, total
 
     def _digests(self, digests: Collection[bytes], condition: str = "") -> set[bytes]:
         """Returns those of some pieces that are in the journal."""
@@ -169,31 +192,32 @@ class PieceCache:
             yield from self._journal.rows(query, some)
 
 
-def _turn(raw: sqlite3.Connection) -> int:
-    """Returns the time of use that comes after those of all pieces."""
-    (turn,) = raw.execute(
-        f"SELECT coalesce(max(last_used), 0) + 1 FROM piece WHERE last_used < {HELD}"
-    ).fetchone()
-    return int(turn)
+def evict(transaction: Transaction, most_bytes: int, left_bytes: int) -> int:
+    """Drops pieces where there are more than `most_bytes`, those first that were used longest ago.
 
+    Args:
+        transaction: The caller's.
+        most_bytes: What the table may hold, but for held pieces.
+        left_bytes: What it holds at most once pieces were dropped.
 
-def evict(transaction: Transaction, most_bytes: int) -> None:
-    """Drops the pieces that were used longest ago until no more than `most_bytes` are left, but for held ones."""
+    Returns:
+        How many bytes it holds.
+    """
     raw = driver(transaction)
     (total,) = raw.execute(
         f"SELECT coalesce(sum(length(bytes)), 0) FROM piece WHERE last_used < {HELD}"
     ).fetchone()
-    excess = total - most_bytes
-    if excess <= 0:
-        return
+    if total <= most_bytes:
+        return int(total)
     gone: list[tuple[int]] = []
     query = f"SELECT id, length(bytes) FROM piece WHERE last_used < {HELD} ORDER BY last_used, id"
     for number, size in raw.execute(query):
         gone.append((number,))
-        excess -= size
-        if excess <= 0:
+        total -= size
+        if total <= left_bytes:
             break
     raw.executemany("DELETE FROM piece WHERE id = ?", gone)
+    return int(total)
 
 
 __all__ = ["CACHE_BYTES", "PieceCache", "evict"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,3 +38,13 @@ def test_packed_texts_are_a_sequence(texts: list[str], prefix: str) -> None:
 @pytest.mark.parametrize("texts", [[""], ["", ""], ["one"], ["a1", "a2"], ["a", "ab"], ["é1", "é2", "é345"]])
 def test_texts_of_one_length_and_empty_ones(texts: list[str]) -> None:
     assert packed(texts).unpacked() == texts
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=6), min_size=1, max_size=9) | st.lists(st.text("ab\0é", min_size=2, max_size=2)))
+def test_they_are_compared_without_being_cut_apart(texts: list[str]) -> None:
+    comparable: list[Any] = list(packed(texts).comparable())
+    assert len(comparable) == len(texts)
+    for some, text in zip(comparable, texts, strict=True):
+        assert [some < other for other in comparable] == [text < other for other in texts]
+        assert [some == other for other in comparable] == [text == other for other in texts]

@@ -7,9 +7,9 @@ the base corrects each known row, or marks it unknown, in the same transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ebooklet_tx.local.journal.connections import insert_many
 from ebooklet_tx.local.journal.journal import Journal
@@ -84,7 +84,11 @@ _INSERT_KNOWN = (
     "local_length_bytes = excluded.local_length_bytes",
 )
 
+_HAS_BASE = "pending != 0 AND base_kind = ?"
+
 KEYS_AT_ONCE = 10_000
+
+_KEYS_IN_STATEMENT = 500
 
 
 def stamp_of(raw: sqlite3.Connection) -> int:
@@ -148,12 +152,25 @@ def holds_any(raw: sqlite3.Connection, lo: str, hi: str | None) -> bool:
 
 def held_keys(raw: sqlite3.Connection, keys: Sequence[str]) -> set[str]:
     """Returns those of some keys that have an entry."""
-    found: set[str] = set()
-    for start in range(0, len(keys), 500):
-        some = keys[start : start + 500]
-        marks = ",".join("?" * len(some))
-        found.update(key for (key,) in raw.execute(f"SELECT key FROM entry WHERE key IN ({marks})", some))
-    return found
+    return set(_keys_where(raw, keys, "TRUE"))
+
+
+def _keys_where(raw: sqlite3.Connection, keys: Sequence[str], condition: str, *parameters: Any) -> list[str]:
+    """Returns those of some keys of whose entry a condition is true."""
+    return [
+        key
+        for some, marks in _in_parts(keys)
+        for (key,) in raw.execute(
+            f"SELECT key FROM entry WHERE key IN ({marks}) AND {condition}", (*some, *parameters)
+        )
+    ]
+
+
+def _in_parts(keys: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yields some hundred keys at a time, each time with the marks that stand for them in a statement."""
+    for start in range(0, len(keys), _KEYS_IN_STATEMENT):
+        some = keys[start : start + _KEYS_IN_STATEMENT]
+        yield some, ",".join("?" * len(some))
 
 
 def object_numbers(raw: sqlite3.Connection, refs: Iterable[ObjectRef]) -> dict[tuple[str, str], int]:
@@ -185,20 +202,21 @@ def learn(raw: sqlite3.Connection, found: Mapping[str, RemoteSide | None], *, co
     if facts.get("base_commit_id") != commit_id:
         return False
     held = held_keys(raw, list(found))
-    _set_remote(raw, [(key, side) for key, side in found.items() if key in held])
-    keys = [(key,) for key in found if key in held]
-    raw.executemany(_BASE_FOUND, [(key, commit_id) for (key,) in keys])
+    keys = [key for key in found if key in held]
+    _set_remote(raw, [(key, found[key]) for key in keys])
+    raw.executemany(_BASE_FOUND, [(key, commit_id) for key in _keys_where(raw, keys, _HAS_BASE, BASE_UNKNOWN)])
     floor = facts.get("base_tombstone_floor", 0)
-    raw.executemany(_BASE_INFERRED, [(key, floor) for (key,) in keys])
-    _decide_adopted(raw, [key for (key,) in keys], commit_id)
-    raw.executemany(_DONE + " AND key = ?", keys)
-    raw.executemany(DROP_EMPTY + " AND key = ?", keys)
+    raw.executemany(_BASE_INFERRED, [(key, floor) for key in _keys_where(raw, keys, _HAS_BASE, BASE_LOST)])
+    _decide_adopted(raw, keys, commit_id)
+    for some, marks in _in_parts(keys):
+        raw.execute(f"{_DONE} AND key IN ({marks})", some)
+        raw.execute(f"{DROP_EMPTY} AND key IN ({marks})", some)
     return True
 
 
-def _decide_adopted(raw: sqlite3.Connection, keys: Iterable[str], commit_id: str | None) -> None:
+def _decide_adopted(raw: sqlite3.Connection, keys: Sequence[str], commit_id: str | None) -> None:
     """Lets timestamps decide about keys of an adopted file that are known now, but where both sides changed."""
-    keys = list(keys)
+    keys = _keys_where(raw, keys, _HAS_BASE, BASE_ADOPTED)
     raw.executemany(_ADOPTED_WINS_NOT, [(key,) for key in keys])
     raw.executemany(_ADOPTED_MEETS, [(key,) for key in keys])
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
