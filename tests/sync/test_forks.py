@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import random
+import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,20 @@ def test_a_key_costs_less_than_64_bytes_here(yard: Yard) -> None:
         db.merge(receipt)
         assert counting.bytes_down + counting.bytes_up < 64 * 3000
         assert len(pickle.dumps(receipt)) < 1000
+
+
+def test_a_merge_takes_no_more_memory_for_more_keys(yard: Yard) -> None:
+    """Of the lists, as they travel, and of one page of rows."""
+    peaks = []
+    with yard.open() as db:
+        for count in (1000, 8000):
+            receipt = work(db.fork(), yard.store, {f"{count}/{number:06}": b"1" for number in range(count)})
+            tracemalloc.start()
+            db.merge(receipt)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    listed = sum(size for _, _, size, _ in receipt.objects)
+    assert peaks[1] < peaks[0] + 3 * listed + 2**17, (peaks, listed)
 
 
 def test_a_merge_tells_how_far_it_is(yard: Yard) -> None:
@@ -483,7 +498,8 @@ def test_lists_that_are_not_what_the_receipt_says_are_refused(yard: Yard) -> Non
         yard.store.put(key, forged)
         with pytest.raises(RemoteIntegrityError, match="none of the fork's"):
             db.merge(replace(receipt, objects=((name, digest_of(forged), len(forged), rows),)))
-        one_less = replace(receipt, objects=((name, digest_of(forged), len(forged), 1),), set_count=1)
+        yard.store.put(key, data)
+        one_less = replace(receipt, objects=((name, digest_of(data), size, 1),), set_count=1)
         with pytest.raises(RemoteIntegrityError, match="rows"):
             db.merge(one_less)
         yard.store.delete(key)

@@ -22,7 +22,7 @@ from ebooklet_tx.records import ObjectRef
 KEPT_RECEIPTS = 5000
 """Receipts that are remembered; the oldest are forgotten first."""
 
-_AT_ONCE = 500
+_AT_ONCE = 900
 
 _MERGE = f"""
 INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,

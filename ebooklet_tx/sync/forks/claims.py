@@ -61,6 +61,7 @@ class Claim:
     worker: str
     row: ChangedRow | None
     number: int = 0
+    receipt_id: str = ""
 
 
 def conflict_error(reader: Reader, decode: Decode, claims: dict[str, list[Claim]]) -> MergeConflictError:
