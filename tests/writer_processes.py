@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
-import pkgutil
 import signal
 import socket
 import sqlite3
@@ -26,6 +24,7 @@ from ebooklet_tx.locks import process_identity as this_process
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.sync.commit import commit_mode, writer_locks
 from tests.doors import open_database
+from tests.modules import load_all
 from tests.pairs import N_BUCKETS
 from tests.places import Place
 from tests.processes import say
@@ -34,8 +33,7 @@ from tests.store_wrappers import PassingStore
 T = TypeVar("T")
 
 # What the package loads when it is first needed, each child would load anew: they are forked from here.
-for _found in pkgutil.walk_packages(ebooklet_tx.__path__, "ebooklet_tx."):
-    importlib.import_module(_found.name)
+load_all()
 
 SERIALIZER = "orjson"
 

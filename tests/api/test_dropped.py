@@ -13,11 +13,10 @@ import pytest
 from tests.pairs import Bench, pending
 
 PROGRAM = """
-import importlib, os, pkgutil, runpy, sys
-import ebooklet_tx
+import os, runpy, sys
+from tests.modules import load_all
 # Once for all of them.
-for found in pkgutil.walk_packages(ebooklet_tx.__path__, "ebooklet_tx."):
-    importlib.import_module(found.name)
+load_all()
 for folder in sys.argv[1:]:
     if os.fork() == 0:
         os.dup2(os.open(f"{folder}/stderr", os.O_WRONLY | os.O_CREAT), 2)
@@ -86,7 +85,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bench, st
     for name, bench in benches.items():
         (bench.folder / "program.py").write_text(BEGINNING + ENDS[name])
     folders = [bench.folder for bench in benches.values()]
-    subprocess.run([sys.executable, "-c", PROGRAM, *folders], check=True, timeout=60)
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", PROGRAM, *folders], check=True, timeout=60, cwd=root)
     return {name: (bench, (bench.folder / "stderr").read_text()) for name, bench in benches.items()}
 
 

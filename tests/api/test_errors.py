@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import pickle
-import pkgutil
 import re
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from urllib3.exceptions import HTTPError
 import ebooklet_tx
 from ebooklet_tx import errors
 from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version
+from tests.modules import load_all
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 
@@ -28,9 +27,7 @@ def _subclasses(kind: type[errors.Error]) -> list[type[errors.Error]]:
 
 
 def _all_errors() -> list[type[errors.Error]]:
-    for module in pkgutil.walk_packages(ebooklet_tx.__path__, "ebooklet_tx."):
-        if "migrations" not in module.name and not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    load_all()
     return _subclasses(errors.Error)
 
 

@@ -1,0 +1,5 @@
+"""Writing to a database from Ray. Needs the extra `ray`."""
+
+from ebooklet_tx.ray.datasink import Datasink
+
+__all__ = ["Datasink"]
