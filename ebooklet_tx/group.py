@@ -70,7 +70,7 @@ class RemoteConnGroup(Database):
         with session.mutex:
             if key != uuid and self._timestamp_of(uuid) is not None:
                 session.local.overlay.put(uuid, None, timestamp_us(None))
-            self._put([(key, encoded, timestamp_us(None))])
+            self._put({key: (encoded, timestamp_us(None))})
 
     @at_edge
     def set(self, key: str, value: Any, timestamp: Any = None, encode_value: bool = True) -> NoReturn:

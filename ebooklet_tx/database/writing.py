@@ -13,6 +13,7 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
+from itertools import chain
 from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
@@ -58,7 +59,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         self._writing()
         check_key(key)
         encoded = self._serializer.dumps(key, value) if encode_value else checked_value(key, value)
-        self._put([(key, encoded, timestamp_us(timestamp))])
+        self._put({key: (encoded, timestamp_us(timestamp))})
 
     @at_edge
     def set_timestamp(self, key: str, timestamp: Timestamp) -> None:
@@ -92,7 +93,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             {'unit': 'm3/s'}
         """
         self._writing()
-        self._put([(METADATA_KEY, encode_metadata(data), timestamp_us(timestamp))])
+        self._put({METADATA_KEY: (encode_metadata(data), timestamp_us(timestamp))})
 
     @at_edge
     def update(self, other: Any = (), /, **more: Any) -> None:
@@ -104,17 +105,21 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             {'a': 1, 'b': 20, 'c': 30}
         """
         self._writing()
-        if isinstance(other, Mapping):
+        pairs: Iterable[tuple[str, Any]]
+        if type(other) is dict:
+            # In one step, whatever another thread does to it.
+            pairs = other.copy().items()
+        elif isinstance(other, Mapping):
             pairs = list(other.items())
         elif hasattr(other, "keys"):
             pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
         else:
             pairs = list(other)
-        stamp = timestamp_us(None)
-        operations = []
-        for key, value in [*pairs, *more.items()]:
+        stamp, dumps = timestamp_us(None), self._serializer.dumps
+        operations: dict[str, tuple[bytes | None, int]] = {}
+        for key, value in chain(pairs, more.items()):
             check_key(key)
-            operations.append((key, self._serializer.dumps(key, value), stamp))
+            operations[key] = dumps(key, value), stamp
         self._put(operations)
 
     @at_edge
@@ -207,7 +212,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
         self._writing()
         stamp = timestamp_us(None)
         keys = list(self)
-        self._put([(key, None, stamp) for key in keys])
+        self._put(dict.fromkeys(keys, (None, stamp)))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:
@@ -317,13 +322,12 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             self._commit_when_full(session.local)
         return True
 
-    def _put(self, operations: Iterable[tuple[str, bytes | None, int]]) -> None:
+    def _put(self, operations: dict[str, tuple[bytes | None, int]]) -> None:
         session = self._usable()
         with session.mutex:
             # Another thread may have closed it meanwhile.
             self._usable()
-            overlay = session.local.overlay
-            overlay.put_all({key: (value, stamp) for key, value, stamp in operations})
+            session.local.overlay.put_all(operations)
             self._commit_when_full(session.local)
 
     def _commit_when_full(self, local: LocalStore) -> None:

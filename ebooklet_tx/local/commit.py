@@ -146,11 +146,10 @@ def append(
     Returns:
         Whether the guard is off again. Where it is not, everything is durable all the same.
     """
-    written = [
-        (key, timestamp_us, value)
-        for key, (value, timestamp_us) in overlay.operations.items()
-        if value is not None
-    ]
+    # By the column: a commit may be of a million keys, and each object more for a key costs a tenth of it.
+    keys = [key for key, (value, _) in overlay.operations.items() if value is not None]
+    stamps = [stamp for value, stamp in overlay.operations.values() if value is not None]
+    values = [value for value, _ in overlay.operations.values() if value is not None]
     deleted = sorted((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None)
     stale = set(stale_keys(journal)).difference(key for key, _ in deleted)
     kept = [_storable(item) for item in _values_to_keep(journal, overlay, fetched)]
@@ -160,30 +159,27 @@ def append(
         removed.update(key for key in absent.sides[0] if key in absent.replacing)
     if file.header.n_keys or METADATA_KEY in overlay.operations:
         # Whichever of them have a block: that takes less than to ask the journal for each.
-        removed.update(key for key, _, _ in written)
+        removed.update(keys)
     offsets = file.append(
         number,
         removed,
         chain(
-            written,
+            zip(keys, stamps, values, strict=True),
             ((item.key, item.timestamp_us, item.value) for item in kept),
             zip(absent.sides[0], absent.sides[2], absent.values, strict=True),
         ),
-        expected_keys=len(written) + len(kept) + len(absent.values),
+        expected_keys=len(keys) + len(kept) + len(absent.values),
     )
     state = file.state_to_record()
-    written_digests = digests_of_values(value for _, _, value in written)
-    written_rows = [
-        (key, digest, timestamp_us, len(value), offset)
-        for (key, timestamp_us, value), digest, offset in zip(written, written_digests, offsets, strict=False)
-    ]
+    digests, lengths = digests_of_values(values), list(map(len, values))
+    behind_own = offsets[len(keys) :]
     with journal.transaction() as connection:
         raw = driver(connection)
         record_deletes(raw, deleted, gone=True)
         record_gone(raw, stale)
-        record_placed_sets(raw, written_rows)
-        _record_kept(raw, kept, offsets[len(written) : len(written) + len(kept)])
-        insert_known(raw, zip(*absent.sides, strict=True), absent.sides[4], offsets[len(written) + len(kept) :])
+        record_placed_sets(raw, keys, digests, stamps, lengths, offsets)
+        _record_kept(raw, kept, behind_own[: len(kept)])
+        insert_known(raw, absent.sides, behind_own[len(kept) :])
         raw.execute(DROP_EMPTY)
         if pieces is not None:
             pieces.write(connection)
@@ -222,14 +218,17 @@ def record_places(raw: sqlite3.Connection, copies: Iterable[tuple[Copy, int]]) -
 
 def _record_kept(raw: sqlite3.Connection, kept: Sequence[Fetched], offsets: Sequence[int]) -> None:
     """Records where an append put fetched values; some had no entry yet."""
-    known: list[tuple[RemoteSide, int]] = []
+    sides: list[RemoteSide] = []
+    places: list[int] = []
     others: list[tuple[Copy, int]] = []
     for item, offset in zip(kept, offsets, strict=True):
         if item.side is None:
             others.append(((item.key, item.timestamp_us, item.digest, len(item.value)), offset))
         else:
-            known.append((item.side, offset))
-    insert_known(raw, (side for side, _ in known), (side.ref for side, _ in known), (at for _, at in known))
+            sides.append(item.side)
+            places.append(offset)
+    if sides:
+        insert_known(raw, list(zip(*sides, strict=True)), places)
     record_places(raw, others)
 
 

@@ -35,10 +35,10 @@ class Overlay:
         """Notes what is set and deleted, all of it or, when it is interrupted, nothing."""
         self.version += 1
         old = self.operations
-        self.waiting_bytes += sum(
-            _waiting_bytes(key, operation) - _waiting_bytes(key, old.get(key))
-            for key, operation in operations.items()
-        )
+        more_bytes = sum(map(_waiting_bytes, operations, operations.values()))
+        if old:
+            more_bytes -= sum(_waiting_bytes(key, old.get(key)) for key in operations)
+        self.waiting_bytes += more_bytes
         old.update(operations)
 
     def forget(self) -> None:

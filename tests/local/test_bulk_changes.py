@@ -33,7 +33,7 @@ def raw() -> Iterator[sqlite3.Connection]:
 def test_many_rows_are_what_single_rows_are(raw: sqlite3.Connection, count: int) -> None:
     # A key that comes twice is met in the order of the rows, in one statement and across two.
     rows = [(number % 97, number) for number in range(count)]
-    insert_many(raw, STATEMENT, ("s",), rows)
+    insert_many(raw, STATEMENT, ("s",), [[one for one, _ in rows], [two for _, two in rows]])
     expected = {("s", one, two, one) for one, two in dict(rows).items()}
     assert set(raw.execute("SELECT * FROM t")) == expected
 
@@ -43,7 +43,7 @@ def test_rows_of_many_columns_fit_the_parameters_of_any_sqlite(raw: sqlite3.Conn
     raw.execute(f"CREATE TABLE wide({', '.join(columns)})")
     raw.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
     values = ", ".join(f"{{{number}}}" for number in range(30))
-    insert_many(raw, ("INSERT INTO wide", f"({values})", ""), (), [tuple(range(30))] * 70)
+    insert_many(raw, ("INSERT INTO wide", f"({values})", ""), (), [[number] * 70 for number in range(30)])
     assert raw.execute("SELECT count(*) FROM wide").fetchone() == (70,)
 
 

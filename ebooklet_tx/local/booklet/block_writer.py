@@ -95,9 +95,9 @@ def append_blocks(
     if header.n_keys == CRASHED_N_KEYS:
         raise ChainDamageError("the header says that a session of booklet died")
     index = HashIndex(fd, header.index_offset_bytes, header.n_buckets)
-    hashes = hashes_of(removed)
+    hashes, keys = hashes_of(removed)
     if removed:
-        n_keys = header.n_keys - remove_blocks(fd, index, os.fstat(fd).st_size, hashes)
+        n_keys = header.n_keys - remove_blocks(fd, index, os.fstat(fd).st_size, keys)
         if n_keys < 0:
             raise ChainDamageError(f"the header counts {header.n_keys} keys, and more were found")
         header = replace(header, n_keys=n_keys)

@@ -18,7 +18,7 @@ from hashlib import blake2s
 from struct import Struct
 from typing import NamedTuple
 
-from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_TEXTS
+from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local.booklet.layout import (
     BLOCK_HEAD_BYTES,
     CHAIN_END,
@@ -45,9 +45,6 @@ NEXT_MASK = 2**KEY_LENGTH_BITS - 1
 _WINDOW_BYTES = 2**14
 _NEAR_BYTES = 2**11
 """Where the next block is nearer than this, more than one are read together."""
-
-HIDDEN_NAMES = RESERVED_TEXTS | {METADATA_KEY}
-"""Keys that Booklet does not count; the first is what the metadata is called here."""
 
 _IN_INDEX = -1
 _BUCKET_BITS = 32
@@ -132,13 +129,13 @@ class Removal(NamedTuple):
     """What has to be written to take blocks out of their chains.
 
     Attributes:
-        heads: Buckets, with where their chains begin from then on.
+        heads: Where the chains of buckets begin from then on.
         pointers: Offsets of next pointers in blocks that stay, with what they become.
         dead: Offsets of the next pointers of the blocks that go.
         user_keys: How many of those are keys that Booklet counts.
     """
 
-    heads: list[tuple[int, int]]
+    heads: dict[int, int]
     pointers: list[tuple[int, int]]
     dead: list[int]
     user_keys: int
@@ -152,27 +149,37 @@ block behind that one goes; how many blocks of the chain are still to be found.
 """
 
 
-def hashes_of(keys: Iterable[str]) -> dict[str, bytes]:
-    """Returns the hash of each key."""
-    encoded = ((name, name.encode() if name != METADATA_KEY else METADATA_KEY_BYTES) for name in keys)
-    return {name: blake2s(key, digest_size=HASH_BYTES).digest() for name, key in encoded}
+def hashes_of(keys: Iterable[str]) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+    """Returns the hash of each key, and to each hash the key as the file has it."""
+    hashes: dict[str, bytes] = {}
+    encoded: dict[bytes, bytes] = {}
+    for name in keys:
+        key = name.encode() if name != METADATA_KEY else METADATA_KEY_BYTES
+        hashes[name] = key_hash = blake2s(key, digest_size=HASH_BYTES).digest()
+        encoded[key_hash] = key
+    return hashes, encoded
 
 
-def remove_blocks(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str, bytes]) -> int:
+def remove_blocks(fd: int, index: HashIndex, end_bytes: int, keys: Mapping[bytes, bytes]) -> int:
     """Takes the blocks of some keys out of their chains and marks them dead; returns how many Booklet counted.
 
     Args:
         fd: The file, locked, with its guard up.
         index: Its index; its pages are for the caller to write back.
         end_bytes: Where its blocks end.
-        hashes: The keys with their hashes; one that has no block is passed over.
+        keys: The keys by their hashes; one that has no block is passed over.
 
     Raises:
         ChainDamageError: A chain leads astray. No block was changed.
     """
-    removal = plan_removal(fd, index, end_bytes, hashes)
-    for bucket, pointer in removal.heads:
-        index.set_head(bucket, pointer)
+    removal = plan_removal(fd, index, end_bytes, keys)
+    page_of, page_pointers = index.changed_pages.get, PAGE_POINTERS
+    for bucket, pointer in removal.heads.items():
+        number, slot = divmod(bucket, page_pointers)
+        page = page_of(number)
+        if page is None:
+            page = index.page_to_change(number)
+        page[slot] = pointer
     for at, pointer in removal.pointers:
         write_all(fd, pointer.to_bytes(POINTER_BYTES, "little"), at)
     pwrite = os.pwrite
@@ -182,16 +189,15 @@ def remove_blocks(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str
     return removal.user_keys
 
 
-def plan_removal(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str, bytes]) -> Removal:
+def plan_removal(fd: int, index: HashIndex, end_bytes: int, keys: Mapping[bytes, bytes]) -> Removal:
     """Follows the chains of some keys and returns what taking out their blocks changes; writes nothing."""
-    names = {key_hash: name for name, key_hash in hashes.items()}
-    firsts, several = _first_blocks(index, names)
-    removal = Removal([], [], [], 0)
+    firsts, several = _first_blocks(index, keys)
+    removal = Removal({}, [], [], 0)
     hidden = 0
     # By local names, and with few objects: this runs once for each key of a bulk change.
     dead, new_heads, pointers = removal.dead, removal.heads, removal.pointers
-    name_of, unpack = names.get, HASH_AND_NEXT.unpack_from
-    is_any_hidden = not HIDDEN_NAMES.isdisjoint(hashes)
+    key_of, unpack = keys.get, HASH_AND_NEXT.unpack_from
+    is_any_hidden = not RESERVED_KEYS.isdisjoint(keys.values())
     seen: set[int] = set()
     steps: dict[int, _Step] = {}
     places = sorted(firsts)
@@ -216,24 +222,26 @@ def plan_removal(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str,
             key = window[at : at + key_length]
             if len(key) < key_length:
                 key = read_at(fd, key_length, position + BLOCK_HEAD_BYTES)
-            name = name_of(key_hash)
-            if (name is None or name.encode() != key) and not _is_key_of(key, key_hash, name):
+            wanted = key_of(key_hash)
+            if wanted != key and (
+                wanted is not None or blake2s(key, digest_size=HASH_BYTES).digest() != key_hash
+            ):
                 raise ChainDamageError(f"a pointer leads to byte {position}, where no block is")
             if following == 0:
                 raise ChainDamageError(f"a chain leads to the dead block at byte {position}")
-            if name is not None:
+            if wanted is not None:
                 dead.append(position + HASH_BYTES)
-                hidden += is_any_hidden and name in HIDDEN_NAMES
+                hidden += is_any_hidden and wanted in RESERVED_KEYS
                 if is_first and place & _BUCKET_MASK not in several:
                     # Most are the first of their chain, and the only one of it that goes.
-                    new_heads.append((place & _BUCKET_MASK, following))
+                    new_heads[place & _BUCKET_MASK] = following
                     continue
             if is_first:
                 bucket, before, is_cut = place & _BUCKET_MASK, _IN_INDEX, False
                 count = several.get(bucket, 1)
             else:
                 bucket, before, is_cut, count = steps[position]
-            if name is not None:
+            if wanted is not None:
                 is_cut = True
                 count -= 1
             else:
@@ -249,13 +257,6 @@ def plan_removal(fd: int, index: HashIndex, end_bytes: int, hashes: Mapping[str,
         steps = following_steps
         places = [position << _BUCKET_BITS for position in sorted(steps)]
     return removal._replace(user_keys=len(dead) - hidden)
-
-
-def _is_key_of(key: bytes, key_hash: bytes, name: str | None) -> bool:
-    """Whether a block's key has the block's hash, and is that of the name which has this hash, if one has."""
-    if name is not None:
-        return name == METADATA_KEY and key == METADATA_KEY_BYTES
-    return blake2s(key, digest_size=HASH_BYTES).digest() == key_hash
 
 
 def _first_blocks(index: HashIndex, key_hashes: Iterable[bytes]) -> tuple[list[int], dict[int, int]]:
@@ -282,11 +283,9 @@ def _first_blocks(index: HashIndex, key_hashes: Iterable[bytes]) -> tuple[list[i
     return places, several
 
 
-def _link(
-    heads: list[tuple[int, int]], pointers: list[tuple[int, int]], bucket: int, before: int, pointer: int
-) -> None:
+def _link(heads: dict[int, int], pointers: list[tuple[int, int]], bucket: int, before: int, pointer: int) -> None:
     if before == _IN_INDEX:
-        heads.append((bucket, pointer))
+        heads[bucket] = pointer
     else:
         pointers.append((before, pointer))
 

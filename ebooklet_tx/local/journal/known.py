@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
-from ebooklet_tx.local.journal.connections import insert_many
+from ebooklet_tx.local.journal.connections import in_order_of_first, insert_many
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.operations import (
     BASE_ADOPTED,
@@ -222,34 +221,26 @@ def _decide_adopted(raw: sqlite3.Connection, keys: Sequence[str], commit_id: str
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
 
 
-SideFields: TypeAlias = tuple[str, int | None, int | None, bytes | None, ObjectRef | None, int | None, int | None]
-"""A `RemoteSide`, or its fields."""
-
-
 def insert_known(
     raw: sqlite3.Connection,
-    sides: Iterable[SideFields],
-    refs: Iterable[ObjectRef | None],
-    offsets_bytes: Iterable[int],
+    sides: Sequence[Sequence[Any]],
+    offsets_bytes: Sequence[int],
 ) -> None:
     """Adds entries of keys that had none, known as of the base commit, each with the local copy of its value.
 
     Args:
         raw: The connection of a transaction.
-        sides: What that commit says of each key.
-        refs: The objects of these.
+        sides: What that commit says of the keys: a sequence for each field of `RemoteSide`.
         offsets_bytes: Where their values lie in the Booklet file.
     """
+    keys, seqs, stamps, digests, refs, places, lengths = sides
     # Few objects hold many values, and each comes as one record.
     distinct = {id(ref): ref for ref in refs}
     by_name = object_numbers(raw, (ref for ref in distinct.values() if ref is not None))
     numbers = {at: None if ref is None else by_name[ref.name, ref.etag] for at, ref in distinct.items()}
-    rows = [
-        (key, seq, stamp, digest, numbers[id(ref)], offset, length, local)
-        for (key, seq, stamp, digest, ref, offset, length), local in zip(sides, offsets_bytes, strict=True)
-    ]
-    rows.sort(key=itemgetter(0))
-    insert_many(raw, _INSERT_KNOWN, (stamp_of(raw),), rows)
+    objects = [numbers[id(ref)] for ref in refs]
+    columns = in_order_of_first((keys, seqs, stamps, digests, objects, places, lengths, offsets_bytes))
+    insert_many(raw, _INSERT_KNOWN, (stamp_of(raw),), columns)
 
 
 def _set_remote(raw: sqlite3.Connection, sides: Sequence[tuple[str, RemoteSide | None]]) -> None:

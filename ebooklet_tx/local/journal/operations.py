@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 
-from ebooklet_tx.local.journal.connections import insert_many
+from ebooklet_tx.local.journal.connections import in_order_of_first, insert_many
 from ebooklet_tx.local.journal.schema import BASE_AS_NOW, EMPTY
 from ebooklet_tx.records import digest_of
 
@@ -171,25 +170,28 @@ def record_sets(raw: sqlite3.Connection, rows: Iterable[tuple[str, bytes, int, i
     """Makes pending sets of (key, digest, timestamp, length); equal content and time is no change."""
     numbering = Numbering(raw)
     rows = list(rows)
-    save_pushed(raw, (row[0] for row in rows))
-    numbers = numbering.take(len(rows))
-    numbered = [(*row, number) for row, number in zip(rows, numbers, strict=True)]
-    insert_many(raw, _SET, numbering.shared, numbered)
+    if rows:
+        columns = list(zip(*rows, strict=True))
+        save_pushed(raw, columns[0])
+        insert_many(raw, _SET, numbering.shared, [*columns, numbering.take(len(rows))])
     numbering.note()
 
 
-def record_placed_sets(raw: sqlite3.Connection, rows: Sequence[tuple[str, bytes, int, int, int]]) -> None:
-    """Likewise, of (key, digest, timestamp, length, offset in the Booklet file)."""
+def record_placed_sets(
+    raw: sqlite3.Connection,
+    keys: Sequence[str],
+    digests: Sequence[bytes],
+    stamps: Sequence[int],
+    lengths_bytes: Sequence[int],
+    offsets_bytes: Sequence[int],
+) -> None:
+    """Likewise, with where the values lie in the Booklet file."""
     numbering = Numbering(raw)
-    save_pushed(raw, (row[0] for row in rows))
-    numbers = numbering.take(len(rows))
-    numbered = [
-        (key, digest, stamp, length, number, offset)
-        for (key, digest, stamp, length, offset), number in zip(rows, numbers, strict=True)
-    ]
+    save_pushed(raw, keys)
     # Numbers go by the order of the file. In the order of key the table's pages are met once each.
-    numbered.sort(key=itemgetter(0))
-    insert_many(raw, _SET_AND_PLACE, numbering.shared, numbered)
+    numbers = numbering.take(len(keys))
+    columns = in_order_of_first((keys, digests, stamps, lengths_bytes, numbers, offsets_bytes))
+    insert_many(raw, _SET_AND_PLACE, numbering.shared, columns)
     numbering.note()
 
 
@@ -209,8 +211,9 @@ def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, 
     numbering = Numbering(raw)
     # Of a key without an entry, in a database without a remote, nothing is left to delete.
     kind = 0 if numbering.known and not is_open else 2
-    numbered = [(*row, number) for row, number in zip(rows, numbering.take(len(rows)), strict=True)]
-    insert_many(raw, _DELETE_AND_GONE if gone else _DELETE, (*numbering.shared, kind), numbered)
+    keys, stamps = [key for key, _ in rows], [stamp for _, stamp in rows]
+    columns = (keys, stamps, numbering.take(len(rows)))
+    insert_many(raw, _DELETE_AND_GONE if gone else _DELETE, (*numbering.shared, kind), columns)
     if raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None:
         raw.executemany("DELETE FROM staged WHERE key = ?", ((key,) for key, _ in rows))
     raw.execute(DROP_EMPTY)
