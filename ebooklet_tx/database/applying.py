@@ -7,20 +7,24 @@ receipt of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ebooklet_tx.connection import Connection
-from ebooklet_tx.database.forking import Fork, ForkingDatabase, Part
-from ebooklet_tx.database.parallel import ITEMS_IN_FLIGHT, ItemFunction, map_into, map_items, worker_count
+from ebooklet_tx.database.coordinating import ForkingDatabase
 from ebooklet_tx.errors import InvalidArgumentError, InvalidTypeError
 from ebooklet_tx.keys import several, text_of
-from ebooklet_tx.sync.forks.receipt import Receipt
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import CUSTOM, Serializer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ebooklet_tx.database.forking import Fork, Part
+    from ebooklet_tx.database.parallel import ItemFunction
+    from ebooklet_tx.sync.forks.receipt import Receipt
 
 MAP_PAGE_KEYS = 200
 """How many values `map` fetches together."""
@@ -99,6 +103,9 @@ class ApplyingDatabase(ForkingDatabase):
             [('a', -1), ('b', -2)]
             2
         """
+        from ebooklet_tx.database.forking import Fork
+        from ebooklet_tx.database.parallel import map_into, map_items, worker_count
+
         wanted = None if keys is None else several(keys, "map")
         total = len(wanted) if isinstance(wanted, Sized) else None
         phase = self._usable().remote.reporter.phase("map", keys_total=total)
@@ -116,11 +123,15 @@ class ApplyingDatabase(ForkingDatabase):
 
     def _connection_of(self, executor: Executor | None) -> Connection | None:
         """Returns this session's connection for workers on this machine; others have credentials of their own."""
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
         is_here = executor is None or isinstance(executor, ProcessPoolExecutor | ThreadPoolExecutor)
         return self._connection if is_here else None
 
     def _tasks(self, keys: Iterable[str] | None, workers: int) -> Iterator[list[str]]:
         """Yields keys by the task: few where there are few, so that each worker gets some."""
+        from ebooklet_tx.database.parallel import ITEMS_IN_FLIGHT
+
         total = len(self) if keys is None else len(keys) if isinstance(keys, Sized) else MAX_TASK_KEYS
         size = max(1, min(MAX_TASK_KEYS, -(-total // (workers * ITEMS_IN_FLIGHT))))
         wanted = iter(self) if keys is None else map(text_of, keys)

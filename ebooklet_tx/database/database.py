@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from ebooklet_tx.changes import Change
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.applying import ApplyingDatabase
 from ebooklet_tx.database.at_prompt import counts_in_words, keys_at_hand
@@ -29,6 +28,7 @@ from ebooklet_tx.sync.read.whole_index import load_index, refresh_index
 from ebooklet_tx.tracebacks import at_edge
 
 if TYPE_CHECKING:
+    from ebooklet_tx.changes import Change
     from ebooklet_tx.maintenance.check_reports import CompactReport
     from ebooklet_tx.maintenance.copy import CopyReport
     from ebooklet_tx.maintenance.erase import EraseReport
@@ -69,6 +69,8 @@ class Database(ApplyingDatabase):
             >>> [change["key"] for change in db.changes().iter_changes()]
             ['a']
         """
+        from ebooklet_tx.changes import Change
+
         self._usable()
         return Change(self)
 
@@ -246,12 +248,7 @@ class Database(ApplyingDatabase):
             >>> bool(db.changes().push()), dict(db.diff("monday"))
             (True, {'a': 'changed', 'c': 'added'})
         """
-        from ebooklet_tx.maintenance.snapshots.difference import (
-            check_comparable,
-            differences,
-            pending_changes,
-            state_of,
-        )
+        from ebooklet_tx.maintenance.snapshots import difference
 
         session = self._usable()
         if self.writable:
@@ -259,12 +256,12 @@ class Database(ApplyingDatabase):
                 session.local.commit()
         reader = reader_of(session)
         if a is None and b is None:
-            return self._differences(pending_changes(reader))
+            return self._differences(difference.pending_changes(reader))
         if a is None:
             raise InvalidArgumentError("give the state from which to compare as well: diff(a, b)")
-        one, other = state_of(reader, self.uuid, a), state_of(reader, self.uuid, b)
-        check_comparable(one, other)
-        return self._differences(differences(one, other))
+        one, other = difference.state_of(reader, self.uuid, a), difference.state_of(reader, self.uuid, b)
+        difference.check_comparable(one, other)
+        return self._differences(difference.differences(one, other))
 
     @at_edge
     def _differences(self, changes: Iterator[KeyChange]) -> Iterator[KeyChange]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from operator import attrgetter
 
-from ebooklet_tx.formats.index_records import IndexEntry, Run, RunList
+from ebooklet_tx.formats.index_records import IndexEntry, Run
 from ebooklet_tx.index.lookup import LocatedRow, entry_rows, newest
-from ebooklet_tx.index.reader import IndexReader, intersection, meets
+from ebooklet_tx.index.reader import IndexReader, intersection, meets, row_count
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.records import IndexRow
 
@@ -111,11 +111,6 @@ def write_upon(
 def _is_small(run: Run, rules: MergeRules) -> bool:
     """Whether as many rows as would be merged with a run may be held in memory."""
     return row_count(run) <= ROWS_HELD * rules.ratio
-
-
-def row_count(run: Run) -> int:
-    """Returns about how many rows a run has, never less than it has."""
-    return sum(part.row_count for part in (run.pages if isinstance(run, RunList) else run))
 
 
 def _pair_to_merge(counts: Sequence[int], rules: MergeRules) -> int | None:
@@ -297,4 +292,4 @@ def _rows_at_most(entry: IndexEntry, reader: IndexReader, lo: str, hi: str | Non
     return 0
 
 
-__all__ = ["MAX_RUNS", "MergeRules", "Merged", "may_drop", "merge_runs", "row_count", "write_upon"]
+__all__ = ["MAX_RUNS", "MergeRules", "Merged", "may_drop", "merge_runs", "write_upon"]

@@ -212,6 +212,11 @@ def intersection(lo: str, hi: str | None, other_lo: str, other_hi: str | None) -
     return max(lo, other_lo), least_bound(hi, other_hi)
 
 
+def row_count(run: Run) -> int:
+    """Returns about how many rows a run has, never less than it has."""
+    return sum(part.row_count for part in (run.pages if isinstance(run, RunList) else run))
+
+
 def meets(lo: str, hi: str | None, other_lo: str, other_hi: str | None) -> bool:
     """Whether two half-open intervals have something in common."""
     begin, end = intersection(lo, hi, other_lo, other_hi)
@@ -234,4 +239,4 @@ def _block_piece(entry: IndexEntry, ref: BlockRef) -> Piece:
     return Piece(entry.name, ref.offset_bytes, ref.length_bytes, ref.digest)
 
 
-__all__ = ["IndexReader", "intersection", "meets"]
+__all__ = ["IndexReader", "intersection", "meets", "row_count"]

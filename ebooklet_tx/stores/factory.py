@@ -1,6 +1,7 @@
 """Makes the object store that a connection names.
 
-Every store retries by one policy, and boto3 is imported only for a connection that leads to a bucket.
+Every store retries by one policy. A kind of store is imported for a connection that leads to one: boto3 above all
+takes longer than all else that opening does.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from dataclasses import replace
 
 from ebooklet_tx.connection import Connection, DirectoryConnection, HTTPConnection, S3Connection
 from ebooklet_tx.connection.memory import MemoryConnection
-from ebooklet_tx.stores.directory import DirectoryStore
-from ebooklet_tx.stores.http import HTTPStore
-from ebooklet_tx.stores.memory import store_named
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 
@@ -57,15 +55,22 @@ def open_store(
 
 def _plain_store(connection: Connection, for_writing: bool) -> ObjectStore:
     if isinstance(connection, DirectoryConnection):
+        from ebooklet_tx.stores.directory import DirectoryStore
+
         return DirectoryStore(connection.folder)
     if isinstance(connection, HTTPConnection):
+        from ebooklet_tx.stores.http import HTTPStore
+
         return HTTPStore(connection.db_url)
     if isinstance(connection, MemoryConnection):
+        from ebooklet_tx.stores.memory import store_named
+
         return store_named(connection.name)
     publicly = connection.db_url is not None and not connection.has_credentials
     if connection.db_url is not None and (connection.bucket is None or (publicly and not for_writing)):
+        from ebooklet_tx.stores.http import HTTPStore
+
         return HTTPStore(connection.db_url, key=connection.key, timeout_seconds=connection.read_timeout)
-    # Importing boto3 takes longer than opening a folder.
     from ebooklet_tx.stores.s3 import S3Store
 
     return S3Store(connection)

@@ -16,7 +16,6 @@ from ebooklet_tx.records import CommitWay
 from ebooklet_tx.stores.capabilities import CleaningDeniedError, probe
 from ebooklet_tx.sync.commit import commit_mode
 from ebooklet_tx.sync.commit.commit_mode import KEPT_APART_BY_TICKETS, record_result, recorded_result
-from ebooklet_tx.sync.commit.push import raise_fence
 from ebooklet_tx.sync.commit.writer_locks import new_lock
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.remote import Remote
@@ -126,6 +125,9 @@ def reconcile_mode(journal: Journal, remote: Remote, commits: CommitWay | None =
 def begin_locked(session: Session) -> None:
     """Begins a session under its lock: fences off a holder that had not released it, and notes the fence."""
     if session.locks.owes_fence:
+        # Most sessions that begin owe none, and many never push.
+        from ebooklet_tx.sync.commit.push import raise_fence
+
         raise_fence(session)
     else:
         session.locks.note_fence(read_base(session.journal).fence)

@@ -41,11 +41,15 @@ def test_opening_a_folder_loads_neither_boto3_nor_sqlalchemy_later() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_store_is_asked_before_booklet_and_numpy_are_loaded() -> None:
+def test_a_store_is_asked_before_what_is_seldom_needed_is_loaded() -> None:
     done = run(
         "import socket, sys, tempfile, ebooklet_tx\n"
         "class FoundError(BaseException): pass\n"
-        "def connect(*_): raise FoundError(sorted({'booklet', 'numpy', 'sqlalchemy'} & set(sys.modules)))\n"
+        "late = {'booklet', 'numpy', 'sqlalchemy'}\n"
+        "late |= {f'ebooklet_tx.{name}' for name in ('changes', 'sync.commit.push', 'sync.commit.builder',\n"
+        "    'sync.forks.merge', 'sync.forks.work', 'index.merging', 'stores.directory', 'stores.http',\n"
+        "    'maintenance', 'database.parallel')}\n"
+        "def connect(*_): raise FoundError(sorted(late & set(sys.modules)))\n"
         "socket.socket.connect = connect\n"
         "place = ebooklet_tx.S3Connection('id', 'secret', 'db', 'bucket', 'http://127.0.0.1:9')\n"
         "try:\n"

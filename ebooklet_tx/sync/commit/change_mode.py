@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import (
     ConditionUnsupportedError,
@@ -20,12 +21,14 @@ from ebooklet_tx.errors import (
     WeakStoreWarning,
 )
 from ebooklet_tx.stores.capabilities import WRONG_ETAG
-from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.commit_mode import KEPT_APART_BY_TICKETS
 from ebooklet_tx.sync.commit.read_back import Outcome, Swap, is_base_there, read_back
 from ebooklet_tx.sync.commit.writer_locks import WriterLocks
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root
+
+if TYPE_CHECKING:
+    from ebooklet_tx.sync.commit.builder import Commit
 
 TRIES = 3
 """How often the condition that must hold is sent before the root counts as one that can't be swapped."""

@@ -12,7 +12,6 @@ from ebooklet_tx.errors import OfflineError, PreconditionFailedError, RemoteInte
 from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.index.history import HistoryReader, extended
 from ebooklet_tx.records import ObjectRef
-from ebooklet_tx.sync.commit.builder import Changes, new_record
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root_or_none
 
@@ -74,6 +73,9 @@ def _raise(remote: Remote, fetched: FetchedRoot) -> bool:
 
 def _next_root(remote: Remote, fetched: FetchedRoot) -> tuple[bytes, str]:
     """Returns the bytes of a root that says the same with a higher fence, and its commit's id."""
+    # A lock is seldom taken over.
+    from ebooklet_tx.sync.commit.builder import Changes, new_record
+
     old = fetched.manifest
     record = new_record(old.seq + 1, Changes())
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import RemoteMissingError, TransientStoreError
-from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.swap_rules import RootSeen, Verdict, judge
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
+
+if TYPE_CHECKING:
+    from ebooklet_tx.sync.commit.builder import Commit
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,6 @@ from ebooklet_tx.local.journal.facts import is_replacing, note_public_sides, pub
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.local_store import LocalStore
-from ebooklet_tx.stores.http import HTTPStore
 from ebooklet_tx.sync.root_object import fetch_root
 
 MAX_WAIT_SECONDS = 10.0
@@ -79,6 +78,8 @@ def check_public_side(local: LocalStore, root_place: str, connection: Connection
 
 def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
     """Returns the uuid of the database that the address shows, None if that can't be told."""
+    from ebooklet_tx.stores.http import HTTPStore
+
     store = HTTPStore(db_url, key=connection.key, timeout_seconds=min(connection.read_timeout, MAX_WAIT_SECONDS))
     try:
         place = f"{connection.key!r} at {store.location}"

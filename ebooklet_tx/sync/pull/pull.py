@@ -20,7 +20,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import FirstFormatError
 from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.index.commit_index import CommitIndex
-from ebooklet_tx.index.merging import row_count
+from ebooklet_tx.index.reader import row_count
 from ebooklet_tx.local.detach import finish_detaching
 from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, type_fact
