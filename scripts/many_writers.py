@@ -2,7 +2,8 @@
 
 Each writer is a process that adds one to a shared counter and to one of its own, and pushes; conflicts on the
 shared counter are added up. So many run at a time, until all have made their pushes. The same work by one writer
-alone is measured before, for the ratio.
+alone is measured before, for the ratio. Writers of one machine queue; `--apart` measures them as if each had a
+machine of its own, though they share the processors of this one.
 
 The last line is a row of a table: rate of all over the rate of one, and the slowest push over the median of one.
 """
@@ -20,7 +21,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,12 +110,21 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, str | None]]:
         yield f"{name}/counters", endpoint
 
 
-def run(work: Work, numbers: range, at_once: int) -> tuple[list[float], float]:
+def begin(work: Work, apart: bool, ready: Barrier) -> None:
+    """Prepares a process: all of them have imported everything before the first push is measured."""
+    folder = work.folder / f"process-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    if apart:
+        os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    write(replace(work, remote=f"{work.remote}-{os.getpid()}", folder=folder, pushes=1, delay_seconds=0.0), 0)
+    ready.wait()
+
+
+def run(work: Work, numbers: range, at_once: int, *, apart: bool = False) -> tuple[list[float], float]:
     """Lets writers work, so many at a time; returns what each push took, and from first to last."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=context) as pool:
-        # They are started, and have imported everything, before the first is measured.
-        list(pool.map(time.sleep, [0.5] * at_once * 2))
+    prepared = (work, apart, context.Barrier(at_once))
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=begin, initargs=prepared) as pool:
         spans = [span for spans in pool.map(write, [work] * len(numbers), numbers) for span in spans]
     first, last = min(begun for begun, _ in spans), max(begun + took for begun, took in spans)
     return [took for _, took in spans], last - first
@@ -127,6 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pushes", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="what each request takes more")
+    parser.add_argument(
+        "--apart", action="store_true", help="as on a machine each: no queue of the machine's own"
+    )
     parser.add_argument("--folder", type=Path, default=None)
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
@@ -141,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
             one, one_seconds = run(alone, range(1), 1)
             # The database exists before they begin.
             write(Work(remote, endpoint_url, folder, 1, 0.0), asked.writers)
-            took, seconds = run(many, range(asked.writers), asked.at_once)
+            took, seconds = run(many, range(asked.writers), asked.at_once, apart=asked.apart)
             with ebooklet_tx.open(connection(many), folder / "last.blt", "r") as db:
                 total = db[SHARED]
     wanted = asked.writers * asked.pushes + 1
@@ -149,8 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     took.sort()
     print(f"sum {total}, wanted {wanted}")
     together, slowest = len(took) / seconds, took[-1]
+    store_name = f"{asked.store}, apart" if asked.apart else asked.store
     print(
-        f"{asked.store}, {asked.writers} writers x {asked.pushes} pushes, {asked.at_once} at a time, "
+        f"{store_name}, {asked.writers} writers x {asked.pushes} pushes, {asked.at_once} at a time, "
         f"{asked.delay_ms:g} ms a request: alone {rate:.1f}/s, median {median * 1e3:.0f} ms; together "
         f"{together:.1f}/s = {together / rate:.2f} x, median {statistics.median(took) * 1e3:.0f}, 99 % "
         f"{took[int(len(took) * 0.99)] * 1e3:.0f}, slowest {slowest * 1e3:.0f} ms = {slowest / median:.0f} x the "

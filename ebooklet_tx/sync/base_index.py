@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ebooklet_tx.errors import UnsupportedFormatError
-from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.journal.base import Base
@@ -22,6 +22,9 @@ from ebooklet_tx.progress import Reporter
 from ebooklet_tx.records import CommitRecord, RemoteSide
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot
+
+REMEMBERED = 2
+"""So many commits' decoded roots are held, up to some 100 KB each."""
 
 
 class Answer(NamedTuple):
@@ -38,7 +41,7 @@ class BaseIndex:
         self._remote = remote
         self.remote_index = RemoteIndex(remote.store, remote.names, local.pieces, threads=remote.threads)
         self._mutex = threading.Lock()
-        self._last: tuple[str | None, str | None, CommitIndex] | None = None
+        self._last: dict[tuple[str | None, str | None], CommitIndex] = {}
 
     @property
     def reporter(self) -> Reporter:
@@ -50,13 +53,10 @@ class BaseIndex:
         if not base.seq or not base.root:
             return None
         with self._mutex:
-            if self._last is not None and self._last[:2] == (base.commit_id, base.etag):
-                return self._last[2]
-        root = decode_root(base.root, name=self._remote.root_place)
-        index = self.remote_index.of(root, etag=base.etag, size_bytes=len(base.root))
-        with self._mutex:
-            self._last = base.commit_id, base.etag, index
-        return index
+            known = self._last.get((base.commit_id, base.etag))
+        if known is not None:
+            return known
+        return self._note(decode_root(base.root, name=self._remote.root_place), base.etag, len(base.root))
 
     def records_of(self, base: Base) -> Sequence[CommitRecord]:
         """Returns the newest commits that a base's root itself tells of, newest first."""
@@ -65,7 +65,20 @@ class BaseIndex:
 
     def of_root(self, fetched: FetchedRoot) -> CommitIndex:
         """Returns the index of a root that was read."""
-        return self.remote_index.of(fetched.root, etag=fetched.etag, size_bytes=len(fetched.data))
+        if fetched.etag:
+            return self._note(fetched.root, fetched.etag, len(fetched.data))
+        # A snapshot's, which anybody may have written.
+        return self.remote_index.of(fetched.root, etag=None, size_bytes=len(fetched.data))
+
+    def _note(self, root: Root, etag: str | None, size_bytes: int) -> CommitIndex:
+        index = self.remote_index.of(root, etag=etag, size_bytes=size_bytes)
+        with self._mutex:
+            self._last.pop((root.manifest.commit_id, etag), None)
+            # The base, and the one that it moves on to.
+            while len(self._last) >= REMEMBERED:
+                del self._last[next(iter(self._last))]
+            self._last[root.manifest.commit_id, etag] = index
+        return index
 
 
 def check_readable(journal: Journal, base: Base) -> None:

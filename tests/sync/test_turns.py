@@ -200,6 +200,15 @@ def test_the_oldest_of_a_round_goes_first() -> None:
     assert count_before([], ME) is None
 
 
+def test_writers_of_one_machine_with_a_queue_take_turns_as_one() -> None:
+    writer = Writer(World(0.03), "one", random.Random(1))
+    names = ["a:1", "b:1", "a:2"]
+    records = [CommitRecord(seq, f"{seq:032x}", 10**9, name, 1, 0, 1) for seq, name in enumerate(names, 1)][::-1]
+    assert writer.turns._before(records) is None
+    writer.turns.as_one, writer.turns._writers = "a:", {}
+    assert writer.turns._before(records) == 1
+
+
 def test_commits_of_a_database_that_was_made_anew_are_not_waited_for() -> None:
     world = World(0.03)
     writer = Writer(world, "one", random.Random(1))

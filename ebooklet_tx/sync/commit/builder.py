@@ -146,8 +146,13 @@ def new_record(seq: int, changes: Changes) -> CommitRecord:
 
 def writer_name() -> str:
     """Returns how this process signs its commits, for people to read."""
+    return f"{writers_here()}{os.getpid()}"
+
+
+def writers_here() -> str:
+    """Returns how the names of all writers of this machine begin; those of another may begin alike."""
     host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
-    return f"{host}:{os.getpid()}"
+    return f"{host}:"
 
 
 def build(
@@ -256,4 +261,14 @@ def _merged(below: CommitIndex, remote: RemoteIndex, writer: RunWriter, limits: 
     return NewIndex(write_lists(merged.runs, writer, limits), below.root.tail, merged.floor_seq)
 
 
-__all__ = ["Below", "Changes", "Commit", "DatabaseFacts", "build", "first_floor", "new_record", "writer_name"]
+__all__ = [
+    "Below",
+    "Changes",
+    "Commit",
+    "DatabaseFacts",
+    "build",
+    "first_floor",
+    "new_record",
+    "writer_name",
+    "writers_here",
+]

@@ -254,6 +254,9 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
             with journal.transaction() as transaction:
                 drop_intents(driver(transaction), [commit.manifest.commit_id])
         raise
+    if outcome.applied:
+        # What follows is of this machine alone.
+        session.locks.queue.leave()
     if outcome.applied and commit.changes_mode:
         record_result(journal, remote.mode)
     if outcome.pull_root:

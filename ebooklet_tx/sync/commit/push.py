@@ -168,13 +168,17 @@ def _rounds(
         for number in range(MAX_ROUNDS):
             if number and session.locks.recheck():
                 pull(session)
+            fresh = False
             if session.locks.is_optimistic and _is_pending(session.journal):
+                # While packs are sent the others go on.
+                if number or not _sends_packs(read_plan(session.journal)):
+                    fresh = session.turns.await_machine(session.locks.queue, lambda: pull(session))
                 session.turns.await_turn(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
                 )
             began, base = session.remote.policy.clock(), read_base(session.journal)
             reader.know_pending()
-            complete = _pull_known_conflicts(reader, decode, on_conflict)
+            complete = fresh or _pull_known_conflicts(reader, decode, on_conflict)
             yielding: list[Resolution] = []
             if on_conflict != "raise":
                 # Only a function is asked about keys to which both sides gave the same value.
@@ -206,6 +210,7 @@ def _rounds(
                 backoff(session.remote.policy, number)
         raise contention(session.remote)
     finally:
+        session.locks.queue.leave()
         session.locks.release_turn()
 
 
@@ -306,10 +311,14 @@ def _one_round(
         on = Below() if replacing else below(session.index, base)
     base_etag = base.etag if seen is None else seen.etag
     try:
-        if plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES:
+        if _sends_packs(plan):
             send_values(session.local, remote, plan)
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
+        optimistic = session.locks.is_optimistic and plan.count > 0
+        if optimistic and session.turns.await_machine(session.locks.queue, lambda: pull(session)):
+            # Those that it waited for have committed meanwhile.
+            return None
         rows = operation_rows(session.local, remote, plan, on.seq + 1)
         counts = (plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
         changes = Changes(*counts, message)
@@ -321,6 +330,10 @@ def _one_round(
         return None
     apply(journal, yielding)
     return _result(commit, resumed)
+
+
+def _sends_packs(plan: PushPlan) -> bool:
+    return plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES
 
 
 def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:

@@ -2,7 +2,8 @@
 
 The newest commits, as long as each is of another writer, are the round: the writer whose commit in it is the
 oldest goes first, the others wait in that order. A writer that is not in it goes first as well, after a random
-pause. Nothing is sent for this but reads of the root, and only by a writer that has just lost to another.
+pause. Nothing is sent for this but reads of the root, and only by a writer that has just lost to another. The
+writers of one machine, which stand in a queue of their own (`locks.machine_queue`), take turns as one.
 
 The invariant: turns spread writers in time, and nothing else rests on them; the compare-and-swap alone decides
 which commit counts. Each wait ends after a number of commits and a time that are known when it begins.
@@ -13,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ebooklet_tx.locks.machine_queue import MachineQueue
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.commit.builder import writers_here
 
 CONTENTION_SECONDS = 0.02
 
@@ -61,10 +64,13 @@ class Turns:
     Attributes:
         policy: Waits, and tells the time.
         commit_seconds: About how long a commit takes, by those of this session.
+        as_one: How the names of the writers begin that count as this one, as they commit one after another by
+            themselves: those of this machine, where they have a queue. Empty where there are none.
     """
 
     policy: RetryPolicy
     commit_seconds: float = 0.0
+    as_one: str = ""
     _writers: dict[int, str] = field(default_factory=dict)
     _lost: int = 0
     _contended_until: float = float("-inf")
@@ -80,6 +86,14 @@ class Turns:
         self._measure(took_seconds)
         self._lost += 1
         self._contended_until = self.policy.clock() + max(1.0, REMEMBERED_ROUNDS * self.commit_seconds)
+
+    def await_machine(self, queue: MachineQueue, pull: Callable[[], object]) -> bool:
+        """Waits for the writers of this machine that came first; if there were any, pulls and returns True."""
+        waited = queue.enter(self.commit_seconds)
+        self.as_one = writers_here() if queue.is_in else ""
+        if waited:
+            pull()
+        return waited
 
     def await_turn(self, records: Callable[[], Sequence[CommitRecord]], pull: Callable[[], bool]) -> None:
         """Waits for the writers whose turn comes first; returns at once where no other was met lately.
@@ -128,7 +142,8 @@ class Turns:
         latest_us = max((record.committed_at_us for record in records), default=0) - ROUND_SECONDS * 1e6
         for record in records:
             if record.committed_at_us >= latest_us:
-                self._writers.setdefault(record.seq, record.writer)
+                is_ours = self.as_one and record.writer.startswith(self.as_one)
+                self._writers.setdefault(record.seq, ME if is_ours else record.writer)
         # Of a database that was made anew there are no higher ones.
         last = max((record.seq for record in records), default=0)
         newest = sorted((seq for seq in self._writers if seq <= last), reverse=True)[:REMEMBERED_COMMITS]

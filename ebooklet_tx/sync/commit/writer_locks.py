@@ -15,6 +15,7 @@ from typing import Protocol, Self
 
 from ebooklet_tx.errors import ConditionUnsupportedError, LockTimeoutError
 from ebooklet_tx.locks.lease import LEASE_TTL_SECONDS, Lease
+from ebooklet_tx.locks.machine_queue import MachineQueue
 from ebooklet_tx.locks.tickets import TicketLock
 from ebooklet_tx.sync.commit.swap_rules import fenced_off
 from ebooklet_tx.sync.remote import Remote
@@ -63,6 +64,14 @@ def new_ticket(remote: Remote) -> WriterLock:
     return TicketLock(remote.store, remote.names.lock, policy=remote.policy, ttl_seconds=LOCK_TTL_SECONDS)
 
 
+def _name_on_machine(remote: Remote) -> str | None:
+    """Returns how the processes of this machine name a remote; None where only one process has it, or none."""
+    place = remote.mode.place
+    if place is None or place[0] == "memory" or remote.offline:
+        return None
+    return repr((place, remote.store.location, remote.names.root))
+
+
 class WriterLocks:
     """The locks of one session.
 
@@ -70,12 +79,14 @@ class WriterLocks:
         held: The lock that is held from open to close; None for an optimistic writer.
         fence: The root's fence when that lock was taken; a higher one means that the lock is lost.
         timeout_seconds: How long a commit waits for a lock that another writer holds.
+        queue: Where an optimistic writer waits for the others of its machine.
     """
 
     def __init__(self, remote: Remote) -> None:
         self.held: WriterLock | None = None
         self.fence = 0
         self.timeout_seconds = COMMIT_TIMEOUT_SECONDS
+        self.queue = MachineQueue(_name_on_machine(remote), remote.policy)
         self._remote = remote
         self._turn: WriterLock | None = None
         self._pending: list[WriterLock] = []
@@ -294,11 +305,13 @@ class WriterLocks:
 
     def release(self) -> None:
         """Gives back what is held, or may be, in the remote; twice is no error."""
+        self.queue.close()
         for lock in (*self._pending, self._turn, self.held):
             if lock is not None:
                 lock.release()
 
     def forget_in_child(self) -> None:
         """In a forked child: the lock is the parent's."""
+        self.queue.forget_in_child()
         if self.held is not None:
             self.held.forget_in_child()

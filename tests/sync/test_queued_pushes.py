@@ -1,0 +1,191 @@
+"""Optimistic pushes of one machine: they lose no rounds to each other, and wait for each other only to commit."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import ebooklet_tx
+from ebooklet_tx import testing
+from ebooklet_tx.locks import private_folder
+from ebooklet_tx.stores.wrapper import PassingStore
+from ebooklet_tx.sync.commit.turns import Turns
+
+T = TypeVar("T")
+pytestmark = pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="there is no queue without such locks")
+
+
+class NotingStore(PassingStore):
+    """Calls a function before each request."""
+
+    before: Callable[[str, str], object] = staticmethod(lambda kind, key: None)
+
+    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+        type(self).before(kind, key)
+        return send()
+
+
+@pytest.fixture(autouse=True)
+def requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """The requests that are sent."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    sent: list[str] = []
+    monkeypatch.setattr(NotingStore, "before", staticmethod(lambda kind, key: sent.append(kind)))
+    with testing.wrapped_stores(NotingStore):
+        yield sent
+
+
+@contextlib.contextmanager
+def writers(tmp_path: Path, count: int) -> Iterator[list[Any]]:
+    remote = f"file://{tmp_path}/remote/counters"
+    with ebooklet_tx.open(remote, tmp_path / "first.blt", "c", value_serializer="orjson") as db:
+        db["count"] = 0
+        db.changes().push()
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                ebooklet_tx.open(remote, tmp_path / f"{n}.blt", "c", value_serializer="orjson", lock=None)
+            )
+            for n in range(count)
+        ]
+
+
+def add(conflict: ebooklet_tx.Conflict) -> int:
+    return int(conflict.ours + conflict.theirs - conflict.base)
+
+
+def queue_of(db: Any) -> Any:
+    return db._session.locks.queue
+
+
+def test_threads_lose_no_round_to_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[float] = []
+    monkeypatch.setattr(Turns, "lost", lambda self, took: lost.append(took))
+
+    def work(db: Any) -> None:
+        for _ in range(4):
+            db["count"] += 1
+            db.changes().push(on_conflict=add)
+
+    with writers(tmp_path, 3) as sessions:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(work, sessions))
+        sessions[0].changes().pull()
+        assert sessions[0]["count"] == 12
+        # One that came just after another had left may have met its commit.
+        assert len(lost) <= 6
+        assert not any(queue_of(db).is_in for db in sessions)
+
+
+def test_a_writer_that_waited_reads_the_root_once(tmp_path: Path, requests: list[str]) -> None:
+    with writers(tmp_path, 2) as (one, other):
+        one["a"], other["b"] = 1, 2
+        assert queue_of(one).enter(0.0) is False
+        with ThreadPoolExecutor(1) as pool:
+            pushed = pool.submit(other.changes().push)
+            while not queue_of(other).is_in:
+                time.sleep(0.001)
+            requests.clear()
+            one.changes().push()
+            assert pushed.result(30).seq == 3
+        assert requests.count("put") == 2
+        assert len(requests) <= 3
+
+
+def test_packs_are_sent_outside_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writers(tmp_path, 1) as (db,):
+        seen = []
+        monkeypatch.setattr(
+            NotingStore, "before", staticmethod(lambda kind, key: seen.append((key, queue_of(db).is_in)))
+        )
+        db["large"] = "x" * 100_000
+        db.changes().push()
+        assert [is_in for key, is_in in seen if ".d/pack" in key] == [False]
+        assert seen[-1] == ("counters", True)
+        assert not queue_of(db).is_in
+
+
+def test_a_large_push_that_met_others_commits_on_top_of_them(tmp_path: Path, requests: list[str]) -> None:
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["large"] = 1, "x" * 100_000
+        queue_of(one).enter(0.0)
+        with ThreadPoolExecutor(1) as pool:
+            pushed = pool.submit(other.changes().push)
+            while not queue_of(other).is_in:
+                time.sleep(0.001)
+            one.changes().push()
+            assert pushed.result(30).seq == 3
+        # The pack, and one root each: nothing was sent twice.
+        assert requests[-5:].count("put") + requests[-5:].count("put_parts") <= 3
+        one.changes().pull()
+        assert len(one["large"]) == 100_000
+
+
+def test_a_push_that_fails_gives_its_place_back(tmp_path: Path) -> None:
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        one.changes().push()
+        with pytest.raises(ebooklet_tx.ConflictError):
+            other.changes().push()
+        assert not queue_of(other).is_in
+        other.changes().push(on_conflict="ours")
+
+
+def test_a_push_within_another_one_of_its_thread_does_not_wait_for_it(tmp_path: Path) -> None:
+    with writers(tmp_path, 2) as (one, other):
+
+        def decide(conflict: ebooklet_tx.Conflict) -> int:
+            if other["count"] == 2:
+                other["count"] = 3
+                other.changes().push()
+            return 10
+
+        other["count"] = 2
+        other.changes().push()
+        one["count"] = 1
+        began = time.monotonic()
+        one.changes().push(on_conflict=decide)
+        assert one["count"] == 10
+        assert time.monotonic() - began < 5
+
+
+def test_a_writer_that_holds_the_lock_has_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_folder, "open_shared", lambda *_: pytest.fail("it joined"))
+    monkeypatch.setattr("ebooklet_tx.locks.machine_queue.open_shared", lambda *_: pytest.fail("it joined"))
+    with ebooklet_tx.open(
+        f"file://{tmp_path}/remote/x", tmp_path / "x.blt", "c", value_serializer="orjson"
+    ) as db:
+        db["a"] = 1
+        db.changes().push()
+
+
+def test_closing_a_session_ends_the_wait_of_its_push(tmp_path: Path) -> None:
+    with writers(tmp_path, 2) as (one, other):
+        queue_of(one).enter(0.0)
+        other["b"] = 1
+        raised: list[BaseException] = []
+
+        def push() -> None:
+            try:
+                other.changes().push()
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=push)
+        thread.start()
+        while not queue_of(other).is_in:
+            time.sleep(0.001)
+        other.close()
+        thread.join(2)
+        assert not thread.is_alive()
+        queue_of(one).leave()
+    assert all(isinstance(error, ebooklet_tx.Error) for error in raised), raised
