@@ -139,7 +139,8 @@ class CopyModel:
 
     def commit(self) -> None:
         if self.cleared_at is not None:
-            for key in set(self.durable()) - {METADATA}:
+            # Also keys set since the last commit: a push whose outcome is open may have sent them.
+            for key in (set(self.durable()) | self.cleared) - {METADATA}:
                 self._delete(key, self.cleared_at)
         for key, (value, stamp) in self.overlay.items():
             if value is None:
@@ -157,9 +158,9 @@ class CopyModel:
 
     def _delete(self, key: str, stamp: int) -> None:
         old, row = self.pending.get(key), self.seen.get(key)
-        # While a push may have taken effect unseen, a key of it that is deleted has to stay deleted.
-        maybe_remote = old is not None and bool(self.unanswered)
-        if (row is None or row.value is None) and not maybe_remote:
+        # While a push may have taken effect unseen, every delete stays. That the key is not pending any more, or
+        # is of this overlay alone, does not tell that the push did not send it: its operation may be discarded.
+        if (row is None or row.value is None) and not self.unanswered:
             self.pending.pop(key, None)
         else:
             self.pending[key] = Operation(None, stamp, old.base if old else row)

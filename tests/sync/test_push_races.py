@@ -112,6 +112,41 @@ def test_a_push_of_unknown_outcome_is_settled_later(
     assert history(bench) == [(1, 0)] * len(expected)
 
 
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_delete_stays_while_a_push_may_have_set_a_key_that_was_discarded(
+    bench: Bench, applied: bool, cleared: bool
+) -> None:
+    make(bench, {"old": b"0"})
+    stores = []
+
+    def deaf(inner: ObjectStore) -> DeafStore:
+        stores.append(DeafStore(inner, applied=applied))
+        return stores[-1]
+
+    with bench.open(wrap_store=deaf) as db:
+        db["k"] = b"1"
+        db.sync()
+        stores[0].deaf = True
+        with pytest.raises(OfflineError, match="later"):
+            db.changes().push()
+        stores[0].deaf = False
+        assert read_intents(db._session.journal)
+        assert db.changes().discard(["k"]) == 1
+        # It shows no more, but its copy lies in the file still.
+        db["k"] = b"2"
+        if cleared:
+            db.clear()
+        else:
+            del db["k"]
+        db.sync()
+        assert pending(db)["k"] == "delete"
+        assert db.changes().push()
+        assert pending(db) == {}
+        assert "k" not in db
+    assert bench.contents("a") == bench.fresh_contents() == ({} if cleared else {"old": b"0"})
+
+
 def test_the_read_back_meets_others_on_top_of_ours(bench: Bench) -> None:
     make(bench, {"old": b"0"})
 

@@ -45,7 +45,8 @@ _KEEP_BASE = ", ".join(
     )
 )
 
-# While the outcome of a push is open, what the remote is known to hold may be superseded by that push.
+# While the outcome of a push is open, what the remote is known to hold may be superseded by that push. So every
+# delete stays then: the push may have set a key whose operation was discarded since.
 _NO_PUSH_OPEN = "NOT EXISTS (SELECT 1 FROM intent)"
 
 _UPDATE = f"""
@@ -84,7 +85,7 @@ _DELETE = (
     "({s0}, {s1}, {s2}, {s3}, {0}, {1}, {2})",
     f"""
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
-  pending = CASE WHEN known AND remote_digest IS NULL AND (pending = 0 OR {_NO_PUSH_OPEN}) THEN 0
+  pending = CASE WHEN known AND remote_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
     WHEN NOT known AND pending != 0 AND {BASE_AS_NOW} AND base_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
     ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = excluded.pending_timestamp_us, pending_length_bytes = NULL,
