@@ -10,7 +10,7 @@ reader of a part of a pack needs anyway. docs/reference/FORMAT.md gives the layo
 from __future__ import annotations
 
 import struct
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,9 +90,8 @@ class PackBuilder:
         key_lens, value_lens = list(map(len, encoded)), list(map(len, values))
         if max(key_lens) > MAX_KEY_BYTES or max(value_lens) > MAX_VALUE_BYTES:
             return None
-        fixed_bytes = RECORD_HEAD_BYTES
-        ends = list(accumulate(map(add, key_lens, value_lens), lambda end, size: end + size + fixed_bytes))
-        first = self._size_bytes + fixed_bytes
+        ends = list(accumulate(map(add, map(add, key_lens, value_lens), repeat(RECORD_HEAD_BYTES))))
+        first = self._size_bytes
         if first + ends[-1] > most_bytes:
             return None
         heads = map(_RECORD_HEAD.pack, key_lens, stamps, value_lens)
@@ -215,7 +214,7 @@ def _encode_key(key: str) -> bytes:
 
 
 def _encode_keys(keys: Sequence[str]) -> list[bytes]:
-    return [key.encode() if key.isascii() else _encode_key(key) for key in keys]
+    return list(map(str.encode if "".join(keys).isascii() else _encode_key, keys))
 
 
 def _are_in_range(stamps: Sequence[int]) -> bool:

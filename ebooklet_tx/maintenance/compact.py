@@ -37,6 +37,7 @@ from ebooklet_tx.records import IndexRow, ObjectRef
 from ebooklet_tx.sync.base_index import side_of
 from ebooklet_tx.sync.commit.builder import Changes
 from ebooklet_tx.sync.commit.packing import (
+    PackBatch,
     fill_packs,
     reconcile_uploads,
     renew_old_uploads,
@@ -279,7 +280,7 @@ def _send_values(local: LocalStore, remote: Remote, rows: Sequence[RemoteValue],
     journal = local.journal
     wanted = values_to_read(rows, arrived_places(journal))
     values = under_shortest_keys(read_values(local, remote, wanted, unreadable), rows)
-    batches = ([value] for value in values)
+    batches = (PackBatch.of([value]) for value in values)
     packs = fill_packs(batches, remote.names.new_pack, pack_bytes=PACK_BYTES)
     totals = {"keys_total": len(wanted), "bytes_total": sum(row.length_bytes for row in wanted)}
     kept = "compacting again goes on from there"

@@ -108,6 +108,7 @@ class Journal:
         mutex: Held by every method while it uses the connection, and by `transaction` and `reading` for the
             whole block. A session holds it itself where several of them belong together.
         whole_at: The version in which all that is pending was last found in its place.
+        known_at: The version in which the remote side of all that is pending was last found known.
     """
 
     def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
@@ -116,6 +117,7 @@ class Journal:
         self.mutex = threading.RLock()
         self._owned = owned
         self.whole_at: tuple[int, int] | None = None
+        self.known_at: tuple[int, int] | None = None
         self._counts_cells: bool | None = None
         self._mark = MarkWriter(side_files(path).mark)
         self._named = _named(path)

@@ -108,6 +108,8 @@ def keys_to_look_up(journal: Journal, after: str | None = None) -> list[str]:
         journal: The journal.
         after: The last key of the page before.
     """
+    if after is None and knows_pending(journal):
+        return []
     at = journal.get_meta("base_commit_id")
     page = journal.rows(_NOT_KNOWN_KEYS, (at, after or "", KEYS_AT_ONCE))
     keys: list[str] = [key for (key,) in page]
@@ -137,9 +139,16 @@ def is_any_pending(raw: sqlite3.Connection) -> bool:
 
 
 def knows_pending(journal: Journal) -> bool:
-    """Whether it is known of every pending key what the base commit has."""
-    at = journal.get_meta("base_commit_id")
-    return not journal.rows(_NOT_KNOWN_KEYS.replace("key > ?", "key >= ?"), (at, "", 1))
+    """Whether it is known of every pending key what the base commit has; costs them once a change."""
+    with journal.mutex:
+        version = journal.version()
+        if journal.known_at == version:
+            return True
+        at = journal.get_meta("base_commit_id")
+        if journal.rows(_NOT_KNOWN_KEYS.replace("key > ?", "key >= ?"), (at, "", 1)):
+            return False
+        journal.known_at = version
+        return True
 
 
 def holds_any(raw: sqlite3.Connection, lo: str, hi: str | None) -> bool:

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ebooklet_tx.local.journal.connections import insert_many
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.local.journal.merged import packs_of_forks
 from ebooklet_tx.records import ObjectRef
+
+_PLACE = ("INSERT OR REPLACE INTO place(number, object, offset_bytes)", "({0}, {s0}, {1})", "")
 
 _COLUMNS = "name, size_bytes, etag, upload_id, begun_at_us, digest"
 
@@ -158,10 +161,10 @@ def note_upload(
             "INSERT INTO upload(object, name, size_bytes, digest, begun_at_us) VALUES (?, ?, ?, ?, ?)",
             (number, name, size_bytes, digest, begun_at_us),
         )
-        raw.executemany(
-            "INSERT OR REPLACE INTO place(number, object, offset_bytes) VALUES (?, ?, ?)",
-            ((owner, number, offset) for owner, offset, _ in values if type(owner) is int),
-        )
+        # Those of an object are all of one kind, but for none.
+        placed = values if values and type(values[0][0]) is int else ()
+        columns = [owner for owner, _, _ in placed], [offset for _, offset, _ in placed]
+        insert_many(raw, _PLACE, (number,), columns)
         raw.executemany(
             "INSERT OR REPLACE INTO packed(digest, object, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
             sorted((owner, number, offset, length) for owner, offset, length in values if type(owner) is bytes),

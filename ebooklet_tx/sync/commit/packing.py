@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from operator import itemgetter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder, pack_prefix, record_bytes
@@ -57,6 +57,21 @@ PackRecord: TypeAlias = tuple[int | bytes, str, int, bytes, bytes]
 digest and bytes."""
 
 
+class PackBatch(NamedTuple):
+    """Values to be packed, a sequence for each field of `PackRecord`; there is at least one."""
+
+    owners: Sequence[int | bytes]
+    keys: Sequence[str]
+    stamps: Sequence[int]
+    digests: Sequence[bytes]
+    values: Sequence[bytes]
+
+    @classmethod
+    def of(cls, records: Sequence[PackRecord]) -> PackBatch:
+        """Returns records as a batch."""
+        return cls(*zip(*records, strict=True))
+
+
 # -- sending -----------------------------------------------------------------------------------
 
 
@@ -76,7 +91,7 @@ def send_values(local: LocalStore, remote: Remote, plan: PushPlan) -> None:
 def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Phase) -> None:
     large: list[ValueToSend] = []
 
-    def small() -> Iterator[Sequence[PackRecord]]:
+    def small() -> Iterator[PackBatch]:
         for page in pages_to_send(local.journal, last_number):
             # Small metadata rides in the root: it is what is asked for first.
             fitting = [row for row in page if row[0] or row[4] > METADATA_IN_TAIL_BYTES]
@@ -86,7 +101,7 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Ph
                 fitting = [row for row in fitting if record_bytes(row[0], row[4]) <= PACK_BYTES]
             for items, values in read_values(local, fitting):
                 keys, numbers, digests, stamps, _, _ = zip(*items, strict=True)
-                yield list(zip(numbers, keys, stamps, digests, values, strict=True))
+                yield PackBatch(numbers, keys, stamps, digests, values)
 
     packs = fill_packs(small(), remote.names.new_pack, pack_bytes=PACK_BYTES)
     send_packs(local.journal, remote, packs, phase)
@@ -95,22 +110,22 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Ph
 
 
 def fill_packs(
-    batches: Iterable[Sequence[PackRecord]], new_name: Callable[[], str], *, pack_bytes: int
+    batches: Iterable[PackBatch], new_name: Callable[[], str], *, pack_bytes: int
 ) -> Generator[Pack, None, None]:
     """Puts values into packs, in order, and yields each pack once no further value fits.
 
     Equal values are in a pack once.
 
     Args:
-        batches: The values; each batch is in memory at once, and none is empty.
+        batches: The values; each batch is in memory at once.
         new_name: Returns the name of a new pack.
         pack_bytes: The size at which a pack is full.
     """
     filling = _Filling()
     for batch in batches:
-        if len(batch) > 1 and filling.add_all(batch, pack_bytes):
+        if len(batch.keys) > 1 and filling.add_all(batch, pack_bytes):
             continue
-        for record in batch:
+        for record in zip(*batch, strict=True):
             if not filling.add(record, pack_bytes):
                 yield filling.finish(new_name())
                 filling = _Filling()
@@ -131,9 +146,9 @@ class _Filling:
         self._builder = PackBuilder()
         self._offsets: dict[bytes, int] = {}
 
-    def add_all(self, batch: Sequence[PackRecord], most_bytes: int) -> bool:
+    def add_all(self, batch: PackBatch, most_bytes: int) -> bool:
         """Adds a batch at once; False, and nothing added, where some value is here already or all don't fit."""
-        owners, keys, stamps, digests, values = zip(*batch, strict=True)
+        owners, keys, stamps, digests, values = batch
         if len(set(digests)) < len(digests) or not self._offsets.keys().isdisjoint(digests):
             return False
         offsets = self._builder.add_all(keys, stamps, values, most_bytes)

@@ -186,9 +186,12 @@ def commit_rows(
 
 
 def _counted(rows: Iterable[LocatedRow], phase: Phase) -> Iterator[LocatedRow]:
-    source = iter(rows)
+    return chain.from_iterable(_batches(iter(rows), phase))
+
+
+def _batches(source: Iterator[LocatedRow], phase: Phase) -> Iterator[list[LocatedRow]]:
     while batch := list(islice(source, _ROWS_AT_ONCE)):
-        yield from batch
+        yield batch
         phase.advance(len(batch))
 
 

@@ -18,7 +18,7 @@ from ebooklet_tx.formats.fork import OBJECT_ROWS, ChangedRow, encode_changes
 from ebooklet_tx.formats.pack import PACK_BYTES, pack_prefix, record_bytes
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
-from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT, PART_BYTES, Pack, PackRecord, fill_packs
+from ebooklet_tx.sync.commit.packing import PACKS_IN_FLIGHT, PART_BYTES, Pack, PackBatch, PackRecord, fill_packs
 from ebooklet_tx.sync.forks.protection import Protected
 from ebooklet_tx.sync.forks.receipt import Receipt
 from ebooklet_tx.sync.forks.spill import SPILL_BYTES, Held, Spill
@@ -202,7 +202,7 @@ class PartWork:
         digests: dict[int, bytes] = {}
         large: list[str] = []
 
-        def batches() -> Iterator[list[PackRecord]]:
+        def batches() -> Iterator[PackBatch]:
             batch: list[PackRecord] = []
             size_bytes = 0
             for number, key in enumerate(keys):
@@ -215,10 +215,10 @@ class PartWork:
                 batch.append((number, key, stamp, digests[number], value))
                 size_bytes += len(value)
                 if size_bytes > BATCH_BYTES or len(batch) == KEYS_AT_ONCE:
-                    yield batch
+                    yield PackBatch.of(batch)
                     batch, size_bytes = [], 0
             if batch:
-                yield batch
+                yield PackBatch.of(batch)
 
         names = self._remote.names
         packs = fill_packs(batches(), lambda: names.new_pack_of(self.fork_id), pack_bytes=PACK_BYTES)
