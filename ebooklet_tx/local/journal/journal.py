@@ -16,10 +16,10 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ebooklet_tx.errors import JournalDamagedError, LocalMissingError, LocalStorageError, LostCommitsError
 from ebooklet_tx.local.files.file_calls import size_of, storage_errors
@@ -36,6 +36,8 @@ from ebooklet_tx.local.journal.integrity.row_checks import (
     moved_ends,
 )
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
+
+Found = TypeVar("Found")
 
 MISSING_KEYS = "missing_keys"
 MERGED = "merged"
@@ -108,7 +110,6 @@ class Journal:
         mutex: Held by every method while it uses the connection, and by `transaction` and `reading` for the
             whole block. A session holds it itself where several of them belong together.
         whole_at: The version in which all that is pending was last found in its place.
-        known_at: The version in which the remote side of all that is pending was last found known.
     """
 
     def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
@@ -117,7 +118,7 @@ class Journal:
         self.mutex = threading.RLock()
         self._owned = owned
         self.whole_at: tuple[int, int] | None = None
-        self.known_at: tuple[int, int] | None = None
+        self._found: dict[str, tuple[tuple[int, int], Any]] = {}
         self._counts_cells: bool | None = None
         self._mark = MarkWriter(side_files(path).mark)
         self._named = _named(path)
@@ -289,6 +290,16 @@ class Journal:
     def version(self) -> tuple[int, int]:
         """Returns what differs from before when anything was written, by this connection or another."""
         return self.data_version(), self.raw.total_changes
+
+    def found_once(self, name: str, find: Callable[[], Found]) -> Found:
+        """Returns what a function finds in the journal; it is not called again while nothing is written."""
+        with self.mutex:
+            version = self.version()
+            known = self._found.get(name)
+            if known is None or known[0] != version:
+                known = self._found[name] = version, find()
+            found: Found = known[1]
+            return found
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""

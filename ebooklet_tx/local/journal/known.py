@@ -140,15 +140,12 @@ def is_any_pending(raw: sqlite3.Connection) -> bool:
 
 def knows_pending(journal: Journal) -> bool:
     """Whether it is known of every pending key what the base commit has; costs them once a change."""
-    with journal.mutex:
-        version = journal.version()
-        if journal.known_at == version:
-            return True
+
+    def find() -> bool:
         at = journal.get_meta("base_commit_id")
-        if journal.rows(_NOT_KNOWN_KEYS.replace("key > ?", "key >= ?"), (at, "", 1)):
-            return False
-        journal.known_at = version
-        return True
+        return not journal.rows(_NOT_KNOWN_KEYS.replace("key > ?", "key >= ?"), (at, "", 1))
+
+    return journal.found_once("knows_pending", find)
 
 
 def holds_any(raw: sqlite3.Connection, lo: str, hi: str | None) -> bool:

@@ -25,7 +25,7 @@ from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.local.journal.known import is_any_pending, knows_pending
 from ebooklet_tx.local.journal.merged import needed_packs
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
-from ebooklet_tx.local.journal.pending.push_rows import PushPlan, postpone, read_plan
+from ebooklet_tx.local.journal.pending.push_rows import PushPlan, glance_at_bytes, postpone, read_plan
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import ReplacedError
 from ebooklet_tx.sync.base_index import check_readable
@@ -171,7 +171,7 @@ def _rounds(
             fresh = False
             if session.locks.is_optimistic and _is_pending(session.journal):
                 # While packs are sent the others go on.
-                if number or not _sends_packs(read_plan(session.journal)):
+                if number or not _sends_packs(*glance_at_bytes(session.journal)):
                     fresh = session.turns.await_machine(session.locks.queue, lambda: pull(session))
                 session.turns.await_turn(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
@@ -311,7 +311,7 @@ def _one_round(
         on = Below() if replacing else below(session.index, base)
     base_etag = base.etag if seen is None else seen.etag
     try:
-        if _sends_packs(plan):
+        if _sends_packs(plan.new_bytes, plan.largest_bytes):
             send_values(session.local, remote, plan)
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
@@ -332,8 +332,8 @@ def _one_round(
     return _result(commit, resumed)
 
 
-def _sends_packs(plan: PushPlan) -> bool:
-    return plan.new_bytes > INLINE_TOTAL_BYTES or plan.largest_bytes > INLINE_VALUE_BYTES
+def _sends_packs(new_bytes: int, largest_bytes: int) -> bool:
+    return new_bytes > INLINE_TOTAL_BYTES or largest_bytes > INLINE_VALUE_BYTES
 
 
 def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:

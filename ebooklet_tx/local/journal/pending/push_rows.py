@@ -51,6 +51,11 @@ _BUT_SENT = """
                   WHERE p.number = pending_number AND u.etag IS NOT NULL)
 """
 
+_GLANCE = """
+SELECT coalesce(sum(length_bytes), 0), coalesce(max(length_bytes), 0)
+FROM (SELECT pending_length_bytes AS length_bytes FROM entry WHERE pending != 0 LIMIT 1000)
+"""
+
 _ROWS = f"""
 SELECT key, pending, pending_timestamp_us, pending_digest, pending_length_bytes, pending_number,
   CASE WHEN {_IS_REMOTE} THEN remote_object ELSE p.object END,
@@ -136,6 +141,12 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
     if indexed != row[0]:
         raise misplaced(journal.path, f"{indexed} keys are pending, and {row[0]} are found")
     return PushPlan(row[7] if last_number is None else last_number, *row[:7], *row[8:])
+
+
+def glance_at_bytes(journal: Journal) -> tuple[int, int]:
+    """Returns how many bytes the values of the first thousand operations have, and the largest of them."""
+    ((total, most),) = journal.rows(_GLANCE)
+    return total, most
 
 
 def count_up_to(raw: sqlite3.Connection, number: int) -> int:
@@ -234,6 +245,7 @@ __all__ = [
     "SendRow",
     "ValueToSend",
     "count_up_to",
+    "glance_at_bytes",
     "objects_by_number",
     "pages_to_commit",
     "pages_to_send",
