@@ -59,7 +59,8 @@ class Status(ShownAsTable):
         journal: `current`, `missing`, `damaged`, `unusable`, `older`, `newer`, or `foreign` when it belongs to
             another file. Unless it is `current`, the counts below are 0.
         in_use: Whether a session has the file open for writing now.
-        keys: How many keys a reader sees.
+        keys: How many keys a reader sees. One that was set without a look at the remote counts as new until it is
+            looked up, which the next push does.
         pending_bytes: Encoded bytes of the values still to be pushed.
         staged_bytes: Value bytes that wait in the journal for the Booklet file.
         conflicts: How many keys were changed here and by another writer, as far as was pulled.
