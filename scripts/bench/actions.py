@@ -132,7 +132,7 @@ def pull_waiting(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
 
 
 def cold_get(adapter: Any, spec: Spec, watch: Watch) -> Facts:
-    """Opens with nothing local and reads one key."""
+    """Opens with nothing local and reads one key, in a process that has made a client before."""
     number = spec["n"] // 2
     # In a remote whose keys share the values of one pack, those repeat.
     key, expected = data.key(number), data.value(number % spec.get("repeats_after", 2**32), spec["value_bytes"])
@@ -140,6 +140,7 @@ def cold_get(adapter: Any, spec: Spec, watch: Watch) -> Facts:
         with watch("cold"):
             value = adapter.open()[key]
     else:
+        adapter.warm_up()
         with watch("cold"):
             db = adapter.open("r")
             value = db[key]

@@ -48,6 +48,11 @@ class Mapping:
             ACCESS_KEY_ID, ACCESS_KEY, spec["db_key"], spec["bucket"], spec["endpoint"]
         )
 
+    def warm_up(self) -> None:
+        """Makes a client of boto3, for ours, and closes it: the first one of a process reads what S3 is."""
+        if self.is_ours:
+            importlib.import_module("ebooklet_tx.stores.s3").S3Store(self.connection()).close()
+
     def open(self, flag: str, **options: Any) -> Any:
         """Opens the database; for writing with the library's own lock."""
         if self.is_ours:
