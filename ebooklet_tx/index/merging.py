@@ -241,7 +241,7 @@ class _Merge:
     def _kept(self, rows: Iterator[LocatedRow]) -> Iterator[LocatedRow]:
         for item in rows:
             row = item.row
-            if may_drop(row, self._horizon_seq, self._is_below):
+            if row.digest is None and may_drop(row, self._horizon_seq, self._is_below):
                 self.dropped_seq = max(self.dropped_seq, row.seq)
             else:
                 yield item

@@ -54,9 +54,11 @@ def push_again(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
 
 def push_fresh(adapter: MappingAdapter, spec: Spec, watch: Watch) -> Facts:
     """Opens for writing with nothing local, changes some keys and pushes them."""
+    numbers = data.some_numbers(spec["k"], spec["n"], seed=3)
+    changed = {data.key(number): data.value(number, spec["value_bytes"], 1) for number in numbers}
     with adapter.open("w") as db, watch("push"):
-        for number in data.some_numbers(spec["k"], spec["n"], seed=3):
-            db[data.key(number)] = data.value(number, spec["value_bytes"], 1)
+        for key, value in changed.items():
+            db[key] = value
         _push(db)
     return None
 
