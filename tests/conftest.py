@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -120,3 +121,14 @@ def proxy_in(ministack_endpoint: str) -> Iterator[Callable[[Mode], S3Proxy]]:
             return proxies[mode]
 
         yield get
+
+
+@pytest.fixture
+def heard_sigint() -> Iterator[None]:
+    """Lets SIGINT raise `KeyboardInterrupt`, as in a process that a shell runs in the foreground.
+
+    One that it runs in the background ignores the signal from its start, and so do the workers of such a run.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -202,6 +202,7 @@ def test_ctrl_c_says_so_and_ends_with_130(
     assert capsys.readouterr() == ("", "ebooklet_tx: interrupted\n")
 
 
+@pytest.mark.usefixtures("heard_sigint")
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -239,6 +240,7 @@ def test_a_command_shows_bars_on_a_terminal_alone(
     assert "send" not in shown.stdout
 
 
+@pytest.mark.usefixtures("heard_sigint")
 def test_a_second_signal_ends_a_command_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exit_at_once(code: int) -> None:
         raise SystemExit(code)

@@ -253,13 +253,14 @@ def loaded(_stand: Stand, db: ebooklet_tx.Database, progress: ProgressOption) ->
     return db.load_items([f"k{number:05}" for number in range(10, 50)], progress=progress)
 
 
+@pytest.mark.usefixtures("heard_sigint")
 @pytest.mark.parametrize(
     ("operation", "phase"),
     [
         pytest.param(copied, "copy", id="copy"),
-        pytest.param(verified, "verify", id="verify", marks=pytest.mark.slow),
-        pytest.param(compacted, "repack", id="compact", marks=pytest.mark.slow),
-        pytest.param(loaded, "fetch", id="fetch", marks=pytest.mark.slow),
+        pytest.param(verified, "verify", id="verify", marks=CI),
+        pytest.param(compacted, "repack", id="compact", marks=CI),
+        pytest.param(loaded, "fetch", id="fetch", marks=CI),
     ],
 )
 def test_any_operation_ends_soon_and_can_be_called_again(
