@@ -62,7 +62,8 @@ def timestamp_us(timestamp: Timestamp) -> int:
 
 def now_us() -> int:
     """Returns now, as a timestamp; a clock set before 1970, or absurdly late, gives the nearest that there is."""
-    return min(max(time.time_ns() // 1000, 0), MAX_TIMESTAMP_US)
+    now = time.time_ns() // 1000
+    return now if 0 <= now <= MAX_TIMESTAMP_US else min(max(now, 0), MAX_TIMESTAMP_US)
 
 
 def as_datetime(microseconds: int | None) -> datetime | None:
