@@ -17,6 +17,7 @@ import threading
 from hashlib import blake2b
 
 from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.locks.handed_root import hand_over, handed
 from ebooklet_tx.locks.private_folder import open_shared
 from ebooklet_tx.stores.retry import RetryPolicy
 
@@ -68,9 +69,9 @@ class MachineQueue:
         """
         self._policy = policy
         self._start = -1
+        self._digest = blake2b((remote_name or "").encode(errors="surrogatepass"), digest_size=16).digest()
         if remote_name is not None and _SET is not None:
-            digest = blake2b(remote_name.encode(errors="surrogatepass"), digest_size=8).digest()
-            self._start = (int.from_bytes(digest) >> 34) * NUMBERS
+            self._start = (int.from_bytes(self._digest[-8:]) >> 34) * NUMBERS
         self._file = Descriptor()
         self._number: int | None = None
         self._passed = -1
@@ -100,8 +101,21 @@ class MachineQueue:
             self.leave()
             return False
 
-    def leave(self) -> None:
-        """Gives the place back; none is no error."""
+    def handed(self) -> tuple[str, bytes] | None:
+        """Returns ETag and bytes of the root that the last one in front may have left; see `handed_root`."""
+        return handed(self._digest)
+
+    def leave(self, etag: str | None = None, root: bytes = b"") -> None:
+        """Gives the place back; none is no error.
+
+        Args:
+            etag: The ETag of the root that was written, for the next one in the queue; None where none was.
+            root: The root's bytes.
+        """
+        if etag is not None and self._number is not None:
+            with contextlib.suppress(_UnusableError, OSError):
+                if self._locked(self._number + 1, self._start + NUMBERS) is not None:
+                    hand_over(self._digest, etag, root)
         if self._number is not None:
             with contextlib.suppress(OSError):
                 # Explicitly: a process that is forked meanwhile shares the descriptor.

@@ -65,6 +65,10 @@ class BaseIndex:
 
     def of_root(self, fetched: FetchedRoot) -> CommitIndex:
         """Returns the index of a root that was read."""
+        with self._mutex:
+            known = self._last.get((fetched.manifest.commit_id, fetched.etag))
+        if known is not None and known.root is fetched.root:
+            return known
         if fetched.etag:
             return self._note(fetched.root, fetched.etag, len(fetched.data))
         # A snapshot's, which anybody may have written.

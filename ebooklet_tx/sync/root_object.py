@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from ebooklet_tx.errors import ObjectMissingError, ObjectTooLargeError, RemoteIntegrityError
+from ebooklet_tx.errors import (
+    ObjectMissingError,
+    ObjectTooLargeError,
+    RemoteIntegrityError,
+    UnsupportedFormatError,
+)
 from ebooklet_tx.formats.root import FirstFormatError, Manifest, Root, decode_root, too_large_root
 from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.local.journal.base import Base
@@ -76,6 +81,14 @@ def read_root_or_none(remote: Remote) -> FetchedRoot | None:
         return None
 
 
+def told_root(remote: Remote, etag: str, data: bytes) -> FetchedRoot | None:
+    """Returns a root of which another writer has told; None where it is none that can be read."""
+    try:
+        return _decoded(Blob(data, etag), name=remote.root_place)
+    except (RemoteIntegrityError, UnsupportedFormatError, FirstFormatError):
+        return None
+
+
 def inspect_root(remote: Remote) -> FetchedRoot | DamagedRoot | None:
     """Reads a database's root, to be replaced whether it is damaged or not; None when there is none."""
     try:
@@ -126,4 +139,5 @@ __all__ = [
     "inspect_root",
     "read_root",
     "read_root_or_none",
+    "told_root",
 ]

@@ -15,7 +15,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx import testing
-from ebooklet_tx.locks import private_folder
+from ebooklet_tx.locks import machine_queue, private_folder
 from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit.turns import Turns
 
@@ -86,19 +86,82 @@ def test_threads_lose_no_round_to_each_other(tmp_path: Path, monkeypatch: pytest
         assert not any(queue_of(db).is_in for db in sessions)
 
 
-def test_a_writer_that_waited_reads_the_root_once(tmp_path: Path, requests: list[str]) -> None:
+def push_behind(one: Any, other: Any, before: Callable[[], object] = lambda: None) -> int:
+    """Lets one push while the other stands behind it in the queue; returns the other's commit."""
+    queue_of(one).enter(0.0)
+    with ThreadPoolExecutor(1) as pool:
+        pushed = pool.submit(other.changes().push, on_conflict=add)
+        while not queue_of(other).is_in:
+            time.sleep(0.001)
+        before()
+        one.changes().push(on_conflict=add)
+        return int(pushed.result(30).seq)
+
+
+def test_a_writer_that_waited_need_not_read_the_root(tmp_path: Path, requests: list[str]) -> None:
     with writers(tmp_path, 2) as (one, other):
-        one["a"], other["b"] = 1, 2
-        assert queue_of(one).enter(0.0) is False
-        with ThreadPoolExecutor(1) as pool:
-            pushed = pool.submit(other.changes().push)
-            while not queue_of(other).is_in:
-                time.sleep(0.001)
-            requests.clear()
-            one.changes().push()
-            assert pushed.result(30).seq == 3
-        assert requests.count("put") == 2
-        assert len(requests) <= 3
+        one["count"], other["count"] = 1, 2
+        assert push_behind(one, other, requests.clear) == 3
+        assert requests == ["put", "put"]
+        one.changes().pull()
+        assert one["count"] == 3
+        # With nobody behind it a writer leaves nothing.
+        before = (tmp_path / "run" / "ebooklet_tx.roots").read_bytes()
+        one["a"] = 1
+        one.changes().push()
+        assert (tmp_path / "run" / "ebooklet_tx.roots").read_bytes() == before
+
+
+def altered(etag: str, root: bytes) -> tuple[str, bytes]:
+    return etag, root[:-1] + bytes([root[-1] ^ 1])
+
+
+def foreign(etag: str, root: bytes) -> tuple[str, bytes]:
+    return etag, b"not a root"
+
+
+def with_another_etag(etag: str, root: bytes) -> tuple[str, bytes]:
+    return "0" * 32, root
+
+
+def nothing(etag: str, root: bytes) -> None:
+    return None
+
+
+@pytest.mark.parametrize("change", [altered, foreign, with_another_etag, nothing])
+def test_what_is_handed_over_is_a_hint_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str, bytes], tuple[str, bytes] | None]
+) -> None:
+    read = machine_queue.handed
+
+    def handed(digest: bytes) -> tuple[str, bytes] | None:
+        found = read(digest)
+        assert found is not None
+        return change(*found)
+
+    monkeypatch.setattr(machine_queue, "handed", handed)
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        assert push_behind(one, other) == 3
+        one.changes().pull()
+        assert one["count"] == 3
+
+
+def test_a_root_of_another_database_in_its_place_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ebooklet_tx.open(
+        f"file://{tmp_path}/remote/x", tmp_path / "x.blt", "c", value_serializer="orjson"
+    ) as db:
+        for number in range(9):
+            db["a"] = number
+            db.changes().push()
+    theirs = (tmp_path / "remote" / "x").read_bytes()
+    monkeypatch.setattr(machine_queue, "handed", lambda digest: ("0" * 32, theirs))
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        assert push_behind(one, other) == 3
+        assert "a" not in other
 
 
 def test_packs_are_sent_outside_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
         raise
     if outcome.applied:
         # What follows is of this machine alone.
-        session.locks.queue.leave()
+        session.locks.queue.leave(outcome.etag, (outcome.commit or commit).root)
     if outcome.applied and commit.changes_mode:
         record_result(journal, remote.mode)
     if outcome.pull_root:

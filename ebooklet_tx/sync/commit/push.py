@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ebooklet_tx.errors import (
     ContentionError,
@@ -172,7 +173,7 @@ def _rounds(
             if session.locks.is_optimistic and _is_pending(session.journal):
                 # While packs are sent the others go on.
                 if number or not _sends_packs(*glance_at_bytes(session.journal)):
-                    fresh = session.turns.await_machine(session.locks.queue, lambda: pull(session))
+                    fresh = session.turns.await_machine(session.locks.queue, partial(pull, session))
                 session.turns.await_turn(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
                 )
@@ -316,7 +317,7 @@ def _one_round(
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
         optimistic = session.locks.is_optimistic and plan.count > 0
-        if optimistic and session.turns.await_machine(session.locks.queue, lambda: pull(session)):
+        if optimistic and session.turns.await_machine(session.locks.queue, partial(pull, session)):
             # Those that it waited for have committed meanwhile.
             return None
         rows = operation_rows(session.local, remote, plan, on.seq + 1)

@@ -87,12 +87,17 @@ class Turns:
         self._lost += 1
         self._contended_until = self.policy.clock() + max(1.0, REMEMBERED_ROUNDS * self.commit_seconds)
 
-    def await_machine(self, queue: MachineQueue, pull: Callable[[], object]) -> bool:
-        """Waits for the writers of this machine that came first; if there were any, pulls and returns True."""
+    def await_machine(self, queue: MachineQueue, pull: Callable[[tuple[str, bytes] | None], object]) -> bool:
+        """Waits for the writers of this machine that came first; if there were any, pulls and returns True.
+
+        Args:
+            queue: Where they wait.
+            pull: Moves on to the newest commit; called with ETag and bytes of the root that may be that one's.
+        """
         waited = queue.enter(self.commit_seconds)
         self.as_one = writers_here() if queue.is_in else ""
         if waited:
-            pull()
+            pull(queue.handed())
         return waited
 
     def await_turn(self, records: Callable[[], Sequence[CommitRecord]], pull: Callable[[], bool]) -> None:

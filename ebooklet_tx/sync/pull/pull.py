@@ -17,6 +17,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     RemoteMissingError,
 )
+from ebooklet_tx.formats.manifest import Manifest
 from ebooklet_tx.formats.root import FirstFormatError
 from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.index.commit_index import CommitIndex
@@ -28,7 +29,7 @@ from ebooklet_tx.local.journal.intents import drop_intents, read_intents
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
 from ebooklet_tx.local.journal.known import is_any_pending
 from ebooklet_tx.local.journal.operations import ADOPTED, IN_DOUBT
-from ebooklet_tx.local.journal.pending.pull_view import read_pull_view
+from ebooklet_tx.local.journal.pending.pull_view import PullView, read_pull_view
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.base_index import BaseIndex
 from ebooklet_tx.sync.commit.swap_rules import may_still_apply
@@ -36,7 +37,7 @@ from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
 from ebooklet_tx.sync.pull.move_base import apply_move, outcomes_of, plan_move
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none, told_root
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 100
@@ -65,7 +66,7 @@ class PullResult(ShownAsTable):
         return self.changed
 
 
-def pull(session: Session, *, needed: bool = False) -> PullResult:
+def pull(session: Session, handed: tuple[str, bytes] | None = None, *, needed: bool = False) -> PullResult:
     """Applies what other writers have committed, and settles pushes whose outcome is not known.
 
     One request when nothing changed. Pending operations stay; `conflicts` tells which of them meet
@@ -76,6 +77,8 @@ def pull(session: Session, *, needed: bool = False) -> PullResult:
 
     Args:
         session: The session.
+        handed: ETag and bytes of a root that another writer of this machine has just written. It is taken for
+            the newest, and no request is made, where it is of this database and later than the base.
         needed: Whether the commit is applied all the same, as what the journal stands on is gone.
 
     Raises:
@@ -89,7 +92,8 @@ def pull(session: Session, *, needed: bool = False) -> PullResult:
         _check_snapshot(session.remote, session.at)
         return PullResult(seq=read_base(session.journal).seq)
     for _ in range(MAX_TRIES):
-        result = _pull_once(session, needed=needed)
+        result = _pull_once(session, needed=needed, handed=handed)
+        handed = None
         if result is not None:
             _settle_doubts(session)
             return result
@@ -129,7 +133,7 @@ def _settle_doubts(session: Session) -> None:
     session.local.try_maintain(settled)
 
 
-def _pull_once(session: Session, *, needed: bool) -> PullResult | None:
+def _pull_once(session: Session, *, needed: bool, handed: tuple[str, bytes] | None = None) -> PullResult | None:
     """One pull; None when another thread moved the base meanwhile."""
     local, remote = session.local, session.remote
     view = read_pull_view(local.journal)
@@ -137,7 +141,10 @@ def _pull_once(session: Session, *, needed: bool) -> PullResult | None:
     if view.replacing and not view.intents:
         return unchanged
     try:
-        fetched = read_root(remote, if_none_match=view.base.etag)
+        fetched = None if handed is None else told_root(remote, *handed)
+        is_later = fetched is not None and _is_later(fetched.manifest, local.file.header.uuid.hex(), view)
+        if fetched is None or not is_later:
+            fetched = read_root(remote, if_none_match=view.base.etag)
     except RemoteIntegrityError:
         if not view.replacing:
             raise
@@ -168,6 +175,12 @@ def _pull_once(session: Session, *, needed: bool) -> PullResult | None:
         if again is not None and again.etag == fetched.etag:
             raise _part_missing(remote, error) from error
         return None
+
+
+def _is_later(manifest: Manifest, uuid: str, view: PullView) -> bool:
+    """Whether a root that was handed over is one to move on to, and nothing else is to be settled."""
+    settled = not (view.replacing or view.intents) and view.base.format == 2
+    return settled and manifest.uuid == uuid and 0 < view.base.seq < manifest.seq
 
 
 def _drop_dead(journal: Journal, commit_ids: list[str]) -> None:
