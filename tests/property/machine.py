@@ -174,6 +174,9 @@ class Client:
     path: Path
     db: Database
     model: CopyModel = field(default_factory=CopyModel)
+    restamped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of keys to which booklet gave the value that they had, in a file that it then pruned: the time that shows,
+    and the time in the file. Nothing tells there that the value was set again."""
 
     @property
     def switch(self) -> SwitchedStore:
@@ -466,7 +469,9 @@ class DatabaseMachine(RuleBasedStateMachine):
         client.model.commit()
         rows = dict(self.remote.rows)
         fork = client.db.fork()
-        taken: set[str] = set(client.model.pending)
+        # Also what a blind write has made pending that changes nothing: to a merge it is a change.
+        assert is_pending(client.db, client.model)
+        taken = {*client.model.pending, *pending_keys(client.db)}
         receipts, operations = [], {}
         for share in shares:
             with fork.open(buffer_size=400, retry=RetryPolicy.without_backoff(2)) as part:
@@ -605,6 +610,9 @@ class DatabaseMachine(RuleBasedStateMachine):
             there = [before.get(key, (None,))[0], *([held[key][0]] if key in held and pruned else [])]
             if value is not None and value in there and (pruned or key not in entered):
                 # Where the journal does not tell which block was written, the same value is no other one.
+                shown = before.get(key)
+                if shown is not None and shown[0] == value:
+                    client.restamped[key] = shown[1], client.model.overlay[key][1]
                 del client.model.overlay[key]
         if pruned:
             # Nothing tells then what was deleted from what an older file never had.
@@ -645,7 +653,10 @@ class DatabaseMachine(RuleBasedStateMachine):
             if operation.value is None or (key in far and key not in held):
                 assert key not in held
             else:
-                assert held[key] == (operation.value, operation.stamp)
+                shown, in_file = client.restamped.get(key, (None, None))
+                stamps = {operation.stamp, in_file if shown == operation.stamp else operation.stamp}
+                assert held[key][0] == operation.value
+                assert held[key][1] in stamps, (key, held[key][1], operation.stamp)
 
     def open_again(self, client: Client, copies: Mapping[str, Row] = MappingProxyType({})) -> None:
         """Opens a file that booklet has edited; of some keys it was not known whether the copies were current."""
