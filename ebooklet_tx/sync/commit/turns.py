@@ -95,8 +95,9 @@ class Turns:
             pull: Moves on to the newest commit; called with ETag and bytes of the root that may be that one's.
         """
         waited = queue.enter(self.commit_seconds)
-        self.as_one = writers_here() if queue.is_in else ""
         if waited:
+            # Another user, or a container of the same host name, has a queue of its own, which nobody here meets.
+            self.as_one = writers_here()
             pull(queue.handed())
         return waited
 
