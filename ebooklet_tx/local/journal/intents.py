@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 from ebooklet_tx.local.journal.entries import pending_term
 from ebooklet_tx.local.journal.journal import Journal
@@ -31,8 +32,11 @@ UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = pendin
   remote_length_bytes = CASE pending WHEN 1 THEN pending_length_bytes END,
   remote_digest = CASE pending WHEN 1 THEN pending_digest END,
   pending = 0, {NO_BASE}
-WHERE {{pending}} AND pending_number <= :number
+WHERE {{pending}} AND pending_number <= :number AND {{keys}}
 """
+
+_KEYS_AT_ONCE = 20_000
+"""Until a statement ends SQLite keeps in memory what it changes, 150 bytes for each key of a first push."""
 
 _APPLY_VERSION = f"""
 UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = v.timestamp_us, remote_digest =
@@ -132,13 +136,26 @@ def apply_intent(raw: sqlite3.Connection, intent: Intent, *, root: ObjectRef | N
             "WHERE pending != 0",
             (intent.base_commit_id,),
         )
-    raw.execute(_APPLY.format(pending=pending_term(raw)), facts)
+    _apply_pending(raw, facts)
     raw.execute(_APPLY_VERSION, facts)
     raw.execute(
         "UPDATE entry SET base_at = ? WHERE pending != 0 AND base_at IS ?",
         (intent.commit_id, intent.base_commit_id),
     )
     raw.execute(DROP_EMPTY)
+
+
+def _apply_pending(raw: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    """Applies what is still pending of a push, so many keys at a time."""
+    term, keys = pending_term(raw), "key >= :after"
+    after: str | None = ""
+    while after is not None:
+        page = f"SELECT key FROM entry WHERE {term} AND {keys} ORDER BY key LIMIT 1 OFFSET {_KEYS_AT_ONCE}"
+        last = raw.execute(page, {"after": after}).fetchone()
+        upto = keys if last is None else f"{keys} AND key <= :upto"
+        bounds = {"after": after} if last is None else {"after": after, "upto": last[0]}
+        raw.execute(_APPLY.format(pending=term, keys=upto), facts | bounds)
+        after, keys = (None, keys) if last is None else (last[0], "key > :after")
 
 
 def lose_intent(raw: sqlite3.Connection, intent: Intent) -> None:
