@@ -11,9 +11,11 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.local import reading
+from ebooklet_tx.local.journal import intents
 from ebooklet_tx.local.journal.connections import connected, insert_many
 from ebooklet_tx.local.journal.entries import entries_where
 from ebooklet_tx.local.local_store import LocalStore
+from tests.pairs import Bench, pending
 
 STATEMENT = (
     "INSERT INTO t(shared, one, two, again)",
@@ -96,3 +98,27 @@ def test_keys_are_told_together_once_many_were_asked_for(tmp_path: Path, monkeyp
         del db[keys[200]]
         db.sync()
         assert sorted(db) == sorted(keys[201:])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7, 100])
+def test_a_commit_is_taken_in_by_ranges_of_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(intents, "_KEYS_AT_ONCE", at_once)
+    bench = Bench(tmp_path)
+    values = {f"k{number:02}": b"%d" % number for number in range(14)}
+    with bench.open("a", "c") as db:
+        db.set_metadata({"unit": "m3/s"})
+        db.update(values)
+        assert db.changes().push().set_count == 14
+        assert pending(db) == {}
+        # Of some keys only, and with deletes among them.
+        db.update({"k03": b"again", "new": b"new", "k13": b"last"})
+        del db["k00"], db["k05"]
+        db.changes().push()
+        assert pending(db) == {}
+        changed = {**values, "k03": b"again", "new": b"new", "k13": b"last"}
+        wanted = {key: value for key, value in changed.items() if key not in ("k00", "k05")}
+        assert dict(db) == wanted
+    with bench.open("b", "r") as db:
+        assert (dict(db.items()), db.get_metadata()) == (wanted, {"unit": "m3/s"})

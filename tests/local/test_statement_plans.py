@@ -110,7 +110,8 @@ def test_a_push_of_most_keys_goes_past_the_index(bench: Bench) -> None:
         assert pending_term(raw) == "+pending != 0"
         db.changes().push()
         assert pending_term(raw) == "pending != 0"
-        # The totals, the rows, how many are left, and their change: small values are not packed.
-        assert sum("+pending != 0" in statement for statement in noted) == 4
+        # The totals, the rows, how many are left, where their change is divided, and that change: small values
+        # are not packed.
+        assert sum("+pending != 0" in statement for statement in noted) == 5
     with bench.open("c", "r") as db:
         assert dict(db.items()) == VALUES | {"k050": b"of b"} | values
