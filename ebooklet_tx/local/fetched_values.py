@@ -98,9 +98,9 @@ class FetchedValues:
             self.write()
 
     def keep_once(self, fetched: Fetched) -> None:
-        """Like `keep`, unless that value is noted already."""
+        """Like `keep`, unless that value is noted already, as of the same commit."""
         waiting = self._waiting.get(fetched.key)
-        if waiting is None or waiting.digest != fetched.digest:
+        if waiting is None or (waiting.digest, waiting.commit_id) != (fetched.digest, fetched.commit_id):
             self.keep([fetched])
 
     def keep_now(self, fetched: FetchedColumns, epoch: int) -> None:

@@ -385,3 +385,17 @@ def test_near_ranges_are_fetched_as_one(bench: Bench) -> None:
         counts[1].reset()
         assert dict(db.items()) == values
         assert counts[1].total == 0
+
+
+@pytest.mark.parametrize("value", [b"inline", LARGE])
+def test_what_was_read_on_a_commit_that_was_left_is_loaded(bench: Bench, value: bytes) -> None:
+    make(bench, {"k": value})
+    with bench.open("c") as db:
+        assert dict(db.items()) == {"k": value}
+        push(bench, "b", {"theirs": b"1"})
+        db.changes().pull()
+        assert db.load_items() == {}
+    (bench.folder / "remote" / "db").unlink()
+    with bench.open("c") as db:
+        assert db.changes().push(force_push=True)
+    assert bench.fresh_contents() == {"k": value, "theirs": b"1"}

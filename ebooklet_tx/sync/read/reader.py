@@ -123,6 +123,9 @@ class Reader(NamedTuple):
                         value = self._value_of(entry)
                     elif value == b"":
                         self._keep_found(entry, value)
+                    elif value is not None and isinstance(entry, IndexedEntry):
+                        # It may wait as of a commit that was left since, and would be dropped.
+                        self.local.keep_once(fetched_value(entry, value))
                 else:
                     value = self._value_of(entry)
                     if value is not None:
