@@ -127,7 +127,11 @@ class CopyModel:
         self.overlay[key] = (value, stamp)
 
     def clear(self, stamp: int) -> None:
-        self.cleared |= (self.visible().keys() | self.overlay.keys()) - {METADATA}
+        keys = self.visible().keys() - {METADATA}
+        if not keys:
+            # Nothing shows that it could delete.
+            return
+        self.cleared |= keys | (self.overlay.keys() - {METADATA})
         self.overlay = {k: v for k, v in self.overlay.items() if k == METADATA}
         self.cleared_at = stamp
 
