@@ -20,8 +20,8 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.checks import is_plain_text, short
 from ebooklet_tx.keys import check_key, text_of
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit.builder import writer_name
 from ebooklet_tx.sync.connecting import remote_at
 from ebooklet_tx.sync.forks.protection import read_fork
 from ebooklet_tx.sync.forks.receipt import MAX_WORKER_CHARS, Receipt

@@ -33,10 +33,21 @@ def boot_id() -> str:
         return ""
 
 
+def writers_here() -> str:
+    """Returns how the names of all writers of this machine begin; those of another may begin alike."""
+    return f"{_host()}:"
+
+
+def writer_name() -> str:
+    """Returns how this process signs its commits, for people to read."""
+    return f"{writers_here()}{os.getpid()}"
+
+
 def new_holder() -> Holder:
     """Returns an identity for one session of this process."""
-    host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
-    return Holder(owner=secrets.token_hex(16), host=host, boot_id=f"{boot_id()}/{_namespace()}", pid=os.getpid())
+    return Holder(
+        owner=secrets.token_hex(16), host=_host(), boot_id=f"{boot_id()}/{_namespace()}", pid=os.getpid()
+    )
 
 
 def is_dead(holder: Holder) -> bool:
@@ -61,6 +72,10 @@ def _namespace() -> str:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
+
+
+def _host() -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
 
 
 def _is_zombie(pid: int) -> bool:

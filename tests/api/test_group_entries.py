@@ -87,7 +87,7 @@ def returned(bench: Bench, entry: dict[str, Any]) -> Any:
     """An entry as a group returns it, whatever lies in the group."""
     group = Bench(bench.folder, "group")
     with group.open("group", "c", remote_conn_group=True) as db:
-        db._put([("entry", orjson.dumps(entry), 1)])
+        db._put({"entry": (orjson.dumps(entry), 1)})
         db.changes().push()
     with group.open("reading", "r") as db:
         return db["entry"]

@@ -21,9 +21,9 @@ from ebooklet_tx import (
 )
 from ebooklet_tx.connection import DirectoryConnection
 from ebooklet_tx.local.journal.operations import stage_value
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.sync.commit.builder import writer_name
 from tests.doors import open_database
 from tests.pairs import N_BUCKETS
 from tests.places import Place

@@ -35,11 +35,11 @@ from ebooklet_tx.formats.checks import is_snapshot_name, short
 from ebooklet_tx.formats.root import encode_root
 from ebooklet_tx.html_tables import ShownAsTable
 from ebooklet_tx.limits import MAX_ROOT_BYTES
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.maintenance.inventory import RELEASED, SNAPSHOT, list_snapshots
 from ebooklet_tx.records import SnapshotNote
 from ebooklet_tx.stores.object_store import Blob, StoredObject
 from ebooklet_tx.stores.workers import Workers
-from ebooklet_tx.sync.commit.builder import writer_name
 from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root, read_root_or_none

@@ -6,9 +6,7 @@ until the swap. What is built has been read back by a reader's own code before t
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +20,7 @@ from ebooklet_tx.index.lookup import LocatedRow, tail_rows
 from ebooklet_tx.index.merging import MergeRules, merge_runs
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.limits import MAX_BUCKETS
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.records import CommitRecord, CommitWay
 from ebooklet_tx.sync.commit.commit_mode import CommitMode
 from ebooklet_tx.timestamps import now_us
@@ -144,17 +143,6 @@ def new_record(seq: int, changes: Changes) -> CommitRecord:
     )
 
 
-def writer_name() -> str:
-    """Returns how this process signs its commits, for people to read."""
-    return f"{writers_here()}{os.getpid()}"
-
-
-def writers_here() -> str:
-    """Returns how the names of all writers of this machine begin; those of another may begin alike."""
-    host = "".join(letter if letter.isprintable() else "?" for letter in socket.gethostname())
-    return f"{host}:"
-
-
 def build(
     facts: DatabaseFacts,
     below: Below,
@@ -269,6 +257,4 @@ __all__ = [
     "build",
     "first_floor",
     "new_record",
-    "writer_name",
-    "writers_here",
 ]

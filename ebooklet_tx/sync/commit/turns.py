@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ebooklet_tx.locks.machine_queue import MachineQueue
+from ebooklet_tx.locks.process_identity import writers_here
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.stores.retry import RetryPolicy
-from ebooklet_tx.sync.commit.builder import writers_here
 
 CONTENTION_SECONDS = 0.02
 

@@ -10,7 +10,7 @@ import secrets
 
 from ebooklet_tx.errors import ContentionError, ObjectMissingError, RemoteMissingError, UUIDMismatchError
 from ebooklet_tx.formats.fork import ForkNote, encode_fork
-from ebooklet_tx.sync.commit.builder import writer_name
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, read_root, read_root_or_none

@@ -28,7 +28,7 @@ from ebooklet_tx.local.journal.merged import (
     write_merged,
 )
 from ebooklet_tx.local.journal.operations import Numbering, stage_value
-from ebooklet_tx.sync.commit.builder import writer_name
+from ebooklet_tx.locks.process_identity import writer_name
 from ebooklet_tx.sync.forks.change_lists import ChangeLists
 from ebooklet_tx.sync.forks.claims import Claim, Decision, Decode, conflict_error, decide_claims
 from ebooklet_tx.sync.forks.receipt import Receipt
