@@ -16,11 +16,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ebooklet_tx.locks import machine_queue
 from tests.quick_clients import remember
 from tests.s3_proxy import Mode, S3Proxy, s3_proxy
 from tests.servers import ministack_server, rclone_server, seaweedfs_server
 
 remember()
+
+# A test that lets one push wait for another within it has it waited for no longer than this.
+machine_queue.LEAST_PATIENCE_SECONDS = 0.05
 
 # Processes that tests start keep what they compile, as they do by default: a short one costs little else.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -32,6 +36,10 @@ settings.register_profile("long", max_examples=100)
 # The package imports these when they are used: then they would take in what a test has patched, and keep it.
 for _late in ("maintenance.compact", "maintenance.copy", "maintenance.erase", "opening.at_snapshot"):
     importlib.import_module(f"ebooklet_tx.{_late}")
+for _late in ("database.coordinating", "database.parallel", "index.merging", "stores.directory", "stores.http"):
+    importlib.import_module(f"ebooklet_tx.{_late}")
+for _late in ("commit.builder", "commit.push", "forks.merge", "forks.work"):
+    importlib.import_module(f"ebooklet_tx.sync.{_late}")
 for _late in ("difference", "kept", "restore"):
     importlib.import_module(f"ebooklet_tx.maintenance.snapshots.{_late}")
 

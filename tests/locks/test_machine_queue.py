@@ -232,7 +232,10 @@ def test_a_frozen_process_is_waited_for_once_and_no_longer_than_the_patience(fol
 
 
 @pytest.mark.parametrize(("commit_seconds", "expected"), [(0.0, 0.5), (0.05, 1.0), (10.0, 5.0)])
-def test_the_patience_grows_with_what_a_commit_takes(commit_seconds: float, expected: float) -> None:
+def test_the_patience_grows_with_what_a_commit_takes(
+    monkeypatch: pytest.MonkeyPatch, commit_seconds: float, expected: float
+) -> None:
+    monkeypatch.setattr(machine_queue, "LEAST_PATIENCE_SECONDS", 0.5)
     first, waits = queue_of(), Waits()
     first._take()
     queue = queue_of(waits)
