@@ -94,6 +94,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps writers of other processes of this run out: their stores in memory bear the same names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def ministack_endpoint() -> Iterator[str]:
     """The URL of an S3 store with conditional writes, that accepts any credentials."""

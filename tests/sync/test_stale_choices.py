@@ -11,6 +11,7 @@ import pytest
 from ebooklet_tx import ConflictError, InvalidArgumentError, OfflineError
 from ebooklet_tx.errors import TransientStoreError
 from ebooklet_tx.local.journal.intents import read_intents
+from ebooklet_tx.locks.machine_queue import MachineQueue
 from tests.pairs import pending
 from tests.remotes import Shelf
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, HookedStore, PassingStore
@@ -163,9 +164,13 @@ def test_the_error_lists_what_is_in_conflict_now(shelf: Shelf) -> None:
     assert caught.value.complete
 
 
-def test_the_error_says_where_there_may_be_more(shelf: Shelf) -> None:
+@pytest.mark.parametrize("waited", [False, True])
+def test_the_error_says_where_there_may_be_more(
+    shelf: Shelf, waited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faulty = FaultyStore(shelf.store, [])
     with in_conflict(shelf, LATE, wrap=lambda _: faulty) as db:
+        monkeypatch.setattr(MachineQueue, "enter", lambda *_: waited)
         faulty._counts.clear()
         faulty.plan = [Fault(at, TransientStoreError("down")) for at in range(1, 40)]
         with pytest.raises(ConflictError, match=r"at least 1 keys .*there may be more") as caught:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ebooklet_tx.errors import OfflineError
 from ebooklet_tx.locks.machine_queue import MachineQueue
 from ebooklet_tx.locks.process_identity import writers_here
 from ebooklet_tx.records import CommitRecord
@@ -90,6 +91,8 @@ class Turns:
     def await_machine(self, queue: MachineQueue, pull: Callable[[tuple[str, bytes] | None], object]) -> bool:
         """Waits for the writers of this machine that came first; if there were any, pulls and returns True.
 
+        False also where the remote can't be asked: what is to be told of that, the push tells.
+
         Args:
             queue: Where they wait.
             pull: Moves on to the newest commit; called with ETag and bytes of the root that may be that one's.
@@ -98,7 +101,10 @@ class Turns:
         if waited:
             # Another user, or a container of the same host name, has a queue of its own, which nobody here meets.
             self.as_one = writers_here()
-            pull(queue.handed())
+            try:
+                pull(queue.handed())
+            except OfflineError:
+                return False
         return waited
 
     def await_turn(self, records: Callable[[], Sequence[CommitRecord]], pull: Callable[[], bool]) -> None:
