@@ -97,8 +97,8 @@ class MachineQueue:
             self._take()
             return self._await(commit_seconds or COMMIT_SECONDS)
         except (_UnusableError, OSError):
-            self._start = -1
             self.leave()
+            self._start = -1
             return False
 
     def handed(self) -> tuple[str, bytes] | None:

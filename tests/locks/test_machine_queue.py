@@ -348,3 +348,14 @@ def test_without_a_folder_of_the_session_one_is_made_in_shared_memory(
     made = folder / f"ebooklet_tx-{os.geteuid()}"
     assert made.stat().st_mode & 0o777 == 0o700
     assert (made / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_wait_that_fails_leaves_no_place_of_its_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError("the file went")
+
+    queue = queue_of()
+    monkeypatch.setattr(queue, "_await", fail)
+    assert queue.enter(0.0) is False
+    assert not queue.is_in
+    assert _held.starts == set()
