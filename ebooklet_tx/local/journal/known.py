@@ -87,7 +87,7 @@ _HAS_BASE = "pending != 0 AND base_kind = ?"
 
 KEYS_AT_ONCE = 10_000
 
-_KEYS_IN_STATEMENT = 500
+_KEYS_IN_STATEMENT = 900
 
 
 def stamp_of(raw: sqlite3.Connection) -> int:
@@ -164,14 +164,14 @@ def _keys_where(raw: sqlite3.Connection, keys: Sequence[str], condition: str, *p
     """Returns those of some keys of whose entry a condition is true."""
     return [
         key
-        for some, marks in _in_parts(keys)
+        for some, marks in in_parts(keys)
         for (key,) in raw.execute(
             f"SELECT key FROM entry WHERE key IN ({marks}) AND {condition}", (*some, *parameters)
         )
     ]
 
 
-def _in_parts(keys: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+def in_parts(keys: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
     """Yields some hundred keys at a time, each time with the marks that stand for them in a statement."""
     for start in range(0, len(keys), _KEYS_IN_STATEMENT):
         some = keys[start : start + _KEYS_IN_STATEMENT]
@@ -213,7 +213,7 @@ def learn(raw: sqlite3.Connection, found: Mapping[str, RemoteSide | None], *, co
     floor = facts.get("base_tombstone_floor", 0)
     raw.executemany(_BASE_INFERRED, [(key, floor) for key in _keys_where(raw, keys, _HAS_BASE, BASE_LOST)])
     _decide_adopted(raw, keys, commit_id)
-    for some, marks in _in_parts(keys):
+    for some, marks in in_parts(keys):
         raw.execute(f"{_DONE} AND key IN ({marks})", some)
         raw.execute(f"{DROP_EMPTY} AND key IN ({marks})", some)
     return True
@@ -360,6 +360,7 @@ __all__ = [
     "forget_known_since",
     "held_keys",
     "holds_any",
+    "in_parts",
     "infer_nothing",
     "insert_known",
     "is_any_pending",

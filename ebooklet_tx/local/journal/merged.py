@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 from ebooklet_tx.local.journal.integrity.row_checks import decoding, location_of
 from ebooklet_tx.local.journal.journal import MERGED, Journal, Transaction, put_meta
-from ebooklet_tx.local.journal.known import object_numbers
+from ebooklet_tx.local.journal.known import in_parts, object_numbers
 from ebooklet_tx.local.journal.operations import BASE_SAID, Numbering, save_pushed
 from ebooklet_tx.records import ObjectRef
 
 KEPT_RECEIPTS = 5000
 """Receipts that are remembered; the oldest are forgotten first."""
-
-_AT_ONCE = 900
 
 _MERGE = f"""
 INSERT INTO entry(key, pending, pending_digest, pending_timestamp_us, pending_length_bytes, pending_number,
@@ -102,9 +100,7 @@ def write_merged(transaction: Transaction, merged: Merged) -> None:
 def pending_among(raw: sqlite3.Connection, keys: Sequence[str]) -> dict[str, int]:
     """Returns those of some keys that have an operation, each with its number."""
     found: dict[str, int] = {}
-    for start in range(0, len(keys), _AT_ONCE):
-        some = keys[start : start + _AT_ONCE]
-        marks = ",".join("?" * len(some))
+    for some, marks in in_parts(keys):
         query = f"SELECT key, pending_number FROM entry WHERE pending != 0 AND key IN ({marks})"
         found.update(raw.execute(query, some))
     return found

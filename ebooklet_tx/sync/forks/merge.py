@@ -142,6 +142,8 @@ def _claims(
     reader: Reader, receipts: Sequence[Receipt], lists: ChangeLists, keys: Set[str]
 ) -> dict[str, list[Claim]]:
     """Returns the changes of some keys, each key's in order: what is pending here first."""
+    if not keys:
+        return {}
     journal = reader.local.journal
     merged = read_merged(journal)
     with journal.reading() as raw:
