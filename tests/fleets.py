@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import ebooklet_tx
+from ebooklet_tx import Database
 from ebooklet_tx.database.forking import Fork, Part
 from ebooklet_tx.stores.object_store import ObjectStore
 from ebooklet_tx.stores.retry import RetryPolicy
@@ -13,6 +17,16 @@ from ebooklet_tx.sync.connecting import wrapped_stores
 from ebooklet_tx.sync.forks.receipt import Receipt
 
 Changes = Mapping[str, bytes | None]
+
+
+@contextlib.contextmanager
+def pushed_database(folder: Path) -> Iterator[Database]:
+    """Yields a database of JSON values in a folder, whose one key was pushed."""
+    url = f"file://{folder / 'remote' / 'db'}"
+    with ebooklet_tx.open(url, folder / "a.blt", "c", "orjson", lock=None) as made:
+        made["there"] = 0
+        made.changes().push()
+        yield made
 
 
 def open_part(fork: Fork, store: ObjectStore, **options: Any) -> Part:

@@ -13,6 +13,7 @@ import ebooklet_tx
 from ebooklet_tx import ConflictError
 from ebooklet_tx import dask as ours
 from ebooklet_tx.errors import InvalidArgumentError, InvalidTypeError, MissingPackageError
+from tests.fleets import pushed_database
 
 dask: Any = pytest.importorskip("dask")
 bag: Any = pytest.importorskip("dask.bag")
@@ -20,10 +21,7 @@ bag: Any = pytest.importorskip("dask.bag")
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[ebooklet_tx.Database]:
-    url = f"file://{tmp_path / 'remote' / 'db'}"
-    with ebooklet_tx.open(url, tmp_path / "a.blt", "c", "orjson", lock=None) as made:
-        made["there"] = 0
-        made.changes().push()
+    with pushed_database(tmp_path) as made:
         yield made
 
 

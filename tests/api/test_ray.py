@@ -13,6 +13,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx.errors import MissingPackageError
+from tests.fleets import pushed_database
 
 HERE = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HERE, reason="Ray is not installed")
@@ -36,10 +37,7 @@ def ray() -> Iterator[Any]:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[ebooklet_tx.Database]:
-    url = f"file://{tmp_path / 'remote' / 'db'}"
-    with ebooklet_tx.open(url, tmp_path / "a.blt", "c", "orjson", lock=None) as made:
-        made["there"] = 0
-        made.changes().push()
+    with pushed_database(tmp_path) as made:
         yield made
 
 

@@ -76,6 +76,17 @@ class DeafStore(PassingStore):
         raise TransientStoreError("no answer")
 
 
+def deaf_stores(*, applied: bool) -> tuple[list[DeafStore], Callable[[ObjectStore], DeafStore]]:
+    """Returns a wrapper of stores, and those that it has made."""
+    made: list[DeafStore] = []
+
+    def deaf(inner: ObjectStore) -> DeafStore:
+        made.append(DeafStore(inner, applied=applied))
+        return made[-1]
+
+    return made, deaf
+
+
 @pytest.mark.parametrize("reopen", [True, False])
 @pytest.mark.parametrize("applied", [True, False])
 @pytest.mark.parametrize("buried", [True, False])
@@ -83,11 +94,7 @@ def test_a_push_of_unknown_outcome_is_settled_later(
     bench: Bench, applied: bool, buried: bool, reopen: bool
 ) -> None:
     make(bench, {"old": b"0"})
-    stores = []
-
-    def deaf(inner: ObjectStore) -> DeafStore:
-        stores.append(DeafStore(inner, applied=applied))
-        return stores[-1]
+    stores, deaf = deaf_stores(applied=applied)
 
     db = bench.open(wrap_store=deaf)
     db["k"] = b"1"
@@ -118,11 +125,7 @@ def test_a_delete_stays_while_a_push_may_have_set_a_key_that_was_discarded(
     bench: Bench, applied: bool, cleared: bool
 ) -> None:
     make(bench, {"old": b"0"})
-    stores = []
-
-    def deaf(inner: ObjectStore) -> DeafStore:
-        stores.append(DeafStore(inner, applied=applied))
-        return stores[-1]
+    stores, deaf = deaf_stores(applied=applied)
 
     with bench.open(wrap_store=deaf) as db:
         db["k"] = b"1"
