@@ -186,6 +186,9 @@ class CopyModel:
         for push in self.unanswered:
             if push.applied:
                 self._take_own(push)
+        told = remote.life == self.head[0] and self.head[1] > 0
+        if self.unanswered and (told or any(push.applied for push in self.unanswered)):
+            self._drop_unchanged()
         self.seen = dict(remote.rows)
         self.head = remote.head
         self.unanswered = []
@@ -205,6 +208,14 @@ class CopyModel:
             operation = self.pending.get(key)
             if operation is not None:
                 self.pending[key] = Operation(operation.value, operation.stamp, self.seen.get(key))
+
+    def _drop_unchanged(self) -> None:
+        """Drops what changes nothing of its base, and was kept only while the outcome of a push was open."""
+        for key, operation in list(self.pending.items()):
+            base = operation.base
+            there, stamp = (base.value, base.stamp) if base else (None, 0)
+            if operation.value == there and (there is None or operation.stamp == stamp):
+                del self.pending[key]
 
     def _drop_superfluous(self) -> None:
         for key, operation in list(self.pending.items()):

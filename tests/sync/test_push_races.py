@@ -150,6 +150,61 @@ def test_a_delete_stays_while_a_push_may_have_set_a_key_that_was_discarded(
     assert bench.contents("a") == bench.fresh_contents() == ({} if cleared else {"old": b"0"})
 
 
+def unanswered(db: Database, store: DeafStore) -> None:
+    """Pushes, and hears nothing of it."""
+    db.sync()
+    store.deaf = True
+    with pytest.raises(OfflineError, match="later"):
+        db.changes().push()
+    store.deaf = False
+    assert read_intents(db._session.journal)
+
+
+@pytest.mark.parametrize("key", ["sent", "new"])
+def test_a_delete_that_deletes_nothing_ends_with_a_push_that_did_not_take_place(bench: Bench, key: str) -> None:
+    """It was kept for that push alone, and must not hide what another writer has made of the key meanwhile."""
+    make(bench, {"old": b"0"})
+    stores, deaf = deaf_stores(applied=False)
+    with bench.open(wrap_store=deaf) as db:
+        db["sent"] = b"1"
+        unanswered(db, stores[0])
+        db[key] = b"2"
+        db.sync()
+        del db[key]
+        db.sync()
+        assert pending(db)[key] == "delete"
+        push(bench, "b", {key: b"theirs"})
+        db.changes().pull()
+        assert key not in pending(db)
+        assert db.changes().conflicts() == []
+        assert db[key] == b"theirs"
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_delete_stays_where_the_remote_is_made_anew_while_a_push_is_open(bench: Bench, applied: bool) -> None:
+    """Its history does not tell whether that push took place: what others have of the key may come from it."""
+    make(bench, {"old": b"0"})
+    stores, deaf = deaf_stores(applied=applied)
+    with bench.open(wrap_store=deaf) as db, bench.open("b") as other:
+        db["k"] = b"1"
+        unanswered(db, stores[0])
+        del db["k"]
+        db.sync()
+        other.changes().pull()
+        assert ("k" in other) is applied
+        if not applied:
+            other["k"] = b"theirs"
+        other.load_items()
+        bench.root.unlink()
+        assert other.changes().push(force_push=True)
+        db.changes().pull()
+        assert "k" not in db
+        with pytest.raises(ConflictError, match="'k'"):
+            db.changes().push()
+        assert db.changes().push(on_conflict="theirs" if not applied else "ours") is not None
+        assert db.get("k") == (None if applied else b"theirs")
+
+
 def test_the_read_back_meets_others_on_top_of_ours(bench: Bench) -> None:
     make(bench, {"old": b"0"})
 

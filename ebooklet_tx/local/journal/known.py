@@ -67,7 +67,7 @@ UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0 AND known AND (
 whether it is the same change or one more of its kind (a counter's) is for the push to say."""
 
 _NO_CHANGE = f"""
-UPDATE entry SET pending = 0, {NO_BASE} WHERE key = ? AND pending != 0 AND base_kind = {BASE_SAID} AND (
+UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0 AND base_kind = {BASE_SAID} AND (
   (pending = 1 AND pending_digest IS base_digest AND pending_timestamp_us IS base_timestamp_us)
   OR (pending = 2 AND base_digest IS NULL)) AND NOT EXISTS (SELECT 1 FROM intent)
 """
@@ -283,7 +283,13 @@ WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN}
 """,
         [(*_columns(side, numbers), key) for key, side in sides],
     )
-    raw.executemany(_NO_CHANGE, [(key,) for key in found])
+    raw.executemany(f"{_NO_CHANGE} AND key = ?", [(key,) for key in found])
+
+
+def drop_unchanged(raw: sqlite3.Connection) -> None:
+    """Drops operations that change nothing of their base, once no push is open for which they were kept."""
+    raw.execute(_NO_CHANGE)
+    raw.execute(DROP_EMPTY)
 
 
 def lose_bases(raw: sqlite3.Connection, keys: Iterable[str], *, seq: int | None) -> None:
@@ -356,6 +362,7 @@ __all__ = [
     "apply_rows",
     "copies_to_look_up",
     "drop_done",
+    "drop_unchanged",
     "forget_known",
     "forget_known_since",
     "held_keys",

@@ -20,7 +20,7 @@ from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, is_replacing, type_fact
 from ebooklet_tx.local.journal.intents import Intent, add_intent, apply_intent, drop_intents
 from ebooklet_tx.local.journal.journal import driver, put_meta
-from ebooklet_tx.local.journal.known import apply_rows, drop_done
+from ebooklet_tx.local.journal.known import apply_rows, drop_done, drop_unchanged
 from ebooklet_tx.local.journal.pending.push_rows import (
     PendingRow,
     PushPlan,
@@ -256,6 +256,7 @@ def swap_in(session: Session, commit: Commit, base_etag: str | None) -> Outcome:
             # There is nothing to find out about it later.
             with journal.transaction() as transaction:
                 drop_intents(driver(transaction), [commit.manifest.commit_id])
+                drop_unchanged(driver(transaction))
         raise
     if outcome.applied:
         # What follows is of this machine alone.

@@ -23,6 +23,7 @@ from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.known import (
     apply_rows,
     drop_done,
+    drop_unchanged,
     forget_known,
     forget_known_since,
     held_keys,
@@ -217,6 +218,9 @@ def apply_move(raw: sqlite3.Connection, move: Move) -> None:
         lose_intent(raw, intent)
     ended = (*move.outcomes.applied, *move.outcomes.dropped, *move.outcomes.lost)
     drop_intents(raw, [intent.commit_id for intent in ended])
+    if ended and move.leads:
+        # Another history does not tell that a push did not take place: others may have made it anew from it.
+        drop_unchanged(raw)
     if move.outcomes.applied:
         drop_uploads(raw)
     if not move.leads:
