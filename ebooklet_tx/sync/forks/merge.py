@@ -118,8 +118,8 @@ def merge(
             }
             try:
                 sets, deletes = _take(reader, wanted, lists, claims, decisions)
-            except _ChangedTwiceError as changed:
-                claims = _claims(reader, wanted, lists, changed.keys)
+            except _TryAgainError as again:
+                claims = _claims(reader, wanted, lists, again.undecided)
                 continue
             read_bytes = sum(size for receipt in wanted for _, _, size, _ in receipt.objects)
             counts = len(wanted), len(receipts) - len(wanted), sets, deletes, len(decisions)
@@ -130,12 +130,16 @@ def merge(
     )
 
 
-class _ChangedTwiceError(Exception):
-    """Keys were changed twice, and it is not decided, or not any more, what becomes of them; all of them."""
+class _TryAgainError(Exception):
+    """Nothing was taken in, as what is pending or merged here is not what was looked at before.
 
-    def __init__(self, keys: Set[str]) -> None:
-        super().__init__(keys)
-        self.keys = keys
+    Attributes:
+        undecided: The keys that were changed twice, and about which is to be decided (anew).
+    """
+
+    def __init__(self, undecided: Set[str] = frozenset()) -> None:
+        super().__init__(undecided)
+        self.undecided = undecided
 
 
 def _claims(
@@ -174,7 +178,8 @@ def _take(
     before it has changed, with no list of all keys.
 
     Raises:
-        _ChangedTwiceError: Keys were changed twice without a decision; nothing was taken in.
+        _TryAgainError: Keys were changed twice without a decision, or another thread has taken a receipt in
+            meanwhile; nothing was taken in.
     """
     journal, stamp = reader.local.journal, now_us()
     overlay = reader.local.overlay.operations
@@ -184,9 +189,9 @@ def _take(
         raw = driver(transaction)
         merged = read_merged(journal)
         if any(receipt.receipt_id in merged.receipts for receipt in receipts):
-            raise _ChangedTwiceError(frozenset())
+            raise _TryAgainError
         if pending_among(raw, list(claims)) != seen:
-            raise _ChangedTwiceError(claims.keys())
+            raise _TryAgainError(claims.keys())
         changed_twice: set[str] = set()
         numbering = Numbering(raw)
         for receipt in receipts:
@@ -208,7 +213,7 @@ def _take(
             last = numbering.next()
             merged.receipts[receipt.receipt_id] = MergedReceipt(receipt.fork_id, receipt.worker, first, last)
         if changed_twice:
-            raise _ChangedTwiceError(changed_twice)
+            raise _TryAgainError(changed_twice)
         numbering.note()
         for key, decision in decisions.items():
             if decision.resolution is not None:
