@@ -29,7 +29,10 @@ def test_a_slice_of_the_contract(store: S3Store, tmp_path: Path) -> None:
     with pytest.raises(PreconditionFailedError):
         store.put("db", b"3", if_match=first)
     assert store.get("db", if_none_match=second) is None
-    assert store.get_range("db", 0, 1, if_match=second) == b"2"
+    assert [store.get_range("db", 0, 1, if_match=second) for _ in range(3)] == [b"2"] * 3
+    assert list(store._ranges._signed) == ["db"]
+    with pytest.raises(PreconditionFailedError):
+        store.get_range("db", 0, 1, if_match=first)
     store.delete("db")
     assert list(store.list("db")) == []
     assert probe(store, "db.lock", store) is Conditional.QUOTED

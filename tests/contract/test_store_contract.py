@@ -184,6 +184,27 @@ def test_a_range_is_read_only_of_the_object_that_was_meant(readable: Subject) ->
             readable.store.get_range("db", 0, 5, if_match=blob.etag)
 
 
+def test_further_ranges_are_read_as_the_first_is(readable: Subject) -> None:
+    etag = readable.writer.put("db", b"hello world")
+    blob = readable.store.get("db")
+    assert blob is not None
+    for offset in range(8):
+        assert (
+            readable.store.get_range("db", offset, 3, if_match=blob.etag) == b"hello world"[offset : offset + 3]
+        )
+    assert readable.store.get_range("db", 6, 5) == b"world"
+    with pytest.raises(NotFoundInRangeError, match="'db'"):
+        readable.store.get_range("db", 500, 5)
+    readable.writer.put("db", b"HELLO WORLD")
+    assert readable.store.get_range("db", 6, 5) == b"WORLD"
+    if not (readable.own_etags and readable.store.head("db").etag == ""):
+        with pytest.raises(PreconditionFailedError, match="'db'"):
+            readable.store.get_range("db", 0, 5, if_match=etag if not readable.own_etags else blob.etag)
+    readable.writer.delete("db")
+    with pytest.raises(ObjectMissingError, match="'db'"):
+        readable.store.get_range("db", 6, 5)
+
+
 def test_a_create_finds_the_object_or_makes_it(conditional: Subject) -> None:
     etag = conditional.store.put("db", b"first", if_absent=True)
     with pytest.raises(conditional.losing, match="'db'"):

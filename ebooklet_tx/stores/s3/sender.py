@@ -39,6 +39,7 @@ class Sender:
 
     Attributes:
         client: The client that the next request is sent with.
+        credentials_number: Another one for all credentials that requests were signed with.
     """
 
     def __init__(self, connection: S3Connection) -> None:
@@ -50,6 +51,7 @@ class Sender:
         self._connection = connection
         self._renewing = threading.Lock()
         self._secrets: tuple[str | None, ...] = ()
+        self.credentials_number = 0
         self._denied_key: str | None = None
         self._retired: list[S3Client] = []
         self.client, self._credentials = make_client(connection)
@@ -112,7 +114,10 @@ class Sender:
                 f"({type(error).__name__}); check the profile, credential_process, login or role that gives them",
                 **request.fields,
             ) from None
-        self._secrets = (frozen.secret_key, frozen.token, frozen.access_key)
+        secrets = (frozen.secret_key, frozen.token, frozen.access_key)
+        if secrets != self._secrets:
+            self._secrets = secrets
+            self.credentials_number += 1
 
     def _deadline(self, request: Request) -> contextlib.AbstractContextManager[None]:
         """Limits the time of one request, beside what its bytes take."""

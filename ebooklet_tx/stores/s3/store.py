@@ -26,6 +26,7 @@ from ebooklet_tx.stores.request import Request
 from ebooklet_tx.stores.s3.boto_errors import NotModifiedError
 from ebooklet_tx.stores.s3.client import has_custom_endpoint, location_of
 from ebooklet_tx.stores.s3.multipart import MIN_PART_BYTES, MultipartUpload
+from ebooklet_tx.stores.s3.ranges import RangeReads
 from ebooklet_tx.stores.s3.sender import Sender
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class S3Store:
         self._location = location_of(connection)
         self._has_custom_endpoint = has_custom_endpoint(connection)
         self._sender = Sender(connection)
+        self._ranges = RangeReads(connection.bucket)
         endpoint_url = self._sender.client.meta.endpoint_url
         self.is_aws = (urlsplit(endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
         self.place = ("aws" if self.is_aws else endpoint_url.rstrip("/"), connection.bucket)
@@ -80,6 +82,7 @@ class S3Store:
 
         def fetch(client: S3Client) -> Blob:
             answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
+            self._ranges.proved(client)
             etag = _received_etag(answer)
             with contextlib.closing(answer["Body"]) as body:
                 data = read_whole(request, body, answer.get("ContentLength"), max_bytes, etag)
@@ -98,22 +101,21 @@ class S3Store:
         if length_bytes == 0:
             return b""
         request = Request("get_range", self._location, key)
-        options = {"Range": f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"}
+        headers = {"Range": f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"}
         if if_match is not None:
-            options["IfMatch"] = self._sent_etag(if_match)
+            headers["If-Match"] = self._sent_etag(if_match)
 
         def fetch(client: S3Client) -> bytes:
-            answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
-            with contextlib.closing(answer["Body"]) as body:
+            answer = self._ranges.ask(client, self._sender.credentials_number, key, headers)
+            with contextlib.closing(answer.body) as body:
                 # Some stores ignore If-Match, and some send a part as 200, told only by its Content-Range.
-                if if_match is not None and _received_etag(answer) != if_match:
+                if if_match is not None and answer.etag != if_match:
                     raise PreconditionFailedError(
                         f"{request.describe()}: the object has changed; read it again", **request.fields
                     )
-                partial = answer["ResponseMetadata"]["HTTPStatusCode"] == 206
-                content_range = answer.get("ContentRange", "" if partial else None)
+                content_range = answer.headers.get("content-range", "" if answer.status == 206 else None)
                 skip_bytes = bytes_to_skip(
-                    request, content_range, answer.get("ContentLength"), offset_bytes, length_bytes
+                    request, content_range, answer.length_bytes, offset_bytes, length_bytes
                 )
                 return read_part(request, body, skip_bytes, length_bytes)
 
