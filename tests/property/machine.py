@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -618,7 +618,9 @@ class DatabaseMachine(RuleBasedStateMachine):
             # Nothing tells then what was deleted from what an older file never had.
             with writer_store(client.path) as store:
                 accept_deletes(store.journal)
-        self.open_again(client, {key: Row(*held[key], 0) for key in unknown & held.keys()})
+        # Of such a file the journal takes what it has no entry of as it takes a file without a journal.
+        adopted = client.model.overlay.keys() - entered if pruned else set()
+        self.open_again(client, {key: Row(*held[key], 0) for key in unknown & held.keys()}, adopted)
 
     def close(self, client: Client) -> tuple[set[str], set[str]]:
         """Closes a session.
@@ -658,8 +660,19 @@ class DatabaseMachine(RuleBasedStateMachine):
                 assert held[key][0] == operation.value
                 assert held[key][1] in stamps, (key, held[key][1], operation.stamp)
 
-    def open_again(self, client: Client, copies: Mapping[str, Row] = MappingProxyType({})) -> None:
-        """Opens a file that booklet has edited; of some keys it was not known whether the copies were current."""
+    def open_again(
+        self,
+        client: Client,
+        copies: Mapping[str, Row] = MappingProxyType({}),
+        adopted: Collection[str] = frozenset(),
+    ) -> None:
+        """Opens a file that booklet has edited.
+
+        Args:
+            client: The client.
+            copies: Copies of which it was not known whether they were current.
+            adopted: Keys whose values are no change where another writer has set just the same.
+        """
         client.model.commit()
         client.db = self.open(client.path, "w")
         deletes = {k: o for k, o in client.model.pending.items() if o.stamp == 0}
@@ -669,6 +682,7 @@ class DatabaseMachine(RuleBasedStateMachine):
             # Who deleted it saw the copy.
             client.model.pending[key] = type(operation)(None, stamp or 0, copies.get(key, operation.base))
         client.model.pull(self.remote)
+        client.model.drop_equal(adopted)
 
     @rule(name=clients, batch=batches)
     def kill(self, name: str, batch: list[Operation]) -> None:

@@ -237,6 +237,18 @@ class CopyModel:
             if theirs is not None and theirs == operation.value and theirs != (base.value if base else None):
                 del self.pending[key]
 
+    def drop_equal(self, keys: Iterable[str]) -> None:
+        """Drops sets of what the remote has, whenever it was set there."""
+        for key in keys:
+            operation, row = self.pending.get(key), self.seen.get(key)
+            if (
+                operation is not None
+                and row is not None
+                and operation.value is not None
+                and row.value == operation.value
+            ):
+                del self.pending[key]
+
     def rows_to_push(self, remote: RemoteModel) -> dict[str, Row]:
         return {k: Row(o.value, o.stamp, remote.seq + 1) for k, o in self.pending.items()}
 
