@@ -47,10 +47,17 @@ WHERE key = ? AND pending != 0 AND base_kind = {BASE_LOST} AND coalesce(remote_s
 _ADOPTED_WINS_NOT = f"""
 UPDATE entry SET pending = 0, {NO_BASE}
 WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED} AND remote_seq IS NOT NULL
-  AND (pending_digest IS remote_digest OR remote_timestamp_us >= pending_timestamp_us)
+  AND base_digest IS NULL AND (pending_digest IS remote_digest OR remote_timestamp_us >= pending_timestamp_us)
 """
+_ADOPTED_OUTDATED = f"""
+UPDATE entry SET base_kind = {BASE_LOST}, base_seq = NULL, base_digest = NULL, base_timestamp_us = NULL
+WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED} AND remote_seq IS NOT NULL
+  AND base_digest IS NOT NULL AND base_digest IS NOT remote_digest AND remote_timestamp_us >= base_timestamp_us
+"""
+"""What was written here on top of a file that was not the newest is a conflict."""
+
 _ADOPTED_MEETS = f"""
-UPDATE entry SET base_kind = {BASE_LOST}
+UPDATE entry SET base_kind = {BASE_LOST}, base_digest = NULL, base_timestamp_us = NULL
 WHERE key = ? AND pending != 0 AND base_kind = {BASE_ADOPTED} AND remote_seq > base_seq
 """
 """Of a file that was edited on a base: what another writer has committed since is a conflict."""
@@ -223,6 +230,7 @@ def _decide_adopted(raw: sqlite3.Connection, keys: Sequence[str], commit_id: str
     """Lets timestamps decide about keys of an adopted file that are known now, but where both sides changed."""
     keys = _keys_where(raw, keys, _HAS_BASE, BASE_ADOPTED)
     raw.executemany(_ADOPTED_WINS_NOT, [(key,) for key in keys])
+    raw.executemany(_ADOPTED_OUTDATED, [(key,) for key in keys])
     raw.executemany(_ADOPTED_MEETS, [(key,) for key in keys])
     raw.executemany(_ADOPTED_WINS, [(commit_id, key) for key in keys])
 

@@ -34,10 +34,17 @@ NO_BASE = ", ".join((*(f"base_{name} = NULL" for name in _REMOTE), "base_kind = 
 REMOTE_AS_BASE = ", ".join((*(f"base_{name} = remote_{name}" for name in _REMOTE), "base_kind = 0"))
 NOT_KNOWN = ", ".join((*(f"remote_{name} = NULL" for name in _REMOTE), "known = 0"))
 
+_AS_ADOPTED = f"pending = 1 AND base_kind = {BASE_ADOPTED} AND base_digest IS NULL"
+"""SQL that is true of an operation that is as its file was adopted. One that is written again on top of it keeps
+that version as its base: timestamps decide about the file, and not about what its user has done since."""
+
+_FIRST_BASE = {name: f"WHEN {_AS_ADOPTED} THEN pending_{name} " for name in ("timestamp_us", "digest")}
+
 _KEEP_BASE = ", ".join(
     (
         *(
-            f"base_{name} = CASE WHEN pending != 0 THEN base_{name} WHEN known THEN remote_{name} END"
+            f"base_{name} = CASE {_FIRST_BASE.get(name, '')}WHEN pending != 0 THEN base_{name} "
+            f"WHEN known THEN remote_{name} END"
             for name in _REMOTE
         ),
         "base_kind = CASE WHEN pending != 0 THEN base_kind WHEN known THEN 0 ELSE 1 END",
@@ -85,7 +92,8 @@ _DELETE = (
     "({s0}, {s1}, {s2}, {s3}, {0}, {1}, {2})",
     f"""
 ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
-  pending = CASE WHEN known AND remote_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
+  pending = CASE WHEN pending != 0 AND base_kind = {BASE_ADOPTED} THEN 2
+    WHEN known AND remote_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
     WHEN NOT known AND pending != 0 AND {BASE_AS_NOW} AND base_digest IS NULL AND {_NO_PUSH_OPEN} THEN 0
     ELSE 2 END,
   pending_digest = NULL, pending_timestamp_us = excluded.pending_timestamp_us, pending_length_bytes = NULL,

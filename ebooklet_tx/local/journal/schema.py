@@ -17,7 +17,8 @@ What the columns of `entry` mean, for one key:
 - `base_*`: what the remote had when the operation came; conflicts are told by it. `base_kind` says what is known
   of it: 0 what the columns say (no digest: the key was not there), 1 not looked up yet, as of the commit
   `base_at`, 2 not to be found out any more, 3 of an adopted file, to be decided by timestamps once it is looked
-  up. `base_at` is the id of the last commit of which it is known that the remote had the base.
+  up (where the key was written again, the columns say what the file had). `base_at` is the id of the last commit
+  of which it is known that the remote had the base.
 - `row_check`: a check sum of the rest, computed by SQLite itself.
 
 A statement about pending operations says `pending != 0` in these words beside whatever else it says of

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.journal import Journal, driver, put_meta
-from ebooklet_tx.local.journal.operations import NO_BASE, NOT_KNOWN, Numbering
+from ebooklet_tx.local.journal.operations import BASE_ADOPTED, NO_BASE, NOT_KNOWN, Numbering
 
 _DELETION = "remote_deletion"
 _PUSHED = "was_pushed"
@@ -62,7 +62,7 @@ def keys_only_in_remote(journal: Journal) -> int:
         ).fetchone()
         (unknown,) = raw.execute(
             "SELECT count(*) FROM entry WHERE key != '' AND known = 0 "
-            "AND (pending = 0 OR base_digest IS NOT NULL)"
+            f"AND (pending = 0 OR base_kind != {BASE_ADOPTED} AND base_digest IS NOT NULL)"
         ).fetchone()
         return max(0, read_base(journal).key_count - int(here) - int(unknown))
 
