@@ -20,6 +20,7 @@ from ebooklet_tx.formats.index_records import BlockRef, PackUse
 from ebooklet_tx.formats.row_rules import (
     FIRST_PACK,
     AnyRow,
+    Columns,
     are_digests,
     are_integers,
     is_sound_pack,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AnyRow",
     "Block",
+    "Columns",
     "EncodedBlock",
     "build_block",
+    "build_columns",
     "decode_block",
     "encode_block",
     "read_packs",
@@ -172,14 +175,19 @@ def encode_block(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> bytes
         InvalidArgumentError: A row breaks a rule of `records.IndexRow` or a limit, is out of order, or names a
             pack that is not among `refs` or is too short for it.
     """
-    return _encode(rows, refs)[0]
+    return _encode(list(zip(*rows, strict=True)), refs)[0]
 
 
 def build_block(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> EncodedBlock:
     """Returns a block of at least one row with what its directory says of it; otherwise as `encode_block`."""
-    data, packs = _encode(rows, refs)
-    seqs = [row[1] for row in rows]
-    return EncodedBlock(data, rows[0][0], rows[-1][0], len(rows), min(seqs), max(seqs), packs)
+    return build_columns(list(zip(*rows, strict=True)), refs)
+
+
+def build_columns(columns: Columns, refs: Mapping[str, ObjectRef]) -> EncodedBlock:
+    """Likewise, of rows that come as a sequence for each field."""
+    data, packs = _encode(columns, refs)
+    keys, seqs = columns[:2]
+    return EncodedBlock(data, keys[0], keys[-1], len(keys), min(seqs), max(seqs), packs)
 
 
 def decode_block(
@@ -293,16 +301,16 @@ def read_packs(reader: FrameReader, count: int) -> tuple[ObjectRef, ...]:
 # -- encoding ----------------------------------------------------------------------------------
 
 
-def _encode(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> tuple[bytes, tuple[PackUse, ...]]:
+def _encode(columns: Columns, refs: Mapping[str, ObjectRef]) -> tuple[bytes, tuple[PackUse, ...]]:
     writer = FrameWriter(_KIND)
-    if not rows:
+    if not columns:
         writer.number(0)
         return writer.finish(0), ()
-    keys, seqs, stamps, digests, names, offsets, lengths, values = zip(*rows, strict=True)
+    keys, seqs, stamps, digests, names, offsets, lengths, values = columns
     used = dict.fromkeys(names)
     used.pop(None, None)
     if not all(name in refs and is_sound_pack(name, refs[name]) for name in used):
-        raise refusal(rows, refs)
+        raise refusal(list(zip(*columns, strict=True)), refs)
     packs = tuple(refs[name] for name in used)
     numbers: dict[str | None, int] = {pack.name: number for number, pack in enumerate(packs, FIRST_PACK)}
     inlined: Sequence[bytes] = ()
@@ -315,6 +323,7 @@ def _encode(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> tuple[byte
             numbers[name] if digest is not None else _TOMBSTONE
             for name, digest in zip(names, digests, strict=True)
         ]
+        rows = zip(*columns, strict=True)
         sound = all(problem_of_row(row, refs) is None for row in rows if None in row[3:5] or row[7] is not None)
         is_placed = [kind >= FIRST_PACK for kind in kinds]
         placed = list(compress(kinds, is_placed))
@@ -332,7 +341,7 @@ def _encode(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> tuple[byte
         or problem_of_keys(keys) is not None
         or problem_of_places(packs, placed, offsets, lengths) is not None
     ):
-        raise refusal(rows, refs)
+        raise refusal(list(zip(*columns, strict=True)), refs)
     writer.number(len(packs))
     write_packs(writer, packs)
     writer.texts(keys)
@@ -344,7 +353,7 @@ def _encode(rows: Sequence[AnyRow], refs: Mapping[str, ObjectRef]) -> tuple[byte
     writer.integers(list(map(len, inlined)))
     writer.blob(b"".join(inlined))
     writer.plain(b"".join(digests))
-    return writer.finish(len(rows)), _uses(packs, [kind - FIRST_PACK for kind in placed], lengths)
+    return writer.finish(len(keys)), _uses(packs, [kind - FIRST_PACK for kind in placed], lengths)
 
 
 def _uses(packs: Sequence[ObjectRef], placed: Sequence[int], lengths: Sequence[int]) -> tuple[PackUse, ...]:

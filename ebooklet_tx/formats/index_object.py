@@ -12,11 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, islice
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import InvalidArgumentError
-from ebooklet_tx.formats.block import AnyRow, EncodedBlock, build_block, read_packs, write_packs
+from ebooklet_tx.formats.block import (
+    AnyRow,
+    Columns,
+    EncodedBlock,
+    build_columns,
+    read_packs,
+    write_packs,
+)
 from ebooklet_tx.formats.columns import FrameKind, FrameReader, FrameWriter, damaged
 from ebooklet_tx.formats.fences import fence, lower_bound, upper_bound
 from ebooklet_tx.formats.index_records import (
@@ -197,15 +203,38 @@ def cut_blocks(
         sizes: Where a block closes.
     """
     source = iter(rows)
+    batches = iter(lambda: list(islice(source, sizes.block_rows)), [])
+    return cut_columns((list(zip(*batch, strict=True)) for batch in batches), refs, sizes)
+
+
+def cut_columns(
+    batches: Iterable[Columns], refs: Mapping[str, ObjectRef], sizes: Sizes = _DEFAULT_SIZES
+) -> Iterator[EncodedBlock]:
+    """Yields the blocks of rows that come as columns, some at a time; otherwise as `cut_blocks`."""
     most = min(sizes.block_rows, MAX_BLOCK_ROWS)
-    batch: list[AnyRow] = []
-    while True:
-        batch += islice(source, most - len(batch))
-        if not batch:
-            return
-        count = _rows_of_block(batch, sizes.block_bytes)
-        yield build_block(batch[:count], refs)
-        batch = batch[count:]
+    rest: Columns = [()] * 8
+    for batch in batches:
+        columns = [[*left, *more] for left, more in zip(rest, batch, strict=True)] if rest[0] else batch
+        start, end = 0, len(columns[0])
+        while end - start >= most:
+            block = _block_at(columns, start, most, refs, sizes)
+            yield block
+            start += block.row_count
+        rest = [column[start:] for column in columns]
+    start, end = 0, len(rest[0])
+    while start < end:
+        block = _block_at(rest, start, most, refs, sizes)
+        yield block
+        start += block.row_count
+
+
+def _block_at(
+    columns: Columns, start: int, most: int, refs: Mapping[str, ObjectRef], sizes: Sizes
+) -> EncodedBlock:
+    """Returns the block of the rows from one on, of so many at most."""
+    part = [column[start : start + most] for column in columns]
+    count = _rows_of_block(part, sizes.block_bytes)
+    return build_columns([column[:count] for column in part] if count < len(part[0]) else part, refs)
 
 
 def write_objects(
@@ -334,11 +363,11 @@ def read_whole(data: bytes, *, entry: IndexEntry, name: str) -> Directory:
     return decode_directory(memoryview(data)[entry.directory_offset_bytes :], entry=entry, name=name)
 
 
-def _rows_of_block(batch: list[AnyRow], most_bytes: int) -> int:
+def _rows_of_block(columns: Columns, most_bytes: int) -> int:
     """Returns how many of the rows fit into one block, at least one."""
-    weights = list(map(len, map(itemgetter(0), batch)))
-    if any(map(itemgetter(7), batch)):
-        weights = [weight + len(row[7] or b"") for weight, row in zip(weights, batch, strict=True)]
+    weights = list(map(len, columns[0]))
+    if any(columns[7]):
+        weights = [weight + len(value or b"") for weight, value in zip(weights, columns[7], strict=True)]
     if sum(weights) <= most_bytes:
-        return len(batch)
+        return len(weights)
     return max(1, next(count for count, total in enumerate(accumulate(weights)) if total > most_bytes))

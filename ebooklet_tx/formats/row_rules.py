@@ -34,6 +34,9 @@ AnyRow: TypeAlias = (
 )
 """An `IndexRow`, or a plain tuple of the same eight values, as a query yields it: a codec takes either."""
 
+Columns: TypeAlias = "Sequence[Sequence[Any]]"
+"""Some rows as a sequence for each of the eight values: of many rows no object is made for each."""
+
 
 _NOT_IN_ORDER = "its keys are not in strict order"
 _RESERVED = "it has a row of a key that Booklet keeps for itself"

@@ -15,6 +15,7 @@ from ebooklet_tx.formats.index_records import Run, RunList
 from ebooklet_tx.index.lookup import LocatedRow, newest
 from ebooklet_tx.index.merging import MergeRules, merge_runs, write_upon
 from ebooklet_tx.index.reader import IndexReader
+from ebooklet_tx.index.row_batches import count_rows, draw, in_batches
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.records import METADATA_KEY
 
@@ -79,16 +80,19 @@ def add_rows(
     """
     # Merging costs something for each row.
     below = list(tail)
-    joined = newest([iter(below), iter(rows)] if below else [iter(rows)])
-    first = list(islice(joined, limits.tail_rows + 1))
-    if len(first) <= limits.tail_rows:
-        encoded = encode_tail(first)
+    batches = in_batches(newest([iter(below), iter(rows)]) if below else rows)
+    first = draw(batches, limits.tail_rows)
+    if count_rows(first) <= limits.tail_rows:
+        encoded = encode_tail([item for batch in first for item in batch.rows()])
         if len(encoded) <= limits.tail_bytes:
             return NewIndex(tuple(runs), encoded, floor_seq)
-    kept = [item for item in first[:1] if _stays(item)]
-    written = write_upon(chain(first[len(kept) :], joined), runs, floor_seq, reader, writer, rules)
-    rest = replace(rules, budget_bytes=rules.budget_bytes - written.rewritten_bytes)
-    merged = merge_runs(written.runs, written.floor_seq, reader, writer, rest)
+    kept = [item for batch in first[:1] for item in islice(batch.rows(), 1) if _stays(item)]
+    if kept:
+        rest = first[0].without_first()
+        first[:1] = [rest] if rest.row_count else []
+    written = write_upon(chain(first, batches), runs, floor_seq, reader, writer, rules)
+    left = replace(rules, budget_bytes=rules.budget_bytes - written.rewritten_bytes)
+    merged = merge_runs(written.runs, written.floor_seq, reader, writer, left)
     return NewIndex(write_lists(merged.runs, writer, limits), encode_tail(kept), merged.floor_seq)
 
 

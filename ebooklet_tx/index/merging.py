@@ -11,12 +11,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 
 from ebooklet_tx.formats.index_records import IndexEntry, Run
 from ebooklet_tx.index.lookup import LocatedRow, entry_rows, newest
 from ebooklet_tx.index.reader import IndexReader, intersection, meets, row_count
+from ebooklet_tx.index.row_batches import BatchedRows, RowBatch, count_rows, draw
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.records import IndexRow
 
@@ -77,7 +78,7 @@ def merge_runs(
 
 
 def write_upon(
-    rows: Iterator[LocatedRow],
+    batches: Iterator[RowBatch],
     runs: Sequence[Run],
     floor_seq: int,
     reader: IndexReader,
@@ -87,7 +88,7 @@ def write_upon(
     """Writes rows above runs, into the newest of these where they would be merged with it at once.
 
     Args:
-        rows: The rows, in order of key, each with a higher seq than any below.
+        batches: The rows, in order of key, each with a higher seq than any below.
         runs: The runs below, newest first.
         floor_seq: The tombstone floor below.
         reader: Reads the runs.
@@ -95,16 +96,17 @@ def write_upon(
         rules: How much is merged.
     """
     if runs:
-        due = list(islice(rows, row_count(runs[0]) // rules.ratio + 1)) if _is_small(runs[0], rules) else []
-        rows = chain(due, rows)
-        if due and len(due) * rules.ratio > row_count(runs[0]):
+        due = draw(batches, row_count(runs[0]) // rules.ratio) if _is_small(runs[0], rules) else []
+        batches = chain(due, batches)
+        if due and count_rows(due) * rules.ratio > row_count(runs[0]):
             down = reader.all_entries(runs[0])
             step = _Range("", None, sum(entry.size_bytes for entry in down))
             if step.cost_bytes <= rules.budget_bytes:
                 merge = _Merge(reader, writer, step, rules.horizon_seq, runs[1:])
+                rows = iter(BatchedRows(batches))
                 above = tuple(run for run in (merge.put(rows, down), *runs[1:]) if run)
                 return Merged(above, max(floor_seq, merge.dropped_seq), step.cost_bytes)
-    entries = writer.entries(rows)
+    entries = writer.entries(BatchedRows(batches))
     return Merged((entries, *runs) if entries else tuple(runs), floor_seq)
 
 

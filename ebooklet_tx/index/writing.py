@@ -10,18 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain, islice
 
-from ebooklet_tx.formats.index_object import write_objects
+from ebooklet_tx.formats.block import Columns
+from ebooklet_tx.formats.index_object import cut_columns, join_blocks
 from ebooklet_tx.formats.index_records import IndexEntry, RunList, Sizes
 from ebooklet_tx.formats.run_list import encode_run_list
 from ebooklet_tx.index.lookup import LocatedRow
-from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
+from ebooklet_tx.index.row_batches import RowBatch, in_batches
+from ebooklet_tx.records import ObjectRef, digest_of
 from ebooklet_tx.stores.workers import Workers
 
 OBJECTS_IN_FLIGHT = 4
 _DEFAULT_SIZES = Sizes()
-_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class RunWriter:
         written: list[tuple[IndexEntry, Future[ObjectRef]]] = []
         running: deque[Future[ObjectRef]] = deque()
         with Workers(self.threads) as workers:
-            objects = write_objects(_noting(rows, refs), refs, self.new_name, self.sizes, lo=lo, hi=hi)
+            blocks = cut_columns(_noting(in_batches(rows), refs), refs, self.sizes)
+            objects = join_blocks(blocks, self.new_name, self.sizes, lo=lo, hi=hi)
             for data, entry in objects:
                 if self.keep is not None:
                     self.keep(data, entry)
@@ -89,17 +90,12 @@ def _named(entry: IndexEntry, ref: ObjectRef) -> IndexEntry:
     return entry._replace(name=ref.name, etag=ref.etag)
 
 
-def _noting(rows: Iterable[LocatedRow], refs: dict[str, ObjectRef]) -> Iterator[IndexRow]:
-    return chain.from_iterable(_noted(iter(rows), refs))
-
-
-def _noted(source: Iterator[LocatedRow], refs: dict[str, ObjectRef]) -> Iterator[tuple[IndexRow, ...]]:
-    """Yields rows in batches, and notes what holds them first."""
-    while batch := list(islice(source, _ROWS_AT_ONCE)):
-        rows, holders = zip(*batch, strict=True)
+def _noting(batches: Iterable[RowBatch], refs: dict[str, ObjectRef]) -> Iterator[Columns]:
+    """Yields the columns of rows, and notes what holds them first."""
+    for columns, holders in batches:
         # What holds a row that is not in a pack is noted for nothing.
         refs |= {ref.name: ref for ref in dict(zip(map(id, holders), holders, strict=True)).values()}
-        yield rows
+        yield columns
 
 
 __all__ = ["RunWriter"]

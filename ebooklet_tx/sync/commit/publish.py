@@ -8,13 +8,13 @@ happened to the process or the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice, repeat
 from operator import attrgetter
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError
 from ebooklet_tx.formats.index_object import read_whole
 from ebooklet_tx.formats.index_records import IndexEntry
 from ebooklet_tx.index.lookup import LocatedRow
+from ebooklet_tx.index.row_batches import BatchedRows, RowBatch, batch_of, in_batches
 from ebooklet_tx.index.writing import RunWriter
 from ebooklet_tx.local.journal.base import Base, base_facts, read_base
 from ebooklet_tx.local.journal.facts import REPLACED, is_replacing, type_fact
@@ -55,18 +55,16 @@ from ebooklet_tx.sync.root_object import FetchedRoot, base_of
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.timestamps import now_us
 
-_ROWS_AT_ONCE = 1000
-
 NOWHERE = ObjectRef("", "", 0)
 """Stands for the object of a row that rides in the index itself, until that is written."""
 
 
-def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[LocatedRow]:
-    """Yields what a commit of a plan says of each key, in the order of key."""
-    return chain.from_iterable(_pages_of_rows(local, remote, plan, seq))
+def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> BatchedRows:
+    """Returns what a commit of a plan says of each key, in the order of key; read as it is drawn."""
+    return BatchedRows(_batches_of_rows(local, remote, plan, seq))
 
 
-def _pages_of_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[Iterable[LocatedRow]]:
+def _batches_of_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[RowBatch]:
     refs: dict[int, ObjectRef] = {}
     for page in pages_to_commit(local.journal, plan.last_number):
         keys, kinds, stamps, digests, lengths, _, objects, offsets, _ = zip(*page, strict=True)
@@ -75,12 +73,11 @@ def _pages_of_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) 
         if set(kinds) == {1} and None not in objects and None not in offsets:
             # Column by column: most pushes of many keys set all of them to values in packs.
             there = list(map(refs.__getitem__, objects))
-            names = map(attrgetter("name"), there)
-            rows = zip(keys, repeat(seq), stamps, digests, names, offsets, lengths, repeat(None), strict=False)
-            indexed = map(tuple.__new__, repeat(IndexRow), rows)
-            yield map(tuple.__new__, repeat(LocatedRow), zip(indexed, there, strict=True))
+            seqs, names = [seq] * len(page), list(map(attrgetter("name"), there))
+            columns = keys, seqs, stamps, digests, names, offsets, lengths, [None] * len(page)
+            yield RowBatch(columns, there)
         else:
-            yield [_operation_row(local, remote, PendingRow(*row[:-1]), refs, seq) for row in page]
+            yield batch_of([_operation_row(local, remote, PendingRow(*row[:-1]), refs, seq) for row in page])
 
 
 def _operation_row(
@@ -148,7 +145,7 @@ def commit_rows(
     writer = run_writer(local, session.remote)
     try:
         with session.remote.reporter.phase("index", keys_total=changes.row_count) as phase:
-            counted = _counted(rows, phase)
+            counted = BatchedRows(_counting(rows, phase))
             commit = build(
                 facts, below, counted, changes, index, writer, session.remote.mode, merge_all=merge_all
             )
@@ -185,14 +182,10 @@ def commit_rows(
     return commit if outcome.applied else None
 
 
-def _counted(rows: Iterable[LocatedRow], phase: Phase) -> Iterator[LocatedRow]:
-    return chain.from_iterable(_batches(iter(rows), phase))
-
-
-def _batches(source: Iterator[LocatedRow], phase: Phase) -> Iterator[list[LocatedRow]]:
-    while batch := list(islice(source, _ROWS_AT_ONCE)):
+def _counting(rows: Iterable[LocatedRow], phase: Phase) -> Iterator[RowBatch]:
+    for batch in in_batches(rows):
         yield batch
-        phase.advance(len(batch))
+        phase.advance(batch.row_count)
 
 
 def below(index: BaseIndex, base: Base) -> Below:
