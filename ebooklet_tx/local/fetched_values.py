@@ -108,14 +108,15 @@ class FetchedValues:
 
         Args:
             fetched: Values that were not in the file when `index_epoch` was what is given.
-            epoch: That number. Where it is another one now, each is checked again.
+            epoch: That number. Where it is another one now, or they are not of the base, each is checked again.
         """
 
         if self._pair.is_private:
             return
 
         def work() -> None:
-            if self.index_epoch() != epoch or self._waiting:
+            is_base = self._pair.journal.get_meta("base_commit_id") == fetched.commit_id
+            if self.index_epoch() != epoch or self._waiting or not is_base:
                 self._waiting.update((item.key, item) for item in fetched.items())
                 self.append_with(Overlay())
                 return

@@ -24,7 +24,7 @@ from ebooklet_tx.sync.read.large_values import bring_large
 from ebooklet_tx.sync.read.near_ranges import are_first, gap_to_join
 from ebooklet_tx.sync.read.ranges import MAX_RANGE_BYTES, Range, cut_values, fetch_groups
 from ebooklet_tx.sync.read.reader import Reader
-from ebooklet_tx.sync.read.visible_keys import MAX_MOVES
+from ebooklet_tx.sync.read.visible_keys import MAX_MOVES, holds_for
 
 PAGE_KEYS = 4000
 BATCH_KEYS = 200_000
@@ -73,7 +73,10 @@ def _load_pending(reader: Reader) -> Iterator[tuple[str, Error]]:
 
 
 def live_batches(reader: Reader) -> Iterator[tuple[RowColumns, str | None]]:
-    """Yields the rows of all values of the base commit, in batches, each with the commit."""
+    """Yields the rows of all values of the base commit, in batches, each with the commit.
+
+    Where the base has moved before a batch was dealt with, its keys come once more, with what they have then.
+    """
     after: str | None = None
     for _ in range(MAX_MOVES):
         base = read_base(reader.local.journal)
@@ -90,10 +93,14 @@ def live_batches(reader: Reader) -> Iterator[tuple[RowColumns, str | None]]:
                 count += len(parts[-1].keys)
                 if count >= BATCH_KEYS:
                     yield put_together(parts), base.commit_id
+                    if not holds_for(base, read_base(reader.local.journal)):
+                        break
                     after, parts, count = rows.keys[-1], [], 0
-            if count:
-                yield put_together(parts), base.commit_id
-            return
+            else:
+                if count:
+                    yield put_together(parts), base.commit_id
+                if holds_for(base, read_base(reader.local.journal)):
+                    return
         except ObjectMissingError as error:
             reader.move_on(base, error)
     raise ContentionError(
