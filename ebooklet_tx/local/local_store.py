@@ -374,6 +374,12 @@ class LocalStore:
         """Like `keep`, unless that value is noted already."""
         self._fetched.keep_once(fetched)
 
+    def write_fetched(self) -> None:
+        """Writes values from the remote that wait, if lock and disk allow; they are right for the base alone."""
+        with self.mutex:
+            if self._fetched:
+                self._fetched.write()
+
     def keep_now(self, fetched: FetchedColumns, epoch: int) -> None:
         """Writes values from the remote at once, if lock and disk allow; see `FetchedValues.keep_now`."""
         with self.mutex:

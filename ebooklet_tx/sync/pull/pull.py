@@ -239,6 +239,7 @@ def apply_root(
         if local.overlay:
             # Pending on the base that its writer saw.
             local.commit()
+        local.write_fetched()
     with session.remote.reporter.phase("pull"):
         indexes = session.index.of_base(view.base), session.index.of_root(fetched)
         move = plan_move(local.journal, view.base, *indexes, view.intents)
