@@ -45,6 +45,7 @@ __all__ = [
     "check_writable",
     "decode_root",
     "encode_root",
+    "encoded_root",
     "too_large_root",
 ]
 
@@ -113,7 +114,12 @@ class Root:
 
 
 def encode_root(manifest: Manifest, tail: bytes) -> bytes:
-    """Returns the bytes of a root object.
+    """Returns the bytes of a root object; see `encoded_root`."""
+    return encoded_root(manifest, tail)[0]
+
+
+def encoded_root(manifest: Manifest, tail: bytes) -> tuple[bytes, Root]:
+    """Returns the bytes of a root object, and what a reader makes of them.
 
     Args:
         manifest: What it says.
@@ -140,10 +146,11 @@ def encode_root(manifest: Manifest, tail: bytes) -> bytes:
     parts = encoded + body + tail
     data = head[:-DIGEST_BYTES] + _digest(head, parts) + parts
     try:
-        decode_root(data, name=name).tail_block()
+        root = decode_root(data, name=name)
+        root.tail_block()
     except RemoteIntegrityError as error:
         raise InvalidArgumentError(f"{name} can't be written, as no reader would take it: {error}") from error
-    return data
+    return data, root
 
 
 def check_writable(manifest: Manifest, *, name: str) -> None:

@@ -14,10 +14,11 @@ import contextlib
 import fcntl
 import struct
 import threading
+from collections.abc import Callable
 from hashlib import blake2b
 
 from ebooklet_tx.descriptors import Descriptor
-from ebooklet_tx.locks.handed_root import hand_over, handed
+from ebooklet_tx.locks.handed_root import HandedRoot
 from ebooklet_tx.locks.private_folder import open_shared
 from ebooklet_tx.stores.retry import RetryPolicy
 
@@ -36,6 +37,9 @@ PATIENCE = 20.0
 LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.0005, 0.25
 LOOKS = 0.05
 """How soon it is looked again for the one in front, in the same measure."""
+
+LEAST_PAUSE_AT_LAST_SECONDS, LOOKS_AT_LAST = 0.0001, 0.01
+"""Likewise, once the one in front has built its commit and is about to send it."""
 
 _TRIES = 20
 _FLOCK = struct.Struct("hhqqi4x")
@@ -69,9 +73,10 @@ class MachineQueue:
         """
         self._policy = policy
         self._start = -1
-        self._digest = blake2b((remote_name or "").encode(errors="surrogatepass"), digest_size=16).digest()
+        digest = blake2b((remote_name or "").encode(errors="surrogatepass"), digest_size=16).digest()
         if remote_name is not None and _SET is not None:
-            self._start = (int.from_bytes(self._digest[-8:]) >> 34) * NUMBERS
+            self._start = (int.from_bytes(digest[-8:]) >> 34) * NUMBERS
+        self._root = HandedRoot(digest)
         self._file = Descriptor()
         self._number: int | None = None
         self._passed = -1
@@ -82,11 +87,12 @@ class MachineQueue:
         """Whether this session has a place."""
         return self._number is not None
 
-    def enter(self, commit_seconds: float) -> bool:
+    def enter(self, commit_seconds: float, coming: Callable[[bytes], object] | None = None) -> bool:
         """Takes a place and waits until it is the first; at once where no other writer is there.
 
         Args:
             commit_seconds: About how long a commit takes; 0 where that is not known.
+            coming: Called with the bytes of a root that the writer just in front is about to write.
 
         Returns:
             Whether it waited for another writer, which may have committed meanwhile.
@@ -95,7 +101,7 @@ class MachineQueue:
             return False
         try:
             self._take()
-            return self._await(commit_seconds or COMMIT_SECONDS)
+            return self._await(commit_seconds or COMMIT_SECONDS, coming)
         except (_UnusableError, OSError):
             self.leave()
             self._start = -1
@@ -103,7 +109,12 @@ class MachineQueue:
 
     def handed(self) -> tuple[str, bytes] | None:
         """Returns ETag and bytes of the root that the last one in front may have left; see `handed_root`."""
-        return handed(self._digest)
+        return self._root.handed()
+
+    def announce(self, root: bytes) -> None:
+        """Shows the next one in the queue, if there is one, a root that is about to be written."""
+        if self._has_next():
+            self._root.announce(root)
 
     def leave(self, etag: str | None = None, root: bytes = b"") -> None:
         """Gives the place back; none is no error.
@@ -112,16 +123,15 @@ class MachineQueue:
             etag: The ETag of the root that was written, for the next one in the queue; None where none was.
             root: The root's bytes.
         """
-        if etag is not None and self._number is not None:
-            with contextlib.suppress(_UnusableError, OSError):
-                if self._locked(self._number + 1, self._start + NUMBERS) is not None:
-                    hand_over(self._digest, etag, root)
+        if etag is not None and self._has_next():
+            self._root.hand_over(etag, root)
         if self._number is not None:
             with contextlib.suppress(OSError):
                 # Explicitly: a process that is forked meanwhile shares the descriptor.
                 self._set(fcntl.F_UNLCK, self._number)
             self._number = None
         self._file.close()
+        self._root.close()
         _held.starts.discard(self._start)
 
     def close(self) -> None:
@@ -133,6 +143,7 @@ class MachineQueue:
         self._number = None
         self._closed = True
         self._file.close()
+        self._root.close()
         _held.starts.discard(self._start)
 
     # -- taking a place ------------------------------------------------------------------------
@@ -155,6 +166,13 @@ class MachineQueue:
             self._number = None
         raise _UnusableError
 
+    def _has_next(self) -> bool:
+        """Whether another writer stands behind this one."""
+        with contextlib.suppress(_UnusableError, OSError):
+            if self._number is not None:
+                return self._locked(self._number + 1, self._start + NUMBERS) is not None
+        return False
+
     def _highest(self) -> int | None:
         """Returns the highest number that is locked."""
         highest, step, end = self._locked(self._start, self._start + NUMBERS), 1, self._start + NUMBERS
@@ -170,14 +188,14 @@ class MachineQueue:
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def _await(self, commit_seconds: float) -> bool:
+    def _await(self, commit_seconds: float, coming: Callable[[bytes], object] | None) -> bool:
         """Waits until no lower number is locked but of writers that were waited for long enough."""
         patience = min(max(PATIENCE * commit_seconds, LEAST_PATIENCE_SECONDS), MOST_PATIENCE_SECONDS)
         mine = self._number or 0
         if self._passed >= 0 and self._locked(self._passed, self._passed + 1) is None:
             self._passed = -1
         begin = max(self._start, self._passed + 1)
-        seen, waited_seconds, met = -1, 0.0, False
+        seen, waited_seconds, met, at_last = -1, 0.0, False, False
         while not self._closed and (first := self._lowest(begin, mine)) is not None:
             met = True
             if first != seen:
@@ -186,8 +204,13 @@ class MachineQueue:
                 # It hangs, or was suspended. Those behind it keep their order.
                 self._passed, begin = first, first + 1
                 continue
-            pause = commit_seconds * (mine - first - 1 or LOOKS)
-            pause = min(max(pause, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS)
+            if coming is not None and first == mine - 1 and (root := self._root.announced()) is not None:
+                coming(root)
+                at_last = True
+                continue
+            pause = commit_seconds * (mine - first - 1 or (LOOKS_AT_LAST if at_last else LOOKS))
+            least = LEAST_PAUSE_AT_LAST_SECONDS if at_last else LEAST_PAUSE_SECONDS
+            pause = min(max(pause, least), MOST_PAUSE_SECONDS)
             # By what it asked for, so that it ends whatever the policy's clock says.
             waited_seconds += pause
             self._policy.await_lock(pause)

@@ -56,7 +56,7 @@ class BaseIndex:
             known = self._last.get((base.commit_id, base.etag))
         if known is not None:
             return known
-        return self._note(decode_root(base.root, name=self._remote.root_place), base.etag, len(base.root))
+        return self.note(decode_root(base.root, name=self._remote.root_place), base.etag, len(base.root))
 
     def records_of(self, base: Base) -> Sequence[CommitRecord]:
         """Returns the newest commits that a base's root itself tells of, newest first."""
@@ -70,11 +70,18 @@ class BaseIndex:
         if known is not None and known.root is fetched.root:
             return known
         if fetched.etag:
-            return self._note(fetched.root, fetched.etag, len(fetched.data))
+            return self.note(fetched.root, fetched.etag, len(fetched.data))
         # A snapshot's, which anybody may have written.
         return self.remote_index.of(fetched.root, etag=None, size_bytes=len(fetched.data))
 
-    def _note(self, root: Root, etag: str | None, size_bytes: int) -> CommitIndex:
+    def note(self, root: Root, etag: str | None, size_bytes: int) -> CommitIndex:
+        """Remembers the root of a commit, and returns its index.
+
+        Args:
+            root: The decoded root.
+            etag: The ETag under which it lies in the remote.
+            size_bytes: How large it is.
+        """
         index = self.remote_index.of(root, etag=etag, size_bytes=size_bytes)
         with self._mutex:
             self._last.pop((root.manifest.commit_id, etag), None)

@@ -82,9 +82,11 @@ def read_root_or_none(remote: Remote) -> FetchedRoot | None:
 
 
 def told_root(remote: Remote, etag: str, data: bytes) -> FetchedRoot | None:
-    """Returns a root of which another writer has told; None where it is none that can be read."""
+    """Returns a root of which another writer has told, its tail decoded; None where it can't be read."""
     try:
-        return _decoded(Blob(data, etag), name=remote.root_place)
+        fetched = _decoded(Blob(data, etag), name=remote.root_place)
+        fetched.root.tail_block()
+        return fetched
     except (RemoteIntegrityError, UnsupportedFormatError, FirstFormatError):
         return None
 

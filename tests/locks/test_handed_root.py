@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebooklet_tx.locks import handed_root, private_folder
-from ebooklet_tx.locks.handed_root import FILE_NAME, SLOT_BYTES, SLOTS, hand_over, handed
+from ebooklet_tx.locks import private_folder
+from ebooklet_tx.locks.handed_root import FILE_NAME, SLOT_BYTES, SLOTS, HandedRoot
 
 ONE, SAME_SLOT, OTHER = b"\x01" * 16, b"\x11" + b"\x01" * 15, b"\x02" * 16
 
@@ -18,6 +18,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(private_folder, "SHARED_MEMORY", tmp_path / "none")
     return tmp_path
+
+
+def hand_over(remote: bytes, etag: str, root: bytes) -> None:
+    place = HandedRoot(remote)
+    place.hand_over(etag, root)
+    place.close()
+
+
+def handed(remote: bytes) -> tuple[str, bytes] | None:
+    return HandedRoot(remote).handed()
+
+
+def test_what_is_about_to_be_written_is_shown_once_and_not_handed() -> None:
+    one, next_one = HandedRoot(ONE), HandedRoot(ONE)
+    assert next_one.announced() is None
+    one.announce(b"first")
+    assert next_one.handed() is None
+    assert HandedRoot(SAME_SLOT).announced() is None
+    assert HandedRoot(ONE).announced() == b"first"
+    one.announce(b"second")
+    assert [next_one.announced() for _ in range(3)] == [b"second", None, None]
+    one.hand_over("e", b"second")
+    assert next_one.announced() is None
+    assert next_one.handed() == ("e", b"second")
+    one.announce(b"third")
+    one.close()
+    assert next_one.announced() == b"third"
 
 
 def test_the_last_one_that_was_left_is_read(folder: Path) -> None:
@@ -68,5 +95,5 @@ def test_a_planted_link_is_not_followed(folder: Path) -> None:
     (folder / "elsewhere").write_bytes(b"kept")
     (folder / FILE_NAME).symlink_to(folder / "elsewhere")
     hand_over(ONE, "e", b"root")
-    assert handed_root.handed(ONE) is None
+    assert handed(ONE) is None
     assert (folder / "elsewhere").read_bytes() == b"kept"

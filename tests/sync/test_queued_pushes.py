@@ -15,9 +15,13 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx import testing
-from ebooklet_tx.locks import machine_queue, private_folder
+from ebooklet_tx.locks import private_folder
+from ebooklet_tx.locks.machine_queue import MachineQueue
 from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit.turns import Turns
+from ebooklet_tx.sync.pull import next_root
+from ebooklet_tx.sync.pull.next_root import NextRoot
+from ebooklet_tx.sync.root_object import told_root
 
 T = TypeVar("T")
 pytestmark = pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="there is no queue without such locks")
@@ -112,6 +116,44 @@ def test_a_writer_that_waited_need_not_read_the_root(tmp_path: Path, requests: l
         assert (tmp_path / "run" / "ebooklet_tx.roots").read_bytes() == before
 
 
+def test_a_root_is_decoded_while_it_is_written(
+    tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, decoded = threading.Event(), []
+    monkeypatch.setattr(next_root, "told_root", lambda *given: decoded.append(given[1]) or told_root(*given))
+    prepare = NextRoot.prepare
+    monkeypatch.setattr(NextRoot, "prepare", lambda self, data: (prepare(self, data), prepared.set()))
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        monkeypatch.setattr(NotingStore, "before", staticmethod(lambda kind, key: prepared.wait(10)))
+        assert push_behind(one, other) == 3
+        assert decoded == [""]
+        one.changes().pull()
+        assert one["count"] == 3
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_root_that_was_shown_and_not_written_here_is_read(
+    tmp_path: Path, requests: list[str], whole: bool
+) -> None:
+    with writers(tmp_path, 3) as (one, other, elsewhere):
+        one["count"], other["count"], elsewhere["count"] = 1, 2, 5
+        queue_of(one).enter(0.0)
+        queue_of(elsewhere).close()
+        with ThreadPoolExecutor(1) as pool:
+            pushed = pool.submit(other.changes().push, on_conflict=add)
+            while not queue_of(other).is_in:
+                time.sleep(0.001)
+            elsewhere.changes().push()
+            root = (tmp_path / "remote" / "counters").read_bytes()
+            requests.clear()
+            queue_of(one).announce(root if whole else b"none")
+            queue_of(one).leave()
+            assert pushed.result(30).seq == 3
+        assert requests == ["get", "put"]
+        assert other["count"] == 7
+
+
 def altered(etag: str, root: bytes) -> tuple[str, bytes]:
     return etag, root[:-1] + bytes([root[-1] ^ 1])
 
@@ -132,14 +174,14 @@ def nothing(etag: str, root: bytes) -> None:
 def test_what_is_handed_over_is_a_hint_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str, bytes], tuple[str, bytes] | None]
 ) -> None:
-    read = machine_queue.handed
+    read = MachineQueue.handed
 
-    def handed(digest: bytes) -> tuple[str, bytes] | None:
-        found = read(digest)
+    def handed(self: MachineQueue) -> tuple[str, bytes] | None:
+        found = read(self)
         assert found is not None
         return change(*found)
 
-    monkeypatch.setattr(machine_queue, "handed", handed)
+    monkeypatch.setattr(MachineQueue, "handed", handed)
     with writers(tmp_path, 2) as (one, other):
         one["count"], other["count"] = 1, 2
         assert push_behind(one, other) == 3
@@ -157,7 +199,7 @@ def test_a_root_of_another_database_in_its_place_is_not_taken(
             db["a"] = number
             db.changes().push()
     theirs = (tmp_path / "remote" / "x").read_bytes()
-    monkeypatch.setattr(machine_queue, "handed", lambda digest: ("0" * 32, theirs))
+    monkeypatch.setattr(MachineQueue, "handed", lambda self: ("0" * 32, theirs))
     with writers(tmp_path, 2) as (one, other):
         one["count"], other["count"] = 1, 2
         assert push_behind(one, other) == 3

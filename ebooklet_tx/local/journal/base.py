@@ -44,11 +44,15 @@ class Base:
 
 
 def read_base(journal: Journal) -> Base:
-    """Returns the base commit that the journal records.
+    """Returns the base commit that the journal records; it is read once a change.
 
     Raises:
         JournalDamagedError: What it records can't be decoded.
     """
+    return journal.found_once("base", lambda: _read_base(journal))
+
+
+def _read_base(journal: Journal) -> Base:
     facts = journal.all_meta()
     with decoding(journal.path, "what it says of the base commit"):
         return Base(

@@ -265,7 +265,7 @@ class Journal:
         with self.mutex, sqlite_errors(self.path):
             while True:
                 row = self.raw.execute("SELECT name, value FROM meta WHERE name = ?", (name,)).fetchone()
-                if row is None and is_no_fact(self.raw, self.path, name):
+                if row is None and self.found_once(f"no {name}", lambda: is_no_fact(self.raw, self.path, name)):
                     return None
                 if row is not None and row[0] == name:
                     return row[1]
@@ -292,12 +292,17 @@ class Journal:
         return self.data_version(), self.raw.total_changes
 
     def found_once(self, name: str, find: Callable[[], Found]) -> Found:
-        """Returns what a function finds in the journal; it is not called again while nothing is written."""
+        """Returns what a function finds in the journal; it is not called again while nothing is written.
+
+        What is found within a transaction is not kept: a rollback would leave the version as it is.
+        """
         with self.mutex:
             version = self.version()
             known = self._found.get(name)
             if known is None or known[0] != version:
-                known = self._found[name] = version, find()
+                known = version, find()
+                if not self.raw.in_transaction:
+                    self._found[name] = known
             found: Found = known[1]
             return found
 

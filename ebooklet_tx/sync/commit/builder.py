@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ebooklet_tx.formats.index_records import Run
 from ebooklet_tx.formats.manifest import Manifest
-from ebooklet_tx.formats.root import encode_root
+from ebooklet_tx.formats.root import Root, encoded_root
 from ebooklet_tx.index.building import IndexLimits, NewIndex, add_rows, write_lists
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.index.history import extended, horizon_seq
@@ -108,6 +108,7 @@ class Commit:
         record: What the history says of it.
         changes_mode: Whether it changes how commits are made, so that both locks have to be held.
         swaps: Whether it is a compare-and-swap.
+        decoded: What a reader makes of the root's bytes, where that is known.
     """
 
     manifest: Manifest
@@ -116,6 +117,7 @@ class Commit:
     record: CommitRecord
     changes_mode: bool = False
     swaps: bool = True
+    decoded: Root | None = None
 
     @property
     def object_metadata(self) -> dict[str, str]:
@@ -126,7 +128,8 @@ class Commit:
         """Returns the same commit with a root that names another mode."""
         manifest = replace(self.manifest, commits=way)
         swaps = way is None or way.swaps
-        return replace(self, manifest=manifest, root=encode_root(manifest, self.tail), swaps=swaps)
+        root, decoded = encoded_root(manifest, self.tail)
+        return replace(self, manifest=manifest, root=root, swaps=swaps, decoded=decoded)
 
 
 def new_record(seq: int, changes: Changes) -> CommitRecord:
@@ -201,10 +204,10 @@ def build(
         commits=mode.to_advertise(),
         unknown={} if below.manifest is None else below.manifest.unknown,
     )
-    root = encode_root(manifest, index.tail)
+    root, decoded = encoded_root(manifest, index.tail)
     advertised = None if below.manifest is None else below.manifest.commits
     changes_mode = mode.must_change(advertised, exists=below.seq > 0)
-    return Commit(manifest, root, index.tail, record, changes_mode, mode.swaps)
+    return Commit(manifest, root, index.tail, record, changes_mode, mode.swaps, decoded)
 
 
 def _keys_below(below: Below) -> int:

@@ -155,6 +155,7 @@ def commit_rows(
         # It is an earlier commit, of which the index has been collected.
         move_on(local, lambda: pull(session), base_etag, error)
         return None
+    session.locks.queue.announce(commit.root)
     intent = Intent(
         commit.manifest.commit_id,
         commit.manifest.seq,
@@ -176,9 +177,10 @@ def commit_rows(
             pull(session)
         elif outcome.etag is not None:
             uses_packs = plan is not None or bool(moved)
-            _become_base(
-                local, outcome.commit or commit, intent, outcome.etag, moved or {}, uses_packs=uses_packs
-            )
+            made = outcome.commit or commit
+            _become_base(local, made, intent, outcome.etag, moved or {}, uses_packs=uses_packs)
+            if made.decoded is not None:
+                session.index.note(made.decoded, outcome.etag, len(made.root))
     return commit if outcome.applied else None
 
 

@@ -8,7 +8,7 @@ Before it no root names anything that was uploaded; after it the root names ever
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -39,6 +39,7 @@ from ebooklet_tx.sync.forks.protection import renew
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
 from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, find_conflicts
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
+from ebooklet_tx.sync.pull.next_root import NextRoot
 from ebooklet_tx.sync.pull.pull import pull
 from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, chooses_theirs, resolve_all
 from ebooklet_tx.sync.read.reader import Reader, reader_of
@@ -165,6 +166,13 @@ def _rounds(
 ) -> PushResult:
     """Tries again on another base until the commit is in, settling conflicts as they come up."""
     reader, decode = reader_of(session), session.decode
+    next_root = NextRoot(session.remote)
+    await_machine = partial(
+        session.turns.await_machine,
+        session.locks.queue,
+        lambda handed: pull(session, next_root.written(handed)),
+        next_root.prepare,
+    )
     try:
         for number in range(MAX_ROUNDS):
             if number and session.locks.recheck():
@@ -173,7 +181,7 @@ def _rounds(
             if session.locks.is_optimistic and _is_pending(session.journal):
                 # While packs are sent the others go on.
                 if number or not _sends_packs(*glance_at_bytes(session.journal)):
-                    fresh = session.turns.await_machine(session.locks.queue, partial(pull, session))
+                    fresh = await_machine()
                 session.turns.await_turn(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
                 )
@@ -195,6 +203,7 @@ def _rounds(
                     always=always,
                     complete=complete,
                     message=message,
+                    await_machine=await_machine,
                 )
             except ConflictError:
                 # What a pull in another thread brought since is settled in the next round.
@@ -252,6 +261,7 @@ def _one_round(
     always: bool,
     complete: bool,
     message: str,
+    await_machine: Callable[[], bool],
 ) -> PushResult | None:
     """One attempt on one base; None when another writer's commit came first.
 
@@ -262,6 +272,7 @@ def _one_round(
         always: Whether the commit is made although there is nothing to push.
         complete: Whether the conflicts that are known are all.
         message: What the history says of the commit.
+        await_machine: Waits for the writers of this machine that came first; true where others were there.
     """
     journal, remote = session.journal, session.remote
     replacing = is_replacing(journal)
@@ -317,7 +328,7 @@ def _one_round(
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
         optimistic = session.locks.is_optimistic and plan.count > 0
-        if optimistic and session.turns.await_machine(session.locks.queue, partial(pull, session)):
+        if optimistic and await_machine():
             # Those that it waited for have committed meanwhile.
             return None
         rows = operation_rows(session.local, remote, plan, on.seq + 1)

@@ -88,7 +88,12 @@ class Turns:
         self._lost += 1
         self._contended_until = self.policy.clock() + max(1.0, REMEMBERED_ROUNDS * self.commit_seconds)
 
-    def await_machine(self, queue: MachineQueue, pull: Callable[[tuple[str, bytes] | None], object]) -> bool:
+    def await_machine(
+        self,
+        queue: MachineQueue,
+        pull: Callable[[tuple[str, bytes] | None], object],
+        coming: Callable[[bytes], object] | None = None,
+    ) -> bool:
         """Waits for the writers of this machine that came first; if there were any, pulls and returns True.
 
         False also where the remote can't be asked: what is to be told of that, the push tells.
@@ -96,8 +101,9 @@ class Turns:
         Args:
             queue: Where they wait.
             pull: Moves on to the newest commit; called with ETag and bytes of the root that may be that one's.
+            coming: Called before with the bytes of a root that may come to be that one's.
         """
-        waited = queue.enter(self.commit_seconds)
+        waited = queue.enter(self.commit_seconds, coming)
         if waited:
             # Another user, or a container of the same host name, has a queue of its own, which nobody here meets.
             self.as_one = writers_here()

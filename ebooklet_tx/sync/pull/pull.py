@@ -37,7 +37,7 @@ from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
 from ebooklet_tx.sync.pull.move_base import apply_move, outcomes_of, plan_move
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none, told_root
+from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 100
@@ -66,7 +66,7 @@ class PullResult(ShownAsTable):
         return self.changed
 
 
-def pull(session: Session, handed: tuple[str, bytes] | None = None, *, needed: bool = False) -> PullResult:
+def pull(session: Session, handed: FetchedRoot | None = None, *, needed: bool = False) -> PullResult:
     """Applies what other writers have committed, and settles pushes whose outcome is not known.
 
     One request when nothing changed. Pending operations stay; `conflicts` tells which of them meet
@@ -77,8 +77,8 @@ def pull(session: Session, handed: tuple[str, bytes] | None = None, *, needed: b
 
     Args:
         session: The session.
-        handed: ETag and bytes of a root that another writer of this machine has just written. It is taken for
-            the newest, and no request is made, where it is of this database and later than the base.
+        handed: A root that another writer of this machine has just written. It is taken for the newest, and no
+            request is made, where it is of this database and later than the base.
         needed: Whether the commit is applied all the same, as what the journal stands on is gone.
 
     Raises:
@@ -133,7 +133,7 @@ def _settle_doubts(session: Session) -> None:
     session.local.try_maintain(settled)
 
 
-def _pull_once(session: Session, *, needed: bool, handed: tuple[str, bytes] | None = None) -> PullResult | None:
+def _pull_once(session: Session, *, needed: bool, handed: FetchedRoot | None = None) -> PullResult | None:
     """One pull; None when another thread moved the base meanwhile."""
     local, remote = session.local, session.remote
     view = read_pull_view(local.journal)
@@ -141,9 +141,8 @@ def _pull_once(session: Session, *, needed: bool, handed: tuple[str, bytes] | No
     if view.replacing and not view.intents:
         return unchanged
     try:
-        fetched = None if handed is None else told_root(remote, *handed)
-        is_later = fetched is not None and _is_later(fetched.manifest, local.file.header.uuid.hex(), view)
-        if fetched is None or not is_later:
+        fetched = handed
+        if fetched is None or not _is_later(fetched.manifest, local.file.header.uuid.hex(), view):
             fetched = read_root(remote, if_none_match=view.base.etag)
     except RemoteIntegrityError:
         if not view.replacing:

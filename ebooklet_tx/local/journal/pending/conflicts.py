@@ -69,7 +69,9 @@ def conflict_rows(raw: sqlite3.Connection, *, agreeing: bool = False) -> list[Co
 
 
 def drop_agreeing(journal: Journal) -> None:
-    """Drops the operations that another writer has carried out just so."""
+    """Drops the operations that another writer has carried out just so; no transaction where there are none."""
+    if not journal.rows(f"{_AGREEING_KEYS} LIMIT 1"):
+        return
     with journal.transaction() as transaction:
         raw = driver(transaction)
         save_pushed(raw, [key for (key,) in raw.execute(_AGREEING_KEYS)])
