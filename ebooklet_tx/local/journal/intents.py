@@ -19,19 +19,19 @@ from ebooklet_tx.records import ObjectRef
 
 _COLUMNS = "commit_id, seq, base_etag, base_commit_id, last_number, replaces"
 
+_IS_THERE = "known AND pending_digest IS remote_digest AND remote_object IS NOT NULL"
+
 _APPLY = f"""
 UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = pending_timestamp_us,
-  remote_offset_bytes = CASE
-    WHEN pending = 2 THEN NULL
-    WHEN known AND pending_digest IS remote_digest AND remote_object IS NOT NULL THEN remote_offset_bytes
-    ELSE (SELECT offset_bytes FROM place WHERE number = pending_number) END,
-  remote_object = CASE
-    WHEN pending = 2 THEN NULL
-    WHEN known AND pending_digest IS remote_digest AND remote_object IS NOT NULL THEN remote_object
-    ELSE coalesce((SELECT object FROM place WHERE number = pending_number), :carrier) END,
+  (remote_object, remote_offset_bytes) = (
+    SELECT CASE WHEN pending = 2 THEN NULL WHEN {_IS_THERE} THEN remote_object
+        ELSE coalesce(p.object, :carrier) END,
+      CASE WHEN pending = 2 THEN NULL WHEN {_IS_THERE} THEN remote_offset_bytes ELSE p.offset_bytes END
+    FROM (SELECT 1) LEFT JOIN place AS p ON p.number = pending_number),
   remote_length_bytes = CASE pending WHEN 1 THEN pending_length_bytes END,
   remote_digest = CASE pending WHEN 1 THEN pending_digest END,
-  pending = 0, {NO_BASE}
+  pending = 0, pending_timestamp_us = NULL, pending_digest = NULL, pending_length_bytes = NULL,
+  pending_number = 0, {NO_BASE}
 WHERE {{pending}} AND pending_number <= :number AND {{keys}}
 """
 

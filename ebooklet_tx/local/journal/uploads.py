@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ebooklet_tx.local.journal.connections import insert_many
 from ebooklet_tx.local.journal.integrity.row_checks import decoding
@@ -32,8 +32,20 @@ class Place(NamedTuple):
     length_bytes: int
 
 
-PackedValue: TypeAlias = tuple["int | bytes", int, int]
-"""A value as it was put into a pack: the number of its operation, or its digest, its offset and its length."""
+class PackedValues(NamedTuple):
+    """Values as they were put into a pack, a sequence for each field.
+
+    Attributes:
+        owners: What their places are noted under: the numbers of their operations, or their digests; all are of
+            one kind.
+    """
+
+    owners: Sequence[int | bytes]
+    offsets_bytes: Sequence[int]
+    lengths_bytes: Sequence[int]
+
+
+NO_VALUES = PackedValues((), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +160,7 @@ def note_upload(
     journal: Journal,
     name: str,
     size_bytes: int,
-    values: Sequence[PackedValue] = (),
+    values: PackedValues = NO_VALUES,
     *,
     begun_at_us: int,
     digest: bytes | None = None,
@@ -161,13 +173,12 @@ def note_upload(
             "INSERT INTO upload(object, name, size_bytes, digest, begun_at_us) VALUES (?, ?, ?, ?, ?)",
             (number, name, size_bytes, digest, begun_at_us),
         )
-        # Those of an object are all of one kind, but for none.
-        placed = values if values and type(values[0][0]) is int else ()
-        columns = [owner for owner, _, _ in placed], [offset for _, offset, _ in placed]
-        insert_many(raw, _PLACE, (number,), columns)
+        if values.owners and type(values.owners[0]) is int:
+            insert_many(raw, _PLACE, (number,), values[:2])
+            return
         raw.executemany(
             "INSERT OR REPLACE INTO packed(digest, object, offset_bytes, length_bytes) VALUES (?, ?, ?, ?)",
-            sorted((owner, number, offset, length) for owner, offset, length in values if type(owner) is bytes),
+            sorted((owner, number, offset, length) for owner, offset, length in zip(*values, strict=True)),
         )
 
 

@@ -18,7 +18,7 @@ from ebooklet_tx.index.building import METADATA_IN_TAIL_BYTES
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.pending.push_rows import PushPlan, ValueToSend, amount_sent, pages_to_send
 from ebooklet_tx.local.journal.uploads import (
-    PackedValue,
+    PackedValues,
     arrived_packs,
     find_partial_upload,
     forget_upload,
@@ -48,7 +48,7 @@ REUSED_FOR_SECONDS = 6 * 3600.0
 `collect` deletes objects that no root names once they are a day old. An older pack is copied to a new name
 first, which makes it as new as one just sent; an older index object is sent again."""
 
-Pack: TypeAlias = tuple[str, bytes, Sequence[PackedValue]]
+Pack: TypeAlias = tuple[str, bytes, PackedValues]
 """A pack to send: its name, its bytes, and what is in it."""
 
 
@@ -130,7 +130,7 @@ def fill_packs(
                 yield filling.finish(new_name())
                 filling = _Filling()
                 filling.add(record, pack_bytes)
-    if filling.packed:
+    if filling.packed.owners:
         yield filling.finish(new_name())
 
 
@@ -138,11 +138,14 @@ class _Filling:
     """A pack that is being filled, and where in it each value lies.
 
     Attributes:
-        packed: Owner, offset and length of each value.
+        packed: What it holds.
     """
 
     def __init__(self) -> None:
-        self.packed: list[PackedValue] = []
+        self._owners: list[int | bytes] = []
+        self._places: list[int] = []
+        self._lengths: list[int] = []
+        self.packed = PackedValues(self._owners, self._places, self._lengths)
         self._builder = PackBuilder()
         self._offsets: dict[bytes, int] = {}
 
@@ -155,7 +158,9 @@ class _Filling:
         if offsets is None:
             return False
         self._offsets.update(zip(digests, offsets, strict=True))
-        self.packed += zip(owners, offsets, map(len, values), strict=True)
+        self._owners += owners
+        self._places += offsets
+        self._lengths += map(len, values)
         return True
 
     def add(self, record: PackRecord, most_bytes: int) -> bool:
@@ -167,7 +172,9 @@ class _Filling:
             if not offset:
                 return False
             self._offsets[digest] = offset
-        self.packed.append((owner, offset, len(value)))
+        self._owners.append(owner)
+        self._places.append(offset)
+        self._lengths.append(len(value))
         return True
 
     def finish(self, name: str) -> Pack:
@@ -204,7 +211,7 @@ def _send_pack(journal: Journal, remote: Remote, pack: Pack, phase: Phase, line:
         with line.sending(len(data), moved) as counted, metered(counted):
             etag = remote.store.put(remote.names.object(name), data)
         note_arrival(journal, name, etag)
-        phase.advance(len(values), sum(length_bytes for _, _, length_bytes in values))
+        phase.advance(len(values.owners), sum(values.lengths_bytes))
 
 
 # -- what an earlier push has sent -------------------------------------------------------------
@@ -282,6 +289,6 @@ def _begin_large(
     if partial is not None:
         return partial.name, UploadState(partial.upload_id, partial.parts) if partial.upload_id else None
     name = new_name()
-    value = item.number, prefix_bytes, item.length_bytes
-    note_upload(journal, name, prefix_bytes + item.length_bytes, [value], begun_at_us=now_us())
+    value = PackedValues([item.number], [prefix_bytes], [item.length_bytes])
+    note_upload(journal, name, prefix_bytes + item.length_bytes, value, begun_at_us=now_us())
     return name, None

@@ -226,7 +226,7 @@ class PartWork:
         with closing(side_by_side(packs, self._send_pack, size_bytes=_pack_bytes, threads=threads)) as sent:
             for (name, data, packed), etag in sent:
                 ref = ObjectRef(name, etag, len(data))
-                for number, offset_bytes, length_bytes in packed:
+                for number, offset_bytes, length_bytes in zip(*packed, strict=True):
                     if isinstance(number, int):
                         places[keys[number]] = Place(ref, offset_bytes, length_bytes, digests.pop(number))
         for key in large:
