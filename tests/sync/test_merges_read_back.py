@@ -29,7 +29,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_merge_that_no_reader_takes_is_not_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     before = root_of(bench)
     (path,) = bench.objects("index")
-    genuine = writing.write_objects
+    genuine = writing.join_blocks
 
     def damaged(*arguments: object, **options: object) -> object:
         for data, entry in genuine(*arguments, **options):  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def test_a_merge_that_no_reader_takes_is_not_named(bench: Bench, monkeypatch: py
     with bench.open() as db:
         db["k"] = b"2"
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "write_objects", damaged)
+            patch.setattr(writing, "join_blocks", damaged)
             with pytest.raises(RemoteIntegrityError, match="does not match its digest"):
                 db.changes().push()
         assert root_of(bench) == before
