@@ -16,7 +16,7 @@ from ebooklet_tx.cli.shared import bars, complain, needed_remote, remembers_remo
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
-from ebooklet_tx.stores.retry import patience
+from ebooklet_tx.stores.deadline import patience
 from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.read.reader import reader_of
 from ebooklet_tx.values.serializers import CUSTOM, Undecoded, stored_name

@@ -26,7 +26,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.locks.writer_lock import INTERRUPTED_SECONDS
-from ebooklet_tx.stores.retry import patience
+from ebooklet_tx.stores.deadline import patience
 from ebooklet_tx.sync.commit.writer_locks import WriterLock
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.tracebacks import at_edge

@@ -191,7 +191,12 @@ def build_columns(columns: Columns, refs: Mapping[str, ObjectRef]) -> EncodedBlo
 
 
 def decode_block(
-    data: bytes | memoryview, *, name: str, expect: BlockRef | None = None, greatest_seq: int = MAX_COUNT
+    data: bytes | memoryview,
+    *,
+    name: str,
+    expect: BlockRef | None = None,
+    greatest_seq: int = MAX_COUNT,
+    has_digest: bool = False,
 ) -> Block:
     """Returns the rows of a block, checked as foreign input.
 
@@ -200,12 +205,15 @@ def decode_block(
         name: How messages call the object that it lies in.
         expect: What the directory says of it: its digest, slot and numbers must hold.
         greatest_seq: The seq of the root that names it; no row is of a later commit.
+        has_digest: Whether the caller has held the bytes to the digest of `expect`.
 
     Raises:
         RemoteIntegrityError: It is truncated, altered, or not what the directory says.
         UnsupportedFormatError: A newer version wrote it.
     """
-    if expect is not None and (len(data) != expect.length_bytes or digest_of(data) != expect.digest):
+    if expect is not None and (
+        len(data) != expect.length_bytes or not (has_digest or digest_of(data) == expect.digest)
+    ):
         raise damaged(name, _KIND.what, f"the one at byte {expect.offset_bytes} does not match its digest")
     reader = FrameReader(data, _KIND, name)
     count = reader.row_count
@@ -216,15 +224,15 @@ def decode_block(
     stamps = reader.integers(count, 0, MAX_TIMESTAMP_US, "timestamps")
     deleted, inline = kinds.count(_TOMBSTONE), kinds.count(_INLINE)
     placed = count - deleted - inline
-    offsets: list[Any] = reader.integers(placed, 0, MAX_COUNT, "offsets")
-    lengths: list[Any] = reader.integers(placed, 0, MAX_VALUE_BYTES, "lengths")
+    offsets: Sequence[Any] = reader.integers(placed, 0, MAX_COUNT, "offsets")
+    lengths: Sequence[Any] = reader.integers(placed, 0, MAX_VALUE_BYTES, "lengths")
     sizes = reader.integers(inline, 0, MAX_INLINE_BYTES, "lengths of inline values")
     inlined = [reader.blob(size) for size in sizes]
     joined = reader.plain((count - deleted) * DIGEST_BYTES)
     reader.finish()
-    digests: list[Any] = []
+    digests: Sequence[Any] = ()
     objects: list[str | None] = [None, None, *(pack.name for pack in packs)]
-    values: list[Any] = []
+    values: Sequence[Any] = ()
     uniform = _is_uniform(kinds)
     problem = problem_of_packed_keys(keys) or _problem_of_slot(keys, expect)
     if problem is None and len(packs) != len({*(kinds[:1] if uniform else kinds)} - {_TOMBSTONE, _INLINE}):
@@ -236,23 +244,25 @@ def decode_block(
         raise reader.damaged(problem)
     if placed < count:
         next_digest, next_value = iter(_cut(joined)), iter(inlined)
-        digests = [None if kind == _TOMBSTONE else next(next_digest) for kind in kinds]
-        values = [next(next_value) if kind == _INLINE else None for kind in kinds]
+        digests = tuple([None if kind == _TOMBSTONE else next(next_digest) for kind in kinds])
+        values = tuple([next(next_value) if kind == _INLINE else None for kind in kinds])
         for key, digest, value in zip(keys, digests, values, strict=True):
             if value is not None and digest_of(value) != digest:
                 raise reader.damaged(f"the value of key {short(key)} does not match its digest")
         next_offset, next_length, next_size = iter(offsets), iter(lengths), iter(sizes)
-        offsets = [next(next_offset) if kind >= FIRST_PACK else None for kind in kinds]
-        lengths = [
-            next(next_length) if kind >= FIRST_PACK else next(next_size) if kind == _INLINE else None
-            for kind in kinds
-        ]
+        offsets = tuple([next(next_offset) if kind >= FIRST_PACK else None for kind in kinds])
+        lengths = tuple(
+            [
+                next(next_length) if kind >= FIRST_PACK else next(next_size) if kind == _INLINE else None
+                for kind in kinds
+            ]
+        )
     columns = (
         keys,
         seqs,
         stamps,
         digests,
-        [objects[kinds[0]]] * count if uniform else list(map(objects.__getitem__, kinds)),
+        (objects[kinds[0]],) * count if uniform else tuple(map(objects.__getitem__, kinds)),
         offsets,
         lengths,
         values,

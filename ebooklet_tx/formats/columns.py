@@ -265,10 +265,14 @@ class FrameReader:
             raise self.damaged(f"its {what} is {value}; {least} to {most} is possible")
         return int(value)
 
-    def integers(self, count: int, least: int, most: int, what: str) -> list[int]:
-        """Returns a column of numbers, each held to the range."""
+    def integers(self, count: int, least: int, most: int, what: str) -> Sequence[int]:
+        """Returns a column of numbers, each held to the range.
+
+        It never changes, and is of a type that Python's search for garbage does not go through again and again:
+        the columns of the blocks that a session keeps have millions of numbers.
+        """
         if count == 0:
-            return []
+            return ()
         head = self._take(1)[0]
         width = head & ~_DELTA
         if width > 8:
@@ -276,10 +280,11 @@ class FrameReader:
         base = int.from_bytes(self._take(8), "little", signed=True)
         if head & _DELTA:
             first = int.from_bytes(self._take(8), "little", signed=True)
+            values: Sequence[int]
             if width == 0 and base:
-                values = list(range(first, first + base * count, base))
+                values = range(first, first + base * count, base)
             else:
-                values = list(accumulate(self._planes(count - 1, width, base), initial=first))
+                values = tuple(accumulate(self._planes(count - 1, width, base), initial=first))
             # Where no step goes down, the first is the least and the last the greatest.
             ends = (first, values[-1]) if base >= 0 else None
         else:
@@ -362,9 +367,9 @@ class FrameReader:
         self._at = end
         return data
 
-    def _planes(self, count: int, width: int, base: int) -> list[int]:
+    def _planes(self, count: int, width: int, base: int) -> Sequence[int]:
         if width == 0:
-            return [base] * count
+            return (base,) * count
         planes = self._take(count * width)
         if width == 1:
             numbers: Sequence[int] = planes
@@ -374,7 +379,7 @@ class FrameReader:
             for plane in range(width):
                 data[plane::size] = planes[plane * count : (plane + 1) * count]
             numbers = struct.unpack(f"<{count}{_UNPACKED_CODES[size]}", data)
-        return [number + base for number in numbers] if base else list(numbers)
+        return tuple([number + base for number in numbers]) if base else numbers
 
 
 def damaged(name: str, what: str, problem: str) -> RemoteIntegrityError:

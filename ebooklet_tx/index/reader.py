@@ -109,7 +109,7 @@ class IndexReader:
 
         def decode(number: int, data: bytes) -> Block:
             entry, ref = wanted[number]
-            return decode_block(data, expect=ref, name=f"a block of {entry.name}")
+            return decode_block(data, expect=ref, name=f"a block of {entry.name}", has_digest=True)
 
         return self._read(pieces, decode)
 
@@ -151,7 +151,7 @@ class IndexReader:
         """Likewise `blocks`, one decoded at a time, without pushing out what lookups have kept."""
         found = self._pieces.read([_block_piece(entry, ref) for _, _, ref in slots])
         for _, _, ref in slots:
-            yield decode_block(found[ref.digest], expect=ref, name=f"a block of {entry.name}")
+            yield decode_block(found[ref.digest], expect=ref, name=f"a block of {entry.name}", has_digest=True)
 
     # -- pieces ----------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ from ebooklet_tx.ending import interrupts
 from ebooklet_tx.errors import Error, LockLostError
 from ebooklet_tx.locks.lease_rules import Holder
 from ebooklet_tx.locks.process_identity import new_holder
+from ebooklet_tx.stores.deadline import patience
 from ebooklet_tx.stores.object_store import ObjectStore
-from ebooklet_tx.stores.retry import RetryPolicy, patience
+from ebooklet_tx.stores.retry import RetryPolicy
 
 RENEWAL_SECONDS = 10.0
 RELEASE_SECONDS = 15.0

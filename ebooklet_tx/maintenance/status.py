@@ -18,7 +18,7 @@ from ebooklet_tx.local.inspection import Inspection, inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.maintenance.reports import Status, UnresolvedPush
 from ebooklet_tx.records import CommitRecord
-from ebooklet_tx.stores.retry import patience
+from ebooklet_tx.stores.deadline import patience
 from ebooklet_tx.sync.connecting import noted_connection, remote_at
 from ebooklet_tx.sync.pull.conflicts import conflicts_in
 from ebooklet_tx.tracebacks import at_edge

@@ -34,7 +34,8 @@ from ebooklet_tx.opening.options import Flag, OpenOptions, ReadOptions
 from ebooklet_tx.opening.settings import Settings
 from ebooklet_tx.opening.without_file import open_reader
 from ebooklet_tx.progress import ProgressOption, Reporter
-from ebooklet_tx.stores.retry import RetryPolicy, patience
+from ebooklet_tx.stores.deadline import patience
+from ebooklet_tx.stores.retry import RetryPolicy
 from ebooklet_tx.sync.connecting import only_readable, remote_at
 from ebooklet_tx.sync.origin import is_made_here
 from ebooklet_tx.sync.pull.public_url import check_public_side

@@ -1,8 +1,8 @@
 """A time by which a request has to end, even if the server keeps sending a byte now and then.
 
-Owns context variables: the deadline of the request that this thread is making, and what counts its bytes. The
-invariant: no wait for the network begins that would end past the deadline, or once the request is to be stopped.
-A read timeout alone would begin again with every byte.
+Owns context variables: the deadline of the request that this thread is making, what counts its bytes, and how
+long requests are tried. The invariant: no wait for the network begins that would end past the deadline, or once
+the request is to be stopped. A read timeout alone would begin again with every byte.
 
 Each byte that is sent or received extends the deadline by the time that it takes at 4 KiB a second. So a large
 value arrives over a slow line, and a server that sends single bytes can't hold a request up.
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from ebooklet_tx.stores.stopping import current_stop
@@ -88,6 +90,58 @@ def deadline_in(seconds: float, *, at_least: bool = False) -> Iterator[None]:
     at = clock() + seconds
     with deadline_at(clock, at if outer is None or at_least else min(at, outer.at)):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long requests are tried at most, whatever their policy says.
+
+    Attributes:
+        deadline_seconds: The limit for each request, with all its attempts and waits.
+        unreachable_seconds: The limit for a request for which no connection can be made.
+        ends_at: When the last of all requests is given up, on the system's clock.
+    """
+
+    deadline_seconds: float = math.inf
+    unreachable_seconds: float = math.inf
+    ends_at: float = math.inf
+
+
+_ENDLESS = Patience()
+_patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_ENDLESS)
+
+
+def current_patience() -> Patience:
+    """Returns how long this thread's requests are tried at most."""
+    return _patience.get()
+
+
+@contextlib.contextmanager
+def patience(
+    *,
+    deadline_seconds: float = math.inf,
+    unreachable_seconds: float = math.inf,
+    block_seconds: float = math.inf,
+) -> Iterator[None]:
+    """Shortens the time that this thread's requests are tried for in the block; never lengthens it.
+
+    Args:
+        deadline_seconds: For each request.
+        unreachable_seconds: For each for which no connection can be made.
+        block_seconds: For all of them together.
+    """
+    outer = _patience.get()
+    shortened = Patience(
+        min(deadline_seconds, outer.deadline_seconds),
+        min(unreachable_seconds, outer.unreachable_seconds),
+        min(time.monotonic() + block_seconds, outer.ends_at),
+    )
+    # Set inside the `try`, so that no interrupt can leave it set for good.
+    try:
+        _patience.set(shortened)
+        yield
+    finally:
+        _patience.set(outer)
 
 
 def connect_seconds(seconds: Any) -> Any:
@@ -182,4 +236,14 @@ class _TimedReader(io.RawIOBase):
             super().close()
 
 
-__all__ = ["Deadline", "TimedSocket", "connect_seconds", "deadline_at", "deadline_in", "metered"]
+__all__ = [
+    "Deadline",
+    "Patience",
+    "TimedSocket",
+    "connect_seconds",
+    "current_patience",
+    "deadline_at",
+    "deadline_in",
+    "metered",
+    "patience",
+]

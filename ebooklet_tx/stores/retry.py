@@ -1,29 +1,25 @@
 """Sends failed requests again, until a policy's attempts or its time run out.
 
-Owns the limits of the current block, in a context variable; the only module that knows tenacity. The
-invariants: only `TransientStoreError` is retried; a conditional put is sent once; a request that is given up
-raises one `OfflineError`, which names what was tried and has the last failure as its only cause; every wait
-uses the policy's own clock; an attempt that is under way at the deadline is ended; and once a request is to be
-stopped, no attempt and no wait begins.
+The only module that knows tenacity. The invariants: only `TransientStoreError` is retried; a conditional put is
+sent once; a request that is given up raises one `OfflineError`, which names what was tried and has the last
+failure as its only cause; every wait uses the policy's own clock; an attempt that is under way at the deadline is
+ended; and once a request is to be stopped, no attempt and no wait begins.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import math
 import random as random_module
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from ebooklet_tx.errors import OfflineError, TransientStoreError, UnreachableStoreError
-from ebooklet_tx.stores.deadline import deadline_at
+from ebooklet_tx.stores.deadline import current_patience, deadline_at
 from ebooklet_tx.stores.object_store import ByteSource, ObjectStore, StoredObject, UploadState
 from ebooklet_tx.stores.request_log import attempt_number, logged
 from ebooklet_tx.stores.stopping import check_stopped, current_stop
@@ -37,55 +33,30 @@ _log = logging.getLogger("ebooklet_tx")
 _LIST_BATCH = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long requests are tried at most, whatever their policy says.
+class _FirstAttempt:
+    """An attempt that nearly always is the only one, so that tenacity is not even imported.
 
     Attributes:
-        deadline_seconds: The limit for each request, with all its attempts and waits.
-        unreachable_seconds: The limit for a request for which no connection can be made.
-        ends_at: When the last of all requests is given up, on the system's clock.
+        failure: The transient failure that it ended with.
     """
 
-    deadline_seconds: float = math.inf
-    unreachable_seconds: float = math.inf
-    ends_at: float = math.inf
+    def __init__(self, deadline: AbstractContextManager[None, bool | None]) -> None:
+        self.failure: TransientStoreError | None = None
+        self._deadline = deadline
 
+    def __enter__(self) -> None:
+        self._deadline.__enter__()
 
-_ENDLESS = Patience()
-_patience: ContextVar[Patience] = ContextVar("ebooklet_tx_patience", default=_ENDLESS)
-
-
-@contextlib.contextmanager
-def patience(
-    *,
-    deadline_seconds: float = math.inf,
-    unreachable_seconds: float = math.inf,
-    block_seconds: float = math.inf,
-) -> Iterator[None]:
-    """Shortens the time that this thread's requests are tried for in the block; never lengthens it.
-
-    Args:
-        deadline_seconds: For each request.
-        unreachable_seconds: For each for which no connection can be made.
-        block_seconds: For all of them together.
-    """
-    outer = _patience.get()
-    shortened = Patience(
-        min(deadline_seconds, outer.deadline_seconds),
-        min(unreachable_seconds, outer.unreachable_seconds),
-        min(time.monotonic() + block_seconds, outer.ends_at),
-    )
-    # Set inside the `try`, so that no interrupt can leave it set for good.
-    try:
-        _patience.set(shortened)
-        yield
-    finally:
-        _patience.set(outer)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._deadline.__exit__(kind, error, trace)
+        self.failure = error if isinstance(error, TransientStoreError) else None
+        return self.failure is not None
 
 
 class _LimitedAttempt:
-    """One attempt, with the deadline of all of them.
+    """A further attempt, with the deadline of all of them.
 
     A class, not a generator with `contextmanager`: tenacity's attempt swallows every exception, so an interrupt
     before the `yield` would end the generator without one.
@@ -222,12 +193,22 @@ class RetryPolicy:
         Raises:
             OfflineError: The attempts or the time ran out; the last failure is its cause.
         """
-        import tenacity
-
         started = self.clock()
         at = started + self._deadline_seconds()
+        first = _FirstAttempt(deadline_at(self.clock, at))
+        yield first
+        failure = first.failure
+        if failure is None:
+            return
+        import tenacity
+
         try:
             for attempt in self._retrying(started):
+                if failure is not None:  # The attempt that was made counts as the first.
+                    with attempt:
+                        again, failure = failure, None
+                        raise again
+                    continue
                 yield _LimitedAttempt(attempt, deadline_at(self.clock, at))
         except tenacity.RetryError as error:
             last = error.last_attempt
@@ -236,7 +217,7 @@ class RetryPolicy:
         raise self._given_up(operation, location, key, started, last) from _without_frames(last)
 
     def _deadline_seconds(self) -> float:
-        patience = _patience.get()
+        patience = current_patience()
         left_seconds = patience.ends_at - time.monotonic()
         return min(self.deadline_seconds, patience.deadline_seconds, left_seconds)
 
@@ -244,7 +225,7 @@ class RetryPolicy:
         import tenacity
 
         deadline_seconds = self._deadline_seconds()
-        unreachable_seconds = _patience.get().unreachable_seconds
+        unreachable_seconds = current_patience().unreachable_seconds
         stopping = current_stop()
 
         def stop(state: tenacity.RetryCallState) -> bool:

@@ -39,7 +39,7 @@ def test_what_is_written_is_read(numbers: list[int], texts: list[str], prefix: s
     texts = [prefix + text for text in texts]
     reader = FrameReader(frame_of(numbers, texts, plain), KIND, "x")
     assert reader.row_count == len(numbers)
-    assert reader.integers(len(numbers), 0, MOST, "numbers") == numbers
+    assert list(reader.integers(len(numbers), 0, MOST, "numbers")) == numbers
     assert reader.texts(len(texts), "texts") == texts
     assert reader.blob(4) == b"blob"
     assert reader.plain(len(plain)) == plain
@@ -54,14 +54,14 @@ def test_an_even_stride_takes_no_room(first: int, stride: int, count: int) -> No
     writer.integers(numbers)
     data = writer.finish(count)
     assert FRAME_HEADER.unpack_from(data)[5] <= 17
-    assert FrameReader(data, KIND, "x").integers(count, 0, MOST, "numbers") == numbers
+    assert list(FrameReader(data, KIND, "x").integers(count, 0, MOST, "numbers")) == numbers
 
 
 @pytest.mark.parametrize("width", range(9))
 def test_numbers_of_every_width(width: int) -> None:
     numbers = [5, 5 + (2 ** (8 * width) - 1 if width < 8 else MOST - 5), 5, 6]
     reader = FrameReader(frame_of(numbers, []), KIND, "x")
-    assert reader.integers(4, 0, MOST, "numbers") == numbers
+    assert list(reader.integers(4, 0, MOST, "numbers")) == numbers
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,17 @@ import ebooklet_tx
 from ebooklet_tx.connection import HTTPConnection, S3Connection
 from ebooklet_tx.errors import OfflineError, OfflineWarning, TransientStoreError, UnreachableStoreError
 from ebooklet_tx.locks.lease import Lease
-from ebooklet_tx.stores.deadline import SLOWEST_BYTES_PER_SECOND, Deadline, TimedSocket, deadline_at, deadline_in
+from ebooklet_tx.stores.deadline import (
+    SLOWEST_BYTES_PER_SECOND,
+    Deadline,
+    TimedSocket,
+    deadline_at,
+    deadline_in,
+    patience,
+)
 from ebooklet_tx.stores.factory import open_store
 from ebooklet_tx.stores.request import Request
-from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy, patience
+from ebooklet_tx.stores.retry import RetryingStore, RetryPolicy
 from ebooklet_tx.stores.s3 import S3Store
 from tests.memory_store import MemoryStore
 from tests.pairs import Bench, make
