@@ -15,6 +15,7 @@ import pytest
 
 import ebooklet_tx
 from ebooklet_tx import testing
+from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.locks import private_folder
 from ebooklet_tx.locks.machine_queue import MachineQueue
 from ebooklet_tx.stores.wrapper import PassingStore
@@ -152,6 +153,40 @@ def test_a_root_that_was_shown_and_not_written_here_is_read(
             assert pushed.result(30).seq == 3
         assert requests == ["get", "put"]
         assert other["count"] == 7
+
+
+def test_three_transactions_lie_between_another_one_s_commit_and_the_next(
+    tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    begin, pushing = Journal._sync_at_commit, threading.local()
+
+    def noting(self: Journal, durable: bool) -> None:
+        if getattr(pushing, "is_other", False):
+            done.append("durable" if durable else "relaxed")
+        begin(self, durable)
+
+    def before(kind: str, key: str) -> None:
+        if getattr(pushing, "is_other", False):
+            done.append(kind)
+
+    enter = MachineQueue.enter
+
+    def entering(self: MachineQueue, *given: Any) -> bool:
+        pushing.is_other = threading.current_thread() is not threading.main_thread()
+        found = enter(self, *given)
+        if getattr(pushing, "is_other", False):
+            done.append("in front")
+        return found
+
+    monkeypatch.setattr(Journal, "_sync_at_commit", noting)
+    monkeypatch.setattr(MachineQueue, "enter", entering)
+    monkeypatch.setattr(NotingStore, "before", staticmethod(before))
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        push_behind(one, other)
+    pulled_and_resolved, intent, based_and_folded = ["relaxed"] * 2, ["durable"], ["durable"] * 2
+    assert done == ["in front", *pulled_and_resolved, "in front", *intent, "put", *based_and_folded]
 
 
 def altered(etag: str, root: bytes) -> tuple[str, bytes]:

@@ -15,6 +15,8 @@ from ebooklet_tx.local.journal.integrity.row_checks import decoding
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.records import CommitWay
 
+_FACTS = "SELECT name, value FROM meta WHERE name >= 'base_' AND name < 'base`'"
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -44,15 +46,19 @@ class Base:
 
 
 def read_base(journal: Journal) -> Base:
-    """Returns the base commit that the journal records; it is read once a change.
+    """Returns the base commit that the journal records; it is decoded once a change.
 
     Raises:
         JournalDamagedError: What it records can't be decoded.
     """
-    return journal.found_once("base", lambda: _read_base(journal))
+
+    def find() -> Base:
+        return journal.made_once("base", journal.rows(_FACTS), lambda: _read(journal))
+
+    return journal.found_once("base", find)
 
 
-def _read_base(journal: Journal) -> Base:
+def _read(journal: Journal) -> Base:
     facts = journal.all_meta()
     with decoding(journal.path, "what it says of the base commit"):
         return Base(

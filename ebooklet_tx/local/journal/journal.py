@@ -2,7 +2,8 @@
 
 Owns `<file>.journal` with its `-wal` and `-shm`. The invariant: every change is one transaction
 with `synchronous=FULL`, made while the session holds the value file's lock; what a commit returned
-from survives power loss, and a reader sees whole transactions only.
+from survives power loss, and a reader sees whole transactions only. The one exception is a transaction
+that says that it may wait for the fsync of the next one.
 
 The tables are `schema`'s, and statements go to the driver: SQLAlchemy's part in a lookup costs three
 times the lookup, and importing it more than opening. It is for the migrations alone.
@@ -119,7 +120,9 @@ class Journal:
         self._owned = owned
         self.whole_at: tuple[int, int] | None = None
         self._found: dict[str, tuple[tuple[int, int], Any]] = {}
+        self._made: dict[str, tuple[list[tuple[Any, ...]], Any]] = {}
         self._counts_cells: bool | None = None
+        self._syncs = True
         self._mark = MarkWriter(side_files(path).mark)
         self._named = _named(path)
         _open_journals.add(self)
@@ -214,15 +217,20 @@ class Journal:
     # -- transactions ----------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE: durable as a whole when the block ends, absent when it raises.
 
         `driver(transaction)` gives the sqlite3 connection to execute statements on.
+
+        Args:
+            durable: False where power loss may take it back, as a whole, until a later transaction is durable:
+                it costs no fsync. Whatever becomes of the process itself, it stays.
         """
         with self.mutex, sqlite_errors(self.path):
             # What an interrupt left open, in the handlers below, was never acknowledged.
             self._roll_back()
             try:
+                self._sync_at_commit(durable)
                 try:
                     self.raw.execute("BEGIN IMMEDIATE")
                     # What the last commit noted of a lost index would be gone with the next one.
@@ -241,7 +249,17 @@ class Journal:
                 # Nothing, unless an interrupt came between the failure and the rollback.
                 self._roll_back()
             # Still with the mutex: marks are written in the order of the commits, one at a time.
-            self._mark.write(count)
+            if durable:
+                self._mark.write(count)
+
+    def _sync_at_commit(self, durable: bool) -> None:
+        """Says whether the next COMMIT ends with an fsync; it always does unless told otherwise just before."""
+        if not durable:
+            self._syncs = False
+            self.raw.execute("PRAGMA synchronous = NORMAL")
+        elif not self._syncs:
+            self.raw.execute("PRAGMA synchronous = FULL")
+            self._syncs = True
 
     def catch_up(self, mark: int) -> None:
         """Sets the count of commits to a mark that is ahead of it."""
@@ -305,6 +323,15 @@ class Journal:
                     self._found[name] = known
             found: Found = known[1]
             return found
+
+    def made_once(self, name: str, rows: list[tuple[Any, ...]], make: Callable[[], Found]) -> Found:
+        """Returns what a function makes of some rows; it is not called again while they are the same."""
+        with self.mutex:
+            known = self._made.get(name)
+            if known is None or known[0] != rows:
+                known = self._made[name] = rows, make()
+            made: Found = known[1]
+            return made
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""

@@ -167,7 +167,8 @@ def _pull_once(session: Session, *, needed: bool, handed: FetchedRoot | None = N
     if fetched is None or (view.replacing and not replacement_applied(local, session.index, fetched)):
         return unchanged
     try:
-        return apply_root(session, fetched, since=view.base, needed=needed)
+        # What was handed over is pulled for a commit, which makes this durable, or is pulled again.
+        return apply_root(session, fetched, since=view.base, needed=needed, durable=fetched is not handed)
     except ObjectMissingError as error:
         # Replaced since, and collected by now; or damaged.
         again = read_root_or_none(remote)
@@ -202,6 +203,7 @@ def apply_root(
     since: Base | None = None,
     needed: bool = False,
     wait_seconds: float = 0.0,
+    durable: bool = True,
 ) -> PullResult | None:
     """Moves the journal on to a root that was read, fetching what it names; settles intents.
 
@@ -212,6 +214,7 @@ def apply_root(
             the root may be older than the base. None where nobody else can have.
         needed: As in `pull`.
         wait_seconds: How long a session that only reads waits for the local lock.
+        durable: Whether the move survives power loss even where no transaction follows it.
 
     Returns:
         What was done; None when the base moved between the two.
@@ -252,7 +255,7 @@ def apply_root(
         _refuse_in_transaction(session.in_transaction)
         if local.overlay:
             local.commit()
-        with local.journal.transaction() as transaction:
+        with local.journal.transaction(durable=durable) as transaction:
             # Inside: a session beside this one can't move it any more.
             moved = has_moved(read_base(local.journal), view.base)
             if moved:

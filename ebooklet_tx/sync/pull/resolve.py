@@ -71,7 +71,8 @@ def resolve_all(
         The resolutions in which the other writer's version was chosen; nothing was done about them.
     """
     resolutions = [decide(conflict, choice, encode) for conflict in conflicts]
-    apply(journal, [item for item in resolutions if item.choice != "theirs"])
+    # Durable with the intent of the push: without it the key is in conflict as before.
+    apply(journal, [item for item in resolutions if item.choice != "theirs"], durable=False)
     return [item for item in resolutions if item.choice == "theirs"]
 
 
@@ -101,9 +102,9 @@ def _decide_key(conflict: Conflict, choice: Any, encode: Encoder) -> Resolution:
     return _keeping(conflict, choice, encode)
 
 
-def apply(journal: Journal, resolutions: Sequence[Resolution]) -> None:
+def apply(journal: Journal, resolutions: Sequence[Resolution], *, durable: bool = True) -> None:
     """Carries resolutions out in one transaction, except where either side has changed meanwhile."""
-    settle(journal, [_settlement(item) for item in resolutions], now_us())
+    settle(journal, [_settlement(item) for item in resolutions], now_us(), durable=durable)
 
 
 def _settlement(item: Resolution) -> Settlement:

@@ -31,12 +31,15 @@ class PullView:
 
 
 def read_pull_view(journal: Journal) -> PullView:
-    """Reads what a pull has to know, while no other thread changes it."""
-    with journal.mutex:
-        return PullView(
-            base=read_base(journal),
-            intents=tuple(read_intents(journal)),
-            replacing=is_replacing(journal),
-            origin_uuid=origin_uuid(journal),
-            detached=was_pushed(journal),
-        )
+    """Reads what a pull has to know, while no other thread changes it; once a change."""
+    return journal.found_once("pull_view", lambda: _read(journal))
+
+
+def _read(journal: Journal) -> PullView:
+    return PullView(
+        base=read_base(journal),
+        intents=tuple(read_intents(journal)),
+        replacing=is_replacing(journal),
+        origin_uuid=origin_uuid(journal),
+        detached=was_pushed(journal),
+    )

@@ -39,11 +39,13 @@ class Settlement:
     value: bytes | None = None
 
 
-def settle(journal: Journal, settlements: Sequence[Settlement], timestamp_us: int) -> None:
-    """Carries settlements out in one transaction; values are set with the time given."""
+def settle(
+    journal: Journal, settlements: Sequence[Settlement], timestamp_us: int, *, durable: bool = True
+) -> None:
+    """Carries settlements out in one transaction, which may have to be durable; values have the time given."""
     if not settlements:
         return
-    with journal.transaction() as transaction:
+    with journal.transaction(durable=durable) as transaction:
         raw = driver(transaction)
         save_pushed(raw, [item.key for item in settlements])
         for item in settlements:
