@@ -24,6 +24,9 @@ from ebooklet_tx.local.journal.journal import Journal, is_open_here, journal_pat
 from ebooklet_tx.local.rebuild import rebuild_path
 from ebooklet_tx.values.serializers import resolve
 
+_REPLACED_TRIES = 100
+"""How often a reader looks for a file that a writer beside it keeps replacing."""
+
 LOCK_POLL_SECONDS = 0.02
 
 _FEW_BUCKETS = 11
@@ -71,19 +74,23 @@ def try_open_locked(path: Path) -> ValueFile | None:
 
 def open_unlocked(path: Path, journal: Journal) -> ValueFile:
     """Opens the file whose generation the journal means, also while it waits to be renamed."""
-    generation = journal.get_meta("file_generation")
-    refusal: LocalStorageError | None = None
     waiting = rebuild_path(path)
-    for candidate in (path, *([waiting] if is_file(waiting) else []), path):
-        try:
-            file = ValueFile.open(candidate, writable=False)
-        except LocalStorageError as error:
-            # The next one may be the file; if none is, this one might have been.
-            refusal = refusal if error.errno == errno.ENOENT else error
-            continue
-        if file.generation == generation:
-            return file
-        file.close()
+    for _ in range(_REPLACED_TRIES):
+        generation = journal.get_meta("file_generation")
+        refusal: LocalStorageError | None = None
+        for candidate in (path, *([waiting] if is_file(waiting) else []), path):
+            try:
+                file = ValueFile.open(candidate, writable=False)
+            except LocalStorageError as error:
+                # The next one may be the file; if none is, this one might have been.
+                refusal = refusal if error.errno == errno.ENOENT else error
+                continue
+            if file.generation == generation:
+                return file
+            file.close()
+        if journal.get_meta("file_generation") == generation:
+            break
+        # A writer beside has replaced the file in between.
     if refusal is not None:
         raise refusal
     raise LocalIntegrityError(f"{path} is not the file that its journal describes; open it with flag 'w'")

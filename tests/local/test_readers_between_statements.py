@@ -6,6 +6,7 @@ file; then, beginning anew, before the next one, until the call has no further s
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from ebooklet_tx.database import Database
 from ebooklet_tx.local.booklet.value_file import ValueFile
+from ebooklet_tx.local.pair_files import open_unlocked
 from tests.campaigns import amounts
 from tests.pairs import Bench
 
@@ -202,3 +204,21 @@ def test_a_call_that_is_met_by_a_writer_shows_what_was_or_what_is(
         else:
             pytest.fail(f"{call} went on for {MOST_STEPS} steps")
     assert met >= len(STEPS) // stride
+
+
+def test_a_file_that_is_replaced_while_a_reader_opens_it(
+    writer: Database, reader: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(writer, 1)
+    path, genuine, replaced = writer._session.local.path, ValueFile.open, []
+
+    def open_late(candidate: Path, *, writable: bool) -> ValueFile:
+        if not replaced:
+            replaced.append(candidate)
+            writer.prune(ALL_US)
+        return genuine(candidate, writable=writable)
+
+    monkeypatch.setattr(ValueFile, "open", open_late)
+    with contextlib.closing(open_unlocked(path, reader._session.journal)) as file:
+        assert file.is_current()
+        assert file.generation == reader._session.journal.get_meta("file_generation")

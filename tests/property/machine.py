@@ -766,6 +766,11 @@ class DatabaseMachine(RuleBasedStateMachine):
                     follow_buffer(model)
                     possible.append((survivor(model), copy.deepcopy(remote)))
             if kind == "push":
+                # Before it sends anything, it drops what another writer has set just so.
+                agreeing = model.clone()
+                agreeing.pull(remote)
+                agreeing.drop_agreeing()
+                possible.append((survivor(agreeing), copy.deepcopy(remote)))
                 model.push(remote)
             elif kind == "pull":
                 model.pull(remote)
