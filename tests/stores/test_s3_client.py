@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.loaders import Loader
 
 from ebooklet_tx.connection import S3Connection
@@ -84,3 +87,68 @@ def test_a_damaged_description_is_an_error_of_ours(tmp_path: Path, monkeypatch: 
     with pytest.raises(RemoteAccessError, match="no client"):
         store()
     assert gc.isenabled()
+
+
+def sessions_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    made: list[object] = []
+    begin = botocore.session.Session.__init__
+
+    def init(self: botocore.session.Session, *given: Any, **options: Any) -> None:
+        made.append(self)
+        begin(self, *given, **options)
+
+    monkeypatch.setattr(botocore.session.Session, "__init__", init)
+    return made
+
+
+def test_connections_with_keys_share_a_session_while_nothing_around_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    store().close()
+    made = sessions_made(monkeypatch)
+    first, second = store(), S3Store(S3Connection("other", "keys", "key", "bucket", "http://127.0.0.1:9"))
+    assert made == []
+    keys = [each._sender._credentials.get_frozen_credentials().access_key for each in (first, second)]
+    signed = [each._sender.client._request_signer._credentials.access_key for each in (first, second)]
+    assert keys == signed == ["id", "other"]
+    assert first._sender.client.meta.events is not second._sender.client.meta.events
+    config.write_text("[default]\nregion = eu-north-1\n")
+    third = store()
+    assert len(made) == 1
+    assert third._sender.client.meta.region_name == "eu-north-1"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    fourth = store()
+    assert len(made) == 2
+    assert fourth._sender.client.meta.region_name == "eu-west-3"
+    for each in (first, second, third, fourth):
+        each.close()
+
+
+def test_what_finds_credentials_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sessions_made(monkeypatch)
+    for number in range(2):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"id {number}")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        opened = S3Store(S3Connection(db_key="key", bucket="bucket", endpoint_url="http://127.0.0.1:9"))
+        assert opened._sender._credentials.get_frozen_credentials().access_key == f"id {number}"
+        opened.close()
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(("size", "asks"), [(0, False), (100, False), (2**18, False), (2**18 + 1, True)])
+def test_a_small_body_is_sent_without_a_question(size: int, asks: bool) -> None:
+    opened = store()
+    asked: list[bool] = []
+
+    def instead(request: Any, **_: Any) -> AWSResponse:
+        asked.append("Expect" in request.headers)
+        answer = AWSResponse(request.url, 200, {"ETag": '"e"'}, io.BytesIO())
+        answer._content = b""
+        return answer
+
+    opened._sender.client.meta.events.register_last("before-send.s3.PutObject", instead)
+    opened.put("db", bytes(size))
+    assert asked == [asks]
+    opened.close()

@@ -1,4 +1,4 @@
-"""Makes boto3 clients that send each request once and end it by its deadline.
+"""Makes clients of botocore that send each request once and end it by its deadline.
 
 botocore's own retries are off: its silent second try of a conditional put would report our own success as a
 conflict.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import boto3.session
 import botocore.exceptions as boto_errors
-import botocore.session
 from botocore.awsrequest import (
     AWSHTTPConnection,
     AWSHTTPConnectionPool,
@@ -19,17 +17,22 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from ebooklet_tx.errors import RemoteAccessError
 from ebooklet_tx.stores.deadline import TimedSocket, connect_seconds
-from ebooklet_tx.stores.s3.descriptions import DescriptionLoader
+from ebooklet_tx.stores.s3.sessions import making, new_session, shared_session
 
 if TYPE_CHECKING:
+    import botocore.session
     from mypy_boto3_s3 import S3Client
 
     from ebooklet_tx.connection import S3Connection
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+_AT_ONCE_BYTES = 256 * 2**10
+"""A body up to this size is sent at once; for a longer one the store is asked first whether it takes it."""
 
 
 def has_custom_endpoint(connection: S3Connection) -> bool:
@@ -51,30 +54,39 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
     """
     custom = has_custom_endpoint(connection)
     try:
-        base = botocore.session.Session()
-        base.register_component("data_loader", DescriptionLoader.shared(base))
-        session = boto3.session.Session(
-            botocore_session=base,
-            aws_access_key_id=connection.access_key_id,
-            aws_secret_access_key=connection.access_key,
-            aws_session_token=connection.session_token,
-            profile_name=connection.profile if connection.access_key_id is None else None,
-            region_name=connection.region,
-        )
-        region = session.region_name or ("us-east-1" if custom else None)
-        client = session.client(
-            "s3",
-            endpoint_url=connection.endpoint_url,
-            region_name=region,
-            config=_config(connection, custom=custom),
-        )
+        if connection.access_key_id is None:
+            session = new_session(connection.profile)
+            client = _client(session, connection, custom=custom)
+            credentials = session.get_credentials()
+        else:
+            keys: dict[str, Any] = {
+                "aws_access_key_id": connection.access_key_id,
+                "aws_secret_access_key": connection.access_key,
+                "aws_session_token": connection.session_token,
+            }
+            # Sessions are not made for threads.
+            with making:
+                client = _client(shared_session(), connection, custom=custom, **keys)
+            credentials = Credentials(*keys.values())
         _set_timed_connections(client)
-        return client, session.get_credentials()
+        client.meta.events.register("before-send.s3.PutObject", _send_at_once, unique_id="ebooklet_tx-at-once")
+        return client, credentials
     except (boto_errors.BotoCoreError, ValueError, OSError) as error:
         raise RemoteAccessError(
             f"no client for {location_of(connection)} can be made ({type(error).__name__}): check profile, "
             "region, endpoint_url and the AWS configuration files"
         ) from None
+
+
+def _client(session: botocore.session.Session, connection: S3Connection, *, custom: bool, **keys: Any) -> Any:
+    region = connection.region or session.get_config_variable("region")
+    return session.create_client(
+        "s3",
+        endpoint_url=connection.endpoint_url,
+        region_name=region or ("us-east-1" if custom else None),
+        config=_config(connection, custom=custom),
+        **keys,
+    )
 
 
 def _config(connection: S3Connection, *, custom: bool) -> Config:
@@ -123,3 +135,9 @@ def _set_timed_connections(client: S3Client) -> None:
     """Makes a client open connections that keep deadlines; botocore can't limit the whole time of a request."""
     session: Any = client._endpoint.http_session  # type: ignore[attr-defined]
     session._pool_classes_by_scheme.update(http=_TimedHTTPPool, https=_TimedHTTPSPool)
+
+
+def _send_at_once(request: Any, **_: Any) -> None:
+    """Leaves out the question that costs a write a round trip, where the answer saves little."""
+    if "Expect" in request.headers and int(request.headers.get("Content-Length", "0")) <= _AT_ONCE_BYTES:
+        del request.headers["Expect"]

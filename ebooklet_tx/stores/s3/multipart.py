@@ -57,7 +57,7 @@ class MultipartUpload:
             bucket: The bucket.
             request: The write that the requests belong to; names the object.
             ask: Sends one request and raises errors of ours.
-            put_options: The arguments with which the object is written, as boto3 names them.
+            put_options: The arguments with which the object is written, as botocore names them.
             checksum: Returns the arguments that make the store refuse a part that did not arrive whole.
         """
         self._checksum = checksum
