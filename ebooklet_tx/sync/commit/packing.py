@@ -35,6 +35,7 @@ from ebooklet_tx.stores.deadline import metered
 from ebooklet_tx.stores.object_store import UploadState
 from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.line import LOOK_SECONDS, Line
+from ebooklet_tx.sync.commit.sent_rows import SentRows
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.timestamps import now_us
 
@@ -75,20 +76,26 @@ class PackBatch(NamedTuple):
 # -- sending -----------------------------------------------------------------------------------
 
 
-def send_values(local: LocalStore, remote: Remote, plan: PushPlan) -> None:
+def send_values(local: LocalStore, remote: Remote, plan: PushPlan, sent: SentRows) -> None:
     """Sends the values of a plan, but those that an earlier push has sent.
 
     Memory goes by the packs in flight. When this raises, what has arrived is recorded.
+
+    Args:
+        local: This machine's half of the database.
+        remote: The other half.
+        plan: What is to be pushed.
+        sent: Takes what is sent in packs.
     """
     totals = {"keys_total": plan.new_count, "bytes_total": plan.new_bytes}
     with remote.reporter.phase("send", **totals, kept=KEPT) as phase:
         phase.advance(*amount_sent(local.journal, plan))
-        _send_missing(local, remote, plan.last_number, phase)
+        _send_missing(local, remote, plan.last_number, phase, sent)
         while renew_old_uploads(local.journal, remote):
-            _send_missing(local, remote, plan.last_number, phase)
+            _send_missing(local, remote, plan.last_number, phase, sent)
 
 
-def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Phase) -> None:
+def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Phase, sent: SentRows) -> None:
     large: list[ValueToSend] = []
 
     def small() -> Iterator[PackBatch]:
@@ -100,11 +107,17 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Ph
                 large.extend(ValueToSend(*row) for row in fitting if record_bytes(row[0], row[4]) > PACK_BYTES)
                 fitting = [row for row in fitting if record_bytes(row[0], row[4]) <= PACK_BYTES]
             for items, values in read_values(local, fitting):
-                keys, numbers, digests, stamps, _, _ = zip(*items, strict=True)
+                keys, numbers, digests, stamps, lengths, _ = zip(*items, strict=True)
+                sent.add(keys, stamps, digests, lengths)
                 yield PackBatch(numbers, keys, stamps, digests, values)
 
+    def noted(packs: Iterable[Pack]) -> Iterator[Pack]:
+        for pack in packs:
+            sent.add_pack(pack[0], pack[2].offsets_bytes)
+            yield pack
+
     packs = fill_packs(small(), remote.names.new_pack, pack_bytes=PACK_BYTES)
-    send_packs(local.journal, remote, packs, phase)
+    send_packs(local.journal, remote, noted(packs), phase)
     for item in large:
         _send_large(local, remote, item, phase)
 

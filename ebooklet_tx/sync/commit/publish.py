@@ -8,6 +8,7 @@ happened to the process or the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from operator import attrgetter
 
 from ebooklet_tx.errors import Error, LocalIntegrityError, ObjectMissingError
@@ -22,6 +23,7 @@ from ebooklet_tx.local.journal.intents import Intent, add_intent, apply_intent, 
 from ebooklet_tx.local.journal.journal import driver, put_meta
 from ebooklet_tx.local.journal.known import apply_rows, drop_done, drop_unchanged
 from ebooklet_tx.local.journal.pending.push_rows import (
+    CommitRow,
     PendingRow,
     PushPlan,
     count_up_to,
@@ -30,6 +32,7 @@ from ebooklet_tx.local.journal.pending.push_rows import (
 )
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.local.journal.uploads import (
+    arrived_packs,
     drop_index_uploads,
     drop_uploads,
     find_index_object,
@@ -47,6 +50,7 @@ from ebooklet_tx.sync.commit.commit_mode import record_result
 from ebooklet_tx.sync.commit.packing import REUSED_FOR_SECONDS
 from ebooklet_tx.sync.commit.read_back import Outcome, Swap
 from ebooklet_tx.sync.commit.root_swap import swap_root
+from ebooklet_tx.sync.commit.sent_rows import SentRows
 from ebooklet_tx.sync.look_up import move_on
 from ebooklet_tx.sync.pull.pull import apply_root, pull, replacement_applied
 from ebooklet_tx.sync.read.fetch import fetch_place
@@ -59,14 +63,33 @@ NOWHERE = ObjectRef("", "", 0)
 """Stands for the object of a row that rides in the index itself, until that is written."""
 
 
-def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> BatchedRows:
-    """Returns what a commit of a plan says of each key, in the order of key; read as it is drawn."""
-    return BatchedRows(_batches_of_rows(local, remote, plan, seq))
+def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int, sent: SentRows) -> BatchedRows:
+    """Returns what a commit of a plan says of each key, in the order of key; read as it is drawn.
+
+    Args:
+        local: This machine's half of the database.
+        remote: The other half.
+        plan: What the commit carries out.
+        seq: The number of the commit.
+        sent: What was sent for it just now.
+    """
+    pages = pages_to_commit(local.journal, plan.last_number)
+    count, first = plan.count - sent.row_count, []
+    if count == 1 and sent.first_key is not None:
+        # Metadata comes first, and rides in the root.
+        first = [row for row in next(pages)[:1] if row[0] < sent.first_key]
+    packs = arrived_packs(local.journal) if len(first) == count else {}
+    if not sent.is_whole(plan.count - len(first), packs):
+        return BatchedRows(_batches_of(pages_to_commit(local.journal, plan.last_number), local, remote, seq))
+    head = _batches_of([first] if first else [], local, remote, seq)
+    return BatchedRows(chain(head, sent.batches(seq, packs)))
 
 
-def _batches_of_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int) -> Iterator[RowBatch]:
+def _batches_of(
+    pages: Iterable[list[CommitRow]], local: LocalStore, remote: Remote, seq: int
+) -> Iterator[RowBatch]:
     refs: dict[int, ObjectRef] = {}
-    for page in pages_to_commit(local.journal, plan.last_number):
+    for page in pages:
         keys, kinds, stamps, digests, lengths, _, objects, offsets, _ = zip(*page, strict=True)
         used = set(objects) - {None}
         refs |= objects_by_number(local.journal, used - refs.keys())

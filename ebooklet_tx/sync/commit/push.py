@@ -30,10 +30,11 @@ from ebooklet_tx.local.journal.pending.push_rows import PushPlan, glance_at_byte
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import ReplacedError
 from ebooklet_tx.sync.base_index import check_readable
-from ebooklet_tx.sync.commit.builder import Below, Changes, Commit
+from ebooklet_tx.sync.commit.builder import Below, Changes
 from ebooklet_tx.sync.commit.packing import reconcile_uploads, send_values
 from ebooklet_tx.sync.commit.publish import below, commit_rows, operation_rows
-from ebooklet_tx.sync.commit.push_result import PushResult
+from ebooklet_tx.sync.commit.push_result import PushResult, result_of
+from ebooklet_tx.sync.commit.sent_rows import SentRows
 from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.forks.protection import renew
 from ebooklet_tx.sync.only_there import keys_only_there, know_copies
@@ -322,26 +323,29 @@ def _one_round(
     else:
         on = Below() if replacing else below(session.index, base)
     base_etag = base.etag if seen is None else seen.etag
+    sent = SentRows()
     try:
         if _sends_packs(plan.new_bytes, plan.largest_bytes):
-            send_values(session.local, remote, plan)
+            send_values(session.local, remote, plan, sent)
         for fork_id, packs in needed_packs(journal).items():
             renew(remote, fork_id, packs)
         optimistic = session.locks.is_optimistic and plan.count > 0
         if optimistic and await_machine():
             # Those that it waited for have committed meanwhile.
             return None
-        rows = operation_rows(session.local, remote, plan, on.seq + 1)
+        rows = operation_rows(session.local, remote, plan, on.seq + 1, sent)
         counts = (plan.set_count, plan.deleted_count, plan.value_bytes, plan.key_change, plan.count)
         changes = Changes(*counts, message)
         commit = commit_rows(session, on, base_etag, rows, changes, plan=plan, replaces=replacing)
     except ReplacedError:
         # Another thread writes and prunes meanwhile: what it wrote is pushed instead.
         return None
+    finally:
+        sent.close()
     if commit is None:
         return None
     apply(journal, yielding)
-    return _result(commit, resumed)
+    return result_of(commit.record, resumed)
 
 
 def _sends_packs(new_bytes: int, largest_bytes: int) -> bool:
@@ -356,19 +360,6 @@ def _plan(journal: Journal, left_out: Sequence[Conflict]) -> PushPlan:
     with journal.transaction() as transaction:
         postpone(driver(transaction), [conflict.key for conflict in left_out])
     return read_plan(journal, last_number=plan.last_number)
-
-
-def _result(commit: Commit, resumed: int) -> PushResult:
-    record = commit.record
-    return PushResult(
-        True,
-        commit_id=record.commit_id,
-        seq=record.seq,
-        set_count=record.set_count,
-        deleted_count=record.deleted_count,
-        resumed_packs=resumed,
-        value_bytes=record.value_bytes,
-    )
 
 
 def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> FetchedRoot | DamagedRoot | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ebooklet_tx.html_tables import ShownAsTable
+from ebooklet_tx.records import CommitRecord
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,6 +38,19 @@ class PushResult(ShownAsTable):
 
     def __bool__(self) -> bool:
         return self.updated
+
+
+def result_of(record: CommitRecord, resumed: int) -> PushResult:
+    """Returns what a push did that made a commit; `resumed` packs had been sent before."""
+    return PushResult(
+        True,
+        commit_id=record.commit_id,
+        seq=record.seq,
+        set_count=record.set_count,
+        deleted_count=record.deleted_count,
+        resumed_packs=resumed,
+        value_bytes=record.value_bytes,
+    )
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from ebooklet_tx.errors import JournalDamagedError
 from ebooklet_tx.local.journal.entries import pending_index_count, pending_term
 from ebooklet_tx.local.journal.integrity.row_checks import misplaced
 from ebooklet_tx.local.journal.journal import Journal
@@ -40,8 +41,8 @@ FROM entry WHERE {{pending}} AND pending_number <= ?
 """
 
 _VALUES = f"""
-SELECT key, pending_number, pending_digest, pending_timestamp_us, pending_length_bytes,
-  CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
+SELECT key, CASE WHEN {SOUND_ROW} THEN pending_number END, pending_digest, pending_timestamp_us,
+  pending_length_bytes, CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
 FROM entry
 WHERE {{pending}} AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
 ORDER BY pending_number
@@ -129,7 +130,7 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
     """Returns what is pending, up to a number if one is given.
 
     Right once the remote state of every pending key is known: see `known.keys_to_look_up`. Whether each row is as
-    it was written is found out by `pages_to_commit`.
+    it was written is found out by `pages_to_send` and `pages_to_commit`.
 
     Raises:
         JournalDamagedError: Some of it is not found.
@@ -168,7 +169,11 @@ def amount_sent(journal: Journal, plan: PushPlan) -> tuple[int, int]:
 
 
 def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]:
-    """Yields the values that no object has which has arrived, page by page, in about the order of the file."""
+    """Yields the values that no object has which has arrived, page by page, in about the order of the file.
+
+    Raises:
+        JournalDamagedError: A row is not as it was written.
+    """
     with journal.mutex, sqlite_errors(journal.path):
         sent = journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is not None
         # The sort takes a file, not memory in proportion.
@@ -184,6 +189,8 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]
             journal.raw.execute(f"PRAGMA temp_store = {before}")
     try:
         while rows:
+            if None in map(itemgetter(1), rows):
+                raise _altered(journal, next(row[0] for row in rows if row[1] is None))
             yield rows
             with journal.mutex, sqlite_errors(journal.path):
                 rows = cursor.fetchmany(_ROWS_AT_ONCE)
@@ -205,13 +212,16 @@ def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[CommitR
     while True:
         rows = journal.rows(query.format(pending=term), (last_number, after, _ROWS_AT_ONCE))
         if not all(map(itemgetter(8), rows)):
-            key = next(row[0] for row in rows if not row[8])
-            raise misplaced(journal.path, f"the row of {key!r} is not as it was written")
+            raise _altered(journal, next(row[0] for row in rows if not row[8]))
         if rows:
             yield rows
         if len(rows) < _ROWS_AT_ONCE:
             return
         query, after = _ROWS, rows[-1][0]
+
+
+def _altered(journal: Journal, key: object) -> JournalDamagedError:
+    return misplaced(journal.path, f"the row of {key!r} is not as it was written")
 
 
 def objects_by_number(journal: Journal, numbers: Iterable[int]) -> dict[int, ObjectRef]:
