@@ -23,7 +23,7 @@ from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import METADATA_KEY
-from ebooklet_tx.timestamps import Timestamp, timestamp_us
+from ebooklet_tx.timestamps import Timestamp, now_us, timestamp_us
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import checked_value, encode_metadata
 
@@ -289,10 +289,12 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def _delete_copy(self, local: LocalStore, key: str) -> bool:
         """Deletes a key whose value is in the local file; False, and nothing done, where it is not there."""
         with local.mutex:
-            if not key or key in local.overlay.operations or not local.has_copy(key):
+            overlay = local.overlay
+            if not key or key in overlay.operations or not local.has_copy(key):
                 return False
-            local.overlay.put(key, None, timestamp_us(None))
-            self._commit_when_full(local)
+            overlay.put(key, None, now_us())
+            if overlay.waiting_bytes > self._buffer_size:
+                self._commit_when_full(local)
         return True
 
     def _state_of(self, key: str) -> object:

@@ -67,8 +67,9 @@ class LocalStore:
         self._pair = OpenPair(path, report or RecoveryReport(), writable=writable)
         self._fetched = FetchedValues(self._pair, max(buffer_bytes, 1))
         self._reading = LocalReading(self._pair, self._fetched)
-        # Without a step between: this is done for each value that is read.
+        # Without a step between: this is done for each value that is read, and each key that is deleted.
         self.read_here = self._reading.read_here
+        self.has_copy = self._reading.has_copy
         self._is_ended = False
 
     # -- opening and closing ---------------------------------------------------------------
@@ -483,10 +484,6 @@ class LocalStore:
     def entry(self, key: str) -> Entry | None:
         """Returns what the journal says of a key; None when it has never heard of it."""
         return find_entry(self.journal, key)
-
-    def has_copy(self, key: str) -> bool:
-        """Whether the Booklet file has the value that a reader of a key sees, before what is uncommitted."""
-        return self._reading.has_copy(key)
 
     def lookup(self, key: str) -> tuple[Entry | None, bytes | None]:
         """Returns a key's entry, None when a reader sees none, with its value if that is here."""

@@ -22,14 +22,13 @@ class Overlay:
 
     def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
         """Notes that a key is set, or deleted with None."""
-        operation = value, timestamp_us
         old = self.operations.get(key)
-        more_bytes = _waiting_bytes(key, operation)
+        more_bytes = len(value or key.encode())
         if old is not None:
             more_bytes -= _waiting_bytes(key, old)
         self.version += 1
         self.waiting_bytes += more_bytes
-        self.operations[key] = operation
+        self.operations[key] = value, timestamp_us
 
     def put_all(self, operations: dict[str, tuple[bytes | None, int]]) -> None:
         """Notes what is set and deleted, all of it or, when it is interrupted, nothing."""

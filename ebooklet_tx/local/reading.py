@@ -64,10 +64,11 @@ class LocalReading:
         """
         journal = self._pair.journal
         changes = journal.raw.total_changes
-        if changes != self._copies_at:
+        if changes == self._copies_at:
+            if key in self._copies:
+                return True
+        else:
             self._copies, self._copies_at, self._asked = frozenset(), changes, 0
-        if key in self._copies:
-            return True
         self._asked += 1
         n_keys = self._pair.file.header.n_keys
         if not self._copies and self._asked * ASKED_PART > n_keys and n_keys <= MOST_COPIES:

@@ -26,7 +26,6 @@ from ebooklet_tx.local.booklet.layout import (
     POINTER_BYTES,
 )
 from ebooklet_tx.local.files.file_calls import read_at, write_all
-from ebooklet_tx.records import METADATA_KEY
 
 PAGE_POINTERS = 1024
 MAX_PAGES = 4096
@@ -151,13 +150,10 @@ block behind that one goes; how many blocks of the chain are still to be found.
 
 def hashes_of(keys: Iterable[str]) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
     """Returns the hash of each key, and to each hash the key as the file has it."""
-    hashes: dict[str, bytes] = {}
-    encoded: dict[bytes, bytes] = {}
-    for name in keys:
-        key = name.encode() if name != METADATA_KEY else METADATA_KEY_BYTES
-        hashes[name] = key_hash = blake2s(key, digest_size=HASH_BYTES).digest()
-        encoded[key_hash] = key
-    return hashes, encoded
+    names = list(keys)
+    encoded = [name.encode() or METADATA_KEY_BYTES for name in names]
+    hashes = [blake2s(key, digest_size=HASH_BYTES).digest() for key in encoded]
+    return dict(zip(names, hashes, strict=True)), dict(zip(hashes, encoded, strict=True))
 
 
 def remove_blocks(fd: int, index: HashIndex, end_bytes: int, keys: Mapping[bytes, bytes]) -> int:
@@ -203,7 +199,7 @@ def plan_removal(fd: int, index: HashIndex, end_bytes: int, keys: Mapping[bytes,
     places = sorted(firsts)
     while places:
         is_first = not steps
-        seen.update(place >> _BUCKET_BITS for place in places)
+        seen.update([place >> _BUCKET_BITS for place in places])
         following_steps: dict[int, _Step] = {}
         start, window_end, last = 0, 0, -1
         for number, place in enumerate(places, 1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ebooklet_tx.local.journal.connections import in_order_of_first, insert_many
 from ebooklet_tx.local.journal.schema import BASE_AS_NOW, EMPTY
@@ -108,6 +109,12 @@ _DELETE_AND_GONE = (
 """,
 )
 
+MANY_KEYS = 1000
+"""From so many keys on it pays to look what kind of keys they are."""
+
+_SAMPLE_KEYS = 8
+_PLACED = ("key", "digest", "timestamp_us", "length_bytes", "number", "offset_bytes")
+
 DROP_EMPTY = f"DELETE FROM entry WHERE {EMPTY}"
 """Entries of which this machine holds nothing."""
 
@@ -200,8 +207,47 @@ def record_placed_sets(
     # Numbers go by the order of the file. In the order of key the table's pages are met once each.
     numbers = numbering.take(len(keys))
     columns = in_order_of_first((keys, digests, stamps, lengths_bytes, numbers, offsets_bytes))
-    insert_many(raw, _SET_AND_PLACE, numbering.shared, columns)
+    if len(keys) >= MANY_KEYS and _are_overwritten(raw, columns[0]):
+        _overwrite(raw, numbering, columns)
+    else:
+        insert_many(raw, _SET_AND_PLACE, numbering.shared, columns)
     numbering.note()
+
+
+def _are_overwritten(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
+    """Whether most of some keys, by a few of them, have a known value and no operation."""
+    some = keys[:: len(keys) // _SAMPLE_KEYS]
+    marks = ",".join("?" * len(some))
+    query = f"SELECT count(*) FROM entry WHERE key IN ({marks}) AND known AND pending = 0"
+    return 2 * int(raw.execute(query, some).fetchone()[0]) > len(some)
+
+
+def _overwrite(raw: sqlite3.Connection, numbering: Numbering, columns: Sequence[Sequence[Any]]) -> None:
+    """Makes placed sets of (key, digest, timestamp, length, number, offset); any keys may be among them.
+
+    A trigger does what `_SET_AND_PLACE` does. A known key without an operation comes first: the row to insert is
+    not made for it, and there is no base to keep, which saves a fifth of the time.
+    """
+    shared = raw.execute("SELECT quote(?), quote(?), quote(?)", numbering.shared).fetchone()
+    named = {f"s{number}": text for number, text in enumerate(shared)}
+    row = _SET_AND_PLACE[1].format(*(f"new.{name}" for name in _PLACED), **named)
+    is_open = int(has_open_push(raw))
+    # A transaction that fails takes both with it.
+    raw.execute(f"CREATE TEMP VIEW placed_set AS SELECT {', '.join(f'NULL AS {name}' for name in _PLACED)}")
+    raw.execute(f"""
+CREATE TEMP TRIGGER record_placed_set INSTEAD OF INSERT ON placed_set BEGIN
+  UPDATE entry SET {REMOTE_AS_BASE}, base_at = {shared[-1]},
+    pending = CASE WHEN new.digest IS remote_digest AND new.timestamp_us IS remote_timestamp_us AND NOT {is_open}
+      THEN 0 ELSE 1 END,
+    pending_digest = new.digest, pending_timestamp_us = new.timestamp_us,
+    pending_length_bytes = new.length_bytes, pending_number = new.number,
+    local_digest = new.digest, local_timestamp_us = new.timestamp_us,
+    local_length_bytes = new.length_bytes, local_offset_bytes = new.offset_bytes
+  WHERE key = new.key AND known AND pending = 0;
+  {_SET_AND_PLACE[0]} SELECT {row[1:-1]} WHERE changes() = 0 {_SET_AND_PLACE[2]};
+END""")
+    insert_many(raw, ("INSERT INTO temp.placed_set", "({0}, {1}, {2}, {3}, {4}, {5})", ""), (), columns)
+    raw.execute("DROP VIEW temp.placed_set")
 
 
 def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, gone: bool = False) -> None:
