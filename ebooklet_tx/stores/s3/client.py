@@ -55,7 +55,7 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
     custom = has_custom_endpoint(connection)
     try:
         if connection.access_key_id is None:
-            session = new_session(connection.profile)
+            session = new_session(connection.profile, connection.region)
             client = _client(session, connection, custom=custom)
             credentials = session.get_credentials()
         else:

@@ -41,9 +41,16 @@ def shared_session() -> botocore.session.Session:
     return session
 
 
-def new_session(profile: str | None) -> botocore.session.Session:
-    """Returns a session that finds credentials: those of a profile, or of botocore's own chain."""
+def new_session(profile: str | None, region: str | None) -> botocore.session.Session:
+    """Returns a session that finds credentials: those of a profile, or of botocore's own chain.
+
+    Args:
+        profile: The profile's name; None for the chain.
+        region: Where services that give credentials are asked as well; None for what is configured.
+    """
     session = botocore.session.Session(profile=profile)
+    if region is not None:
+        session.set_config_variable("region", region)
     session.register_component("data_loader", DescriptionLoader.shared(session))
     return session
 
