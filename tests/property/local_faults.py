@@ -72,13 +72,13 @@ def failing_disk(fault: Fault, *, kill: bool = False) -> Iterator[Fault]:
         fsync(fd)
 
     @contextlib.contextmanager
-    def failing_transaction(self: Journal) -> Iterator[Connection]:
+    def failing_transaction(self: Journal, *, durable: bool = True) -> Iterator[Connection]:
         def refused() -> Exception:
             return LocalStorageError(errno.ENOSPC, f"can't use the journal {self.path}: injected")
 
         if fault.now():
             fail(refused)
-        with transaction(self) as connection:
+        with transaction(self, durable=durable) as connection:
             yield connection
             if fault.now():
                 fail(refused)
