@@ -92,6 +92,8 @@ _INSERT_KNOWN = (
 
 _HAS_BASE = "pending != 0 AND base_kind = ?"
 
+_KNOWS_PENDING = "knows_pending"
+
 KEYS_AT_ONCE = 10_000
 
 _KEYS_IN_STATEMENT = 900
@@ -152,7 +154,12 @@ def knows_pending(journal: Journal) -> bool:
         at = journal.get_meta("base_commit_id")
         return not journal.rows(_NOT_KNOWN_KEYS.replace("key > ?", "key >= ?"), (at, "", 1))
 
-    return journal.found_once("knows_pending", find)
+    return journal.found_once(_KNOWS_PENDING, find)
+
+
+def note_knows_pending(journal: Journal, known: bool) -> None:
+    """Notes that, where it was found out on the way."""
+    journal.found_once(_KNOWS_PENDING, lambda: known)
 
 
 def holds_any(raw: sqlite3.Connection, lo: str, hi: str | None) -> bool:
@@ -384,6 +391,7 @@ __all__ = [
     "knows_pending",
     "learn",
     "lose_bases",
+    "note_knows_pending",
     "object_numbers",
     "set_bases",
     "stamp_of",

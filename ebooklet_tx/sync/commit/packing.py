@@ -49,6 +49,9 @@ REUSED_FOR_SECONDS = 6 * 3600.0
 `collect` deletes objects that no root names once they are a day old. An older pack is copied to a new name
 first, which makes it as new as one just sent; an older index object is sent again."""
 
+_FIELDS = tuple(map(itemgetter, range(5)))
+"""The fields of a `SendRow` but for the last."""
+
 Pack: TypeAlias = tuple[str, bytes, PackedValues]
 """A pack to send: its name, its bytes, and what is in it."""
 
@@ -90,16 +93,16 @@ def send_values(local: LocalStore, remote: Remote, plan: PushPlan, sent: SentRow
     totals = {"keys_total": plan.new_count, "bytes_total": plan.new_bytes}
     with remote.reporter.phase("send", **totals, kept=KEPT) as phase:
         phase.advance(*amount_sent(local.journal, plan))
-        _send_missing(local, remote, plan.last_number, phase, sent)
+        _send_missing(local, remote, plan, phase, sent)
         while renew_old_uploads(local.journal, remote):
-            _send_missing(local, remote, plan.last_number, phase, sent)
+            _send_missing(local, remote, plan, phase, sent)
 
 
-def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Phase, sent: SentRows) -> None:
+def _send_missing(local: LocalStore, remote: Remote, plan: PushPlan, phase: Phase, sent: SentRows) -> None:
     large: list[ValueToSend] = []
 
     def small() -> Iterator[PackBatch]:
-        for page in pages_to_send(local.journal, last_number):
+        for page in pages_to_send(local.journal, plan):
             # Small metadata rides in the root: it is what is asked for first.
             fitting = [row for row in page if row[0] or row[4] > METADATA_IN_TAIL_BYTES]
             # Values below this fit with any key.
@@ -107,7 +110,8 @@ def _send_missing(local: LocalStore, remote: Remote, last_number: int, phase: Ph
                 large.extend(ValueToSend(*row) for row in fitting if record_bytes(row[0], row[4]) > PACK_BYTES)
                 fitting = [row for row in fitting if record_bytes(row[0], row[4]) <= PACK_BYTES]
             for items, values in read_values(local, fitting):
-                keys, numbers, digests, stamps, lengths, _ = zip(*items, strict=True)
+                # A zip of all would make an object of each, for the collector of garbage to go through.
+                keys, numbers, digests, stamps, lengths = (list(map(field, items)) for field in _FIELDS)
                 sent.add(keys, stamps, digests, lengths)
                 yield PackBatch(numbers, keys, stamps, digests, values)
 

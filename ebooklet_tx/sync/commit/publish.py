@@ -26,7 +26,7 @@ from ebooklet_tx.local.journal.pending.push_rows import (
     CommitRow,
     PendingRow,
     PushPlan,
-    count_up_to,
+    count_left,
     objects_by_number,
     pages_to_commit,
 )
@@ -73,14 +73,14 @@ def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int, 
         seq: The number of the commit.
         sent: What was sent for it just now.
     """
-    pages = pages_to_commit(local.journal, plan.last_number)
+    pages = pages_to_commit(local.journal, plan)
     count, first = plan.count - sent.row_count, []
     if count == 1 and sent.first_key is not None:
         # Metadata comes first, and rides in the root.
         first = [row for row in next(pages)[:1] if row[0] < sent.first_key]
     packs = arrived_packs(local.journal) if len(first) == count else {}
     if not sent.is_whole(plan.count - len(first), packs):
-        return BatchedRows(_batches_of(pages_to_commit(local.journal, plan.last_number), local, remote, seq))
+        return BatchedRows(_batches_of(pages_to_commit(local.journal, plan), local, remote, seq))
     head = _batches_of([first] if first else [], local, remote, seq)
     return BatchedRows(chain(head, sent.batches(seq, packs)))
 
@@ -190,7 +190,7 @@ def commit_rows(
     with journal.transaction() as transaction:
         raw = driver(transaction)
         # Fewer are left where a key was written again: what the commit says of it is not wanted any more.
-        if plan is not None and count_up_to(raw, plan.last_number) != plan.count:
+        if plan is not None and count_left(raw, plan) != plan.count:
             return None
         add_intent(raw, intent, begun_at_us=now_us())
     with session.remote.reporter.phase("commit"):

@@ -26,7 +26,13 @@ from ebooklet_tx.local.journal.journal import Journal, driver
 from ebooklet_tx.local.journal.known import is_any_pending, knows_pending
 from ebooklet_tx.local.journal.merged import needed_packs
 from ebooklet_tx.local.journal.pending.conflicts import drop_agreeing
-from ebooklet_tx.local.journal.pending.push_rows import PushPlan, glance_at_bytes, postpone, read_plan
+from ebooklet_tx.local.journal.pending.push_rows import (
+    PushPlan,
+    glance_at_bytes,
+    look_over,
+    postpone,
+    read_plan,
+)
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.local.pending_values import ReplacedError
 from ebooklet_tx.sync.base_index import check_readable
@@ -42,7 +48,15 @@ from ebooklet_tx.sync.pull.conflicts import Conflict, ConflictError, Decode, fin
 from ebooklet_tx.sync.pull.identity import Identity, identity_of_file, identity_of_root, reconcile_identity
 from ebooklet_tx.sync.pull.next_root import NextRoot
 from ebooklet_tx.sync.pull.pull import pull
-from ebooklet_tx.sync.pull.resolve import Resolution, Resolver, apply, check_choice, chooses_theirs, resolve_all
+from ebooklet_tx.sync.pull.resolve import (
+    Resolution,
+    Resolver,
+    apply,
+    check_choice,
+    decided,
+    resolve_all,
+    undecided,
+)
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import DamagedRoot, FetchedRoot, inspect_root
@@ -187,6 +201,9 @@ def _rounds(
                     lambda: session.index.records_of(read_base(session.journal)), lambda: bool(pull(session))
                 )
             began, base = session.remote.policy.clock(), read_base(session.journal)
+            if not base.seq:
+                # Mostly all of it is known then.
+                look_over(session.journal)
             reader.know_pending()
             complete = fresh or _pull_known_conflicts(reader, decode, on_conflict)
             yielding: list[Resolution] = []
@@ -295,12 +312,12 @@ def _one_round(
         # A lost lock is reported before the conflicts that came of it.
         session.locks.check_fence(base.fence)
         conflicts = find_conflicts(reader_of(session), session.decode)
-        if undecided := _undecided(conflicts, yielding):
-            raise ConflictError(undecided, remote.root_place, complete=complete)
+        if left := undecided(conflicts, yielding):
+            raise ConflictError(left, remote.root_place, complete=complete)
         if not (replacing or remote.offline or knows_pending(journal)):
             # Another thread has written, or pulled, since they were looked up.
             return None
-        plan = _plan(journal, _decided(conflicts, yielding))
+        plan = _plan(journal, decided(conflicts, yielding))
     if not plan.count and not replacing and base.seq and not always:
         # This round has read that the remote still has what our changes give way to.
         apply(journal, yielding)
@@ -376,22 +393,6 @@ def _inspect_replaced(local: LocalStore, remote: Remote, here: Identity) -> Fetc
 def _is_pending(journal: Journal) -> bool:
     with journal.reading() as raw:
         return is_any_pending(raw)
-
-
-def _undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
-    decided = {conflict.key for conflict in _decided(conflicts, yielding)}
-    return [conflict for conflict in conflicts if conflict.key not in decided]
-
-
-def _decided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
-    """Returns the conflicts in which the other writer's version was chosen, for these versions of the key."""
-    decisions = {item.conflict.key: item for item in yielding}
-    return [
-        conflict
-        for conflict in conflicts
-        if conflict.key in decisions
-        and chooses_theirs(decisions[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
-    ]
 
 
 __all__ = ["MAX_ROUNDS", "PushResult", "contention", "push", "raise_fence"]

@@ -82,4 +82,4 @@ class Together:
         return result
 
 
-__all__ = ["PushResult", "Together"]
+__all__ = ["PushResult", "Together", "result_of"]

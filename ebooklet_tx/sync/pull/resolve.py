@@ -59,6 +59,23 @@ def _keeping(conflict: Conflict, outcome: Any, encode: Encoder) -> Resolution:
     return Resolution(conflict, None, value)
 
 
+def undecided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
+    """Returns the other conflicts than those of `decided`."""
+    keys = {conflict.key for conflict in decided(conflicts, yielding)}
+    return [conflict for conflict in conflicts if conflict.key not in keys]
+
+
+def decided(conflicts: Sequence[Conflict], yielding: Sequence[Resolution]) -> list[Conflict]:
+    """Returns the conflicts in which the other writer's version was chosen, for these versions of the key."""
+    decisions = {item.conflict.key: item for item in yielding}
+    return [
+        conflict
+        for conflict in conflicts
+        if conflict.key in decisions
+        and chooses_theirs(decisions[conflict.key], conflict.theirs_version.digest, conflict.ours_version.digest)
+    ]
+
+
 def resolve_all(
     journal: Journal, conflicts: Sequence[Conflict], choice: str | Resolver, encode: Encoder
 ) -> list[Resolution]:

@@ -19,6 +19,7 @@ from ebooklet_tx.errors import JournalDamagedError
 from ebooklet_tx.local.journal.entries import pending_index_count, pending_term
 from ebooklet_tx.local.journal.integrity.row_checks import misplaced
 from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.known import note_knows_pending
 from ebooklet_tx.local.journal.operations import Numbering
 from ebooklet_tx.local.journal.schema import BASE_AS_NOW, SOUND_ROW
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
@@ -36,7 +37,8 @@ SELECT count(*), coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0),
     (CASE WHEN known THEN remote_digest WHEN {BASE_AS_NOW} THEN base_digest END IS NOT NULL) END), 0),
   coalesce(sum(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
   coalesce(max(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
-  coalesce(max(pending_number), 0), coalesce(sum(pending = 1 AND NOT {_IS_REMOTE}), 0)
+  coalesce(max(pending_number), 0), coalesce(sum(pending = 1 AND NOT {_IS_REMOTE}), 0),
+  coalesce(max(NOT known AND NOT ({BASE_AS_NOW})), 0)
 FROM entry WHERE {{pending}} AND pending_number <= ?
 """
 
@@ -45,8 +47,12 @@ SELECT key, CASE WHEN {SOUND_ROW} THEN pending_number END, pending_digest, pendi
   pending_length_bytes, CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
 FROM entry
 WHERE {{pending}} AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
-ORDER BY pending_number
 """
+_BY_NUMBER = f"{_VALUES} ORDER BY pending_number"
+_BY_KEY = f"{_VALUES} AND key > ? ORDER BY key LIMIT ?"
+_FIRST_BY_KEY = _BY_KEY.replace("key > ?", "key >= ?")
+_NUMBERS = "SELECT pending_number FROM entry WHERE {pending} AND pending_number <= ? ORDER BY key {way} LIMIT ?"
+
 _BUT_SENT = """
   AND NOT EXISTS (SELECT 1 FROM place AS p JOIN upload AS u ON u.object = p.object
                   WHERE p.number = pending_number AND u.etag IS NOT NULL)
@@ -81,6 +87,7 @@ class PushPlan:
         new_bytes: The bytes of those values that the remote does not have.
         largest_bytes: Those of the largest of them.
         new_count: How many they are.
+        term: The SQL by which a statement on all of them finds them.
     """
 
     last_number: int
@@ -92,6 +99,7 @@ class PushPlan:
     new_bytes: int
     largest_bytes: int
     new_count: int
+    term: str
 
 
 class ValueToSend(NamedTuple):
@@ -135,13 +143,31 @@ def read_plan(journal: Journal, *, last_number: int | None = None) -> PushPlan:
     Raises:
         JournalDamagedError: Some of it is not found.
     """
-    bound = 2**62 if last_number is None else last_number
-    with journal.mutex, sqlite_errors(journal.path):
-        row = journal.raw.execute(_TOTALS.format(pending=pending_term(journal.raw)), (bound,)).fetchone()
-        indexed = pending_index_count(journal) if last_number is None else row[0]
+    if last_number is not None:
+        row, _, term = _totals(journal, last_number)
+        return PushPlan(*(last_number, *row[:7], row[8], term))
+    row, indexed, term = _totals_once(journal)
     if indexed != row[0]:
         raise misplaced(journal.path, f"{indexed} keys are pending, and {row[0]} are found")
-    return PushPlan(row[7] if last_number is None else last_number, *row[:7], *row[8:])
+    return PushPlan(*(row[7], *row[:7], row[8], term))
+
+
+def look_over(journal: Journal) -> None:
+    """Finds out in one pass what `read_plan` and `knows_pending` say while nothing is written."""
+    with journal.mutex:
+        row, _, _ = _totals_once(journal)
+        note_knows_pending(journal, not row[9])
+
+
+def _totals_once(journal: Journal) -> tuple[Any, int, str]:
+    return journal.found_once("totals of what is pending", lambda: _totals(journal, 2**62))
+
+
+def _totals(journal: Journal, last_number: int) -> tuple[Any, int, str]:
+    with journal.mutex, sqlite_errors(journal.path):
+        term = pending_term(journal.raw)
+        row = journal.raw.execute(_TOTALS.format(pending=term), (last_number,)).fetchone()
+        return row, pending_index_count(journal), term
 
 
 def glance_at_bytes(journal: Journal) -> tuple[int, int]:
@@ -150,10 +176,10 @@ def glance_at_bytes(journal: Journal) -> tuple[int, int]:
     return total, most
 
 
-def count_up_to(raw: sqlite3.Connection, number: int) -> int:
-    """Returns how many operations up to a number are still pending."""
-    query = f"SELECT count(*) FROM entry WHERE {pending_term(raw)} AND pending_number <= ?"
-    return int(raw.execute(query, (number,)).fetchone()[0])
+def count_left(raw: sqlite3.Connection, plan: PushPlan) -> int:
+    """Returns how many operations of a plan are still pending."""
+    query = f"SELECT count(*) FROM entry WHERE {plan.term} AND pending_number <= ?"
+    return int(raw.execute(query, (plan.last_number,)).fetchone()[0])
 
 
 def amount_sent(journal: Journal, plan: PushPlan) -> tuple[int, int]:
@@ -161,14 +187,14 @@ def amount_sent(journal: Journal, plan: PushPlan) -> tuple[int, int]:
     with journal.mutex, sqlite_errors(journal.path):
         if journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is None:
             return 0, 0
-        values = _VALUES.format(pending=pending_term(journal.raw), but=_BUT_SENT)
+        values = _VALUES.format(pending=plan.term, but=_BUT_SENT)
         query = f"SELECT count(*), coalesce(sum(pending_length_bytes), 0) FROM ({values})"
         keys, byte_count = journal.raw.execute(query, (plan.last_number,)).fetchone()
     # Some may have been written again since.
     return max(plan.new_count - int(keys), 0), max(plan.new_bytes - int(byte_count), 0)
 
 
-def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]:
+def pages_to_send(journal: Journal, plan: PushPlan) -> Iterator[list[SendRow]]:
     """Yields the values that no object has which has arrived, page by page, in about the order of the file.
 
     Raises:
@@ -176,21 +202,44 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]
     """
     with journal.mutex, sqlite_errors(journal.path):
         sent = journal.raw.execute("SELECT 1 FROM place LIMIT 1").fetchone() is not None
+        is_by_key = _is_by_key(journal.raw, plan)
+    but = _BUT_SENT if sent else ""
+    for rows in _by_key(journal, plan, but) if is_by_key else _by_number(journal, plan, but):
+        if None in map(itemgetter(1), rows):
+            raise _altered(journal, next(row[0] for row in rows if row[1] is None))
+        yield rows
+
+
+def _is_by_key(raw: sqlite3.Connection, plan: PushPlan) -> bool:
+    """Whether the order of key seems to be that of the numbers: it costs no sort. A wrong guess costs reads."""
+    ends: list[list[int]] = []
+    for way in ("ASC", "DESC"):
+        query = _NUMBERS.format(pending=plan.term, way=way)
+        ends.append([number for (number,) in raw.execute(query, (plan.last_number, _ROWS_AT_ONCE))])
+    first, last = ends[0], ends[1][::-1]
+    return first == sorted(first) and last == sorted(last) and first[:1] <= last[:1]
+
+
+def _by_key(journal: Journal, plan: PushPlan, but: str) -> Iterator[list[SendRow]]:
+    query, after = _FIRST_BY_KEY.format(pending=plan.term, but=but), ""
+    while rows := journal.rows(query, (plan.last_number, after, _ROWS_AT_ONCE)):
+        yield rows
+        query, after = _BY_KEY.format(pending=plan.term, but=but), rows[-1][0]
+
+
+def _by_number(journal: Journal, plan: PushPlan, but: str) -> Iterator[list[SendRow]]:
+    with journal.mutex, sqlite_errors(journal.path):
         # The sort takes a file, not memory in proportion.
         (before,) = journal.raw.execute("PRAGMA temp_store").fetchone()
         journal.raw.execute("PRAGMA temp_store = FILE")
         try:
             cursor = journal.raw.cursor()
-            cursor.execute(
-                _VALUES.format(pending=pending_term(journal.raw), but=_BUT_SENT if sent else ""), (last_number,)
-            )
+            cursor.execute(_BY_NUMBER.format(pending=plan.term, but=but), (plan.last_number,))
             rows = cursor.fetchmany(_ROWS_AT_ONCE)
         finally:
             journal.raw.execute(f"PRAGMA temp_store = {before}")
     try:
         while rows:
-            if None in map(itemgetter(1), rows):
-                raise _altered(journal, next(row[0] for row in rows if row[1] is None))
             yield rows
             with journal.mutex, sqlite_errors(journal.path):
                 rows = cursor.fetchmany(_ROWS_AT_ONCE)
@@ -200,17 +249,15 @@ def pages_to_send(journal: Journal, last_number: int) -> Iterator[list[SendRow]]
             cursor.close()
 
 
-def pages_to_commit(journal: Journal, last_number: int) -> Iterator[list[CommitRow]]:
-    """Yields what the operations up to a number say, in the order of key, page by page.
+def pages_to_commit(journal: Journal, plan: PushPlan) -> Iterator[list[CommitRow]]:
+    """Yields what the operations of a plan say, in the order of key, page by page.
 
     Raises:
         JournalDamagedError: A row is not as it was written.
     """
-    with journal.mutex, sqlite_errors(journal.path):
-        term = pending_term(journal.raw)
     query, after = _FIRST_ROWS, ""
     while True:
-        rows = journal.rows(query.format(pending=term), (last_number, after, _ROWS_AT_ONCE))
+        rows = journal.rows(query.format(pending=plan.term), (plan.last_number, after, _ROWS_AT_ONCE))
         if not all(map(itemgetter(8), rows)):
             raise _altered(journal, next(row[0] for row in rows if not row[8]))
         if rows:
@@ -254,8 +301,9 @@ __all__ = [
     "PushPlan",
     "SendRow",
     "ValueToSend",
-    "count_up_to",
+    "count_left",
     "glance_at_bytes",
+    "look_over",
     "objects_by_number",
     "pages_to_commit",
     "pages_to_send",
