@@ -38,8 +38,14 @@ LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.0005, 0.25
 LOOKS = 0.05
 """How soon it is looked again for the one in front, in the same measure."""
 
+LOOKS_AT_FIRST = 0.25
+"""Likewise, where it has just come to be in front: nobody commits sooner."""
+
 LEAST_PAUSE_AT_LAST_SECONDS, LOOKS_AT_LAST = 0.0001, 0.01
-"""Likewise, once the one in front has built its commit and is about to send it."""
+"""Likewise, once it has built its commit and is about to send it."""
+
+LATER = 0.02
+"""The pauses grow by this part of what was waited for the one in front already."""
 
 _TRIES = 20
 _FLOCK = struct.Struct("hhqqi4x")
@@ -196,10 +202,11 @@ class MachineQueue:
             self._passed = -1
         begin = max(self._start, self._passed + 1)
         seen, waited_seconds, met, at_last = -1, 0.0, False, False
-        while not self._closed and (first := self._lowest(begin, mine)) is not None:
-            met = True
+        while not self._closed and (first := self._lowest(begin, mine, seen)) is not None:
+            looks = LOOKS
             if first != seen:
-                seen, waited_seconds = first, 0.0
+                looks = LOOKS_AT_FIRST if met else LOOKS
+                seen, waited_seconds, met, at_last = first, 0.0, True, False
             elif waited_seconds >= patience:
                 # It hangs, or was suspended. Those behind it keep their order.
                 self._passed, begin = first, first + 1
@@ -208,16 +215,24 @@ class MachineQueue:
                 coming(root)
                 at_last = True
                 continue
-            pause = commit_seconds * (mine - first - 1 or (LOOKS_AT_LAST if at_last else LOOKS))
+            pause = commit_seconds * (mine - first - 1 or (LOOKS_AT_LAST if at_last else looks))
             least = LEAST_PAUSE_AT_LAST_SECONDS if at_last else LEAST_PAUSE_SECONDS
-            pause = min(max(pause, least), MOST_PAUSE_SECONDS)
+            pause = min(max(pause, least, LATER * waited_seconds), MOST_PAUSE_SECONDS)
             # By what it asked for, so that it ends whatever the policy's clock says.
             waited_seconds += pause
             self._policy.await_lock(pause)
         return met
 
-    def _lowest(self, begin: int, end: int) -> int | None:
-        """Returns the lowest number in `[begin, end)` that another writer has locked."""
+    def _lowest(self, begin: int, end: int, known: int) -> int | None:
+        """Returns the lowest number in `[begin, end)` that another writer has locked.
+
+        Args:
+            begin: The least number.
+            end: The number behind the greatest.
+            known: What was returned last: as new numbers are higher, it is that one again while it is locked.
+        """
+        if begin <= known and self._locked(known, known + 1) is not None:
+            return known
         lowest = None
         while (found := self._locked(begin, end)) is not None:
             lowest = end = found

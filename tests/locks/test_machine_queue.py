@@ -246,6 +246,32 @@ def test_the_patience_grows_with_what_a_commit_takes(
     first.leave()
 
 
+def test_it_is_looked_again_soon_only_where_the_one_in_front_is_about_to_end() -> None:
+    first, second = queue_of(), queue_of()
+    pauses: list[float] = []
+    shown: list[bytes] = []
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            first.leave("etag", b"root")
+        if len(pauses) == 4:
+            second.announce(b"next root")
+        if len(pauses) == 6:
+            second.leave("etag", b"next root")
+
+    for each in (first, second):
+        each._take()
+    _held.starts.clear()
+    queue = queue_of(wait)
+    assert queue.enter(0.1, shown.append) is True
+    # One commit comes before that of the one in front; then its beginning, its middle, and its end.
+    assert pauses == pytest.approx([0.1, 0.1, 0.025, 0.005, 0.001, 0.001])
+    assert shown == [b"next root"]
+    assert queue.handed() == ("etag", b"next root")
+    queue.leave()
+
+
 def test_a_closed_session_stops_waiting() -> None:
     first, waits = queue_of(), Waits(lambda: queue.close())
     first._take()
