@@ -84,6 +84,8 @@ SMALL_LIMITS = {
     "ebooklet_tx.index.reader.DECODED_BYTES": 400,
     "ebooklet_tx.local.open_pair.PieceCache": functools.partial(PieceCache, most_bytes=1500),
     "ebooklet_tx.local.journal.known.KEYS_AT_ONCE": 3,
+    "ebooklet_tx.local.journal.operations.MANY_KEYS": 1,
+    "ebooklet_tx.local.journal.operations._SAMPLE_KEYS": 1,
     "ebooklet_tx.sync.read.near_ranges.JOIN_GAP_BYTES": 40,
     "ebooklet_tx.sync.read.visible_keys.PAGE_KEYS": 7,
     "ebooklet_tx.local.local_store.STAGE_COMMIT_BYTES": 400,
@@ -300,6 +302,9 @@ class DatabaseMachine(RuleBasedStateMachine):
 
         self.patches.enter_context(mock.patch.object(place, "open_store", open_store))
         self.patches.enter_context(mock.patch("ebooklet_tx.database.writing.timestamp_us", self.clock.stamp))
+        self.patches.enter_context(
+            mock.patch("ebooklet_tx.database.writing.now_us", functools.partial(self.clock.stamp, None))
+        )
         self.patches.enter_context(mock.patch("ebooklet_tx.database.forking.timestamp_us", self.clock.stamp))
         self.patches.enter_context(mock.patch("ebooklet_tx.local.recovery.now_us", self.clock.tick))
 
