@@ -111,6 +111,7 @@ class Journal:
         mutex: Held by every method while it uses the connection, and by `transaction` and `reading` for the
             whole block. A session holds it itself where several of them belong together.
         whole_at: The version in which all that is pending was last found in its place.
+        found: What `found_once` has found, each with the version in which it was.
     """
 
     def __init__(self, path: Path, owned: OwnedConnection, raw: sqlite3.Connection) -> None:
@@ -119,8 +120,7 @@ class Journal:
         self.mutex = threading.RLock()
         self._owned = owned
         self.whole_at: tuple[int, int] | None = None
-        self._found: dict[str, tuple[tuple[int, int], Any]] = {}
-        self._made: dict[str, tuple[list[tuple[Any, ...]], Any]] = {}
+        self.found: dict[str, tuple[tuple[int, int], Any]] = {}
         self._counts_cells: bool | None = None
         self._syncs = True
         self._mark = MarkWriter(side_files(path).mark)
@@ -223,8 +223,7 @@ class Journal:
         `driver(transaction)` gives the sqlite3 connection to execute statements on.
 
         Args:
-            durable: False where power loss may take it back, as a whole, until a later transaction is durable:
-                it costs no fsync. Whatever becomes of the process itself, it stays.
+            durable: False where power loss may take it back, as a whole, until a later one is durable: no fsync.
         """
         with self.mutex, sqlite_errors(self.path):
             # What an interrupt left open, in the handlers below, was never acknowledged.
@@ -253,7 +252,7 @@ class Journal:
                 self._mark.write(count)
 
     def _sync_at_commit(self, durable: bool) -> None:
-        """Says whether the next COMMIT ends with an fsync; it always does unless told otherwise just before."""
+        """Says whether the next COMMIT ends with an fsync."""
         if not durable:
             self._syncs = False
             self.raw.execute("PRAGMA synchronous = NORMAL")
@@ -316,22 +315,13 @@ class Journal:
         """
         with self.mutex:
             version = self.version()
-            known = self._found.get(name)
+            known = self.found.get(name)
             if known is None or known[0] != version:
                 known = version, find()
                 if not self.raw.in_transaction:
-                    self._found[name] = known
+                    self.found[name] = known
             found: Found = known[1]
             return found
-
-    def made_once(self, name: str, rows: list[tuple[Any, ...]], make: Callable[[], Found]) -> Found:
-        """Returns what a function makes of some rows; it is not called again while they are the same."""
-        with self.mutex:
-            known = self._made.get(name)
-            if known is None or known[0] != rows:
-                known = self._made[name] = rows, make()
-            made: Found = known[1]
-            return made
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""
