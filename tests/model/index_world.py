@@ -103,6 +103,8 @@ SMALL = {
     "ebooklet_tx.local.open_pair.PieceCache": functools.partial(PieceCache, most_bytes=600),
     "ebooklet_tx.local.journal.known.KEYS_AT_ONCE": 2,
     "ebooklet_tx.sync.read.visible_keys.PAGE_KEYS": 2,
+    # A move is made although keys were written beside it: with another plan few rules for that would be needed.
+    "ebooklet_tx.sync.pull.pull.PLANS": 1,
 }
 
 

@@ -200,6 +200,11 @@ def _looked_up(old: CommitIndex | None, keys: frozenset[str] | set[str]) -> dict
         return None
 
 
+def late_keys(raw: sqlite3.Connection, move: Move) -> set[str]:
+    """Returns the keys that were written blindly since a move was planned: their bases were not looked up."""
+    return set(keys_with_unknown_base(raw, move.left)) - move.unknown
+
+
 def apply_move(raw: sqlite3.Connection, move: Move) -> None:
     """Carries a move out within a transaction, all but the facts of the new base.
 
@@ -207,7 +212,7 @@ def apply_move(raw: sqlite3.Connection, move: Move) -> None:
         raw: The connection of the transaction; the base is still the one that the move was planned for.
         move: What was found out.
     """
-    late = set(keys_with_unknown_base(raw, move.left)) - move.unknown
+    late = late_keys(raw, move)
     if stamp_of(raw) - 1 != move.stamp:
         forget_known_since(raw, move.stamp)
     _settle_bases(raw, move, late)
@@ -252,6 +257,7 @@ __all__ = [
     "Move",
     "Outcomes",
     "apply_move",
+    "late_keys",
     "leads_on",
     "outcomes_of",
     "plan_move",

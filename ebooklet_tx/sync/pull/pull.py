@@ -35,13 +35,17 @@ from ebooklet_tx.sync.base_index import BaseIndex
 from ebooklet_tx.sync.commit.swap_rules import may_still_apply
 from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
-from ebooklet_tx.sync.pull.move_base import apply_move, outcomes_of, plan_move
+from ebooklet_tx.sync.pull.move_base import apply_move, late_keys, outcomes_of, plan_move
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 100
 """How often a pull begins anew because another session with the same file was first."""
+
+PLANS = 4
+"""So often a pull finds out what it takes, as long as other threads write keys meanwhile of which it did not look
+up what they had. Then that is inferred, which takes a value that a compaction has moved for a changed one."""
 
 
 @dataclass(slots=True, repr=False)
@@ -91,8 +95,8 @@ def pull(session: Session, handed: FetchedRoot | None = None, *, needed: bool = 
     if session.at is not None:
         _check_snapshot(session.remote, session.at)
         return PullResult(seq=read_base(session.journal).seq)
-    for _ in range(MAX_TRIES):
-        result = _pull_once(session, needed=needed, handed=handed)
+    for number in range(MAX_TRIES):
+        result = _pull_once(session, needed=needed, handed=handed, is_last_plan=number >= PLANS - 1)
         handed = None
         if result is not None:
             _settle_doubts(session)
@@ -133,8 +137,10 @@ def _settle_doubts(session: Session) -> None:
     session.local.try_maintain(settled)
 
 
-def _pull_once(session: Session, *, needed: bool, handed: FetchedRoot | None = None) -> PullResult | None:
-    """One pull; None when another thread moved the base meanwhile."""
+def _pull_once(
+    session: Session, *, needed: bool, handed: FetchedRoot | None = None, is_last_plan: bool = True
+) -> PullResult | None:
+    """One pull; None when another thread moved the base, or wrote keys, meanwhile; see `apply_root`."""
     local, remote = session.local, session.remote
     view = read_pull_view(local.journal)
     unchanged = PullResult(seq=view.base.seq)
@@ -168,7 +174,10 @@ def _pull_once(session: Session, *, needed: bool, handed: FetchedRoot | None = N
         return unchanged
     try:
         # What was handed over is pulled for a commit, which makes this durable, or is pulled again.
-        return apply_root(session, fetched, since=view.base, needed=needed, durable=fetched is not handed)
+        durable = fetched is not handed
+        return apply_root(
+            session, fetched, since=view.base, needed=needed, durable=durable, is_last_plan=is_last_plan
+        )
     except ObjectMissingError as error:
         # Replaced since, and collected by now; or damaged.
         again = read_root_or_none(remote)
@@ -204,6 +213,7 @@ def apply_root(
     needed: bool = False,
     wait_seconds: float = 0.0,
     durable: bool = True,
+    is_last_plan: bool = True,
 ) -> PullResult | None:
     """Moves the journal on to a root that was read, fetching what it names; settles intents.
 
@@ -215,9 +225,11 @@ def apply_root(
         needed: As in `pull`.
         wait_seconds: How long a session that only reads waits for the local lock.
         durable: Whether the move survives power loss even where no transaction follows it.
+        is_last_plan: Whether the move is made also where keys were written since it was planned of which it did
+            not look up what they had.
 
     Returns:
-        What was done; None when the base moved between the two.
+        What was done; None when the base moved between the two, or such keys were written.
 
     Raises:
         UUIDMismatchError: The root is another database's.
@@ -258,6 +270,8 @@ def apply_root(
         with local.journal.transaction(durable=durable) as transaction:
             # Inside: a session beside this one can't move it any more.
             moved = has_moved(read_base(local.journal), view.base)
+            if not (moved or is_last_plan):
+                moved = bool(late_keys(driver(transaction), move))
             if moved:
                 return
             apply_move(driver(transaction), move)
