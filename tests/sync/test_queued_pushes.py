@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,41 @@ def test_three_transactions_lie_between_another_one_s_commit_and_the_next(
         push_behind(one, other)
     pulled_and_resolved, intent, based_and_folded = ["relaxed"] * 2, ["durable"], ["durable"] * 2
     assert done == ["in front", *pulled_and_resolved, "in front", *intent, "put", *based_and_folded]
+
+
+class PowerFailsError(Exception):
+    """Stands for the end of everything."""
+
+
+def test_power_loss_may_take_back_what_was_pulled_and_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, lost = Journal._sync_at_commit, tmp_path / "lost"
+
+    def copying(self: Journal, durable: bool) -> None:
+        if not durable and not lost.exists():
+            # What was fsynced until now.
+            lost.mkdir()
+            for path in tmp_path.glob("1.blt*"):
+                shutil.copy(path, lost)
+        begin(self, durable)
+
+    def before(kind: str, key: str) -> None:
+        if lost.exists() and kind == "put":
+            raise PowerFailsError
+
+    monkeypatch.setattr(Journal, "_sync_at_commit", copying)
+    with writers(tmp_path, 2) as (one, other):
+        one["count"], other["count"] = 1, 2
+        monkeypatch.setattr(NotingStore, "before", staticmethod(before))
+        with pytest.raises(PowerFailsError):
+            push_behind(one, other)
+        monkeypatch.setattr(NotingStore, "before", staticmethod(lambda kind, key: None))
+    remote = f"file://{tmp_path}/remote/counters"
+    with ebooklet_tx.open(remote, lost / "1.blt", "w", lock=None) as again:
+        assert again["count"] == 2
+        again.changes().push(on_conflict=add)
+        assert again["count"] == 3
 
 
 def altered(etag: str, root: bytes) -> tuple[str, bytes]:
