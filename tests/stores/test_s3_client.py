@@ -144,6 +144,7 @@ def test_a_small_body_is_sent_without_a_question(size: int, asks: bool) -> None:
 
     def instead(request: Any, **_: Any) -> AWSResponse:
         asked.append("Expect" in request.headers)
+        assert request.headers["User-Agent"].startswith(b"ebooklet_tx Botocore/")
         answer = AWSResponse(request.url, 200, {"ETag": '"e"'}, io.BytesIO())
         answer._content = b""
         return answer

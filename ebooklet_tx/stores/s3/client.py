@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import botocore
 import botocore.exceptions as boto_errors
 from botocore.awsrequest import (
     AWSHTTPConnection,
@@ -101,6 +102,8 @@ def _config(connection: S3Connection, *, custom: bool) -> Config:
         read_timeout=connection.read_timeout,
         max_pool_connections=max(connection.threads, 10),
         signature_version="s3v4",
+        # botocore would put its own together anew for each request.
+        user_agent=f"ebooklet_tx Botocore/{botocore.__version__}",
         **options,
     )
 
