@@ -22,6 +22,7 @@ from botocore.credentials import Credentials
 
 from ebooklet_tx.errors import RemoteAccessError
 from ebooklet_tx.stores.deadline import TimedSocket, connect_seconds
+from ebooklet_tx.stores.s3.ranges import http_session_of, keep_signed
 from ebooklet_tx.stores.s3.sessions import making, new_session, shared_session
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
                 client = _client(shared_session(), connection, custom=custom, **keys)
             credentials = Credentials(*keys.values())
         _set_timed_connections(client)
-        client.meta.events.register("before-send.s3.PutObject", _send_at_once, unique_id="ebooklet_tx-at-once")
+        client.meta.events.register("before-send.s3.PutObject", _send_at_once)
+        client.meta.events.register("before-send.s3.GetObject", keep_signed)
         return client, credentials
     except (boto_errors.BotoCoreError, ValueError, OSError) as error:
         raise RemoteAccessError(
@@ -136,7 +138,7 @@ class _TimedHTTPSPool(AWSHTTPSConnectionPool):
 
 def _set_timed_connections(client: S3Client) -> None:
     """Makes a client open connections that keep deadlines; botocore can't limit the whole time of a request."""
-    session: Any = client._endpoint.http_session  # type: ignore[attr-defined]
+    session = http_session_of(client)
     session._pool_classes_by_scheme.update(http=_TimedHTTPPool, https=_TimedHTTPSPool)
 
 

@@ -142,7 +142,7 @@ class RangeReads:
         signed = _Signed(client, credentials, now + _SIGNED_SECONDS, request)
         while len(self._signed) >= _MOST_OBJECTS:
             # Another thread may be at it as well.
-            self._signed.pop(next(iter(self._signed.copy())), None)
+            self._signed.pop(next(iter(self._signed.copy()), ""), None)
         self._signed[key] = signed
         return signed
 
@@ -150,8 +150,6 @@ class RangeReads:
         """Has botocore prepare and sign a read of a whole object, which is not sent."""
         if http_session_of(client) is None:
             return None
-        handler: Any = _keep
-        client.meta.events.register("before-send.s3.GetObject", handler, unique_id="ebooklet_tx-signed")
         kept: list[AWSPreparedRequest] = []
         token = _kept.set(kept)
         try:
@@ -166,8 +164,11 @@ def http_session_of(client: S3Client) -> Any:
     return getattr(getattr(client, "_endpoint", None), "http_session", None)
 
 
-def _keep(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
-    """Keeps what this thread has signed and answers in the store's place; leaves all other requests alone."""
+def keep_signed(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
+    """Keeps what this thread signs, and answers in the store's place; leaves all other requests alone.
+
+    Every client has it as a handler of what is about to be sent.
+    """
     kept = _kept.get()
     if kept is None:
         return None
@@ -194,4 +195,4 @@ def _send(client: S3Client, signed: AWSPreparedRequest, headers: dict[str, str])
     raise ClientError(create_parser("rest-xml").parse(about, shape), "GetObject")
 
 
-__all__ = ["Answer", "RangeReads", "http_session_of"]
+__all__ = ["Answer", "RangeReads", "http_session_of", "keep_signed"]
