@@ -147,17 +147,19 @@ def append(
         Whether the guard is off again. Where it is not, everything is durable all the same.
     """
     # By the column: a commit may be of a million keys, and each object more for a key costs a tenth of it.
-    keys = [key for key, (value, _) in overlay.operations.items() if value is not None]
-    stamps = [stamp for value, stamp in overlay.operations.values() if value is not None]
-    values = [value for value, _ in overlay.operations.values() if value is not None]
-    deleted = sorted((key, stamp) for key, (value, stamp) in overlay.operations.items() if value is None)
-    stale = set(stale_keys(journal)).difference(key for key, _ in deleted)
+    operations = overlay.operations
+    keys = [key for key, (value, _) in operations.items() if value is not None]
+    stamps = [stamp for value, stamp in operations.values() if value is not None]
+    values = [value for value, _ in operations.values() if value is not None]
+    gone = sorted([key for key, (value, _) in operations.items() if value is None])
+    deleted = [(key, operations[key][1]) for key in gone]
+    stale = set(stale_keys(journal)).difference(gone)
     kept = [_storable(item) for item in _values_to_keep(journal, overlay, fetched)]
     number = new_append_number()
-    removed = stale.union((key for key, _ in deleted), (item.key for item in kept if item.replaces))
+    removed = stale.union(gone, (item.key for item in kept if item.replaces))
     if absent.replacing:
         removed.update(key for key in absent.sides[0] if key in absent.replacing)
-    if file.header.n_keys or METADATA_KEY in overlay.operations:
+    if file.header.n_keys or METADATA_KEY in operations:
         # Whichever of them have a block: that takes less than to ask the journal for each.
         removed.update(keys)
     offsets = file.append(

@@ -15,6 +15,7 @@ import string
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice, repeat
+from operator import le
 from typing import Any
 
 _ROWS_AT_ONCE = 100
@@ -92,9 +93,11 @@ def insert_many(
     raw.executemany(_of_rows(statement, 1), rows)
 
 
-def in_order_of_first(columns: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def in_order_of_first(columns: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
     """Returns columns with their rows in the order of the first column."""
     first = columns[0]
+    if all(map(le, first, islice(first, 1, None))):
+        return columns
     order = sorted(range(len(first)), key=first.__getitem__)
     return [list(map(column.__getitem__, order)) for column in columns]
 
