@@ -38,6 +38,9 @@ LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.0005, 0.25
 LOOKS = 0.05
 """How soon it is looked again for the one in front, in the same measure."""
 
+LOOKS_AHEAD = 0.7
+"""Likewise, for each commit that comes before that of the one in front: who sleeps too long keeps all waiting."""
+
 LOOKS_AT_FIRST = 0.25
 """Likewise, where it has just come to be in front: nobody commits sooner."""
 
@@ -215,7 +218,7 @@ class MachineQueue:
                 coming(root)
                 at_last = True
                 continue
-            pause = commit_seconds * (mine - first - 1 or (LOOKS_AT_LAST if at_last else looks))
+            pause = commit_seconds * (LOOKS_AHEAD * (mine - first - 1) or (LOOKS_AT_LAST if at_last else looks))
             least = LEAST_PAUSE_AT_LAST_SECONDS if at_last else LEAST_PAUSE_SECONDS
             pause = min(max(pause, least, LATER * waited_seconds), MOST_PAUSE_SECONDS)
             # By what it asked for, so that it ends whatever the policy's clock says.

@@ -266,7 +266,7 @@ def test_it_is_looked_again_soon_only_where_the_one_in_front_is_about_to_end() -
     queue = queue_of(wait)
     assert queue.enter(0.1, shown.append) is True
     # One commit comes before that of the one in front; then its beginning, its middle, and its end.
-    assert pauses == pytest.approx([0.1, 0.1, 0.025, 0.005, 0.001, 0.001])
+    assert pauses == pytest.approx([0.07, 0.07, 0.025, 0.005, 0.001, 0.001])
     assert shown == [b"next root"]
     assert queue.handed() == ("etag", b"next root")
     queue.leave()
