@@ -1,4 +1,4 @@
-"""Makes clients of botocore that send each request once and end it by its deadline.
+"""Makes clients of boto3 that send each request once and end it by its deadline.
 
 botocore's own retries are off: its silent second try of a conditional put would report our own success as a
 conflict.
@@ -26,7 +26,7 @@ from ebooklet_tx.stores.s3.ranges import http_session_of, keep_signed
 from ebooklet_tx.stores.s3.sessions import making, new_session, shared_session
 
 if TYPE_CHECKING:
-    import botocore.session
+    import boto3.session
     from mypy_boto3_s3 import S3Client
 
     from ebooklet_tx.connection import S3Connection
@@ -81,12 +81,11 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
         ) from None
 
 
-def _client(session: botocore.session.Session, connection: S3Connection, *, custom: bool, **keys: Any) -> Any:
-    region = connection.region or session.get_config_variable("region")
-    return session.create_client(
+def _client(session: boto3.session.Session, connection: S3Connection, *, custom: bool, **keys: Any) -> Any:
+    return session.client(
         "s3",
         endpoint_url=connection.endpoint_url,
-        region_name=region or ("us-east-1" if custom else None),
+        region_name=connection.region or session.region_name or ("us-east-1" if custom else None),
         config=_config(connection, custom=custom),
         **keys,
     )

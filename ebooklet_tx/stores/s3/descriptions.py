@@ -56,7 +56,7 @@ class DescriptionLoader(Loader):
 
     @property
     def search_paths(self) -> list[str]:
-        """The folders to search; a copy, because a session of boto3 adds a folder of its own to the list."""
+        """The folders to search; a copy, because every session of boto3 adds a folder of its own to the list."""
         return list(super().search_paths)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Gives sessions of botocore to make clients with: one for all connections with keys of their own.
+"""Gives sessions of boto3 to make clients with: one for all connections with keys of their own.
 
 A session takes as long to make as a client does, and reads the configuration files. It is shared where no
 credentials come from it, as one that finds them keeps them, and has to be asked anew when they expire.
@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import TypeAlias
 
+import boto3.session
 import botocore.session
 
 from ebooklet_tx.stores.s3.descriptions import DescriptionLoader
@@ -27,32 +28,36 @@ _FILES = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", 
 
 _Surroundings: TypeAlias = tuple[object, ...]
 
-_shared: tuple[_Surroundings, botocore.session.Session] | None = None
+_shared: tuple[_Surroundings, boto3.session.Session, botocore.session.Session] | None = None
 
 
-def shared_session() -> botocore.session.Session:
+def shared_session() -> boto3.session.Session:
     """Returns the session of all connections that have keys; for its holder of `making`."""
     global _shared
     surroundings = _surroundings()
     if _shared is None or _shared[0] != surroundings:
-        _shared = surroundings, botocore.session.Session()
-    session = _shared[1]
-    session.register_component("data_loader", DescriptionLoader.shared(session))
+        core = _core_session()
+        _shared = surroundings, boto3.session.Session(botocore_session=core), core
+    _, session, core = _shared
+    # The descriptions that all sessions share may have been read anew.
+    core.register_component("data_loader", DescriptionLoader.shared(core))
     return session
 
 
-def new_session(profile: str | None, region: str | None) -> botocore.session.Session:
-    """Returns a session that finds credentials: those of a profile, or of botocore's own chain.
+def new_session(profile: str | None, region: str | None) -> boto3.session.Session:
+    """Returns a session that finds credentials: those of a profile, or of boto3's own chain.
 
     Args:
         profile: The profile's name; None for the chain.
         region: Where services that give credentials are asked as well; None for what is configured.
     """
-    session = botocore.session.Session(profile=profile)
-    if region is not None:
-        session.set_config_variable("region", region)
-    session.register_component("data_loader", DescriptionLoader.shared(session))
-    return session
+    return boto3.session.Session(botocore_session=_core_session(), profile_name=profile, region_name=region)
+
+
+def _core_session() -> botocore.session.Session:
+    core = botocore.session.Session()
+    core.register_component("data_loader", DescriptionLoader.shared(core))
+    return core
 
 
 def _surroundings() -> _Surroundings:
