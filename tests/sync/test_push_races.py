@@ -180,6 +180,33 @@ def test_a_delete_that_deletes_nothing_ends_with_a_push_that_did_not_take_place(
         assert db[key] == b"theirs"
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_delete_of_what_another_writer_has_set_outlives_a_push_that_ends(bench: Bench, ours: bool) -> None:
+    """The user has deleted the key and does not see it, whatever it was set to here before."""
+    make(bench, {"old": b"0"})
+    with bench.open() as db:
+        db["k"] = b"ours"
+        db.sync()
+        push(bench, "b", {"k": b"theirs"})
+        db.changes().pull()
+        del db["k"]
+        db.sync()
+        with bench.open("b") as other:
+            other.snapshot("then")
+        if ours:
+            db["another"] = b"1"
+            db.restore("then")
+        else:
+            push(bench, "b", {"more": b"1"})
+            db.restore("then")
+        assert "k" not in db
+        assert pending(db)["k"] == "delete"
+        with pytest.raises(ConflictError, match="'k'"):
+            db.changes().push()
+        assert db.changes().push(on_conflict="ours")
+    assert "k" not in bench.fresh_contents()
+
+
 @pytest.mark.parametrize("applied", [True, False])
 def test_a_delete_stays_where_the_remote_is_made_anew_while_a_push_is_open(bench: Bench, applied: bool) -> None:
     """Its history does not tell whether that push took place: what others have of the key may come from it."""

@@ -22,6 +22,7 @@ from ebooklet_tx.local.journal.operations import (
     NOT_KNOWN,
     REMOTE_AS_BASE,
 )
+from ebooklet_tx.local.journal.schema import BASE_AS_NOW
 from ebooklet_tx.records import ObjectRef, RemoteSide
 
 _NOT_KNOWN_KEYS = f"""
@@ -302,8 +303,8 @@ WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN}
 
 
 def drop_unchanged(raw: sqlite3.Connection) -> None:
-    """Drops operations that change nothing of their base, once no push is open for which they were kept."""
-    raw.execute(_NO_CHANGE)
+    """Drops operations that change nothing, of keys that no other writer changed, once no push is open."""
+    raw.execute(f"{_NO_CHANGE} AND CASE WHEN known THEN remote_digest IS base_digest ELSE {BASE_AS_NOW} END")
     raw.execute(DROP_EMPTY)
 
 
