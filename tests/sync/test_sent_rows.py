@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from ebooklet_tx.records import IndexRow, ObjectRef, digest_of
 from ebooklet_tx.sync.commit import publish, sent_rows
 from ebooklet_tx.sync.commit.sent_rows import SentRows
-from ebooklet_tx.sync.forks.spill import Spill
+from ebooklet_tx.sync.forks.spill import Held, Spill
 from tests.pairs import Bench
 
 PACKS = {name: ObjectRef(name, f'"{name}"', 10_000) for name in ("pack/a", "pack/b")}
@@ -74,6 +76,37 @@ def test_a_full_disk_ends_no_push(monkeypatch: pytest.MonkeyPatch) -> None:
     add(sent, 9, 23)
     sent.add_pack("pack/a", OFFSETS)
     assert not sent.is_whole(23, PACKS)
+
+
+def test_no_row_is_missing_where_the_disk_is_full_for_the_last_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, calls = Spill.put, itertools.count()
+
+    def refuse_later(self: Spill, value: bytes) -> Held:
+        if next(calls):
+            raise OSError(28, "no space left on device")
+        return genuine(self, value)
+
+    monkeypatch.setattr(sent_rows, "_ROWS_AT_ONCE", 20)
+    monkeypatch.setattr(Spill, "put", refuse_later)
+    sent = SentRows()
+    add(sent, 0, 20)
+    add(sent, 20, 23)
+    sent.add_pack("pack/a", OFFSETS)
+    assert not sent.is_whole(23, PACKS)
+
+
+def test_a_full_disk_is_told_where_a_value_is_put_and_not_where_the_file_is_closed() -> None:
+    spill = Spill(0)
+    held = spill.put(b"a" * 900)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            spill.put(b"b" * 200)
+        assert spill.read(held) == b"a" * 900
+        spill.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # -- in a push -----------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def operation_rows(local: LocalStore, remote: Remote, plan: PushPlan, seq: int, 
     count, first = plan.count - sent.row_count, []
     if count == 1 and sent.first_key is not None:
         # Metadata comes first, and rides in the root.
-        first = [row for row in next(pages)[:1] if row[0] < sent.first_key]
+        first = [row for row in next(pages, [])[:1] if row[0] < sent.first_key]
     packs = arrived_packs(local.journal) if len(first) == count else {}
     if not sent.is_whole(plan.count - len(first), packs):
         return BatchedRows(_batches_of(pages_to_commit(local.journal, plan), local, remote, seq))

@@ -90,19 +90,22 @@ class SentRows:
             self._packs.append((name, array("I", offsets_bytes)))
 
     def is_whole(self, count: int, packs: Mapping[str, ObjectRef]) -> bool:
-        """Whether it has so many rows, all of them in these packs, and none was out of order."""
+        """Whether it has so many rows, all of them in these packs, and none was out of order.
+
+        It is asked before `batches`, when all rows are here: the last of them may find no room.
+        """
+        self._keep()
         placed = sum(len(offsets) for _, offsets in self._packs)
         named = all(name in packs for name, _ in self._packs)
         return self._is_usable and named and self.row_count == placed == count > 0
 
     def batches(self, seq: int, packs: Mapping[str, ObjectRef]) -> Iterator[RowBatch]:
-        """Yields the rows, as of a commit.
+        """Yields the rows, as of a commit; right where `is_whole` said so.
 
         Args:
             seq: The number of the commit.
             packs: The packs, which have arrived.
         """
-        self._keep()
         places = _Places(self._packs, packs)
         for part in self._parts:
             keys, stamps, digests, lengths = _unpacked(self._spill.read(part.held), part)

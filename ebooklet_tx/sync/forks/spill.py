@@ -10,6 +10,8 @@ import os
 import tempfile
 from typing import IO, NamedTuple
 
+from ebooklet_tx.local.files.file_calls import read_at, write_all
+
 SPILL_BYTES = 64 * 2**20
 """Values that are held in memory."""
 
@@ -37,10 +39,10 @@ class Spill:
             self._held_bytes += len(value)
             return Held(value, 0, len(value))
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="ebooklet_tx-")  # noqa: SIM115
+            # Nothing waits in a buffer: a full disk is told here, and neither at a read nor when it is closed.
+            self._file = tempfile.TemporaryFile(buffering=0, prefix="ebooklet_tx-")  # noqa: SIM115
         start = self._end_bytes
-        self._file.seek(start)
-        self._file.write(value)
+        write_all(self._file.fileno(), value, start)
         self._end_bytes = start + len(value)
         return Held(None, start, len(value))
 
@@ -55,8 +57,7 @@ class Spill:
             return held.value
         if self._file is None:
             raise ValueError("the temporary file is closed")
-        self._file.seek(held.offset_bytes)
-        return self._file.read(held.length_bytes)
+        return read_at(self._file.fileno(), held.length_bytes, held.offset_bytes)
 
     @property
     def file_bytes(self) -> int:
