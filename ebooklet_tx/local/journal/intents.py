@@ -15,18 +15,17 @@ from ebooklet_tx.local.journal.entries import pending_term
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.known import object_numbers, stamp_of
 from ebooklet_tx.local.journal.operations import BASE_LOST, BASE_SAID, BASE_UNKNOWN, DROP_EMPTY, NO_BASE
+from ebooklet_tx.local.journal.schema import IS_REMOTE
 from ebooklet_tx.records import ObjectRef
 
 _COLUMNS = "commit_id, seq, base_etag, base_commit_id, last_number, replaces"
 
-_IS_THERE = "known AND pending_digest IS remote_digest AND remote_object IS NOT NULL"
-
 _APPLY = f"""
 UPDATE entry SET known = :stamp, remote_seq = :seq, remote_timestamp_us = pending_timestamp_us,
   (remote_object, remote_offset_bytes) = (
-    SELECT CASE WHEN pending = 2 THEN NULL WHEN {_IS_THERE} THEN remote_object
+    SELECT CASE WHEN pending = 2 THEN NULL WHEN {IS_REMOTE} THEN remote_object
         ELSE coalesce(p.object, :carrier) END,
-      CASE WHEN pending = 2 THEN NULL WHEN {_IS_THERE} THEN remote_offset_bytes ELSE p.offset_bytes END
+      CASE WHEN pending = 2 THEN NULL WHEN {IS_REMOTE} THEN remote_offset_bytes ELSE p.offset_bytes END
     FROM (SELECT 1) LEFT JOIN place AS p ON p.number = pending_number),
   remote_length_bytes = CASE pending WHEN 1 THEN pending_length_bytes END,
   remote_digest = CASE pending WHEN 1 THEN pending_digest END,

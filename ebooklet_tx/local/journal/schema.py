@@ -48,6 +48,9 @@ EMPTY = "local_digest IS NULL AND pending = 0"
 BASE_AS_NOW = "base_kind = 0 AND base_at IS (SELECT value FROM meta WHERE name = 'base_commit_id')"
 """SQL that is true of an operation whose base is what the base commit has."""
 
+IS_REMOTE = "(known != 0 AND pending_digest IS remote_digest AND remote_object IS NOT NULL)"
+"""SQL that is true of a set whose value the remote has already, so that only its timestamp is new."""
+
 MOVED = "pending != 0 AND known != 0 AND (base_kind = 0 AND remote_digest IS NOT base_digest OR base_kind = 2)"
 """SQL that is true of an entry with an operation whose key another writer may have changed since."""
 

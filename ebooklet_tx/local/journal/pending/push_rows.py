@@ -21,23 +21,20 @@ from ebooklet_tx.local.journal.integrity.row_checks import misplaced
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.known import note_knows_pending
 from ebooklet_tx.local.journal.operations import Numbering
-from ebooklet_tx.local.journal.schema import BASE_AS_NOW, SOUND_ROW
+from ebooklet_tx.local.journal.schema import BASE_AS_NOW, IS_REMOTE, SOUND_ROW
 from ebooklet_tx.local.journal.sqlite_errors import sqlite_errors
 from ebooklet_tx.records import ObjectRef
 
 _ROWS_AT_ONCE = 2000
-
-_IS_REMOTE = "(known != 0 AND pending_digest IS remote_digest AND remote_object IS NOT NULL)"
-"""SQL that is true of a set whose value the remote has already, so that only its timestamp is new."""
 
 _TOTALS = f"""
 SELECT count(*), coalesce(sum(pending = 1), 0), coalesce(sum(pending = 2), 0),
   coalesce(sum(CASE pending WHEN 1 THEN pending_length_bytes END), 0),
   coalesce(sum(CASE WHEN key != '' THEN (pending = 1) -
     (CASE WHEN known THEN remote_digest WHEN {BASE_AS_NOW} THEN base_digest END IS NOT NULL) END), 0),
-  coalesce(sum(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
-  coalesce(max(CASE WHEN pending = 1 AND NOT {_IS_REMOTE} THEN pending_length_bytes END), 0),
-  coalesce(max(pending_number), 0), coalesce(sum(pending = 1 AND NOT {_IS_REMOTE}), 0),
+  coalesce(sum(CASE WHEN pending = 1 AND NOT {IS_REMOTE} THEN pending_length_bytes END), 0),
+  coalesce(max(CASE WHEN pending = 1 AND NOT {IS_REMOTE} THEN pending_length_bytes END), 0),
+  coalesce(max(pending_number), 0), coalesce(sum(pending = 1 AND NOT {IS_REMOTE}), 0),
   coalesce(max(NOT known AND NOT ({BASE_AS_NOW})), 0)
 FROM entry WHERE {{pending}} AND pending_number <= ?
 """
@@ -46,7 +43,7 @@ _VALUES = f"""
 SELECT key, CASE WHEN {SOUND_ROW} THEN pending_number END, pending_digest, pending_timestamp_us,
   pending_length_bytes, CASE WHEN local_digest = pending_digest THEN local_offset_bytes END
 FROM entry
-WHERE {{pending}} AND pending = 1 AND pending_number <= ? AND NOT {_IS_REMOTE} {{but}}
+WHERE {{pending}} AND pending = 1 AND pending_number <= ? AND NOT {IS_REMOTE} {{but}}
 """
 _BY_NUMBER = f"{_VALUES} ORDER BY pending_number"
 _BY_KEY = f"{_VALUES} AND key > ? ORDER BY key LIMIT ?"
@@ -65,8 +62,8 @@ FROM (SELECT pending_length_bytes AS length_bytes FROM entry WHERE pending != 0 
 
 _ROWS = f"""
 SELECT key, pending, pending_timestamp_us, pending_digest, pending_length_bytes, pending_number,
-  CASE WHEN {_IS_REMOTE} THEN remote_object ELSE p.object END,
-  CASE WHEN {_IS_REMOTE} THEN remote_offset_bytes ELSE p.offset_bytes END, {SOUND_ROW}
+  CASE WHEN {IS_REMOTE} THEN remote_object ELSE p.object END,
+  CASE WHEN {IS_REMOTE} THEN remote_offset_bytes ELSE p.offset_bytes END, {SOUND_ROW}
 FROM entry LEFT JOIN place AS p ON p.number = pending_number
 WHERE {{pending}} AND pending_number <= ? AND key > ? ORDER BY key LIMIT ?
 """
