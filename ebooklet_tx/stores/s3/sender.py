@@ -1,4 +1,4 @@
-"""Sends requests with a client of botocore whose credentials are renewed when they expire.
+"""Sends requests with a client of boto3 whose credentials are renewed when they expire.
 
 Owns the client, which threads share, and the credentials that its requests are signed with. A request is sent
 once, and once more only after an answer that the credentials have expired: then it took no effect.
