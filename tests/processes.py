@@ -98,9 +98,20 @@ class Worker:
         """Whether the child still runs."""
         return self._process.is_alive()
 
+    def send_signal(self, number: signal.Signals) -> bool:
+        """Sends a signal to the child; returns False where it has ended.
+
+        The server that forked it takes its exit code at any moment, whether this process has asked or not.
+        """
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill(self) -> None:
         """Kills the child, as power loss would, and waits until it is gone."""
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         self._process.join()
 
     def wait_until_gone(self, timeout_seconds: float = WAIT_SECONDS) -> int:
@@ -112,7 +123,7 @@ class Worker:
 
     def freeze(self) -> None:
         """Stops every thread of the child."""
-        os.kill(self.pid, signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
         self.wait_until_frozen()
 
     def wait_until_frozen(self, timeout_seconds: float = WAIT_SECONDS) -> None:
@@ -125,7 +136,7 @@ class Worker:
 
     def thaw(self) -> None:
         """Lets a stopped child go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Ends the child whatever it is doing, and frees what it held here."""

@@ -115,7 +115,7 @@ def stop(child: Worker, number: signal.Signals = signal.SIGINT) -> float:
     """Waits until the child is in the middle of its work, and sends a signal; returns when that was."""
     child.receive()
     at = time.monotonic()
-    os.kill(child.pid, number)
+    child.send_signal(number)
     return at
 
 
@@ -165,8 +165,7 @@ def test_a_second_signal_ends_a_push_at_once(stand: Stand) -> None:
     stand.fill(stand.path, LITTLE)
     child = stand.command(LITTLE, "push", stand.path)
     at = stop(child)
-    while child.is_alive() and time.monotonic() < at + most_seconds():
-        os.kill(child.pid, signal.SIGINT)
+    while child.send_signal(signal.SIGINT) and time.monotonic() < at + most_seconds():
         time.sleep(0.01)
     code = child.wait_until_gone()
     stand.line.cut()
