@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, LockTimeoutError, ReadOnlyError
-from ebooklet_tx.local.booklet.file_header import stand_in_header
+from ebooklet_tx.local.booklet.file_header import new_header, stand_in_header
 from ebooklet_tx.local.booklet.value_file import ValueFile, create_file, put_in_place
 from ebooklet_tx.local.files.file_calls import REFUSED, fsync_folder, size_of, storage_errors
 from ebooklet_tx.local.files.own_files import is_file, remove_own, remove_unfinished
@@ -121,9 +121,9 @@ def create_pair_file(
 ) -> ValueFile:
     """Makes a new file under a temporary name and links it to its own, unless another process was faster."""
     serializer = resolve(value_serializer)
-    argument = serializer.booklet_argument
+    model = header if header is not None else new_header(serializer.code, n_buckets)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
-    made = create_file(partial, header, rights=rights, value_serializer=argument, n_buckets=n_buckets)
+    made = create_file(partial, model, rights=rights)
     try:
         with storage_errors(path, "create"):
             faster = not _link_if_free(partial, path)

@@ -130,7 +130,7 @@ class Settings:
         """
         model = resolve(self.value_serializer)
         self.check_pickle(model.name)
-        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, self.n_buckets)
+        return model_header(bytes.fromhex(manifest.uuid), model.code, self.n_buckets)
 
     def header_for(self, manifest: Manifest) -> bytes:
         """Returns the header of a local copy of a remote database.
@@ -145,7 +145,7 @@ class Settings:
         model = resolve(self.value_serializer if name == CUSTOM else name)
         # As many as its keys need: the index is written out, and grows with what is kept here.
         n_buckets = min(manifest.n_buckets, max(DEFAULT_N_BUCKETS, manifest.key_count), MAX_COPY_BUCKETS)
-        return model_header(bytes.fromhex(manifest.uuid), model.booklet_argument, n_buckets)
+        return model_header(bytes.fromhex(manifest.uuid), model.code, n_buckets)
 
     def check_serializer(self, stored: str | None, where: str) -> None:
         """Makes sure that the serializer that was named is the stored one, before any value is decoded.

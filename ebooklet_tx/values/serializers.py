@@ -1,4 +1,4 @@
-"""Value serializers: booklet's own by name, or a class of the user's.
+"""Value serializers: those of Booklet by name, or a class of the user's.
 
 The invariant: what `dumps` returns is bytes of at most 4 GiB - 1, whatever the
 serializer is, and a serializer's own failure comes out as `InvalidValueError` naming the key.
@@ -15,6 +15,7 @@ import orjson
 
 from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
 from ebooklet_tx.records import MAX_VALUE_BYTES, METADATA_KEY
+from ebooklet_tx.values.plain_serializers import PLAIN
 
 CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
@@ -36,31 +37,26 @@ _TABLES: dict[str | None, str] = {"gpd_zstd": "geopandas", "pd_zstd": "pandas"}
 """Serializers that write through pyarrow, and the extras that bring it."""
 
 
-NAMES = frozenset(
-    (
-        *(
-            "str",
-            "pickle",
-            "json",
-            "orjson",
-            "bytes",
-            "zstd",
-            "pickle_zstd",
-            "orjson_zstd",
-            "pd_zstd",
-            "gpd_zstd",
+_NAMES_BY_CODE: dict[int, str | None] = dict(
+    enumerate(
+        (
+            *(None, "str", "pickle", "json", "orjson"),
+            *(f"{sign}int{size}" for size in (1, 2, 4, 5, 8) for sign in ("u", "")),
+            *("pickle_zstd", "orjson_zstd"),
+            *(f"numpy_int{size}" for size in (1, 2, 4, 8)),
+            *(f"numpy_int{size}_zstd" for size in (2, 4, 8)),
+            *("pd_zstd", "gpd_zstd", "zstd", "wkb", "wkb_zstd", "msgpack", "msgpack_zstd", "bytes"),
         ),
-        *("wkb", "wkb_zstd", "msgpack", "msgpack_zstd"),
-        *(f"{sign}int{size}" for sign in ("", "u") for size in (1, 2, 4, 5, 8)),
-        *(f"numpy_int{size}{way}" for size in (1, 2, 4, 8) for way in ("", "_zstd") if size > 1 or not way),
+        start=1,
     )
 )
-"""The names of Booklet's serializers, to check one without importing Booklet, which imports numpy."""
+"""Booklet's serializers by the numbers that files have for them, to know one without importing Booklet."""
+_CODES = {name: code for code, name in _NAMES_BY_CODE.items()}
 
 
 @functools.cache
 def _booklet() -> Any:
-    # At first use: a store is asked before that, and nobody waits for it twice.
+    # At first use: it imports numpy and pandas, where they are installed.
     from booklet import serializers
 
     return serializers
@@ -72,7 +68,6 @@ class Serializer:
 
     name: str | None
     code: int
-    booklet_argument: Any
     _dumps: Callable[[Any], Any]
     _loads: Callable[[bytes], Any]
 
@@ -166,27 +161,32 @@ def resolve(value_serializer: Any) -> Serializer:
         InvalidArgumentError: It is none of these.
     """
     if value_serializer is None or isinstance(value_serializer, str):
-        names: dict[str | None, int] = _booklet().serial_name_dict
-        if value_serializer in names:
-            code = names[value_serializer]
-            kind = _booklet().serial_int_dict[code]
-            dumps = _checked_dumps(kind) if str(value_serializer).startswith(_NUMPY_INTS) else kind.dumps
-            return Serializer(value_serializer, code, value_serializer, dumps, kind.loads)
-        known = ", ".join(sorted(name for name in names if name))
-        raise InvalidArgumentError(
-            f"unknown value_serializer {value_serializer!r}; give None for bytes, a class with dumps and "
-            f"loads, or one of {known}"
-        )
+        plain = PLAIN.get(value_serializer)
+        if plain is None:
+            return _resolve_in_booklet(value_serializer)
+        return Serializer(value_serializer, _CODES[value_serializer], plain.dumps, plain.loads)
     dumps = getattr(value_serializer, "dumps", None)
     loads = getattr(value_serializer, "loads", None)
     if callable(dumps) and callable(loads):
-        # Booklet takes classes alone, and notes no more of one than that there was one.
-        argument = value_serializer if isinstance(value_serializer, type) else Undecoded
-        return Serializer(CUSTOM, _CUSTOM_CODE, argument, dumps, loads)
+        return Serializer(CUSTOM, _CUSTOM_CODE, dumps, loads)
     raise InvalidArgumentError(
         f"the value_serializer {value_serializer!r} has no dumps and loads; give a class or instance that has "
         "both, None for bytes, or the name of one of booklet's serializers"
     )
+
+
+def _resolve_in_booklet(name: str | None) -> Serializer:
+    names: dict[str | None, int] = _booklet().serial_name_dict
+    if name not in names:
+        known = ", ".join(sorted(known for known in names if known))
+        raise InvalidArgumentError(
+            f"unknown value_serializer {name!r}; give None for bytes, a class with dumps and "
+            f"loads, or one of {known}"
+        )
+    code = names[name]
+    kind = _booklet().serial_int_dict[code]
+    dumps = _checked_dumps(kind) if str(name).startswith(_NUMPY_INTS) else kind.dumps
+    return Serializer(name, code, dumps, kind.loads)
 
 
 def named_serializer(value_serializer: Any) -> str | None:
@@ -195,7 +195,7 @@ def named_serializer(value_serializer: Any) -> str | None:
     Raises:
         InvalidArgumentError: There is none of that name, or it has no dumps and loads.
     """
-    if value_serializer is None or (isinstance(value_serializer, str) and value_serializer in NAMES):
+    if value_serializer is None or (isinstance(value_serializer, str) and value_serializer in _CODES):
         return value_serializer
     return resolve(value_serializer).name
 
@@ -240,18 +240,25 @@ def resolve_stored(code: int, given: Any, where: str) -> Serializer:
                 f"{where} was made with a serializer class of its own; pass that class as value_serializer"
             )
         return resolve(given)
-    if code not in _booklet().serial_int_dict:
-        raise InvalidArgumentError(
-            f"{where} names the value serializer number {code}, which this booklet does not know; "
-            "install a newer booklet"
-        )
-    names = {number: name for name, number in _booklet().serial_name_dict.items()}
-    return resolve(names[code])
+    return resolve(_name_of_code(code, where))
 
 
 def stored_name(code: int, where: str) -> str | None:
     """Returns the name of the serializer that a Booklet header names, without needing a custom one."""
-    return CUSTOM if code == _CUSTOM_CODE else resolve_stored(code, None, where).name
+    return CUSTOM if code == _CUSTOM_CODE else _name_of_code(code, where)
+
+
+def _name_of_code(code: int, where: str) -> str | None:
+    if code in _NAMES_BY_CODE:
+        return _NAMES_BY_CODE[code]
+    # The installed Booklet may have more than were there when this was written.
+    names: dict[int, str | None] = {number: name for name, number in _booklet().serial_name_dict.items()}
+    if code not in names:
+        raise InvalidArgumentError(
+            f"{where} names the value serializer number {code}, which this booklet does not know; "
+            "install a newer booklet"
+        )
+    return names[code]
 
 
 def encode_metadata(data: Any) -> bytes:

@@ -31,8 +31,8 @@ class Mapping:
     def prepare(self) -> None:
         """Imports everything that a session needs."""
         if self.is_ours:
-            # What a program that has used one database has loaded: the peer's import loads all of its own.
-            for name in ("booklet", "ebooklet_tx.opening", "ebooklet_tx.changes", "ebooklet_tx.stores.s3"):
+            # What a program that has used a database of bytes has loaded: the peer's import loads all of its own.
+            for name in ("ebooklet_tx.opening", "ebooklet_tx.changes", "ebooklet_tx.stores.s3"):
                 importlib.import_module(name)
         self._module = importlib.import_module("ebooklet_tx" if self.is_ours else "ebooklet")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +60,38 @@ def test_a_store_is_asked_before_what_is_seldom_needed_is_loaded() -> None:
         "    print(error)\n"
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_new_copy_is_opened_read_and_looked_into_without_booklet(tmp_path: Path) -> None:
+    """Booklet imports numpy and pandas where they are."""
+    values: dict[Any, Any] = {
+        None: b"1",
+        "bytes": b"1",
+        "str": "1",
+        "json": [1],
+        "orjson": [1],
+        "pickle": {1},
+        "int4": 1,
+    }
+    for name, value in values.items():
+        with ebooklet_tx.open(f"file://{tmp_path}/{name}", tmp_path / f"{name}.blt", "n", name) as db:
+            db["k"] = value
+            db.changes().push()
+    done = run(
+        "import pickle, sys, ebooklet_tx\n"
+        "from ebooklet_tx.__main__ import main\n"
+        f"folder, values = {str(tmp_path)!r}, {values!r}\n"
+        "for name, value in values.items():\n"
+        "    remote, path = f'file://{folder}/{name}', f'{folder}/{name}-copy'\n"
+        "    for copy in (path, None):\n"
+        "        with ebooklet_tx.open(remote, copy, allow_pickle=True) as db:\n"
+        "            assert db['k'] == value\n"
+        "    main(['get', path, 'k', '--allow-pickle'])\n"
+        "with ebooklet_tx.open(f'file://{folder}/own', f'{folder}/own.blt', 'n', pickle) as db:\n"
+        "    db['k'] = 1\n"
+        "print(sorted({'booklet', 'numpy', 'pandas', 'uuid6'} & set(sys.modules)))\n"
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
 def test_each_public_name_is_there_and_is_listed() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ebooklet_tx.local.booklet import block_writer, hash_index
 from ebooklet_tx.local.booklet.block_writer import append_blocks
+from ebooklet_tx.local.booklet.file_header import new_header
 from ebooklet_tx.local.booklet.hash_index import ChainDamageError
 from ebooklet_tx.local.booklet.layout import HASH_BYTES, N_KEYS_OFFSET, POINTER_BYTES, parse_header, scan_file
 from ebooklet_tx.local.booklet.value_file import ValueFile, create_file
@@ -24,7 +25,7 @@ from ebooklet_tx.local.files.file_calls import write_all
 
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[ValueFile]:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=20)
+    file = create_file(tmp_path / "a.blt", new_header(1, 20))
     yield file
     file.close()
 
@@ -112,7 +113,7 @@ def test_pages_are_let_go_of(file: ValueFile, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_any_keys_in_any_batches(tmp_path_factory: Any, batches: list[dict[str, bytes]], n_buckets: int) -> None:
     folder = tmp_path_factory.mktemp("any")
-    file = create_file(folder / "a.blt", None, value_serializer=None, n_buckets=n_buckets)
+    file = create_file(folder / "a.blt", new_header(1, n_buckets))
     everything: dict[str, bytes] = {}
     for batch in batches:
         fresh = {key: value for key, value in batch.items() if key not in everything}
@@ -194,7 +195,7 @@ def dead_blocks(file: ValueFile) -> int:
 @pytest.mark.parametrize("n_buckets", [1, 3, 20])
 @pytest.mark.parametrize("which", ["first", "last", "middle", "every other", "all", "none"])
 def test_blocks_are_taken_out_of_any_part_of_a_chain(tmp_path: Path, n_buckets: int, which: str) -> None:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=n_buckets)
+    file = create_file(tmp_path / "a.blt", new_header(1, n_buckets))
     # As many as an index of this size holds without growing.
     everything = dict(list(numbered(0, 12).items())[:n_buckets])
     append(file, everything)
@@ -231,7 +232,7 @@ def test_any_changes_leave_what_booklet_leaves(
     folder = tmp_path_factory.mktemp("any")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hash_index, "_WINDOW_BYTES", reads)
-        file = create_file(folder / "a.blt", None, value_serializer=None, n_buckets=n_buckets)
+        file = create_file(folder / "a.blt", new_header(1, n_buckets))
         with booklet.open(folder / "b.blt", "n", key_serializer="str", n_buckets=n_buckets) as blt:
             everything: dict[str, bytes] = {}
             for number, batch in enumerate(batches):
@@ -276,7 +277,7 @@ def test_metadata_is_removed_and_is_no_key(file: ValueFile) -> None:
 
 
 def test_one_read_serves_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=5000)
+    file = create_file(tmp_path / "a.blt", new_header(1, 5000))
     append(file, numbered(0, 2000, size=20))
     reads: list[int] = []
     real = os.pread
@@ -290,7 +291,7 @@ def test_one_read_serves_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("where", ["a value", "the end", "behind the end", "itself", "a dead block"])
 def test_nothing_is_written_where_a_chain_leads_astray(tmp_path: Path, where: str) -> None:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
+    file = create_file(tmp_path / "a.blt", new_header(1, 1))
     # To booklet the value's inside looks like a block at a chain's end.
     trap = blake2s(b"b", digest_size=HASH_BYTES).digest() + b"\x01" + bytes(30)
     places = append(file, {"a": trap})

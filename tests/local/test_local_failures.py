@@ -23,6 +23,7 @@ from ebooklet_tx.limits import METADATA_KEY_BYTES, RESERVED_KEYS
 from ebooklet_tx.local import local_store as store_module
 from ebooklet_tx.local import open_by_lock, open_pair, reading
 from ebooklet_tx.local.booklet import block_writer, value_file
+from ebooklet_tx.local.booklet.file_header import new_header
 from ebooklet_tx.local.booklet.layout import GUARD_PREFIX, N_KEYS_OFFSET
 from ebooklet_tx.local.booklet.value_file import ValueFile, create_file, new_append_number
 from ebooklet_tx.local.commit import Fetched
@@ -283,7 +284,7 @@ def test_an_append_that_did_not_arrive_whole_is_noticed(tmp_path: Path, monkeypa
         (block_writer, torn, "did not arrive whole"),
         (value_file, beheaded, "the header is gone"),
     ):
-        file = create_file(tmp_path / f"{spoilt.__name__}.blt", None, value_serializer=None, n_buckets=50)
+        file = create_file(tmp_path / f"{spoilt.__name__}.blt", new_header(1, 50))
         with monkeypatch.context() as patches:
             patches.setattr(module, "write_all", spoilt)
             with pytest.raises(LocalIntegrityError, match=words):

@@ -14,6 +14,7 @@ import pytest
 
 from ebooklet_tx.errors import LocalStorageError, UnsupportedFormatError
 from ebooklet_tx.limits import METADATA_KEY_BYTES
+from ebooklet_tx.local.booklet.file_header import new_header
 from ebooklet_tx.local.booklet.layout import MAGIC, scan_file
 from ebooklet_tx.local.booklet.value_file import (
     IndexDamagedError,
@@ -27,7 +28,7 @@ from ebooklet_tx.local.files.file_calls import write_all
 
 @pytest.fixture
 def file(tmp_path: Path) -> Any:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=50)
+    file = create_file(tmp_path / "a.blt", new_header(1, 50))
     yield file
     file.close()
     file.close()
@@ -91,7 +92,7 @@ def test_a_full_disk_in_an_append(file: ValueFile, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_circle_in_a_chain_ends(tmp_path: Path) -> None:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
+    file = create_file(tmp_path / "a.blt", new_header(1, 1))
     append(file, ("a", 5, b"one"))
     (block,) = scan_file(file.fd, file.header).live.values()
     write_all(file.fd, block.position_bytes.to_bytes(6, "little"), block.position_bytes + 13)
@@ -101,7 +102,7 @@ def test_a_circle_in_a_chain_ends(tmp_path: Path) -> None:
 
 
 def test_a_pointer_into_a_value_is_not_followed_by_a_write(tmp_path: Path) -> None:
-    file = create_file(tmp_path / "a.blt", None, value_serializer=None, n_buckets=1)
+    file = create_file(tmp_path / "a.blt", new_header(1, 1))
     # To booklet the value's inside looks like a block at a chain's end.
     trap = blake2s(b"b", digest_size=13).digest() + b"\x01" + bytes(30)
     (offset,) = append(file, ("a", 5, trap))

@@ -11,12 +11,12 @@ from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalInt
 from ebooklet_tx.values import serializers
 from ebooklet_tx.values.serializers import (
     CUSTOM,
-    NAMES,
     checked_value,
     decode_metadata,
     encode_metadata,
     resolve,
     resolve_stored,
+    stored_name,
 )
 
 
@@ -50,13 +50,14 @@ def test_booklets_own_by_name(name: str, value: Any) -> None:
     assert resolve_stored(serializer.code, None, "the file").name == name
 
 
-def test_the_names_are_those_of_booklet() -> None:
-    assert {None, *NAMES} == set(booklet_serializers.serial_name_dict)
+def test_the_names_and_numbers_are_those_of_booklet() -> None:
+    assert booklet_serializers.serial_name_dict == serializers._CODES
 
 
 def test_every_code_of_booklet_resolves() -> None:
     for name, code in booklet_serializers.serial_name_dict.items():
         assert resolve(name).code == code
+        assert stored_name(code, "the file") == name
         if code:
             assert resolve_stored(code, None, "the file").code == code
 
@@ -87,6 +88,13 @@ def test_what_is_no_serializer(given: Any) -> None:
 def test_a_code_that_booklet_does_not_know() -> None:
     with pytest.raises(InvalidArgumentError, match="number 999"):
         resolve_stored(999, None, "the file")
+
+
+def test_one_that_a_later_booklet_has_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(booklet_serializers.serial_name_dict, "later", 999)
+    monkeypatch.setitem(booklet_serializers.serial_int_dict, 999, Reversed)
+    assert resolve("later").dumps("k", b"12") == b"21"
+    assert resolve_stored(999, None, "the file").name == stored_name(999, "the file") == "later"
 
 
 def test_failures_name_the_key() -> None:

@@ -6,26 +6,31 @@ values: str keys, timestamps, values of any length.
 
 from __future__ import annotations
 
-import io
 import secrets
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError, UnsupportedFormatError
 from ebooklet_tx.local.booklet.layout import (
     FIXED_LENGTH_MAGIC,
     GUARD_PREFIX,
     HEADER_BYTES,
+    KEY_LENGTH_BYTES,
     MAGIC,
     N_BUCKETS_OFFSET,
+    POINTER_BYTES,
+    TIMESTAMP_BYTES,
     UUID_OFFSET,
+    VALUE_LENGTH_BYTES,
+    VERSION,
     Header,
     parse_header,
 )
 from ebooklet_tx.local.files.file_calls import read_at, storage_errors
 
 _STR_SERIALIZER_CODE = 2
+_WITH_TIMESTAMPS = b"\1"
 
 
 def read_header(fd: int, path: Path) -> Header:
@@ -55,33 +60,52 @@ def read_header(fd: int, path: Path) -> Header:
     return header
 
 
-def model_header(uuid: bytes, value_serializer: Any, n_buckets: int) -> bytes:
+def model_header(uuid: bytes, serializer_code: int, n_buckets: int) -> bytes:
     """Returns the header of a new Booklet that has a given uuid, as another machine's copy needs it."""
-    raw = new_header(value_serializer, n_buckets)
+    raw = new_header(serializer_code, n_buckets)
     return raw[:UUID_OFFSET] + uuid + raw[UUID_OFFSET + len(uuid) :]
 
 
-def new_header(value_serializer: Any, n_buckets: int) -> bytes:
+def new_header(serializer_code: int, n_buckets: int) -> bytes:
     """Returns the header that Booklet gives a new file.
+
+    Args:
+        serializer_code: Booklet's number for the serializer of values; 0 for a class of the user's own.
+        n_buckets: How many buckets its index has.
 
     Raises:
         InvalidArgumentError: This machine's clock shows a time that Booklet can't write.
     """
-    # Its import takes that of numpy, where numpy is installed: a store is asked before.
-    import booklet
-
-    seat = io.BytesIO()
-    # Of one bucket, as it writes the index bucket by bucket and only the header is wanted.
+    now_us = time.time_ns() // 1000
     try:
-        blt = booklet.open(seat, "n", key_serializer="str", value_serializer=value_serializer, n_buckets=1)
+        made_at = now_us.to_bytes(TIMESTAMP_BYTES, "little")
     except OverflowError as error:
         raise InvalidArgumentError(
             "a Booklet file can't be dated: this machine's clock stands before 1970 or far in the future; set it"
         ) from error
-    raw = bytearray(seat.getvalue()[:HEADER_BYTES])
-    blt.close()
-    raw[N_BUCKETS_OFFSET : N_BUCKETS_OFFSET + 4] = n_buckets.to_bytes(4, "little")
-    return bytes(raw)
+    fields = (
+        MAGIC,
+        VERSION.to_bytes(2, "little"),
+        bytes((POINTER_BYTES, KEY_LENGTH_BYTES, VALUE_LENGTH_BYTES)),
+        n_buckets.to_bytes(4, "little"),
+        bytes(4),
+        serializer_code.to_bytes(2, "little"),
+        _STR_SERIALIZER_CODE.to_bytes(2, "little"),
+        # No keys, and values of no fixed length.
+        bytes(8),
+        _WITH_TIMESTAMPS,
+        made_at,
+        _new_uuid(now_us // 1000),
+    )
+    return b"".join(fields).ljust(HEADER_BYTES, b"\0")
+
+
+def _new_uuid(now_ms: int) -> bytes:
+    """Returns a UUID of version 8 that begins with the time, as Booklet's do."""
+    random = bytearray(secrets.token_bytes(10))
+    random[0] = random[0] & 0x0F | 0x80
+    random[2] = random[2] & 0x3F | 0x80
+    return now_ms.to_bytes(6, "big") + random
 
 
 def grown_header(header: Header, n_buckets: int | None) -> bytes:

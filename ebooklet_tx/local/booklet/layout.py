@@ -23,12 +23,17 @@ from ebooklet_tx.local.files.file_calls import read_at
 
 HEADER_BYTES = 200
 MAGIC = b"O~\x8a?\xe7\\GP\xadC\nr\x8f\xe3\x1c\xfe"
+VERSION = 5
+"""The format of the files that are made here, which is that of Booklet 0.12."""
 FIXED_LENGTH_MAGIC = b"\x04\xd3\xb2\x94\xf2\x10Ab\x95\x8d\x04\x00s\x8c\x9e\n"
 GUARD_BYTES = 16
 GUARD_PREFIX = b"ebtxflux"
 """First half of the mark that stands in place of the magic while the file is in flux."""
 
 POINTER_BYTES = 6
+KEY_LENGTH_BYTES = 2
+VALUE_LENGTH_BYTES = 4
+TIMESTAMP_BYTES = 7
 UNSET_POSITIONS = (0, int.from_bytes(b"0" * POINTER_BYTES, "little"))
 """What stands for the place of index or first block where it is the usual one; older booklets put digits."""
 

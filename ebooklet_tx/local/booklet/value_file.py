@@ -22,7 +22,6 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ebooklet_tx.descriptors import Descriptor
 from ebooklet_tx.errors import (
@@ -34,12 +33,11 @@ from ebooklet_tx.local.booklet.block_writer import (
     append_blocks,
     write_empty_index,
 )
-from ebooklet_tx.local.booklet.file_header import new_header, read_header, with_magic
+from ebooklet_tx.local.booklet.file_header import read_header, with_magic
 from ebooklet_tx.local.booklet.hash_index import ChainDamageError
 from ebooklet_tx.local.booklet.layout import (
     APPEND_NUMBER_BYTES,
     APPEND_NUMBER_OFFSET,
-    DEFAULT_N_BUCKETS,
     GENERATION_BYTES,
     GENERATION_OFFSET,
     GUARD_PREFIX,
@@ -277,19 +275,15 @@ class ValueFile(LockableFile):
 
 def create_file(
     path: Path,
-    header: bytes | None,
+    header: bytes,
     *,
-    value_serializer: Any = None,
-    n_buckets: int = DEFAULT_N_BUCKETS,
     rights: Rights | None = None,
 ) -> ValueFile:
     """Makes a new, empty, locked Booklet, durable when it returns.
 
     Args:
         path: A name that no other process uses; a file that is there is replaced.
-        header: 200 bytes of another Booklet whose uuid, serializers and number of buckets are to be taken over.
-        value_serializer: As Booklet takes it, for a file with no such model.
-        n_buckets: Likewise.
+        header: 200 bytes that have the uuid, the serializers and the number of buckets that it is to have.
         rights: Those of the file in whose place it is to be put; None for those that the system gives.
     """
     opened = Descriptor()
@@ -299,9 +293,8 @@ def create_file(
         lock_new(fd, path)
         with storage_errors(path, "write"):
             # With a generation of its own from the first byte: unfinished, it must not pass for its model.
-            model = header if header is not None else new_header(value_serializer, n_buckets)
-            write_all(fd, emptied_header(model, secrets.token_bytes(GENERATION_BYTES)), 0)
-            write_empty_index(fd, HEADER_BYTES, int.from_bytes(model[N_BUCKETS_OFFSET:][:4], "little"))
+            write_all(fd, emptied_header(header, secrets.token_bytes(GENERATION_BYTES)), 0)
+            write_empty_index(fd, HEADER_BYTES, int.from_bytes(header[N_BUCKETS_OFFSET:][:4], "little"))
             os.fsync(fd)
         made = ValueFile(path, opened, writable=True)
         made.note_locked()
