@@ -23,7 +23,8 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     TransientStoreError,
 )
-from ebooklet_tx.stores.http import HTTPStore, _SafeRedirects
+from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.http.opener import SafeRedirects
 from tests.servers import http_server
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -168,7 +169,7 @@ def test_redirects_are_followed_within_http() -> None:
 def test_no_redirect_gives_encryption_up(asked: str, led_to: str, followed: bool) -> None:
     request = urllib.request.Request(f"{asked}://127.0.0.1/db", headers={"Range": "bytes=0-1"})
     to = f"{led_to}://127.0.0.2/db"
-    next_one = _SafeRedirects().redirect_request(request, io.BytesIO(), 302, "Found", Message(), to)
+    next_one = SafeRedirects().redirect_request(request, io.BytesIO(), 302, "Found", Message(), to)
     assert (next_one is not None) == followed
     if next_one is not None:
         assert (next_one.full_url, next_one.get_header("Range")) == (to, "bytes=0-1")

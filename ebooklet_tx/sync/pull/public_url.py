@@ -6,6 +6,7 @@ right once is not asked again: the journal keeps which address was seen to show 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -83,7 +84,8 @@ def _shown_uuid(connection: S3Connection, db_url: str) -> str | None:
     store = HTTPStore(db_url, key=connection.key, timeout_seconds=min(connection.read_timeout, MAX_WAIT_SECONDS))
     try:
         place = f"{connection.key!r} at {store.location}"
-        return fetch_root(store, connection.key, name=place).manifest.uuid
+        with contextlib.closing(store):
+            return fetch_root(store, connection.key, name=place).manifest.uuid
     except _CAN_NOT_TELL as error:
         _log.info("whether db_url shows the same database can't be told: %s", error)
         return None

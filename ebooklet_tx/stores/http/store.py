@@ -1,8 +1,7 @@
 """An object store read from a public http(s) address.
 
-It keeps no connection open. The invariants: it never writes; whatever a server redirects to, no request uses
-another scheme than http and https, or falls back from https to http; no answer makes it hold more bytes than the
-limit; and bytes that a server has transformed are refused.
+The invariants: it never writes; no answer makes it hold more bytes than the limit; and bytes that a server has
+transformed are refused. Its connections are used again, and idle ones close with it.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from ebooklet_tx.connection import HTTPConnection, check_object_key, without_secrets
@@ -35,7 +35,9 @@ from ebooklet_tx.errors import (
     UnreachableStoreError,
 )
 from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
-from ebooklet_tx.stores.deadline import TimedSocket, deadline_in
+from ebooklet_tx.stores.deadline import deadline_in
+from ebooklet_tx.stores.http.connections import Answer, Connections
+from ebooklet_tx.stores.http.opener import http_only_opener
 from ebooklet_tx.stores.http_errors import error_for_answer, retry_after_seconds
 from ebooklet_tx.stores.object_store import Blob, StoredObject
 from ebooklet_tx.stores.request import Request
@@ -94,7 +96,10 @@ class HTTPStore(UnwritableStore):
         self._location = without_secrets(db_url)
         self._timeout_seconds = timeout_seconds
         self._max_body_bytes = max_body_bytes
-        self._opener = _http_only_opener()
+        self._connections = Connections()
+        self._opener = http_only_opener(self._connections)
+        # For a store that is not closed: it refers to nothing that its connections would be collected with.
+        weakref.finalize(self, self._connections.close)
 
     @property
     def location(self) -> str:
@@ -146,7 +151,8 @@ class HTTPStore(UnwritableStore):
             return StoredObject(key, size_bytes, _etag(answer) or "", _modified(answer), _metadata(answer))
 
     def close(self) -> None:
-        """Does nothing: no connection is kept."""
+        """Closes the connections that are kept; a request after it uses one of its own."""
+        self._connections.close()
 
     def _refuse(self, operation: str, key: str) -> NoReturn:
         # A listing is refused as well: a web server has none to rely on.
@@ -177,8 +183,12 @@ class HTTPStore(UnwritableStore):
             ):
                 _check_encoding(request, answer)
                 yield answer
+                answer.finish()
         except urllib.error.HTTPError as error:
-            with error:
+            # Not `with error`, which refuses one whose body is read already.
+            with contextlib.closing(error):
+                answer = cast(Answer, error.fp)
+                answer.finish()
                 if error.code == 304:
                     yield _NotModified(error.headers)
                     return
@@ -199,61 +209,6 @@ class _NotModified:
 
     def read(self, _amount: int, /) -> bytes:
         return b""
-
-
-def _http_only_opener() -> urllib.request.OpenerDirector:
-    """Returns an opener for http and https alone, so that a redirect to another scheme fails."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        _TimedHTTPHandler(),
-        _TimedHTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _SafeRedirects(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    opener.addheaders = [("User-Agent", "ebooklet_tx"), ("Accept", "*/*")]
-    return opener
-
-
-class _TimedHTTPConnection(http.client.HTTPConnection):
-    """A connection whose requests keep their deadline."""
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock: Any = TimedSocket(self.sock)
-
-
-class _TimedHTTPSConnection(http.client.HTTPSConnection):
-    """The same over TLS."""
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock: Any = TimedSocket(self.sock)
-
-
-class _TimedHTTPHandler(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_TimedHTTPConnection, req)
-
-
-class _TimedHTTPSHandler(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_TimedHTTPSConnection, req)
-
-
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, except from https to http."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        # With None the redirect itself is the answer, which counts as a refusal.
-        if req.type == "https" and urlsplit(newurl).scheme.lower() != "https":
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_encoding(request: Request, answer: _Answer) -> None:
