@@ -23,6 +23,7 @@ from ebooklet_tx.cli.shared import (
     complain,
     named_remote,
     needed_remote,
+    number_in,
     print_json,
     remembers_remote,
     show,
@@ -183,7 +184,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_remote(collect)
     collect.add_argument(
         "--grace-hours",
-        type=_hours,
+        type=number_in(float, 0),
         default=24.0,
         metavar="N",
         help="how long garbage is kept (default 24); under 12 only while nobody pushes",
@@ -207,13 +208,6 @@ def _collect(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _hours(text: str) -> float:
-    number = float(text)
-    if not number >= 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
-
-
 def _add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compact = add_command(
         commands,
@@ -226,7 +220,7 @@ def _add_compact(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_remote(compact)
     compact.add_argument(
         "--live-share",
-        type=_share,
+        type=number_in(float, 0, 1),
         default=0.5,
         metavar="SHARE",
         help="rewrite packs of which less than this share is live, from 0 to 1 (default 0.5)",
@@ -238,13 +232,6 @@ def _compact(options: argparse.Namespace) -> int:
         report = database.compact(live_share=options.live_share)
     show(report, options)
     return NEEDS_DECISION if report.unreadable_keys else DONE
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError("must be from 0 to 1")
-    return number
 
 
 def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -263,7 +250,7 @@ def _add_prune(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     prune.add_argument(
         "--max-bytes",
-        type=_bytes,
+        type=number_in(int, 0),
         metavar="N",
         help="drop the local copies that were read longest ago, too, until the file is no larger",
     )
@@ -280,13 +267,6 @@ def _prune(options: argparse.Namespace) -> int:
     else:
         print(f"{options.path}: {before:,} -> {after:,} bytes, {counted(removed, 'item')} removed")
     return DONE
-
-
-def _bytes(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
 
 
 def _add_unlock(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -32,7 +32,7 @@ from ebooklet_tx.cli.shared import (
     TERMINATED,
     add_command,
     complain,
-    count,
+    number_in,
     print_json,
     program,
     show,
@@ -194,7 +194,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         takes_path=False,
     )
     demo.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
-    demo.add_argument("--files", type=count, help="take only so many files")
+    demo.add_argument("--files", type=number_in(int, 1), help="take only so many files")
     demo.add_argument("--endpoint-url", metavar="URL", help="the S3 store's address, when it is not AWS")
     demo.add_argument("--bucket", help="push to this S3 bucket instead of a folder")
     demo.add_argument("--key", help="the database's key in the bucket (default: a new one)")

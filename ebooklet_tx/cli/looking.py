@@ -19,7 +19,7 @@ from ebooklet_tx.cli.shared import (
     NEEDS_DECISION,
     add_command,
     add_remote,
-    count,
+    number_in,
     print_json,
     said,
     show,
@@ -117,7 +117,7 @@ def add_looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         details=_LOG_HELP,
         example="log stations.blt --limit 5",
     )
-    log.add_argument("--limit", type=count, metavar="N", default=20, help="how many (default 20)")
+    log.add_argument("--limit", type=number_in(int, 1), metavar="N", default=20, help="how many (default 20)")
 
 
 def _add_at(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import ebooklet_tx
@@ -23,6 +24,8 @@ from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.sync.connecting import noted_connection
+
+_Number = TypeVar("_Number", int, float)
 
 DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -203,12 +206,20 @@ def add_lock_timeout(parser: argparse.ArgumentParser, default: float, what: str)
     parser.add_argument("--lock-timeout", type=float, default=default, metavar="SECONDS", help=what)
 
 
-def count(text: str) -> int:
-    """Reads a number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def number_in(kind: type[_Number], least: int, most: float = math.inf) -> Callable[[str], _Number]:
+    """Returns what reads the number of an option, and refuses one below `least` or above `most`."""
+    what = "a whole number" if kind is int else "a number"
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def read(text: str) -> _Number:
+        with contextlib.suppress(ValueError):
+            number = kind(text)
+            # NaN lies nowhere.
+            if least <= number <= most:
+                return number
+        raise argparse.ArgumentTypeError(f"must be {what} {bounds}, not {text[:40]!r}")
+
+    return read
 
 
 __all__ = [
@@ -225,9 +236,9 @@ __all__ = [
     "add_remote",
     "bars",
     "complain",
-    "count",
     "named_remote",
     "needed_remote",
+    "number_in",
     "print_json",
     "program",
     "remembers_remote",
