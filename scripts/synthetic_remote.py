@@ -15,6 +15,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ebooklet_tx.connection.parsing import connect
 from ebooklet_tx.formats.block import AnyRow
 from ebooklet_tx.formats.history import check_records
-from ebooklet_tx.formats.index_object import write_objects
+from ebooklet_tx.formats.index_object import cut_columns, join_blocks
 from ebooklet_tx.formats.index_records import IndexEntry, Run, Sizes
 from ebooklet_tx.formats.object_names import ObjectNames
 from ebooklet_tx.formats.pack import PACK_BYTES, PackBuilder
@@ -34,6 +35,7 @@ from ebooklet_tx.stores.factory import open_store
 from scripts.bench import data
 
 NOW_US = 1_764_000_000_000_000
+_ROWS_AT_ONCE = 1024
 
 Put = Callable[[str, bytes], str]
 """Stores an object under its name in the store and returns its ETag."""
@@ -68,7 +70,9 @@ def write_remote(
         else _rows(put, names, refs, count, value_bytes)
     )
     entries: list[IndexEntry] = []
-    for blob, entry in write_objects(rows, refs, names.new_index_object, sizes):
+    batches = iter(lambda: list(islice(rows, _ROWS_AT_ONCE)), [])
+    blocks = cut_columns((list(zip(*batch, strict=True)) for batch in batches), refs, sizes)
+    for blob, entry in join_blocks(blocks, names.new_index_object, sizes):
         entries.append(entry._replace(etag=put(names.object(entry.name), blob)))
     runs: tuple[Run, ...] = (tuple(entries),) if entries else ()
     if entries and entries_bytes(tuple(entries[:4096])) > RUN_LIST_BYTES:

@@ -4,19 +4,18 @@ A lookup reads the directory and one block. Collect and compact read the list of
 around the three, so that each byte is held to a digest: that of a block or of the list stands in the directory,
 the directory's in the entry by which a run names the object.
 
-The invariant: what `write_objects` yields is disjoint and ascending by key, lies in the range that it was given,
+The invariant: what `join_blocks` yields is disjoint and ascending by key, lies in the range that it was given,
 and every reader accepts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import accumulate, islice
+from collections.abc import Generator, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import InvalidArgumentError
 from ebooklet_tx.formats.block import (
-    AnyRow,
     Columns,
     EncodedBlock,
     build_columns,
@@ -192,74 +191,39 @@ class IndexObjectBuilder:
         return writer.finish(len(self._blocks))
 
 
-def cut_blocks(
-    rows: Iterable[AnyRow], refs: Mapping[str, ObjectRef], sizes: Sizes = _DEFAULT_SIZES
-) -> Iterator[EncodedBlock]:
-    """Yields the blocks of a stream of rows in the order of their keys.
-
-    Args:
-        rows: Drawn as blocks are taken: memory does not follow their number.
-        refs: Every pack that a row names; a mapping that grows while rows are drawn will do.
-        sizes: Where a block closes.
-    """
-    source = iter(rows)
-    batches = iter(lambda: list(islice(source, sizes.block_rows)), [])
-    return cut_columns((list(zip(*batch, strict=True)) for batch in batches), refs, sizes)
-
-
 def cut_columns(
     batches: Iterable[Columns], refs: Mapping[str, ObjectRef], sizes: Sizes = _DEFAULT_SIZES
 ) -> Iterator[EncodedBlock]:
-    """Yields the blocks of rows that come as columns, some at a time; otherwise as `cut_blocks`."""
+    """Yields the blocks of rows that come as columns, some at a time, in the order of their keys.
+
+    Args:
+        batches: Drawn as blocks are taken: memory does not follow their number.
+        refs: Every pack that a row names; a mapping that grows while batches are drawn will do.
+        sizes: Where a block closes.
+
+    Raises:
+        InvalidArgumentError: A row breaks a rule or a limit.
+    """
     most = min(sizes.block_rows, MAX_BLOCK_ROWS)
     rest: Columns = [()] * 8
     for batch in batches:
         columns = [[*left, *more] for left, more in zip(rest, batch, strict=True)] if rest[0] else batch
-        start, end = 0, len(columns[0])
-        while end - start >= most:
-            block = _block_at(columns, start, most, refs, sizes)
-            yield block
-            start += block.row_count
-        rest = [column[start:] for column in columns]
-    start, end = 0, len(rest[0])
-    while start < end:
-        block = _block_at(rest, start, most, refs, sizes)
-        yield block
-        start += block.row_count
+        taken = yield from _cut(columns, most, most, refs, sizes)
+        rest = [column[taken:] for column in columns]
+    yield from _cut(rest, 1, most, refs, sizes)
 
 
-def _block_at(
-    columns: Columns, start: int, most: int, refs: Mapping[str, ObjectRef], sizes: Sizes
-) -> EncodedBlock:
-    """Returns the block of the rows from one on, of so many at most."""
-    part = [column[start : start + most] for column in columns]
-    count = _rows_of_block(part, sizes.block_bytes)
-    return build_columns([column[:count] for column in part] if count < len(part[0]) else part, refs)
-
-
-def write_objects(
-    rows: Iterable[AnyRow],
-    refs: Mapping[str, ObjectRef],
-    names: Callable[[], str],
-    sizes: Sizes = _DEFAULT_SIZES,
-    *,
-    lo: str = "",
-    hi: str | None = None,
-) -> Iterator[tuple[bytes, IndexEntry]]:
-    """Yields the index objects that hold a stream of rows, each with its entry, as soon as each is full.
-
-    Args:
-        rows: In the order of their keys, and inside `[lo, hi)`.
-        refs: Every pack that a row names.
-        names: Called for the name of each object, `index/<id>`.
-        sizes: Where blocks and objects close.
-        lo: No slot begins below.
-        hi: No slot ends above; None is no bound.
-
-    Raises:
-        InvalidArgumentError: A row breaks a rule or a limit, or is out of order.
-    """
-    yield from join_blocks(cut_blocks(rows, refs, sizes), names, sizes, lo=lo, hi=hi)
+def _cut(
+    columns: Columns, least: int, most: int, refs: Mapping[str, ObjectRef], sizes: Sizes
+) -> Generator[EncodedBlock, None, int]:
+    """Yields blocks of up to `most` rows while `least` are left; returns how many rows they have together."""
+    start, end = 0, len(columns[0])
+    while end - start >= least:
+        part = [column[start : start + most] for column in columns]
+        count = _rows_of_block(part, sizes.block_bytes)
+        yield build_columns([column[:count] for column in part] if count < len(part[0]) else part, refs)
+        start += count
+    return start
 
 
 def join_blocks(
@@ -270,7 +234,18 @@ def join_blocks(
     lo: str = "",
     hi: str | None = None,
 ) -> Iterator[tuple[bytes, IndexEntry]]:
-    """Yields the index objects that hold blocks, new ones or reused ones; otherwise as `write_objects`."""
+    """Yields the index objects that hold blocks, each with its entry, as soon as each is full.
+
+    Args:
+        blocks: New ones or reused ones, in the order of their keys, and inside `[lo, hi)`.
+        names: Called for the name of each object, `index/<id>`.
+        sizes: Where objects close.
+        lo: No slot begins below.
+        hi: No slot ends above; None is no bound.
+
+    Raises:
+        InvalidArgumentError: A block is out of order, or an object would be past a limit.
+    """
     builder: IndexObjectBuilder | None = None
     for block in blocks:
         if builder is None:

@@ -6,15 +6,16 @@ import hashlib
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import islice
 from unittest import mock
 
 from ebooklet_tx.formats import root_body
-from ebooklet_tx.formats.block import EncodedBlock, build_block, encode_block, write_packs
+from ebooklet_tx.formats.block import AnyRow, EncodedBlock, build_block, encode_block, write_packs
 from ebooklet_tx.formats.columns import FrameKind, FrameWriter
 from ebooklet_tx.formats.history import encode_history, history_ref
-from ebooklet_tx.formats.index_object import write_objects
+from ebooklet_tx.formats.index_object import cut_columns, join_blocks
 from ebooklet_tx.formats.index_records import Feed, IndexEntry, Sizes
 from ebooklet_tx.formats.manifest import Manifest, dump, plain_record
 from ebooklet_tx.formats.root import encode_root
@@ -77,13 +78,36 @@ def block_of(rows: list[IndexRow]) -> EncodedBlock:
     return build_block(rows, REFS if set(rows) <= set(ROWS) else refs_of(rows))
 
 
+def cut_rows(
+    rows: Iterable[AnyRow], refs: Mapping[str, ObjectRef], sizes: Sizes | None = None
+) -> Iterator[EncodedBlock]:
+    """The blocks of rows, which are drawn some at a time."""
+    sizes = sizes or Sizes()
+    source = iter(rows)
+    batches = iter(lambda: list(islice(source, sizes.block_rows)), [])
+    return cut_columns((list(zip(*batch, strict=True)) for batch in batches), refs, sizes)
+
+
+def write_objects(
+    rows: Iterable[AnyRow],
+    refs: Mapping[str, ObjectRef],
+    sizes: Sizes | None = None,
+    *,
+    lo: str = "",
+    hi: str | None = None,
+) -> Iterator[tuple[bytes, IndexEntry]]:
+    """The index objects of rows, without ETags."""
+    sizes = sizes or Sizes()
+    return join_blocks(cut_rows(rows, refs, sizes), numbered("index"), sizes, lo=lo, hi=hi)
+
+
 def objects_of(
     rows: list[IndexRow], sizes: Sizes = TINY, *, lo: str = "", hi: str | None = None
 ) -> list[tuple[bytes, IndexEntry]]:
     """Index objects of rows, with ETags."""
     return [
         (data, entry._replace(etag=f'"{digest_of(data).hex()}"'))
-        for data, entry in write_objects(iter(rows), refs_of(rows), numbered("index"), sizes, lo=lo, hi=hi)
+        for data, entry in write_objects(rows, refs_of(rows), sizes, lo=lo, hi=hi)
     ]
 
 

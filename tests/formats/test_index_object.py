@@ -20,12 +20,10 @@ from ebooklet_tx.formats.block import AnyRow, decode_block
 from ebooklet_tx.formats.columns import FrameKind, FrameWriter
 from ebooklet_tx.formats.index_object import (
     IndexObjectBuilder,
-    cut_blocks,
     decode_directory,
     decode_pack_list,
     join_blocks,
     read_whole,
-    write_objects,
 )
 from ebooklet_tx.formats.index_records import Directory, IndexEntry, Sizes
 from ebooklet_tx.formats.run_list import problem_of_slots
@@ -34,13 +32,14 @@ from tests.formats.samples import (
     ENTRIES,
     OBJECTS,
     TINY,
-    hex_id,
+    cut_rows,
     numbered,
     objects_of,
     opened,
     placed_rows,
     refs_of,
     sealed,
+    write_objects,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -69,7 +68,7 @@ def test_rows_become_disjoint_objects_that_readers_take(
     sizes = Sizes(block_rows=rows_each, object_blocks=blocks_each)
     found: list[IndexRow] = []
     entries: list[IndexEntry] = []
-    for data, entry in write_objects(rows, {}, numbered("index"), sizes):
+    for data, entry in write_objects(rows, {}, sizes):
         here = rows_of(data, entry)
         assert all(entry.holds(row.key) for row in here)
         assert entry.row_count == len(here) <= rows_each * blocks_each
@@ -91,7 +90,7 @@ def test_rows_become_disjoint_objects_that_readers_take(
 def test_outer_bounds_stay_in_the_range_given(keys: list[str]) -> None:
     keys = sorted(keys)
     rows = [IndexRow(key, 1, 0, None) for key in keys[1:-1]]
-    made = [entry for _, entry in write_objects(rows, {}, numbered("index"), TINY, lo=keys[0], hi=keys[-1])]
+    made = [entry for _, entry in write_objects(rows, {}, TINY, lo=keys[0], hi=keys[-1])]
     assert made[0].lo >= keys[0]
     assert made[-1].hi is not None
     assert made[-1].hi <= keys[-1]
@@ -99,7 +98,7 @@ def test_outer_bounds_stay_in_the_range_given(keys: list[str]) -> None:
 
 def test_long_keys_have_short_outer_bounds() -> None:
     rows = [IndexRow("k" * 60_000 + end, 1, 0, None) for end in "ab"]
-    ((_, entry),) = write_objects(rows, {}, numbered("index"))
+    ((_, entry),) = write_objects(rows, {})
     assert (entry.lo, entry.hi) == ("k" * 64, "k" * 63 + "l")
 
 
@@ -110,10 +109,10 @@ def test_blocks_close_at_their_bytes_too() -> None:
     rows: list[AnyRow] = [IndexRow(key, 1, 0, None) for key in sorted(keys)]
     rows.append(IndexRow("x", 1, 0, digest_of(value), None, None, 90, value))
     rows.append(IndexRow("y" * 10, 1, 0, None))
-    counts = [block.row_count for block in cut_blocks(iter(rows), {}, sizes)]
+    counts = [block.row_count for block in cut_rows(iter(rows), {}, sizes)]
     assert sum(counts) == len(rows)
     assert counts[:3] == [3, 3, 3]
-    for block in cut_blocks(iter(rows), {}, sizes):
+    for block in cut_rows(iter(rows), {}, sizes):
         weight = sum(len(r.key) + len(r.value or b"") for r in decode_block(block.data, name="x").rows())
         assert weight <= 100 or block.row_count == 1
 
@@ -138,9 +137,9 @@ def test_memory_does_not_follow_the_number_of_rows() -> None:
             yield (f"k{number:09d}", 1, number, b"d" * 16, name, number * 100, 100, None)
 
     sizes = Sizes(object_blocks=4)
-    list(write_objects(placed_rows(600), refs, numbered("index"), sizes))
+    list(write_objects(placed_rows(600), refs, sizes))
     tracemalloc.start()
-    rows = sum(entry.row_count for _, entry in write_objects(stream(), refs, numbered("index"), sizes))
+    rows = sum(entry.row_count for _, entry in write_objects(stream(), refs, sizes))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == 30_000
@@ -199,7 +198,7 @@ def test_a_builder_refuses_what_no_reader_takes(monkeypatch: pytest.MonkeyPatch)
     builder = IndexObjectBuilder("index/x", "")
     with pytest.raises(InvalidArgumentError, match="without a block"):
         builder.finish(None)
-    (first, second) = list(cut_blocks(placed_rows(4), refs_of(placed_rows(4)), TINY))
+    (first, second) = list(cut_rows(placed_rows(4), refs_of(placed_rows(4)), TINY))
     builder.add(second)
     with pytest.raises(InvalidArgumentError, match="can't follow"):
         builder.add(first)
@@ -211,7 +210,7 @@ def test_a_builder_refuses_what_no_reader_takes(monkeypatch: pytest.MonkeyPatch)
 def test_a_stream_out_of_order_is_refused() -> None:
     rows = placed_rows(10)
     with pytest.raises(InvalidArgumentError, match="can't follow"):
-        list(write_objects([*rows[4:8], *rows[:4]], refs_of(rows), numbered("index"), TINY))
+        list(write_objects([*rows[4:8], *rows[:4]], refs_of(rows), TINY))
 
 
 def test_an_error_of_the_source_comes_through() -> None:
@@ -220,7 +219,7 @@ def test_an_error_of_the_source_comes_through() -> None:
         raise OSError("the disk")
 
     with pytest.raises(OSError, match="the disk"):
-        list(write_objects(stream(), refs_of(placed_rows(3)), numbered("index"), TINY))
+        list(write_objects(stream(), refs_of(placed_rows(3)), TINY))
 
 
 # -- directories that lie ----------------------------------------------------------------------
@@ -367,7 +366,7 @@ def replace_magic(magic: bytes) -> FrameKind:
 def test_many_packs_fit() -> None:
     rows = placed_rows(limits.MAX_OBJECT_PACKS, packs=limits.MAX_OBJECT_PACKS)
     refs = {name: ObjectRef(name, "e" * 1024, 2**32) for name in refs_of(rows)}
-    ((data, entry),) = write_objects(rows, refs, lambda: f"index/{hex_id(1)}")
+    ((data, entry),) = write_objects(rows, refs)
     directory = read_whole(data, entry=entry, name="x")
     start = directory.packs_offset_bytes
     uses = decode_pack_list(data[start : start + directory.packs_length_bytes], directory=directory, name="x")

@@ -23,7 +23,7 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.block import decode_block, encode_block
 from ebooklet_tx.formats.columns import FrameKind, FrameWriter
 from ebooklet_tx.formats.history import decode_history, encode_history, history_ref, write_facts
-from ebooklet_tx.formats.index_object import read_whole, write_objects
+from ebooklet_tx.formats.index_object import read_whole
 from ebooklet_tx.formats.pack import PackBuilder, iter_pack
 from ebooklet_tx.formats.root import ROOT_BYTES, decode_root, encode_root
 from ebooklet_tx.keys import check_key
@@ -38,8 +38,8 @@ from tests.formats.samples import (
     forged_root,
     hex_id,
     manifest_of,
-    numbered,
     sealed_root,
+    write_objects,
 )
 from tests.pairs import Bench, root_of
 from tests.remotes import Shelf
@@ -203,7 +203,7 @@ def test_keys_that_booklet_keeps_for_itself_are_refused_at_every_door(key: str) 
 def test_what_compresses_beyond_measure_is_cut_into_blocks_that_are_read() -> None:
     rows = [IndexRow(f"{number:04}" + "a" * 60_000, 1, 1, None) for number in range(90)]
     found: list[IndexRow] = []
-    for data, entry in write_objects(iter(rows), {}, numbered("index")):
+    for data, entry in write_objects(iter(rows), {}):
         assert len(data) < 100_000
         for ref in read_whole(data, entry=entry, name=entry.name).blocks:
             part = data[ref.offset_bytes : ref.offset_bytes + ref.length_bytes]
@@ -216,7 +216,7 @@ def test_an_index_object_larger_than_any_reader_takes_is_not_written() -> None:
         mock.patch("ebooklet_tx.formats.index_object.MAX_OBJECT_BYTES", 100),
         pytest.raises(InvalidArgumentError, match="no reader takes more"),
     ):
-        list(write_objects(iter([ROW]), {PACK.name: PACK}, numbered("index")))
+        list(write_objects(iter([ROW]), {PACK.name: PACK}))
 
 
 # -- packs and locks -------------------------------------------------------------------------------
