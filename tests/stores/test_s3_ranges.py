@@ -209,16 +209,6 @@ def test_no_signature_is_logged(store: S3Store, server: Server, caplog: pytest.L
     assert "the-id" not in caplog.text
 
 
-def test_a_botocore_that_is_built_otherwise_is_used_as_it_is(
-    store: S3Store, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert ranges.http_session_of(store._sender.client) is not None
-    monkeypatch.setattr(ranges, "http_session_of", lambda _: None)
-    for offset in range(3):
-        read(store, offset)
-    assert all("range" in signature for signature in server.signatures)
-
-
 def test_no_more_signatures_are_kept_than_so_many(
     store: S3Store, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,13 +108,12 @@ class RangeReads:
         was_refused = False
         if self._proven is client and self._refusals < _MOST_REFUSALS:
             signed = self._signed_request(client, credentials, key)
-            if signed is not None:
-                answer = _send(client, signed.request, headers)
-                if answer is not None:
-                    self._refusals = 0
-                    return answer
-                self._signed.pop(key, None)
-                was_refused = True
+            answer = _send(client, signed.request, headers)
+            if answer is not None:
+                self._refusals = 0
+                return answer
+            self._signed.pop(key, None)
+            was_refused = True
         answer = self._ask_plainly(client, key, headers)
         self._proven = client
         self._refusals += was_refused
@@ -126,7 +125,7 @@ class RangeReads:
         about = answer["ResponseMetadata"]
         return Answer(about["HTTPStatusCode"], about["HTTPHeaders"], answer["Body"])
 
-    def _signed_request(self, client: S3Client, credentials: int, key: str) -> _Signed | None:
+    def _signed_request(self, client: S3Client, credentials: int, key: str) -> _Signed:
         now = self._clock()
         signed = self._signed.get(key)
         if (
@@ -136,32 +135,28 @@ class RangeReads:
             and now < signed.until
         ):
             return signed
-        request = self._sign(client, key)
-        if request is None:
-            return None
-        signed = _Signed(client, credentials, now + _SIGNED_SECONDS, request)
+        signed = _Signed(client, credentials, now + _SIGNED_SECONDS, self._sign(client, key))
         while len(self._signed) >= _MOST_OBJECTS:
             # Another thread may be at it as well.
             self._signed.pop(next(iter(self._signed.copy()), ""), None)
         self._signed[key] = signed
         return signed
 
-    def _sign(self, client: S3Client, key: str) -> AWSPreparedRequest | None:
+    def _sign(self, client: S3Client, key: str) -> AWSPreparedRequest:
         """Has botocore prepare and sign a read of a whole object, which is not sent."""
-        if http_session_of(client) is None:
-            return None
         kept: list[AWSPreparedRequest] = []
         token = _kept.set(kept)
         try:
             client.get_object(Bucket=self._bucket, Key=key)
         finally:
             _kept.reset(token)
-        return kept[0] if kept else None
+        return kept[0]
 
 
 def http_session_of(client: S3Client) -> Any:
-    """Returns what botocore sends a client's requests with; None where it has no such thing any more."""
-    return getattr(getattr(client, "_endpoint", None), "http_session", None)
+    """Returns what botocore sends a client's requests with, for which it has no public name."""
+    internals: Any = client
+    return internals._endpoint.http_session
 
 
 def keep_signed(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
