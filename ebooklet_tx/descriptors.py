@@ -1,4 +1,4 @@
-"""File descriptors with an owner.
+"""File descriptors with an owner, and files over them.
 
 Owns one descriptor at a time. The invariant: no bytecode runs between the system call that opens one and the note
 of its number, nor between the call that closes it and the removal of that note. So no interrupt leaks a
@@ -8,9 +8,12 @@ descriptor, or closes a number that the system has since given to another file.
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import BinaryIO
 
 
 class Descriptor:
@@ -22,14 +25,17 @@ class Descriptor:
     def __init__(self) -> None:
         self._numbers: list[int] = []
 
-    def open(self, path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> None:
+    def open(
+        self, path: str | os.PathLike[str], flags: int, mode: int = 0o666, *, dir_fd: int | None = None
+    ) -> None:
         """Opens a path as `os.open` does; it is never inherited by another program.
 
         Raises:
             OSError: The system refuses.
         """
+        opening = functools.partial(os.open, dir_fd=dir_fd)
         # One call into C opens it and notes it.
-        self._numbers.extend(map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,)))
+        self._numbers.extend(map(opening, (path,), (flags | os.O_CLOEXEC,), (mode,)))
 
     @property
     def number(self) -> int:
@@ -51,4 +57,26 @@ class Descriptor:
             self.close()
 
 
-__all__ = ["Descriptor"]
+class _OwnedFile(io.FileIO):
+    """A file that closes its descriptor through the descriptor's owner."""
+
+    def __init__(self, owner: Descriptor, mode: str) -> None:
+        self._owner = owner
+        super().__init__(owner.number, mode, closefd=False)
+
+    def close(self) -> None:
+        super().close()
+        self._owner.close()
+
+
+def reading_file(owner: Descriptor) -> BinaryIO:
+    """Returns a buffered file for reading over an open descriptor, which the file closes."""
+    return io.BufferedReader(_OwnedFile(owner, "rb"))
+
+
+def writing_file(owner: Descriptor) -> BinaryIO:
+    """Returns a buffered file for reading and writing over an open descriptor, which the file closes."""
+    return io.BufferedRandom(_OwnedFile(owner, "r+b"))
+
+
+__all__ = ["Descriptor", "reading_file", "writing_file"]

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.descriptors import Descriptor, reading_file
 
 _EDGE_BYTES = 64 * 1024
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -26,17 +26,12 @@ def open_object(path: Path) -> BinaryIO:
         OSError: The system refuses.
     """
 
-    def opener(name: str, flags: int) -> int:
-        fd = os.open(name, flags | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "there is no file", name)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    return open(path, "rb", opener=opener)
+    opened = Descriptor()
+    opened.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(opened.number).st_mode):
+        opened.close()
+        raise FileNotFoundError(errno.ENOENT, "there is no file", str(path))
+    return reading_file(opened)
 
 
 def etag_of(file: BinaryIO) -> str:

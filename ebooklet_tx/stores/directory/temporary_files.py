@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from ebooklet_tx.descriptors import Descriptor
+from ebooklet_tx.descriptors import Descriptor, writing_file
 from ebooklet_tx.errors import RemoteAccessError
 
 UPLOAD_ID = re.compile(r"[0-9a-f]{32}\.part")
@@ -40,10 +40,10 @@ class TemporaryFile:
             OSError: The system refuses; it is missing; or it is no file.
         """
 
-        def opener(name: str, flags: int) -> int:
-            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=self._folder_fd)
-
-        return open(self.name, mode, opener=opener)
+        making = os.O_CREAT | os.O_EXCL if mode == "x+b" else 0
+        opened = Descriptor()
+        opened.open(self.name, os.O_RDWR | making | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._folder_fd)
+        return writing_file(opened)
 
     def exists(self) -> bool:
         """True while there is a file of that name."""
