@@ -22,6 +22,7 @@ import ebooklet_tx
 from ebooklet_tx.errors import (
     Error,
     LocalIntegrityError,
+    LocalStorageError,
     LockTimeoutError,
     RemoteIntegrityError,
     SessionClosedError,
@@ -222,7 +223,13 @@ class Enduring:
             return
         try:
             found = content_of(self._child.database)
-        except SessionClosedError:
+        except (SessionClosedError, LocalStorageError) as still:
+            # SQLite takes a lock that it could not release for held until it is closed.
+            if isinstance(still, LocalStorageError):
+                if "close the database and open it again" not in str(still):
+                    raise
+                with suppress(LocalStorageError):
+                    self._child.database.close()
             self._tell("closed by it")
             self._child.open_again()
             found = content_of(self._child.database)

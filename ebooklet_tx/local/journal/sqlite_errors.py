@@ -32,8 +32,13 @@ _WAYS_OUT = (
         "check the owner and mode of the file and its folder",
     ),
     (
-        ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"),
+        ("SQLITE_BUSY", "SQLITE_LOCKED"),
         "another process keeps it locked; do it again when that has finished",
+    ),
+    (
+        ("SQLITE_PROTOCOL",),
+        "the system has refused to release a lock of this session on it, or other processes use it all the time; "
+        "the last commit is intact, close the database and open it again",
     ),
     (("SQLITE_IOERR", "SQLITE_NOLFS"), "the disk fails or is full; the last commit is intact"),
     (("SQLITE_NOMEM",), "there is no memory left; the last commit is intact, do it again"),
