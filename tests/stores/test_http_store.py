@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import ssl
 import urllib.request
 from collections.abc import Callable
 from email.message import Message
@@ -23,7 +24,7 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     TransientStoreError,
 )
-from ebooklet_tx.stores.http import HTTPStore
+from ebooklet_tx.stores.http import HTTPStore, connections
 from ebooklet_tx.stores.http.opener import SafeRedirects
 from tests.servers import http_server
 
@@ -255,6 +256,19 @@ def test_a_body_that_is_cut_short_is_transient() -> None:
             error = error_of(ask)
             assert type(error) is TransientStoreError
             assert not error.may_have_applied
+
+
+def test_tls_that_breaks_under_a_body_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(_answer: connections.Answer, _amount: int) -> bytes:
+        error = ssl.SSLError(1, "bad record mac")
+        error.reason = "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+        raise error
+
+    with http_server(always(200, b"12345")) as url:
+        monkeypatch.setattr(connections.Answer, "read", break_off)
+        error = error_of(partial(HTTPStore(f"{url}/db").get, "db"))
+    assert type(error) is TransientStoreError
+    assert "bad record mac" in str(error)
 
 
 def test_without_an_etag_the_content_is_compared() -> None:

@@ -244,7 +244,8 @@ def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
 
 
 def _connection_error(request: Request, error: OSError | http.client.HTTPException) -> Error:
-    reason = getattr(error, "reason", error)
+    # Errors of ssl have a `reason` as well, which is not what is meant.
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return RemoteAccessError(
             f"{request.describe()}: the server's certificate is not valid; check the address and the CA bundle",
