@@ -15,7 +15,7 @@ import orjson
 from ebooklet_tx.errors import PartialCopyError
 from ebooklet_tx.limits import RESERVED_KEYS
 from ebooklet_tx.local.booklet.fixed_length import live_blocks, read_fixed_header
-from ebooklet_tx.local.booklet.layout import scan_file
+from ebooklet_tx.local.booklet.layout import TIMESTAMP_BYTES, scan_file
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import storage_errors
 from ebooklet_tx.local.journal.entries import entries_where
@@ -24,8 +24,6 @@ from ebooklet_tx.local.journal.journal import Journal
 INDEX_SUFFIX = ".remote_index"
 CHANGES_KEY_BYTES = b"7c40d2ea915b4f3a8e6d201"
 """Under this reserved key of the local file ebooklet keeps what is still to be pushed."""
-
-_TIMESTAMP_BYTES = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +81,10 @@ def listed_keys(path: Path) -> dict[str, int] | None:
     found: dict[str, int] = {}
     with storage_errors(location, "read"), location.open("rb") as file:
         try:
-            index = read_fixed_header(file, _TIMESTAMP_BYTES)
+            index = read_fixed_header(file, TIMESTAMP_BYTES)
             for key, value in live_blocks(file, os.fstat(file.fileno()).st_size, index):
                 if key not in RESERVED_KEYS:
-                    found[key.decode()] = int.from_bytes(value[:_TIMESTAMP_BYTES], "little")
+                    found[key.decode()] = int.from_bytes(value[:TIMESTAMP_BYTES], "little")
         except ValueError as error:
             raise PartialCopyError(
                 f"{location} should list the keys of ebooklet's remote and can't be read ({error}), so nobody "

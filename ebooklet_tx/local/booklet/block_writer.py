@@ -41,6 +41,7 @@ from ebooklet_tx.local.booklet.layout import (
     N_BUCKETS_OFFSET,
     N_KEYS_OFFSET,
     POINTER_BYTES,
+    TIMESTAMP_BYTES,
     Header,
 )
 from ebooklet_tx.local.files.file_calls import read_at, write_all
@@ -49,8 +50,6 @@ from ebooklet_tx.records import METADATA_KEY
 
 ROW_BYTES = 2**20
 """Blocks are written together up to this size; a value above it goes alone, and is not copied for that."""
-
-TIMESTAMP_BYTES = 7
 
 _HEAD = Struct("<13sQI7s")
 """A block's head: the hash of its key, next pointer and key length as one number, value length, timestamp."""
