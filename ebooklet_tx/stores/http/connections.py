@@ -132,7 +132,7 @@ class Connections:
             except (OSError, http.client.HTTPException) as error:
                 # What ended this connection may have ended all that are as old.
                 self._close_idle()
-                if isinstance(getattr(error, "reason", error), TimeoutError):
+                if isinstance(cause_of(error), TimeoutError):
                     raise
             check_stopped()
         made = (_TLSConnection if route.tls else _Connection)(route.host, timeout=request.timeout)
@@ -200,4 +200,12 @@ class Connections:
             connection.close()
 
 
-__all__ = ["IDLE_SECONDS", "MOST_IDLE", "Answer", "Connections"]
+def cause_of(error: OSError | http.client.HTTPException) -> object:
+    """Returns what a `URLError` stands for, an exception or a text, and any other error as it is.
+
+    Errors of ssl have a `reason` as well, which is not what is meant.
+    """
+    return error.reason if isinstance(error, urllib.error.URLError) else error
+
+
+__all__ = ["IDLE_SECONDS", "MOST_IDLE", "Answer", "Connections", "cause_of"]

@@ -36,7 +36,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
 from ebooklet_tx.stores.deadline import deadline_in
-from ebooklet_tx.stores.http.connections import Answer, Connections
+from ebooklet_tx.stores.http.connections import Answer, Connections, cause_of
 from ebooklet_tx.stores.http.opener import http_only_opener
 from ebooklet_tx.stores.http_errors import error_for_answer, retry_after_seconds
 from ebooklet_tx.stores.object_store import Blob, StoredObject
@@ -244,8 +244,7 @@ def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
 
 
 def _connection_error(request: Request, error: OSError | http.client.HTTPException) -> Error:
-    # Errors of ssl have a `reason` as well, which is not what is meant.
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    reason = cause_of(error)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return RemoteAccessError(
             f"{request.describe()}: the server's certificate is not valid; check the address and the CA bundle",
