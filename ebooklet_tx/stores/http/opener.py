@@ -1,7 +1,8 @@
 """urllib's way to an answer: proxies of the environment and redirects, on connections that are kept.
 
 The invariant: whatever a server redirects to, no request uses another scheme than http and https, falls back from
-https to http, or gives a proxy's credentials to another server; and no redirect's body is taken in.
+https to http, or gives a proxy's credentials to another server; and of a redirect's body a short one at most is
+read.
 """
 
 from __future__ import annotations
