@@ -178,7 +178,7 @@ def resolve(value_serializer: Any) -> Serializer:
 def _resolve_in_booklet(name: str | None) -> Serializer:
     names: dict[str | None, int] = _booklet().serial_name_dict
     if name not in names:
-        known = ", ".join(sorted(known for known in names if known))
+        known = ", ".join(sorted(each for each in names if each))
         raise InvalidArgumentError(
             f"unknown value_serializer {name!r}; give None for bytes, a class with dumps and "
             f"loads, or one of {known}"

@@ -122,6 +122,19 @@ def whole(exchange: Exchange) -> None:
     exchange.send(200, BODY, ETag='"e"')
 
 
+def once(then: threading.Event | Stop, over: threading.Event) -> Answering:
+    """Answers the first request of a connection; at the next one sets something, and leaves it waiting."""
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.asked == 1:
+            whole(exchange)
+        else:
+            then.set()
+            over.wait(WAIT_SECONDS)
+
+    return answer
+
+
 @contextlib.contextmanager
 def serving(answer: Answering = whole, tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     site = Site(answer)
@@ -306,15 +319,7 @@ def test_a_server_that_is_gone_is_unreachable() -> None:
 
 def test_a_request_that_takes_too_long_is_not_sent_again() -> None:
     arrived, over = threading.Event(), threading.Event()
-
-    def answer(exchange: Exchange) -> None:
-        if exchange.asked == 1:
-            whole(exchange)
-        else:
-            arrived.set()
-            over.wait(WAIT_SECONDS)
-
-    with serving(answer) as site, contextlib.closing(site.store()) as store:
+    with serving(once(arrived, over)) as site, contextlib.closing(site.store()) as store:
         assert data_of(store) == BODY
         store._timeout_seconds = 0.2
         with pytest.raises(TransientStoreError, match="TimeoutError") as caught:
@@ -327,15 +332,7 @@ def test_a_request_that_takes_too_long_is_not_sent_again() -> None:
 
 def test_a_stopped_request_is_not_sent_again() -> None:
     stop, over = Stop(), threading.Event()
-
-    def answer(exchange: Exchange) -> None:
-        if exchange.asked == 1:
-            whole(exchange)
-        else:
-            stop.set()
-            over.wait(WAIT_SECONDS)
-
-    with serving(answer) as site, contextlib.closing(site.store()) as store:
+    with serving(once(stop, over)) as site, contextlib.closing(site.store()) as store:
         assert data_of(store) == BODY
         with ThreadPoolExecutor(1, initializer=stop_by, initargs=(stop,)) as thread:
             error = thread.submit(store.get, "db").exception(WAIT_SECONDS)

@@ -76,9 +76,9 @@ def new_header(serializer_code: int, n_buckets: int) -> bytes:
     Raises:
         InvalidArgumentError: This machine's clock shows a time that Booklet can't write.
     """
-    now_us = time.time_ns() // 1000
+    clock_us = time.time_ns() // 1000
     try:
-        made_at = now_us.to_bytes(TIMESTAMP_BYTES, "little")
+        made_at = clock_us.to_bytes(TIMESTAMP_BYTES, "little")
     except OverflowError as error:
         raise InvalidArgumentError(
             "a Booklet file can't be dated: this machine's clock stands before 1970 or far in the future; set it"
@@ -95,7 +95,7 @@ def new_header(serializer_code: int, n_buckets: int) -> bytes:
         bytes(8),
         _WITH_TIMESTAMPS,
         made_at,
-        _new_uuid(now_us // 1000),
+        _new_uuid(clock_us // 1000),
     )
     return b"".join(fields).ljust(HEADER_BYTES, b"\0")
 

@@ -273,12 +273,7 @@ class ValueFile(LockableFile):
         return with_magic(header, self.header)
 
 
-def create_file(
-    path: Path,
-    header: bytes,
-    *,
-    rights: Rights | None = None,
-) -> ValueFile:
+def create_file(path: Path, header: bytes, *, rights: Rights | None = None) -> ValueFile:
     """Makes a new, empty, locked Booklet, durable when it returns.
 
     Args:

@@ -25,7 +25,6 @@ def open_object(path: Path) -> BinaryIO:
         FileNotFoundError: There is no file; anything else at the path is no object.
         OSError: The system refuses.
     """
-
     opened = Descriptor()
     opened.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(opened.number).st_mode):

@@ -39,7 +39,6 @@ class TemporaryFile:
         Raises:
             OSError: The system refuses; it is missing; or it is no file.
         """
-
         making = os.O_CREAT | os.O_EXCL if mode == "x+b" else 0
         opened = Descriptor()
         opened.open(self.name, os.O_RDWR | making | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._folder_fd)
