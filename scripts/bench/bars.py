@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from ebooklet_tx.formats.index_records import Sizes
 from scripts.bench.bars_index import index
 from scripts.bench.phases_alone import LONG_PUSHES
 from scripts.bench.results import KIB, MIB, Results, Verdict, at_most, ratio
@@ -77,9 +78,13 @@ def _pull(results: Results) -> Iterator[Verdict]:
 
 
 def _first_push(results: Results) -> Iterator[Verdict]:
+    sizes = Sizes()
     for row in results.all("first push", variant="1024 B"):
         what, counts = f"first push, {row.n:,} x 1 KiB", row.measured.counts
-        yield at_most(f"{what}: requests", counts.requests, counts.bytes_up // (16 * MIB) + 4)
+        # One for each pack and each index object, one for the lease and one for the root.
+        index_objects = -(-row.n // (sizes.object_blocks * sizes.block_rows))
+        packs = -(-row.n * KIB // (16 * MIB))
+        yield at_most(f"{what}: requests", counts.requests, packs + index_objects + 2)
         peer = results.peer_seconds(row)
         if peer is not None:
             yield ratio(f"{what}: time to the peer's", row.measured.seconds / peer, 0.7)
