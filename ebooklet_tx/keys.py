@@ -18,6 +18,8 @@ def text_of(key: object) -> str:
     Raises:
         InvalidKeyError: It is no str, or can't be written as UTF-8.
     """
+    if type(key) is str and key.isascii():
+        return key
     if not isinstance(key, str):
         raise InvalidKeyError(f"a key must be a str, not {type(key).__name__}: {key!r}")
     if not is_text(key):

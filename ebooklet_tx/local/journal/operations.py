@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ebooklet_tx.local.journal.connections import in_order_of_first, insert_many
+from ebooklet_tx.local.journal.pending.existing_rows import change_existing, kind_of_most
 from ebooklet_tx.local.journal.schema import BASE_AS_NOW, EMPTY
 from ebooklet_tx.records import digest_of
 
@@ -102,18 +103,33 @@ ON CONFLICT(key) DO UPDATE SET {_KEEP_BASE},
 """,
 )
 
-_DELETE_AND_GONE = (
-    *_DELETE[:2],
-    f"""{_DELETE[2]},
-  local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL, local_length_bytes = NULL
-""",
-)
+_NO_COPY = "local_timestamp_us = NULL, local_digest = NULL, local_offset_bytes = NULL, local_length_bytes = NULL"
 
-MANY_KEYS = 1000
-"""From so many keys on it pays to look what kind of keys they are."""
+_DELETE_AND_GONE = (*_DELETE[:2], f"{_DELETE[2]}, {_NO_COPY}")
 
-_SAMPLE_KEYS = 8
+# What the upserts make of the two kinds of rows that most changes of many keys meet.
+_KINDS = {
+    "known": "known AND pending = 0 AND remote_digest IS NOT NULL",
+    "pending": f"pending = 1 AND base_kind != {BASE_ADOPTED}",
+}
+_NEW_BASE = {"known": f"{REMOTE_AS_BASE}, base_at = {{s2}}, ", "pending": ""}
+
+_SET_EXISTING = f"""
+  pending = CASE WHEN known AND new.digest IS remote_digest AND new.timestamp_us IS remote_timestamp_us
+                  AND {_NO_PUSH_OPEN} THEN 0 ELSE 1 END,
+  pending_digest = new.digest, pending_timestamp_us = new.timestamp_us,
+  pending_length_bytes = new.length_bytes, pending_number = new.number,
+  local_digest = new.digest, local_timestamp_us = new.timestamp_us,
+  local_length_bytes = new.length_bytes, local_offset_bytes = new.offset_bytes
+"""
+_DELETE_EXISTING = f"""
+  pending = CASE WHEN {_NO_PUSH_OPEN} AND CASE WHEN known THEN remote_digest IS NULL
+    ELSE {BASE_AS_NOW} AND base_digest IS NULL END THEN 0 ELSE 2 END,
+  pending_digest = NULL, pending_timestamp_us = new.timestamp_us, pending_length_bytes = NULL,
+  pending_number = new.number
+"""
 _PLACED = ("key", "digest", "timestamp_us", "length_bytes", "number", "offset_bytes")
+_DELETED = ("key", "timestamp_us", "number")
 
 DROP_EMPTY = f"DELETE FROM entry WHERE {EMPTY}"
 """Entries of which this machine holds nothing."""
@@ -207,47 +223,25 @@ def record_placed_sets(
     # Numbers go by the order of the file. In the order of key the table's pages are met once each.
     numbers = numbering.take(len(keys))
     columns = in_order_of_first((keys, digests, stamps, lengths_bytes, numbers, offsets_bytes))
-    if len(keys) >= MANY_KEYS and _are_overwritten(raw, columns[0]):
-        _overwrite(raw, numbering, columns)
-    else:
-        insert_many(raw, _SET_AND_PLACE, numbering.shared, columns)
+    _upsert(raw, _SET_AND_PLACE, numbering.shared, _SET_EXISTING, _PLACED, columns)
     numbering.note()
 
 
-def _are_overwritten(raw: sqlite3.Connection, keys: Sequence[str]) -> bool:
-    """Whether most of some keys, by a few of them, have a known value and no operation."""
-    some = keys[:: len(keys) // _SAMPLE_KEYS]
-    marks = ",".join("?" * len(some))
-    query = f"SELECT count(*) FROM entry WHERE key IN ({marks}) AND known AND pending = 0"
-    return 2 * int(raw.execute(query, some).fetchone()[0]) > len(some)
-
-
-def _overwrite(raw: sqlite3.Connection, numbering: Numbering, columns: Sequence[Sequence[Any]]) -> None:
-    """Makes placed sets of (key, digest, timestamp, length, number, offset); any keys may be among them.
-
-    A trigger does what `_SET_AND_PLACE` does. A known key without an operation comes first: the row to insert is
-    not made for it, and there is no base to keep, which saves a fifth of the time.
-    """
-    shared = raw.execute("SELECT quote(?), quote(?), quote(?)", numbering.shared).fetchone()
-    named = {f"s{number}": text for number, text in enumerate(shared)}
-    row = _SET_AND_PLACE[1].format(*(f"new.{name}" for name in _PLACED), **named)
-    is_open = int(has_open_push(raw))
-    # A transaction that fails takes both with it.
-    raw.execute(f"CREATE TEMP VIEW placed_set AS SELECT {', '.join(f'NULL AS {name}' for name in _PLACED)}")
-    raw.execute(f"""
-CREATE TEMP TRIGGER record_placed_set INSTEAD OF INSERT ON placed_set BEGIN
-  UPDATE entry SET {REMOTE_AS_BASE}, base_at = {shared[-1]},
-    pending = CASE WHEN new.digest IS remote_digest AND new.timestamp_us IS remote_timestamp_us AND NOT {is_open}
-      THEN 0 ELSE 1 END,
-    pending_digest = new.digest, pending_timestamp_us = new.timestamp_us,
-    pending_length_bytes = new.length_bytes, pending_number = new.number,
-    local_digest = new.digest, local_timestamp_us = new.timestamp_us,
-    local_length_bytes = new.length_bytes, local_offset_bytes = new.offset_bytes
-  WHERE key = new.key AND known AND pending = 0;
-  {_SET_AND_PLACE[0]} SELECT {row[1:-1]} WHERE changes() = 0 {_SET_AND_PLACE[2]};
-END""")
-    insert_many(raw, ("INSERT INTO temp.placed_set", "({0}, {1}, {2}, {3}, {4}, {5})", ""), (), columns)
-    raw.execute("DROP VIEW temp.placed_set")
+def _upsert(
+    raw: sqlite3.Connection,
+    statement: tuple[str, str, str],
+    shared: Sequence[Any],
+    changes: str,
+    names: Sequence[str],
+    columns: Sequence[Sequence[Any]],
+) -> None:
+    """Inserts or changes the rows of some keys, by the way that is quick where most have a row of one kind."""
+    kind = kind_of_most(raw, columns[0], _KINDS)
+    if kind is None:
+        insert_many(raw, statement, shared, columns)
+    else:
+        update = f"SET {_NEW_BASE[kind]}{changes} WHERE {_KINDS[kind]}"
+        change_existing(raw, update, statement, shared, names, columns)
 
 
 def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, gone: bool = False) -> None:
@@ -268,7 +262,10 @@ def record_deletes(raw: sqlite3.Connection, rows: Iterable[tuple[str, int]], *, 
     kind = 0 if numbering.known and not is_open else 2
     keys, stamps = [key for key, _ in rows], [stamp for _, stamp in rows]
     columns = (keys, stamps, numbering.take(len(rows)))
-    insert_many(raw, _DELETE_AND_GONE if gone else _DELETE, (*numbering.shared, kind), columns)
+    statement, changes = _DELETE, _DELETE_EXISTING
+    if gone:
+        statement, changes = _DELETE_AND_GONE, f"{_DELETE_EXISTING}, {_NO_COPY}"
+    _upsert(raw, statement, (*numbering.shared, kind), changes, _DELETED, columns)
     if raw.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is not None:
         raw.executemany("DELETE FROM staged WHERE key = ?", ((key,) for key, _ in rows))
     raw.execute(DROP_EMPTY)

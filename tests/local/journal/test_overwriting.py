@@ -1,4 +1,4 @@
-"""Many keys overwritten by one commit: each row becomes what it would become in a commit of few keys."""
+"""Many keys overwritten or deleted by one commit: each row becomes what a commit of few keys makes of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ebooklet_tx.local.journal import operations, schema
-from ebooklet_tx.local.journal.operations import record_placed_sets
+from ebooklet_tx.local.journal.operations import BASE_ADOPTED, record_deletes, record_placed_sets
+from ebooklet_tx.local.journal.pending import existing_rows
+from ebooklet_tx.local.journal.pending.existing_rows import kind_of_most
 
 KEYS = [f"k{number:03}" for number in range(240)]
 DIGESTS = [bytes([number]) * 16 for number in range(3)]
@@ -18,7 +20,7 @@ DIGESTS = [bytes([number]) * 16 for number in range(3)]
 
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MANY_KEYS", 20)
+    monkeypatch.setattr(existing_rows, "MANY_KEYS", 20)
 
 
 @pytest.fixture
@@ -69,6 +71,22 @@ def some_sets(generator: random.Random) -> list[list[Any]]:
     return [keys, *([generator.choice(some) for _ in keys] for some in choices), list(range(len(keys)))]
 
 
+Change = Callable[[sqlite3.Connection, list[list[Any]]], None]
+
+
+def set_all(raw: sqlite3.Connection, columns: list[list[Any]]) -> None:
+    record_placed_sets(raw, *columns)
+
+
+def delete_all(raw: sqlite3.Connection, columns: list[list[Any]]) -> None:
+    record_deletes(raw, sorted(zip(columns[0], columns[2], strict=True)))
+
+
+def delete_all_with_copies(raw: sqlite3.Connection, columns: list[list[Any]]) -> None:
+    record_deletes(raw, sorted(zip(columns[0], columns[2], strict=True)), gone=True)
+
+
+@pytest.mark.parametrize("change", [set_all, delete_all, delete_all_with_copies])
 @pytest.mark.parametrize("base_at", [None, "y'z"])
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("seed", range(3))
@@ -78,12 +96,13 @@ def test_a_row_is_what_the_upsert_makes_of_it(
     seed: int,
     is_open: bool,
     base_at: str | None,
+    change: Change,
 ) -> None:
     generator = random.Random(seed)
     entries = [some_entry(key, generator) for key in KEYS if generator.random() < 0.85]
     columns = some_sets(generator)
     found = []
-    for is_many in (False, True):
+    for kind in (None, *operations._KINDS):
         raw = new_journal()
         if base_at is not None:
             raw.execute("INSERT INTO meta VALUES ('base_commit_id', ?)", (base_at,))
@@ -92,29 +111,52 @@ def test_a_row_is_what_the_upsert_makes_of_it(
         for entry in entries:
             marks = ", ".join("?" * len(entry))
             raw.execute(f"INSERT INTO entry({', '.join(entry)}) VALUES ({marks})", list(entry.values()))
-        monkeypatch.setattr(operations, "_are_overwritten", lambda *_, is_many=is_many: is_many)
-        record_placed_sets(raw, *columns)
+        monkeypatch.setattr(operations, "kind_of_most", lambda *_, kind=kind: kind)
+        change(raw, columns)
         assert raw.execute(f"SELECT count(*) FROM entry WHERE NOT {schema.SOUND_ROW}").fetchone() == (0,)
         found.append([raw.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(schema.TABLES)])
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize(("known", "pending", "expected"), [(7, 0, True), (0, 0, False), (7, 1, False)])
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"known": 7, "remote_digest": DIGESTS[0]}, "known"),
+        ({"known": 7}, None),
+        ({"remote_digest": DIGESTS[0]}, None),
+        ({"pending": 1}, "pending"),
+        ({"pending": 1, "known": 7, "remote_digest": DIGESTS[0]}, "pending"),
+        ({"pending": 1, "base_kind": BASE_ADOPTED}, None),
+        ({"pending": 2}, None),
+    ],
+)
 def test_what_kind_of_keys_they_are_is_told_by_some(
-    new_journal: Callable[[], sqlite3.Connection], known: int, pending: int, expected: bool
+    new_journal: Callable[[], sqlite3.Connection], entry: dict[str, Any], expected: str | None
 ) -> None:
     raw = new_journal()
-    assert not operations._are_overwritten(raw, KEYS)
+    assert kind_of_most(raw, KEYS, operations._KINDS) is None
+    names, marks = ", ".join(entry), ", ".join("?" * len(entry))
     raw.executemany(
-        "INSERT INTO entry(key, known, pending) VALUES (?, ?, ?)", [(key, known, pending) for key in KEYS[::2]]
+        f"INSERT INTO entry(key, {names}) VALUES (?, {marks})", [(key, *entry.values()) for key in KEYS[::2]]
     )
-    assert operations._are_overwritten(raw, KEYS[::2]) == expected
-    assert not operations._are_overwritten(raw, KEYS[1::2])
+    assert kind_of_most(raw, KEYS[::2], operations._KINDS) == expected
+    assert kind_of_most(raw, KEYS[1::2], operations._KINDS) is None
+    assert kind_of_most(raw, KEYS[:38:2], operations._KINDS) is None, "few keys"
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_any_number_of_keys_can_count_as_many(
+    new_journal: Callable[[], sqlite3.Connection], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(existing_rows, "MANY_KEYS", 1)
+    raw = new_journal()
+    raw.executemany("INSERT INTO entry(key, pending) VALUES (?, 1)", [(key,) for key in KEYS[:count]])
+    assert kind_of_most(raw, KEYS[:count], operations._KINDS) == "pending"
 
 
 def test_nothing_is_left_in_the_connection(new_journal: Callable[[], sqlite3.Connection]) -> None:
     raw = new_journal()
-    raw.executemany("INSERT INTO entry(key, known) VALUES (?, 7)", [(key,) for key in KEYS])
+    raw.executemany("INSERT INTO entry(key, known, remote_digest) VALUES (?, 7, x'00')", [(key,) for key in KEYS])
     columns = some_sets(random.Random(1))
     raw.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.Error):
