@@ -330,7 +330,10 @@ def _commit(session: Session, rows: Sequence[RemoteValue]) -> list[RemoteValue]:
 
 
 def _to_move(journal: Journal, reader: Reader, rows: Sequence[RemoteValue]) -> list[tuple[RemoteValue, Place]]:
-    """Returns, in order of key, the rows that lie where they lay and have arrived elsewhere, and where."""
+    """Returns, in order of key, the rows that lie where they lay and have arrived elsewhere, and where.
+
+    Their timestamps are those of the base that there is now.
+    """
     places = arrived_places(journal)
     wanted = [row for row in rows if row.digest in places]
     pending = pending_keys_among(journal, [row.key for row in wanted])
@@ -343,8 +346,9 @@ def _to_move(journal: Journal, reader: Reader, rows: Sequence[RemoteValue]) -> l
             row.offset_bytes,
             row.digest,
         )
-        if is_there and row.key not in pending:
-            moved.append((row, places[row.digest]))
+        if item is not None and is_there and row.key not in pending:
+            # Another writer may have given the value where it lies another timestamp.
+            moved.append((row._replace(timestamp_us=item.row.timestamp_us), places[row.digest]))
     return moved
 
 

@@ -271,6 +271,32 @@ def test_a_key_that_another_writer_changed_meanwhile_keeps_his_row(yard: Yard, c
     assert yard.verify(read_values=True).sound
 
 
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_key_of_which_another_writer_changed_the_timestamp_alone_keeps_it(yard: Yard, conditional: bool) -> None:
+    make_hollow(yard)
+    with yard.open("b", "w"):
+        pass
+    gate = GatedStore(yard.store, 1, kind="put")
+
+    def run() -> int:
+        with yard.open("a", "w", wrap=lambda _store: gate, conditional_writes=conditional) as db:
+            return compact(db._session).moved_keys
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(run)
+        gate.wait_until_stopped()
+        with yard.open("b", "w") as db:
+            db.set_timestamp("k8", 1_700_000_000_000_123)
+            db.changes().push()
+        gate.opened.set()
+        assert future.result() == 3
+    with yard.open("another", "r") as db:
+        assert db.get_timestamp("k8") == 1_700_000_000_000_123
+    with yard.open("b", "r") as db:
+        assert db.get_timestamp("k8") == 1_700_000_000_000_123
+    assert yard.verify(read_values=True).sound
+
+
 def test_a_compaction_that_finds_everything_changed_commits_nothing(yard: Yard) -> None:
     make_hollow(yard)
     with yard.open("b", "w"):
