@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.bounded_copies import BoundedCopies
 from ebooklet_tx.local.commit import Fetched, FetchedColumns, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
-from ebooklet_tx.local.journal.entries import Entry, find_entry, stale_keys
+from ebooklet_tx.local.journal.entries import Entry, find_entries, find_entry, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
@@ -505,8 +505,22 @@ class LocalStore:
             entry = self.entry(key)
             if entry is None or entry.local_digest != digest:
                 return None
-            value = self.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
+            value = self._reading.read_at(entry)
         return value if digest_of(value) == digest else None
+
+    def read_copies(self, wanted: Mapping[str, bytes]) -> Iterator[bytes | None]:
+        """Likewise for many keys, each with its digest, in their order; one value is in memory at once."""
+        entries = find_entries(self.journal, list(wanted))
+        for key, digest in wanted.items():
+            entry = entries.get(key)
+            value = None
+            if entry is not None and entry.local_digest == digest:
+                with self.mutex:
+                    value = self._reading.read_at(entry)
+                if digest_of(value) != digest:
+                    # It is damaged, or was moved since.
+                    value = self.read_copy(key, digest)
+            yield value
 
     def waiting_value(self, key: str, digest: bytes) -> bytes | None:
         """Returns a value of that digest where no disk has to be read for it."""

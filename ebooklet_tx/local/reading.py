@@ -102,7 +102,7 @@ class LocalReading:
         if waiting is not None:
             return waiting
         if entry.local_digest == digest:
-            value = self._read_at(entry)
+            value = self.read_at(entry)
             if digest_of(value) == digest:
                 if self._note is not None:
                     self._note(entry.key)
@@ -124,7 +124,8 @@ class LocalReading:
         """Returns a value of that digest where no disk has to be read for it."""
         return b"" if digest == _EMPTY_DIGEST else self._fetched.find(key, digest)
 
-    def _read_at(self, entry: Entry) -> bytes:
+    def read_at(self, entry: Entry) -> bytes:
+        """Returns what lies where an entry has its copy, unchecked."""
         return self._pair.file.read(entry.local_offset_bytes or 0, entry.local_length_bytes or 0)
 
     def _read_again(self, entry: Entry, digest: bytes) -> bytes | None:
@@ -138,7 +139,7 @@ class LocalReading:
         if now is None or now.local_digest != digest:
             return None
         if followed or _place_of(now) != _place_of(entry):
-            value = self._read_at(now)
+            value = self.read_at(now)
             if digest_of(value) == digest:
                 return value
         if not followed:

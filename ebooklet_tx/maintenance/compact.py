@@ -89,6 +89,7 @@ class _Outcome:
     """What was done so far.
 
     Attributes:
+        looks: How often the whole index was gone through.
         takeable: Names of the packs that may be written anew by this call.
         written: Those of them that this call wrote itself.
         kept: Names of packs that are due and stay.
@@ -99,6 +100,7 @@ class _Outcome:
     moved_keys: int = 0
     moved_bytes: int = 0
     freed_bytes: int = 0
+    looks: int = 0
     takeable: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
@@ -142,9 +144,7 @@ def compact(session: Session, *, live_share: float = LIVE_SHARE, packs: Collecti
             resumed = reconcile_uploads(session.journal, session.remote)
             pull(session)
             reader_of(session).know_pending()
-            with _merged_base(session.journal, session.remote) as index:
-                outcome.takeable = {pack.name for pack in _known_packs(session.journal, index)}
-            while _compact_some(session, live_share, packs, outcome):
+            while _compact_due(session, live_share, packs, outcome):
                 pass
             _merge_all_runs(session, outcome)
         pruned = prune_inline_values(session.journal)
@@ -190,15 +190,23 @@ def _known_packs(journal: Journal, index: MergedRoot) -> list[_Pack]:
     ]
 
 
-def _compact_some(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> bool:
-    """Writes as many of the due packs anew as one commit takes; False where none is due."""
+def _compact_due(session: Session, live_share: float, named: Collection[str], outcome: _Outcome) -> bool:
+    """Writes the packs anew that are due at the base, by as many commits as that takes; False where none is due.
+
+    The index is gone through once, however many commits there are: which values are live is asked again by each.
+    """
     with _merged_base(session.journal, session.remote) as index:
-        due = _due_packs(_known_packs(session.journal, index), live_share, named, outcome)
-        if not due:
-            return False
-        rows = [row for pack in due for row in index.values_in(pack.ref)]
-    _rewrite(session, due, rows, outcome)
-    return True
+        known = _known_packs(session.journal, index)
+        if not outcome.looks:
+            outcome.takeable = {pack.name for pack in known}
+        outcome.looks += 1
+        is_any_due = False
+        while due := _due_packs(known, live_share, named, outcome):
+            _rewrite(session, due, [row for pack in due for row in index.values_in(pack.ref)], outcome)
+            taken = {pack.name for pack in due}
+            known = [pack for pack in known if pack.name not in taken]
+            is_any_due = True
+    return is_any_due
 
 
 def _due_packs(

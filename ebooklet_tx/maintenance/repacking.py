@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 
 from ebooklet_tx.errors import (
     Error,
@@ -21,6 +22,8 @@ from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.sync.commit.packing import PackRecord
 from ebooklet_tx.sync.read.ranges import fetch_ranges, read_range, sound_values
 from ebooklet_tx.sync.remote import Remote
+
+_KEYS_AT_ONCE = 500
 
 _GONE = (ObjectMissingError, NotFoundInRangeError, PreconditionFailedError, RemoteIntegrityError)
 
@@ -51,12 +54,14 @@ def read_values(
         unreadable: Where the keys are noted whose values can't be had.
     """
     missing: list[RemoteValue] = []
-    for row in wanted:
-        value = local.read_copy(row.key, row.digest)
-        if value is not None:
-            yield row.digest, value
-        else:
-            missing.append(row)
+    rows = iter(wanted)
+    while some := list(islice(rows, _KEYS_AT_ONCE)):
+        copies = local.read_copies({row.key: row.digest for row in some})
+        for row, value in zip(some, copies, strict=True):
+            if value is not None:
+                yield row.digest, value
+            else:
+                missing.append(row)
     with closing(fetch_ranges(remote, missing)) as groups:
         for group, data in groups:
             for item, value in _values_of(remote, group, data):

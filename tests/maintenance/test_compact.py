@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,15 @@ from ebooklet_tx.local.journal.journal import Journal
 from ebooklet_tx.local.journal.remote_objects import object_ref
 from ebooklet_tx.maintenance import compact as compacting
 from ebooklet_tx.maintenance.compact import compact
+from ebooklet_tx.maintenance.merged_root import MergedRoot
 from ebooklet_tx.sync.pull.conflicts import ConflictError
 from ebooklet_tx.sync.read import near_ranges
 from tests.campaigns import amounts
 from tests.pairs import limit_tails
 from tests.store_wrappers import CountingStore, Fault, FaultyStore, GatedStore, PassingStore
 from tests.yard import Yard, value
+
+ADD_ROOT = MergedRoot.add_root
 
 
 @pytest.fixture
@@ -177,8 +181,16 @@ def test_many_packs_go_by_several_commits(yard: Yard, monkeypatch: pytest.Monkey
         yard.push({f"{push}-{number}": value((push, number)) for number in range(8)})
         yard.push({f"{push}-{number}": None for number in range(6 - push % 2)})
         expected |= {f"{push}-{number}": value((push, number)) for number in range(6 - push % 2, 8)}
+    looks = []
+
+    def add_root(self: MergedRoot, *arguments: Any) -> None:
+        looks.append(self)
+        ADD_ROOT(self, *arguments)
+
+    monkeypatch.setattr(MergedRoot, "add_root", add_root)
     report = yard.compact()
     assert (report.commits, report.packs, report.moved_keys) == (3, 4, 10)
+    assert len(looks) == 2, "the whole index is not gone through for each commit"
     assert yard.fresh_contents() == expected
 
 
@@ -272,7 +284,9 @@ def test_a_key_that_another_writer_changed_meanwhile_keeps_his_row(yard: Yard, c
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-def test_a_key_of_which_another_writer_changed_the_timestamp_alone_keeps_it(yard: Yard, conditional: bool) -> None:
+def test_a_key_of_which_another_writer_changed_the_timestamp_alone_keeps_it(
+    yard: Yard, conditional: bool
+) -> None:
     make_hollow(yard)
     with yard.open("b", "w"):
         pass
