@@ -228,8 +228,15 @@ os.register_at_fork(after_in_child=_forget_all_in_child)
 
 
 def _end_all_unclosed() -> None:
+    ending = Ending()
     for database in list(_open_databases.values()):
-        database._end_unclosed()
+        ending.add(database._end_unclosed)
+    try:
+        ending.finish()
+    except BaseException:
+        # What an interrupt left undone; nothing, after an error, such as a warning that counts as one.
+        ending.finish()
+        raise
 
 
 # Before logging's own, which was registered earlier, and while threads, modules and SQLite are still there.

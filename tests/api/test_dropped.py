@@ -34,6 +34,15 @@ db = sys.db = ebooklet_tx.open(f"file://{folder}/remote/db", f"{folder}/a.blt", 
 db["first"] = b"1"
 db["second"] = b"2"
 """
+SEVERAL = """
+sys.others = [
+    ebooklet_tx.open(f"file://{folder}/remote/db", f"{folder}/{name}", "c", n_buckets=17, retry=once, lock=None)
+    for name in ("b.blt", "c.blt")
+]
+for other in sys.others:
+    other["first"] = b"1"
+"""
+ENDS_OF_SEVERAL = ("interrupted", "warnings")
 ENDS = {
     "end": "",
     "exception": "raise RuntimeError('not handled')",
@@ -67,6 +76,19 @@ if child:
     os.waitpid(child, 0)
     os._exit(0)
 """,
+    "warnings": """
+import warnings
+warnings.simplefilter("error")
+""",
+    "interrupted": """
+def interrupt(calls=[]):
+    calls.append(1)
+    if len(calls) == 1:
+        raise KeyboardInterrupt
+db._ending.add(interrupt)
+for other in sys.others:
+    other._ending.add(interrupt)
+""",
     "failing": """
 import os
 def refuse(*_, **__):
@@ -83,7 +105,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bench, st
     """Programs that end without closing, each with its database and what it wrote to stderr."""
     benches = {name: Bench(tmp_path_factory.mktemp(name)) for name in ENDS}
     for name, bench in benches.items():
-        (bench.folder / "program.py").write_text(BEGINNING + ENDS[name])
+        (bench.folder / "program.py").write_text(BEGINNING + SEVERAL * (name in ENDS_OF_SEVERAL) + ENDS[name])
     folders = [bench.folder for bench in benches.values()]
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", PROGRAM, *folders], check=True, timeout=60, cwd=root)
@@ -99,6 +121,18 @@ def test_what_was_written_is_there_and_not_pushed(ended: dict[str, tuple[Bench, 
     with bench.open(flag="c", lock="exclusive", lock_timeout=0.0) as db:
         assert dict(db) == {"first": b"1", "second": b"2"}
         assert pending(db) == {"first": "set", "second": "set"}
+
+
+@pytest.mark.parametrize("name", ENDS_OF_SEVERAL)
+def test_each_of_several_is_ended_whatever_comes_of_the_end_of_one(
+    ended: dict[str, tuple[Bench, str]], name: str
+) -> None:
+    bench, errors = ended[name]
+    assert "Traceback" in errors
+    assert "lost" not in errors
+    for each in "abc":
+        with bench.open(each, "c", lock_timeout=0.0) as db:
+            assert db["first"] == b"1"
 
 
 @pytest.mark.parametrize(
