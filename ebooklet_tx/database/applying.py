@@ -73,9 +73,10 @@ class ApplyingDatabase(ForkingDatabase):
         """Yields what a function makes of each item, computed in several processes, as it is done.
 
         Args:
-            func: Called as func(key, value); returns (key, value), or None to leave the item out. Where it runs
-                in other processes, it must be one that they can import: defined at the top level of a module. A
-                script calls map under `if __name__ == "__main__":`, as they import it too.
+            func: Called as func(key, value); returns (key, value), or None to leave the item out. Without `into`,
+                anything else that it returns is yielded as it is. Where it runs in other processes, it must be
+                one that they can import: defined at the top level of a module. A script calls map under
+                `if __name__ == "__main__":`, as they import it too.
             keys: The keys to take; None for all. Those that are not there are left out.
             n_workers: How many processes; None for one a processor. With an executor: for how many workers items
                 are taken at a time; None for what it says itself.

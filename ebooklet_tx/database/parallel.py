@@ -85,7 +85,7 @@ def map_items(
     else:
         _check_function(function)
         tasks = ((_work_here, function, *item) for item in items)
-    return _results(tasks, workers, executor, phase, unpickle=_is_pickling(executor))
+    return _results(tasks, workers, executor, phase, _one_key, unpickle=_is_pickling(executor))
 
 
 def map_into(
@@ -116,7 +116,7 @@ def map_into(
     else:
         _check_function(function)
         tasks = ((_write_here, function, opener, keys) for keys in pages)
-    return _results(tasks, workers, executor, phase, unpickle=_is_pickling(executor))
+    return _results(tasks, workers, executor, phase, _keys_of, unpickle=_is_pickling(executor))
 
 
 def worker_count(n_workers: int | None, executor: object) -> int:
@@ -162,6 +162,7 @@ def _results(
     workers: int,
     executor: Executor | None,
     phase: Phase | None,
+    keys_of: Callable[[Any], int],
     *,
     unpickle: bool,
 ) -> Iterator[Any]:
@@ -180,7 +181,7 @@ def _results(
                 for future in done:
                     result = _unpickled(future.result()) if unpickle else future.result()
                     if counted is not None:
-                        counted.advance(_keys_of(result))
+                        counted.advance(keys_of(result))
                     if result is not None:
                         yield result
     except BrokenExecutor as error:
@@ -202,9 +203,14 @@ def _no_phase() -> Iterator[None]:
     yield None
 
 
-def _keys_of(result: Any) -> int:
-    """Returns for how many keys a task's result stands."""
-    return 1 if result is None or isinstance(result, tuple) else result.set_count + result.deleted_count
+def _one_key(_: object) -> int:
+    """Returns for how many keys what a function made of an item stands, whatever it is."""
+    return 1
+
+
+def _keys_of(receipt: Any) -> int:
+    """Returns for how many keys a receipt stands."""
+    return int(receipt.set_count + receipt.deleted_count)
 
 
 def _pickled_item(key: str, value: object) -> bytes:
@@ -280,8 +286,21 @@ def _write_here(function: ItemFunction, opener: Opener, keys: list[str]) -> Any:
         for key, value in part.get_items(keys, _MISSING):
             result = None if value is _MISSING else _work_here(function, key, value)
             if result is not None:
-                part[result[0]] = result[1]
+                new_key, new_value = _pair(result, key)
+                part[new_key] = new_value
     return part.receipt
+
+
+def _pair(result: object, key: str) -> tuple[Any, Any]:
+    """Returns a key and a value to write; a str of two letters is none."""
+    if isinstance(result, tuple | list) and len(result) == 2:
+        return result[0], result[1]
+    raise InvalidTypeError(
+        f"the function made a {type(result).__name__} of the key {key!r}, and what goes into a fork is a key "
+        "and a value; return (key, value), or None to leave it out",
+        key=key,
+        operation="map",
+    )
 
 
 @functools.lru_cache(maxsize=1)

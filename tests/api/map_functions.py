@@ -13,6 +13,10 @@ def twice(key: str, value: int) -> tuple[str, int]:
     return key + key, 2 * value
 
 
+def value_alone(key: str, value: int) -> Any:
+    return value
+
+
 def odd_only(key: str, value: int) -> tuple[str, int] | None:
     return (key, value) if value % 2 else None
 

@@ -32,6 +32,7 @@ from tests.api.map_functions import (
     raising,
     same,
     twice,
+    value_alone,
     where,
 )
 from tests.pairs import Bench
@@ -66,6 +67,13 @@ def test_it_runs_elsewhere(bench: Bench) -> None:
 def test_none_leaves_out(bench: Bench) -> None:
     with bench.open("a", "r") as db:
         assert sorted(value for _, value in db.map(odd_only, n_workers=1)) == list(range(1, 20, 2))
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_what_is_no_pair_is_yielded_as_it_is(bench: Bench, threads: bool) -> None:
+    with bench.open("a", "r") as db, ThreadPoolExecutor(1) as pool:
+        found = db.map(value_alone, ["k03", "k00", "k07"], n_workers=1, executor=pool if threads else None)
+        assert sorted(found) == [0, 3, 7]
 
 
 def test_some_keys_are_fetched_and_missing_ones_left_out(bench: Bench) -> None:
@@ -290,6 +298,9 @@ def test_results_go_into_a_fork(bench: Bench) -> None:
         with pytest.raises(ArithmeticError) as caught:
             list(db.map(failing, ["k03"], executor=pool, into=fork))
         assert "'k03'" in caught.value.__notes__[0]
+        for made in (7, "ab", (1, 2, 3)):
+            with pytest.raises(ebooklet_tx.InvalidTypeError, match=r"of the key 'k03', .* return \(key, value\)"):
+                list(db.map(lambda key, value, made=made: made, ["k03"], executor=pool, into=fork))
         with pytest.raises(ebooklet_tx.InvalidTypeError, match="into must be a fork"):
             db.map(twice, executor=pool, into=db)  # type: ignore[call-overload]
         with pytest.raises(ebooklet_tx.InvalidArgumentError, match="not of this one"):
