@@ -98,6 +98,11 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             entry = reader_of(session).entries([key]).get(key)
         return None if entry is None or entry.digest is None else entry.timestamp_us
 
+    def _committed_timestamps(self, keys: Sequence[str]) -> dict[str, int]:
+        """Returns the timestamps that keys in order had at the last commit; missing keys are left out."""
+        entries = reader_of(self._usable()).entries(keys, in_order=True) if keys else {}
+        return {key: entry.timestamp_us for key, entry in entries.items() if entry.digest is not None}
+
     @at_edge
     def __len__(self) -> int:
         session = self._usable()
@@ -293,19 +298,24 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
             >>> next(db.timestamps()), next(db.timestamps(include_value=True))
             (('a', 1700000000000000), ('a', 1700000000000000, 1))
         """
-        keys = chain.from_iterable(self._key_pages(""))
         if not include_value:
-            for key in keys:
+            for key in self:
                 stamp = self._timestamp_of(key)
                 if stamp is not None:
                     yield key, stamp
             return
-        for key, value in self._read_many(keys, in_order=True):
-            if isinstance(value, Error):
-                raise value
-            stamp = self._timestamp_of(key)
-            if stamp is not None and value is not None:
-                yield key, stamp, self._serializer.loads(key, value)
+        for page in self._key_pages(""):
+            before = self._committed_timestamps(page)
+            for key, value in self._read_many(page, in_order=True):
+                if isinstance(value, Error):
+                    raise value
+                stamp = self._timestamp_of(key)
+                if stamp != before.get(key):
+                    # Not committed, or written since its page was read: the value may have another timestamp.
+                    found = self._read(key)
+                    stamp, value = found or (None, None)
+                if stamp is not None and value is not None:
+                    yield key, stamp, self._serializer.loads(key, value)
 
     @at_edge
     def get_timestamp(

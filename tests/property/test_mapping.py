@@ -383,6 +383,26 @@ def test_timestamps(db: Database) -> None:
         assert db.get_timestamp("edge") == edge
 
 
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_value_comes_with_its_own_timestamp_whatever_is_written_meanwhile(
+    db: Database, is_committed: bool
+) -> None:
+    older, newer = 1_700_000_000_000_000, 1_800_000_000_000_000
+    for key in "abcd":
+        db.set(key, 1, older)
+    if is_committed:
+        db.sync()
+    found = []
+    for key, stamp, value in db.timestamps(include_value=True):
+        found.append((key, stamp, value))
+        if key == "a":
+            db.set("b", 2, newer)
+            del db["c"]
+            db.set_timestamp("d", newer)
+            db.sync()
+    assert found == [("a", older, 1), ("b", newer, 2), ("d", newer, 1)]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -532,6 +552,7 @@ READS = {
     "get_metadata": lambda db: db.get_metadata(),
     "changes": lambda db: db.changes(),
     "uuid": lambda db: db.uuid,
+    "sync": lambda db: db.sync(),
     "enter": lambda db: db.__enter__(),
 }
 WRITES = {
@@ -546,7 +567,6 @@ WRITES = {
     "clear": lambda db: db.clear(),
     "set_timestamp": lambda db: db.set_timestamp("a", 0),
     "set_metadata": lambda db: db.set_metadata({}),
-    "sync": lambda db: db.sync(),
     "prune": lambda db: db.prune(),
     "transaction": lambda db: db.transaction().__enter__(),
     "push": lambda db: db.changes().push(),
