@@ -247,7 +247,9 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
     def sync(self, force_shutdown: bool = False) -> None:
         """Makes everything written so far durable on this machine, in the Booklet file itself.
 
-        A copy of that file that is taken now opens with plain booklet, and shows every value that is here.
+        A copy of that file that is taken now opens with plain booklet, and shows every value that is here. A
+        session that only reads has nothing to make durable: it moves what it has fetched into the file, where no
+        writer keeps it.
 
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
@@ -256,6 +258,9 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             >>> db["c"] = 3
             >>> db.sync()  # From here on "c" survives a power loss.
         """
+        if not self.writable:
+            self._usable().local.write_fetched()
+            return
         with self._outside_transaction("sync") as session:
             session.local.commit(fold=True)
 
