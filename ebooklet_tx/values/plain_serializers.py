@@ -78,6 +78,11 @@ def _int_codec(size_bytes: int, *, signed: bool) -> Codec:
     )
 
 
+_INTS: dict[str | None, Codec] = {
+    f"{sign}int{size}": _int_codec(size, signed=not sign) for size in _INT_SIZES_BYTES for sign in ("u", "")
+}
+INT_NAMES = frozenset(_INTS)
+
 PLAIN: dict[str | None, Codec] = {
     None: Codec(_as_given, _as_given),
     "bytes": Codec(_as_given, _as_given),
@@ -85,7 +90,6 @@ PLAIN: dict[str | None, Codec] = {
     "pickle": Codec(_to_pickle, _from_pickle),
     "json": Codec(_to_json, _from_json),
     "orjson": Codec(_to_orjson, _from_orjson),
-    **{f"uint{size}": _int_codec(size, signed=False) for size in _INT_SIZES_BYTES},
-    **{f"int{size}": _int_codec(size, signed=True) for size in _INT_SIZES_BYTES},
+    **_INTS,
 }
 """The functions by Booklet's names for them."""

@@ -15,7 +15,7 @@ import orjson
 
 from ebooklet_tx.errors import InvalidArgumentError, InvalidValueError, LocalIntegrityError, MissingPackageError
 from ebooklet_tx.records import MAX_VALUE_BYTES, METADATA_KEY
-from ebooklet_tx.values.plain_serializers import PLAIN
+from ebooklet_tx.values.plain_serializers import INT_NAMES, PLAIN
 
 CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
@@ -164,7 +164,9 @@ def resolve(value_serializer: Any) -> Serializer:
         plain = PLAIN.get(value_serializer)
         if plain is None:
             return _resolve_in_booklet(value_serializer)
-        return Serializer(value_serializer, _CODES[value_serializer], plain.dumps, plain.loads)
+        is_int = value_serializer in INT_NAMES
+        encode = functools.partial(_dumps_whole, plain.dumps) if is_int else plain.dumps
+        return Serializer(value_serializer, _CODES[value_serializer], encode, plain.loads)
     dumps = getattr(value_serializer, "dumps", None)
     loads = getattr(value_serializer, "loads", None)
     if callable(dumps) and callable(loads):
@@ -230,6 +232,14 @@ def _checked_dumps(kind: Any) -> Callable[[Any], Any]:
         return encoded
 
     return dumps
+
+
+def _dumps_whole(dumps: Callable[[Any], Any], value: Any) -> Any:
+    """Encodes a number as an int, and refuses fractions, which Booklet's own functions cut."""
+    encoded = dumps(value)
+    if type(value) is not int and hasattr(type(value), "__float__") and value != int(value):
+        raise ValueError("it is no whole number, and ints hold no fractions; round it first")
+    return encoded
 
 
 def resolve_stored(code: int, given: Any, where: str) -> Serializer:

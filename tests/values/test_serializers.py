@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -104,6 +106,19 @@ def test_failures_name_the_key() -> None:
         resolve(Broken).dumps("the key", b"1")
     with pytest.raises(LocalIntegrityError, match="'the key' is intact"):
         resolve(Broken).loads("the key", b"1")
+
+
+@pytest.mark.parametrize("value", [1.5, -0.25, Decimal("2.5"), Fraction(1, 3)])
+def test_ints_hold_no_fractions(value: Any) -> None:
+    for name in ("uint1", "int4"):
+        with pytest.raises(InvalidValueError, match=r"'k'.*round it first|negative"):
+            resolve(name).dumps("k", value)
+
+
+@pytest.mark.parametrize("value", [True, 7, 7.0, Decimal(7), Fraction(14, 2), "7"])
+def test_ints_hold_whole_numbers_of_any_type(value: Any) -> None:
+    serializer = resolve("int4")
+    assert serializer.loads("k", serializer.dumps("k", value)) == int(value)
 
 
 def test_bytes_and_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
