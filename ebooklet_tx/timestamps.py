@@ -38,7 +38,12 @@ def timestamp_us(timestamp: Timestamp) -> int:
                 f"the timestamp {timestamp!r} is not ISO 8601; give one such as '2026-01-31T12:00:00+00:00'"
             ) from error
     if isinstance(timestamp, datetime):
-        if timestamp.utcoffset() is None:
+        try:
+            has_zone = timestamp.utcoffset() is not None
+        except Exception as error:
+            # pandas' NaT is a datetime too.
+            raise InvalidArgumentError(f"the timestamp {timestamp!r} is no point in time: {error}") from error
+        if not has_zone:
             raise InvalidArgumentError(f"the timestamp {timestamp.isoformat()} has no zone; add one")
         # Whole microseconds: a float of seconds would lose the last of them.
         timestamp = (timestamp - _EPOCH) // timedelta(microseconds=1)

@@ -18,6 +18,13 @@ class Nowhere(tzinfo):
         return None
 
 
+class NotATime(datetime):
+    """A datetime that is none, as pandas' NaT."""
+
+    def utcoffset(self) -> timedelta | None:
+        raise ValueError("NotATime does not support utcoffset")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -57,6 +64,7 @@ def test_none_is_now() -> None:
         (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), "outside"),
         (datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))), "outside"),
         (datetime(2026, 1, 1, tzinfo=Nowhere()), "no zone"),
+        (NotATime(2026, 1, 1), "no point in time"),
     ],
 )
 def test_what_is_refused(given: Any, words: str) -> None:
