@@ -12,6 +12,7 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     NotFoundInRangeError,
     ObjectTooLargeError,
+    RemoteAccessError,
     RemoteIntegrityError,
     TransientStoreError,
 )
@@ -19,6 +20,8 @@ from ebooklet_tx.stores.request import Request
 
 _CHUNK_BYTES = 1 << 18
 _START_BYTES = 64
+_PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
+"""Some stores repeat the encoding of the upload (`aws-chunked`) although they send the plain bytes."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
@@ -41,6 +44,21 @@ class Stream(Protocol):
     def read(self, amount: int, /) -> bytes:
         """Returns up to `amount` bytes, none at the end."""
         ...
+
+
+def check_encoding(request: Request, encoding: str | None) -> None:
+    """Refuses an answer whose bytes are not the object's, which would pass for damage.
+
+    Raises:
+        RemoteAccessError: They were compressed on the way.
+    """
+    encoding = (encoding or "").strip().lower()
+    if encoding not in _PLAIN_ENCODINGS:
+        raise RemoteAccessError(
+            f"{request.describe()}: the server sent it {encoding!r}-encoded although no encoding was asked for; "
+            "configure it to serve these objects as they are, without compression",
+            **request.fields,
+        )
 
 
 def check_range(offset_bytes: int, length_bytes: int) -> None:

@@ -34,7 +34,7 @@ from ebooklet_tx.errors import (
     TransientStoreError,
     UnreachableStoreError,
 )
-from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
+from ebooklet_tx.stores.bodies import bytes_to_skip, check_encoding, check_range, read_part, read_whole
 from ebooklet_tx.stores.deadline import deadline_in
 from ebooklet_tx.stores.http.connections import Answer, Connections, cause_of
 from ebooklet_tx.stores.http.opener import http_only_opener
@@ -46,8 +46,6 @@ from ebooklet_tx.stores.unwritable import UnwritableStore
 DEFAULT_MAX_BODY_BYTES = 1 << 30
 
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT})
-_PLAIN_ENCODINGS = frozenset({"", "identity", "aws-chunked"})
-"""Some stores repeat the encoding of the upload (`aws-chunked`) although they send the plain bytes."""
 _URL_SAFE = "/%:@!$&'()*+,;=~"
 
 
@@ -181,7 +179,7 @@ class HTTPStore(UnwritableStore):
                 deadline_in(self._timeout_seconds),
                 self._opener.open(asked, timeout=self._timeout_seconds) as answer,
             ):
-                _check_encoding(request, answer)
+                check_encoding(request, answer.headers.get("Content-Encoding"))
                 yield answer
                 answer.finish()
         except urllib.error.HTTPError as error:
@@ -189,7 +187,7 @@ class HTTPStore(UnwritableStore):
             with contextlib.closing(error):
                 answer = cast(Answer, error.fp)
                 answer.finish()
-                if error.code == 304:
+                if error.code == 304 and "If-None-Match" in headers:
                     yield _NotModified(error.headers)
                     return
                 raise _answer_error(request, error) from None
@@ -211,16 +209,6 @@ class _NotModified:
         return b""
 
 
-def _check_encoding(request: Request, answer: _Answer) -> None:
-    encoding = (answer.headers.get("Content-Encoding") or "").strip().lower()
-    if encoding not in _PLAIN_ENCODINGS:
-        raise RemoteAccessError(
-            f"{request.describe()}: the server sent it {encoding!r}-encoded although no encoding was asked for; "
-            "configure it to serve these objects as they are, without compression",
-            **request.fields,
-        )
-
-
 def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
     if error.code == 403:
         return ObjectMissingError(
@@ -237,6 +225,12 @@ def _answer_error(request: Request, error: urllib.error.HTTPError) -> Error:
             f"{request.describe()}: the server redirects ({error.code}) to an address that is not followed: to "
             "another scheme than http and https, from https to http, or in a circle; give the address that the "
             "redirect leads to",
+            **request.fields,
+        )
+    if error.code == 304:
+        return TransientStoreError(
+            f"{request.describe()} failed for now: 304 without being asked for",
+            may_have_applied=False,
             **request.fields,
         )
     wait_seconds = retry_after_seconds(error.headers.get("Retry-After"))

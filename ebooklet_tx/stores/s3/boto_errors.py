@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import botocore.exceptions
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from ebooklet_tx.errors import (
@@ -24,8 +25,30 @@ from ebooklet_tx.stores.http_errors import (
 )
 from ebooklet_tx.stores.request import Request
 
+
+class UnreadableAnswerError(Exception):
+    """An answer lacks what every answer of its kind has; the message says what, in none of the words received."""
+
+
+# botocore reads headers and XML without a doubt: whatever a server sends in their place ends in one of these.
+_UNREADABLE = (
+    UnreadableAnswerError,
+    ResponseParserError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
 # Reading an answer's body, botocore lets some errors of urllib3 through.
-FAILURES = (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, HTTPError, OSError)
+FAILURES = (
+    botocore.exceptions.ClientError,
+    botocore.exceptions.BotoCoreError,
+    HTTPError,
+    OSError,
+    *_UNREADABLE,
+)
 
 _NOT_CONNECTED = (
     botocore.exceptions.EndpointConnectionError,
@@ -45,8 +68,8 @@ _NO_CREDENTIALS = (
 _LONGEST_CHAIN = 16
 
 
-class NotModifiedError(Error):
-    """The object still has the ETag that the request named."""
+class NotModifiedError(TransientStoreError):
+    """The object still has the ETag that the request named; no answer at all where it named none."""
 
     kind = "not_modified"
 
@@ -83,6 +106,14 @@ def translated(request: Request, error: Exception, redact: Callable[[str], str])
         return UnreachableStoreError(
             f"{shown} failed: {_reason(error)}", may_have_applied=False, **request.fields
         )
+    if isinstance(error, _UNREADABLE) and not isinstance(error, OSError):
+        what = str(error) if isinstance(error, UnreadableAnswerError) else type(error).__name__
+        return TransientStoreError(
+            f"{shown}: what came is no answer of an S3 store ({what}); if it stays so, check endpoint_url and "
+            "the proxies on the way",
+            may_have_applied=request.writes,
+            **request.fields,
+        )
     return TransientStoreError(
         f"{shown} failed: {_reason(error)}", may_have_applied=request.writes, **request.fields
     )
@@ -105,7 +136,9 @@ def _answer_error(
 ) -> Error:
     status, code = _status(error), _code(error)
     if status == 304:
-        return NotModifiedError(f"{request.describe()}: not modified")
+        return NotModifiedError(
+            f"{request.describe()} failed for now: 304 without being asked for", **request.fields
+        )
     headers = _metadata(error).get("HTTPHeaders", {})
     return error_for_answer(
         request,

@@ -22,6 +22,7 @@ from botocore.credentials import Credentials
 
 from ebooklet_tx.errors import RemoteAccessError
 from ebooklet_tx.stores.deadline import TimedSocket, connect_seconds
+from ebooklet_tx.stores.s3.boto_errors import UnreadableAnswerError
 from ebooklet_tx.stores.s3.ranges import http_session_of, keep_signed
 from ebooklet_tx.stores.s3.sessions import making, new_session, shared_session
 
@@ -35,6 +36,9 @@ _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 _AT_ONCE_BYTES = 256 * 2**10
 """A body up to this size is sent at once; for a longer one the store is asked first whether it takes it."""
+
+_MOST_ANSWER_BYTES = 16 * 2**20
+"""A page of a listing, the longest of them, takes a quarter of it."""
 
 
 def has_custom_endpoint(connection: S3Connection) -> bool:
@@ -71,7 +75,9 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
                 client = _client(shared_session(), connection, custom=custom, **keys)
             credentials = Credentials(*keys.values())
         _set_timed_connections(client)
+        _set_bounded_answers(client)
         client.meta.events.register("before-send.s3.PutObject", _send_at_once)
+        client.meta.events.register("before-call.s3.HeadBucket", _look_for_the_region_once)
         client.meta.events.register("before-send.s3.GetObject", keep_signed)
         return client, credentials
     except (boto_errors.BotoCoreError, ValueError, OSError) as error:
@@ -139,6 +145,39 @@ def _set_timed_connections(client: S3Client) -> None:
     """Makes a client open connections that keep deadlines; botocore can't limit the whole time of a request."""
     session = http_session_of(client)
     session._pool_classes_by_scheme.update(http=_TimedHTTPPool, https=_TimedHTTPSPool)
+
+
+def _set_bounded_answers(client: S3Client) -> None:
+    """Limits what is held of an answer that botocore reads itself: all but the bytes of objects."""
+    session = http_session_of(client)
+    send = session.send
+
+    def send_bounded(request: Any) -> Any:
+        streams, request.stream_output = request.stream_output, True
+        answer = send(request)
+        if not streams or answer.status_code >= 300:
+            # What `content` returns once it is set; botocore has no public way to read an answer in pieces.
+            answer._content = _read_bounded(answer.raw)
+        return answer
+
+    session.send = send_bounded
+
+
+def _read_bounded(raw: Any) -> bytes:
+    pieces: list[bytes] = []
+    left_bytes = _MOST_ANSWER_BYTES
+    for piece in raw.stream():
+        pieces.append(piece)
+        left_bytes -= len(piece)
+        if left_bytes < 0:
+            raw.close()
+            raise UnreadableAnswerError(f"it is longer than {_MOST_ANSWER_BYTES} bytes")
+    return b"".join(pieces)
+
+
+def _look_for_the_region_once(context: dict[str, Any], **_: Any) -> None:
+    """Ends botocore's search for a bucket's region at the first redirect, which it answers by another."""
+    context.get("s3_redirect", {})["redirected"] = True
 
 
 def _send_at_once(request: Any, **_: Any) -> None:

@@ -20,6 +20,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.stores.object_store import ByteSource, UploadState
 from ebooklet_tx.stores.request import Request
+from ebooklet_tx.stores.s3.boto_errors import UnreadableAnswerError
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -94,13 +95,11 @@ class MultipartUpload:
         return self._complete(state)
 
     def _begin(self) -> UploadState:
-        answer = self._ask(
-            self._request,
-            lambda client: client.create_multipart_upload(
-                Bucket=self._bucket, Key=self._key, **self._put_options
-            ),
-        )
-        return UploadState(answer["UploadId"])
+        def send(client: S3Client) -> UploadState:
+            answer = client.create_multipart_upload(Bucket=self._bucket, Key=self._key, **self._put_options)
+            return UploadState(_filled(answer, "UploadId"))
+
+        return self._ask(self._request, send)
 
     def _found_again(self, size_bytes: int, resume: UploadState | None) -> tuple[UploadState, int] | str | None:
         """Returns the state to resume from and its length; the ETag if all is done; None to begin again."""
@@ -130,54 +129,65 @@ class MultipartUpload:
         sizes: dict[tuple[int, str], int] = {}
         marker = 0
         while True:
-            page = self._ask(
+            marker = self._ask(
                 self._request,
-                lambda client, marker=marker: client.list_parts(  # type: ignore[misc]
-                    Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumberMarker=marker
-                ),
+                lambda client, marker=marker: self._listed_parts(client, upload_id, marker, sizes),  # type: ignore[misc]
             )
-            for part in page.get("Parts", ()):
-                sizes[part["PartNumber"], part["ETag"].strip('"')] = part["Size"]
-            marker = page.get("NextPartNumberMarker", 0)
-            if not page.get("IsTruncated") or not marker:
+            if not marker:
                 return sizes
+
+    def _listed_parts(
+        self, client: S3Client, upload_id: str, marker: int, sizes: dict[tuple[int, str], int]
+    ) -> int:
+        """Adds the sizes of a page of parts; returns the marker of the next page, 0 if there is none."""
+        page = client.list_parts(Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumberMarker=marker)
+        for part in page.get("Parts", ()):
+            sizes[part["PartNumber"], _filled(part, "ETag")] = part["Size"]
+        following = page.get("NextPartNumberMarker", 0)
+        # A page that leads to itself or back would be asked for without an end.
+        return following if page.get("IsTruncated") and following > marker else 0
 
     def _completed_etag(self, size_bytes: int, state: UploadState) -> str | None:
         """Returns the ETag of an upload whose completion arrived but whose answer did not."""
         expected = _joined_etag(state)
         if expected is None:
             return None
+
+        def look(client: S3Client) -> bool:
+            answer = client.head_object(Bucket=self._bucket, Key=self._key)
+            return _filled(answer, "ETag") == expected and answer["ContentLength"] == size_bytes
+
         try:
-            answer = self._ask(
-                self._request, lambda client: client.head_object(Bucket=self._bucket, Key=self._key)
-            )
+            return expected if self._ask(self._request, look) else None
         except ObjectMissingError:
             return None
-        etag = answer["ETag"].strip('"')
-        return etag if etag == expected and answer["ContentLength"] == size_bytes else None
 
     def _send_part(self, upload_id: str, number: int, part: bytes) -> str:
         options: dict[str, Any] = {**self._checksum(part)}
-        answer = self._asked_of_known_upload(
-            lambda client: client.upload_part(
+
+        def send(client: S3Client) -> str:
+            answer = client.upload_part(
                 Bucket=self._bucket, Key=self._key, UploadId=upload_id, PartNumber=number, Body=part, **options
             )
-        )
-        return str(answer["ETag"]).strip('"')
+            return _filled(answer, "ETag")
+
+        return self._asked_of_known_upload(send)
 
     def _complete(self, state: UploadState) -> str:
         parts: Any = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in state.parts]
-        answer = self._asked_of_known_upload(
-            lambda client: client.complete_multipart_upload(
+
+        def send(client: S3Client) -> str:
+            answer = client.complete_multipart_upload(
                 Bucket=self._bucket,
                 Key=self._key,
                 UploadId=state.upload_id,
                 MultipartUpload={"Parts": parts},
             )
-        )
-        return str(answer["ETag"]).strip('"')
+            return _filled(answer, "ETag")
 
-    def _asked_of_known_upload(self, send: Callable[[S3Client], Any]) -> Any:
+        return self._asked_of_known_upload(send)
+
+    def _asked_of_known_upload(self, send: Callable[[S3Client], str]) -> str:
         try:
             return self._ask(self._request, send)
         except ObjectMissingError:
@@ -185,6 +195,18 @@ class MultipartUpload:
             raise TransientStoreError(
                 f"{self._request.describe()}: the store dropped the upload", **self._request.fields
             ) from None
+
+
+def _filled(answer: Any, name: str) -> str:
+    """Returns a text of an answer, without quotes around it.
+
+    Raises:
+        UnreadableAnswerError: It is missing or empty.
+    """
+    text = str(answer.get(name, "")).strip('"')
+    if not text:
+        raise UnreadableAnswerError(f"it has no {name}")
+    return text
 
 
 def _joined_etag(state: UploadState) -> str | None:

@@ -20,10 +20,10 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
 )
 from ebooklet_tx.formats.object_names import ObjectNames
-from ebooklet_tx.stores.bodies import bytes_to_skip, check_range, read_part, read_whole
+from ebooklet_tx.stores.bodies import bytes_to_skip, check_encoding, check_range, read_part, read_whole
 from ebooklet_tx.stores.object_store import Blob, ByteSource, StoredObject, UploadState
 from ebooklet_tx.stores.request import Request
-from ebooklet_tx.stores.s3.boto_errors import NotModifiedError
+from ebooklet_tx.stores.s3.boto_errors import NotModifiedError, UnreadableAnswerError
 from ebooklet_tx.stores.s3.client import has_custom_endpoint, location_of
 from ebooklet_tx.stores.s3.multipart import MIN_PART_BYTES, MultipartUpload
 from ebooklet_tx.stores.s3.ranges import RangeReads
@@ -83,8 +83,9 @@ class S3Store:
         def fetch(client: S3Client) -> Blob:
             answer = client.get_object(Bucket=self._bucket, Key=key, **options)  # type: ignore[arg-type]
             self._ranges.proved(client)
-            etag = _received_etag(answer)
             with contextlib.closing(answer["Body"]) as body:
+                check_encoding(request, answer.get("ContentEncoding"))
+                etag = _received_etag(answer)
                 data = read_whole(request, body, answer.get("ContentLength"), max_bytes, etag)
             return Blob(data, etag, _metadata(answer))
 
@@ -92,6 +93,8 @@ class S3Store:
         try:
             blob = self._sender.send(request, fetch)
         except NotModifiedError:
+            if if_none_match is None:
+                raise
             return None
         return None if blob.etag == if_none_match else blob
 
@@ -108,6 +111,9 @@ class S3Store:
         def fetch(client: S3Client) -> bytes:
             answer = self._ranges.ask(client, self._sender.credentials_number, key, headers)
             with contextlib.closing(answer.body) as body:
+                check_encoding(request, answer.headers.get("content-encoding"))
+                if if_match is not None and not answer.etag:
+                    raise UnreadableAnswerError("it has no ETag")
                 # Some stores ignore If-Match, and some send a part as 200, told only by its Content-Range.
                 if if_match is not None and answer.etag != if_match:
                     raise PreconditionFailedError(
@@ -220,21 +226,28 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yields the objects whose names begin with `prefix`, a page at a time, in the server's order."""
-        token: str | None = None
+        request = Request("list", self._location, prefix)
+        options: dict[str, str] = {}
+
+        def fetch(client: S3Client) -> tuple[list[StoredObject], str | None]:
+            page = client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **options)  # type: ignore[arg-type]
+            found = [
+                StoredObject(each["Key"], each["Size"], _etag_of(each), each.get("LastModified"))
+                for each in page.get("Contents", ())
+            ]
+            token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+            # What a listing leaves out would count as gone.
+            if page.get("IsTruncated") and (not token or token == options.get("ContinuationToken")):
+                raise UnreadableAnswerError("a listing that has more does not say how it goes on")
+            return found, token
+
         while True:
-            options = {"ContinuationToken": token} if token is not None else {}
-            page = self._sender.send(
-                Request("list", self._location, prefix),
-                lambda client, options=options: client.list_objects_v2(  # type: ignore[misc]
-                    Bucket=self._bucket, Prefix=prefix, **options
-                ),
-            )
-            for entry in page.get("Contents", ()):
-                etag = entry.get("ETag", "").strip('"')
-                yield StoredObject(entry["Key"], entry["Size"], etag, entry.get("LastModified"))
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or token is None:
+            found, token = self._sender.send(request, fetch)
+            # Names that were not asked for must not pass for parts of a database.
+            yield from (each for each in found if each.key.startswith(prefix))
+            if token is None:
                 return
+            options["ContinuationToken"] = token
 
     def delete(self, key: str) -> None:
         """Removes the object; it is no error if there is none."""
@@ -264,9 +277,10 @@ class S3Store:
 
         def send(client: S3Client) -> str:
             answer = client.copy_object(Bucket=self._bucket, Key=target_key, CopySource=copied, **options)
-            return _received_etag(answer["CopyObjectResult"])
+            return _etag_of(answer["CopyObjectResult"])
 
-        return self._sender.send(Request("copy", source.location, source_key, writes=True), send)
+        etag = self._sender.send(Request("copy", source.location, source_key, writes=True), send)
+        return etag or self.head(target_key).etag
 
     def create_bucket(self) -> None:
         """Makes the bucket; it is no error if the caller already owns it."""
@@ -321,8 +335,20 @@ def _account(store: S3Store) -> tuple[str | None, ...]:
     return (given.endpoint_url, given.access_key_id, given.access_key, given.session_token, given.profile)
 
 
-def _received_etag(answer: Any) -> str:
+def _etag_of(answer: Any) -> str:
     return str(answer.get("ETag", "")).strip('"')
+
+
+def _received_etag(answer: Any) -> str:
+    """Returns the ETag of a success, without which nothing tells that it is one of a store's.
+
+    Raises:
+        UnreadableAnswerError: There is none.
+    """
+    etag = _etag_of(answer)
+    if not etag:
+        raise UnreadableAnswerError("it has no ETag")
+    return etag
 
 
 def _metadata(answer: Any) -> dict[str, str]:
