@@ -146,6 +146,20 @@ class OpenPair:
             "value: put them into another database, or put the file back under its name, and sync again",
         )
 
+    def _check_journal_is_there(self) -> None:
+        """Checks in a reader that the locked file's journal is the one that it reads.
+
+        Raises:
+            LocalStorageError: A session with flag "n" has made another pair, or the journal was set aside. What
+                is known here says nothing of what lies there now, and does not belong there.
+        """
+        if not self.journal.is_current():
+            raise LocalStorageError(
+                errno.ESTALE,
+                f"{self.path} was replaced while it was open for reading, or its journal was; this session still "
+                "reads what was there before, and can't move on or keep anything: close it, and open it again",
+            )
+
     def append(
         self, overlay: Overlay, fetched: Iterable[Fetched] = (), absent: FetchedColumns = NOTHING_FETCHED
     ) -> None:
@@ -249,6 +263,9 @@ class OpenPair:
         """Runs work that needs the lock, in a session that reads too; False when another has the lock.
 
         A session with a journal of its own needs none: it writes to nothing else.
+
+        Raises:
+            LocalStorageError: Another session has replaced the pair, or the journal is gone; nothing was changed.
         """
         if self.writable or self.is_private:
             work()
@@ -260,6 +277,11 @@ class OpenPair:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(LOCK_POLL_SECONDS)
+        try:
+            self._check_journal_is_there()
+        except BaseException:
+            writer.close()
+            raise
         try:
             self.file.close()
             self._file = writer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ebooklet_tx import ConflictError, UUIDMismatchError
-from ebooklet_tx.errors import RemoteIntegrityError, UnsupportedFormatError
+from ebooklet_tx.errors import LocalStorageError, RemoteIntegrityError, UnsupportedFormatError
 from tests.pairs import pending
 from tests.remotes import DyingStore, Killed, Shelf, dying
 from tests.store_wrappers import HookedStore
@@ -254,3 +254,32 @@ def test_a_lost_answer_below_others_commits(shelf: Shelf) -> None:
         assert pending(db) == {}
         assert not db.changes().push()
     assert set(shelf.contents("db")) == {"k", "x0", "x1", "x2"}
+
+
+@pytest.mark.parametrize("kind", [{}, {"value_serializer": "orjson"}])
+def test_a_reader_of_a_pair_that_was_started_anew_leaves_the_new_one_alone(
+    shelf: Shelf, kind: dict[str, Any]
+) -> None:
+    with shelf.open("db", "b") as db:
+        db["more"] = b"1"
+        db.changes().push()
+    reader = shelf.open("db", "b", "r")
+    with shelf.open("db", "b", "n", **kind) as db:
+        db["new"] = "value" if kind else b"value"
+    assert reader["k1"] == b"1"
+    assert reader["large"] == LARGE
+    reader.close()
+    with shelf.open("db", "b", "w", **kind) as db:
+        assert list(db) == ["new"]
+        assert set(pending(db)) == {"new"}
+    assert not list(shelf.folder.rglob("*.aside*"))
+
+
+def test_a_reader_whose_pair_was_started_anew_says_that_it_cannot_move_on(shelf: Shelf) -> None:
+    reader = shelf.open("db", "b", "r")
+    replace(shelf, {"new": b"value"}, "b")
+    with pytest.raises(LocalStorageError, match=r"b\.blt was replaced while it was open for reading"):
+        reader.changes().pull()
+    assert reader["large"] == LARGE
+    reader.close()
+    assert shelf.contents("db", "b") == {"new": b"value"}
