@@ -105,16 +105,7 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
     @at_edge
     def __len__(self) -> int:
-        session = self._usable()
-        reader = reader_of(session)
-        # The key of the metadata, "", is behind none.
-        written = session.local.written()
-        count = count_keys(reader)
-        if written:
-            entries = reader.entries(list(written))
-            there = {key for key, entry in entries.items() if entry.digest is not None}
-            count += sum((value is not None) - (key in there) for key, value in written.items())
-        return count
+        return count_keys(reader_of(self._usable()))
 
     def __iter__(self) -> Iterator[str]:
         return self._iter_keys("")

@@ -23,6 +23,7 @@ from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.inline_values import prune_inline_values
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import METADATA_KEY
+from ebooklet_tx.sync.read.visible_keys import holds_for, keys_set_here
 from ebooklet_tx.timestamps import Timestamp, now_us, timestamp_us
 from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import checked_value, encode_metadata
@@ -202,17 +203,28 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
 
     @at_edge
     def clear(self) -> None:
-        """Deletes every key; the next push deletes them in the remote. The metadata stays.
+        """Deletes every key, in one step for all threads; the next push deletes them in the remote.
+
+        The metadata stays.
 
         Examples:
             >>> db.clear()
             >>> len(db)
             0
         """
-        self._writing()
-        stamp = timestamp_us(None)
-        keys = list(self)
-        self._put(dict.fromkeys(keys, (None, stamp)))
+        session = self._writing()
+        while True:
+            base = read_base(session.journal)
+            # Without the mutex, as the index may have to be asked.
+            keys = dict.fromkeys(self)
+            with session.mutex:
+                self._usable()
+                if not holds_for(base, read_base(session.journal)):
+                    continue
+                # Other threads may have set some since.
+                keys.update(dict.fromkeys(keys_set_here(session.local)))
+                self._put(dict.fromkeys(keys, (None, timestamp_us(None))))
+                return
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:

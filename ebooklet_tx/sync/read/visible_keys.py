@@ -22,6 +22,7 @@ from ebooklet_tx.local.journal.entries import (
     visible_count,
 )
 from ebooklet_tx.local.journal.known import keys_to_look_up
+from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.records import METADATA_KEY
 from ebooklet_tx.sync.base_index import check_readable
 from ebooklet_tx.sync.read.reader import Reader
@@ -114,8 +115,18 @@ def _overlaid(
         least, position = told + "\0", stop
 
 
+def keys_set_here(local: LocalStore) -> Iterator[str]:
+    """Yields the user keys that pending and uncommitted operations set; the caller holds the mutex."""
+    least: str | None = "\0"
+    while least is not None:
+        page = pending_page(local.journal, least, None, PAGE_KEYS)
+        yield from (key for key, kind in page if kind == PENDING_SET)
+        least = page[-1][0] + "\0" if len(page) == PAGE_KEYS else None
+    yield from (key for key, value in local.written().items() if value is not None)
+
+
 def count_keys(reader: Reader) -> int:
-    """Returns how many committed user keys a reader sees; looks up the keys that were written blindly.
+    """Returns how many user keys a reader sees, what is uncommitted included; looks up what was written blindly.
 
     Raises:
         OfflineError: It is not known whether the remote has some of them, and it can't be asked.
@@ -123,19 +134,28 @@ def count_keys(reader: Reader) -> int:
     journal = reader.local.journal
     for _ in range(MAX_COUNTS):
         version = journal.version()
-        existing = 0
-        after: str | None = None
-        while keys := keys_to_look_up(journal, after):
-            rows = reader.look_up(keys).rows
-            existing += sum(
-                1 for key, item in rows.items() if key != METADATA_KEY and item.row.digest is not None
-            )
-            after = keys[-1]
-        count = visible_count(journal) - existing
-        # Also where no key had to be looked up: a writer beside may have added some since.
+        # The key of the metadata, "", is behind none.
+        written = reader.local.written()
+        count = _count_committed(reader)
+        if written:
+            entries = reader.entries(list(written))
+            there = {key for key, entry in entries.items() if entry.digest is not None}
+            count += sum((value is not None) - (key in there) for key, value in written.items())
+        # A writer beside may have added some, or another thread committed what is uncommitted here.
         if journal.version() == version:
             break
     return count
 
 
-__all__ = ["MAX_MOVES", "count_keys", "holds_for", "key_pages"]
+def _count_committed(reader: Reader) -> int:
+    journal = reader.local.journal
+    existing = 0
+    after: str | None = None
+    while keys := keys_to_look_up(journal, after):
+        rows = reader.look_up(keys).rows
+        existing += sum(1 for key, item in rows.items() if key != METADATA_KEY and item.row.digest is not None)
+        after = keys[-1]
+    return visible_count(journal) - existing
+
+
+__all__ = ["MAX_MOVES", "count_keys", "holds_for", "key_pages", "keys_set_here"]
