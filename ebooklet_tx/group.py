@@ -66,11 +66,13 @@ class RemoteConnGroup(Database):
         uuid, entry = _entry_of(connection, user_meta)
         key = key or uuid
         encoded = self._serializer.dumps(key, entry)
-        session = self._writing()
-        with session.mutex:
-            if key != uuid and self._timestamp_of(uuid) is not None:
-                session.local.overlay.put(uuid, None, timestamp_us(None))
-            self._put({key: (encoded, timestamp_us(None))})
+        stamp = timestamp_us(None)
+        operations: dict[str, tuple[bytes | None, int]] = {key: (encoded, stamp)}
+        # Asked without the mutex, as it may take a request.
+        if key != uuid and self._timestamp_of(uuid) is not None:
+            operations[uuid] = None, stamp
+        self._writing()
+        self._put(operations)
 
     @at_edge
     def set(self, key: str, value: Any, timestamp: Any = None, encode_value: bool = True) -> NoReturn:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import ebooklet_tx
 from ebooklet_tx.connection import S3Connection, parse_connection
-from tests.pairs import N_BUCKETS, Bench
+from ebooklet_tx.local.overlay import Overlay
+from ebooklet_tx.stores.object_store import ObjectStore
+from tests.pairs import N_BUCKETS, Bench, limit_tails
+from tests.store_wrappers import PassingStore
 
+T = TypeVar("T")
 META = {"owner": "hydrology"}
 
 
@@ -115,6 +121,67 @@ def test_a_key_of_one_s_own_replaces_the_uuid(bench: Bench) -> None:
         group.add(connection)
         group.add(connection, key="mine")
         assert list(group) == ["mine"]
+
+
+def test_an_interrupt_leaves_the_entry_under_the_uuid_or_the_new_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = member(bench.folder)
+    with open_group(bench) as group:
+        group.add(connection)
+        with monkeypatch.context() as patch:
+            patch.setattr(Overlay, "put_all", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                group.add(connection, key="mine")
+        assert list(group) == [uuid_of(connection)]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+class Watched(PassingStore):
+    """Notes at each request whether another thread could use the session."""
+
+    session: Any = None
+    free: list[bool]
+
+    def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+        if self.session is not None:
+            with ThreadPoolExecutor(1) as other:
+                self.free.append(other.submit(self._is_free).result())
+        return send()
+
+    def _is_free(self) -> bool:
+        is_free = bool(self.session.mutex.acquire(blocking=False))
+        if is_free:
+            self.session.mutex.release()
+        return is_free
+
+
+def test_no_thread_waits_for_the_line_while_a_member_is_added(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_tails(monkeypatch, 200)
+    connection = member(bench.folder)
+    with open_group(bench) as group:
+        group.add(connection)
+        for number in range(5):
+            group.add(member(bench.folder, f"other{number}"))
+        group.changes().push()
+    stores: list[Watched] = []
+
+    def wrap(inner: ObjectStore) -> Watched:
+        stores.append(Watched(inner))
+        return stores[-1]
+
+    with open_group(bench, "b", wrap_store=wrap) as group:
+        stores[0].session, stores[0].free = group._session, []
+        group.add(connection, key="mine")
+        assert stores[0].free
+        assert all(stores[0].free)
+        stores[0].session = None
+        assert len(group) == 6
 
 
 def test_a_member_must_exist(bench: Bench) -> None:
