@@ -196,7 +196,8 @@ class CommitMapping(Unshared, Mapping[str, Any]):
             True
         """
         if not include_value:
-            stamp = self._usable().timestamp_of(text_of(key)) if key else None
+            text, source = text_of(key), self._usable()
+            stamp = source.timestamp_of(text) if text else None
             return default if stamp is None else stamp
         found = self._read_user(key)
         if found is None:

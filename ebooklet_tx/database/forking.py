@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.commit_mapping import CommitMapping
+from ebooklet_tx.database.updates import operations_of
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     RemoteMissingError,
@@ -35,6 +36,7 @@ from ebooklet_tx.values.serializers import CUSTOM, Serializer, checked_value, re
 FORK_FORMAT = 1
 
 _MISSING = object()
+_MISSING_HERE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +250,60 @@ class Part(CommitMapping, MutableMapping[str, Any]):
                 return value
 
     @at_edge
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Returns a key's value; sets it to `default` first where there is none, in one step for all threads.
+
+        Examples:
+            >>> with db.fork().open() as part:
+            ...     part.setdefault("a", 5), part.setdefault("c", 5)
+            (1, 5)
+        """
+        self._usable()
+        check_key(key)
+        while True:
+            before = self._work.state_of(key)
+            found = self._read_user(key)
+            if found is not None:
+                return self._serializer.loads(key, found[1])
+            if self._work.put_if(key, self._serializer.dumps(key, default), timestamp_us(None), after=before):
+                return default
+
+    @at_edge
+    def popitem(self) -> tuple[str, Any]:
+        """Deletes the first key and returns it with its value, in one step for all threads.
+
+        Raises:
+            KeyError: There is none.
+
+        Examples:
+            >>> with db.fork().open() as part:
+            ...     part.popitem()
+            ('a', 1)
+        """
+        while True:
+            key = next(iter(self), None)
+            if key is None:
+                raise KeyError("the database is empty")
+            value = self.pop(key, _MISSING_HERE)
+            if value is not _MISSING_HERE:
+                return key, value
+
+    @at_edge
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Sets many keys, in one step for all threads; when one of them can't be set, none is.
+
+        Examples:
+            >>> with db.fork().open() as part:
+            ...     part.update({"b": 20}, c=30)
+            ...     dict(part)
+            {'a': 1, 'b': 20, 'c': 30}
+        """
+        self._usable()
+        self._work.put_all(operations_of(self._serializer, other, more))
+
+    @at_edge
     def clear(self) -> None:
-        """Deletes every key.
+        """Deletes every key, in one step for all threads.
 
         Examples:
             >>> with db.fork().open() as part:
@@ -257,9 +311,8 @@ class Part(CommitMapping, MutableMapping[str, Any]):
             ...     len(part)
             0
         """
-        stamp = timestamp_us(None)
-        for key in list(self):
-            self._work.put(key, None, stamp)
+        self._usable()
+        self._work.delete_all(timestamp_us(None))
 
     @at_edge
     def discard(self) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import (
-    Iterable,
     Iterator,
-    Mapping,
     MutableMapping,
 )
-from itertools import chain
 from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
+from ebooklet_tx.database.updates import operations_of
 from ebooklet_tx.keys import check_key, text_of
 from ebooklet_tx.local.bounded_copies import check_local_bytes
 from ebooklet_tx.local.journal.base import read_base
@@ -106,22 +104,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             {'a': 1, 'b': 20, 'c': 30}
         """
         self._writing()
-        pairs: Iterable[tuple[str, Any]]
-        if type(other) is dict:
-            # In one step, whatever another thread does to it.
-            pairs = other.copy().items()
-        elif isinstance(other, Mapping):
-            pairs = list(other.items())
-        elif hasattr(other, "keys"):
-            pairs = [(key, other[key]) for key in other.keys()]  # noqa: SIM118
-        else:
-            pairs = list(other)
-        stamp, dumps = timestamp_us(None), self._serializer.dumps
-        operations: dict[str, tuple[bytes | None, int]] = {}
-        for key, value in chain(pairs, more.items()):
-            check_key(key)
-            operations[key] = dumps(key, value), stamp
-        self._put(operations)
+        self._put(dict(operations_of(self._serializer, other, more)))
 
     @at_edge
     def __ior__(self, other: Any) -> Self:

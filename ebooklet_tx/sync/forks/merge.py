@@ -182,11 +182,12 @@ def _take(
             meanwhile; nothing was taken in.
     """
     journal, stamp = reader.local.journal, now_us()
-    overlay = reader.local.overlay.operations
     seen = {key: items[0].number for key, items in claims.items() if items[0].row is None}
     sets = deletes = 0
     with journal.transaction() as transaction:
         raw = driver(transaction)
+        # Within the transaction: another thread may have committed since, and written more.
+        overlay = reader.local.overlay.operations
         merged = read_merged(journal)
         if any(receipt.receipt_id in merged.receipts for receipt in receipts):
             raise _TryAgainError

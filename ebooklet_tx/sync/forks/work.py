@@ -13,7 +13,7 @@ from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
-from ebooklet_tx.errors import Error, RemoteMissingError
+from ebooklet_tx.errors import Error, RemoteMissingError, SessionClosedError
 from ebooklet_tx.formats.fork import OBJECT_ROWS, ChangedRow, encode_changes
 from ebooklet_tx.formats.pack import PACK_BYTES, pack_prefix, record_bytes
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
@@ -61,6 +61,7 @@ class PartWork:
         self._spill = Spill(spill_bytes)
         self._written: dict[str, Written] = {}
         self._mutex = threading.RLock()
+        self._is_ended = False
         # A row that rides in the root has no other object.
         self.base = CommitReader(remote, self._open_base, _refuse_to_move)
 
@@ -72,6 +73,7 @@ class PartWork:
     def read(self, key: str) -> tuple[int, bytes] | None:
         """Returns a key's timestamp and encoded value; None where there is none."""
         with self._mutex:
+            self._check_open()
             written = self._written.get(key)
             if written is not None:
                 held = written.held
@@ -81,6 +83,7 @@ class PartWork:
     def timestamp_of(self, key: str) -> int | None:
         """Returns when a key was set; None where it is not there."""
         with self._mutex:
+            self._check_open()
             written = self._written.get(key)
         if written is not None:
             return None if written.held is None else written.timestamp_us
@@ -91,6 +94,7 @@ class PartWork:
         remaining = iter(keys)
         while page := list(islice(remaining, KEYS_AT_ONCE)):
             with self._mutex:
+                self._check_open()
                 here = {key for key in page if key in self._written}
             there = self.base.read_many([key for key in page if key not in here])
             for key in page:
@@ -99,6 +103,7 @@ class PartWork:
     def iter_keys(self, prefix: str = "") -> Iterator[str]:
         """Yields the keys with a prefix, in order; what is written meanwhile may be left out."""
         with self._mutex:
+            self._check_open()
             written = {
                 key: item.held is not None for key, item in self._written.items() if key.startswith(prefix)
             }
@@ -119,6 +124,7 @@ class PartWork:
     def count(self) -> int:
         """Returns how many keys there are."""
         with self._mutex:
+            self._check_open()
             written = {key: item.held is not None for key, item in self._written.items()}
         count = self.base.count()
         for key, base in self._bases(sorted(written)):
@@ -128,13 +134,49 @@ class PartWork:
     # -- writing ---------------------------------------------------------------------------
 
     def put(self, key: str, value: bytes | None, timestamp_us: int) -> None:
-        """Sets a key, or deletes it with None."""
+        """Sets a key, or deletes it with None.
+
+        Raises:
+            SessionClosedError: The part was sent or given up, so that the change would go nowhere.
+        """
         with self._mutex:
-            before = self._written.get(key)
-            held = None if value is None else self._spill.put(value)
-            self._written[key] = Written(held, timestamp_us)
-            if before is not None and before.held is not None:
-                self._spill.forget(before.held)
+            self.put_all([(key, (value, timestamp_us))])
+
+    def put_all(self, operations: Iterable[tuple[str, tuple[bytes | None, int]]]) -> None:
+        """Sets and deletes several keys, in one step for all threads: all of them or, when it raises, none."""
+        written: list[tuple[str, Written]] = []
+        try:
+            # Without the mutex between them: they may be made while they are taken.
+            for key, (value, timestamp_us) in operations:
+                with self._mutex:
+                    self._check_open()
+                    held = None if value is None else self._spill.put(value)
+                written.append((key, Written(held, timestamp_us)))
+            with self._mutex:
+                self._check_open()
+                written = self._exchanged(written)
+        finally:
+            with self._mutex:
+                for _, (held, _) in written:
+                    if held is not None:
+                        self._spill.forget(held)
+
+    def _exchanged(self, written: Sequence[tuple[str, Written]]) -> list[tuple[str, Written]]:
+        """Notes what is written; returns what it takes the place of."""
+        new = dict(written)
+        replaced = [item for item in written if new[item[0]] is not item[1]]
+        replaced += [(key, self._written[key]) for key in new if key in self._written]
+        self._written.update(new)
+        return replaced
+
+    def delete_all(self, timestamp_us: int) -> None:
+        """Deletes every key, in one step for all threads."""
+        # Without the mutex: the base stays what it is, and may have to be asked.
+        keys = dict.fromkeys(self.base.iter_keys())
+        with self._mutex:
+            keys.update(dict.fromkeys(self._written))
+            here = {key for key in keys if key not in self._written or self._is_set(key)}
+            self.put_all((key, (None, timestamp_us)) for key in sorted(here))
 
     def put_if(self, key: str, value: bytes | None, timestamp_us: int, *, after: object) -> bool:
         """Likewise, if nothing was written of the key since `state_of` returned what is given here."""
@@ -158,6 +200,9 @@ class PartWork:
             OfflineError: The store keeps failing; what was sent is garbage.
         """
         with self._mutex:
+            self._check_open()
+            # Another thread that writes now waits, and is told that its change came too late.
+            self._is_ended = True
             keys = sorted(self._written)
             changes = [(key, base) for key, base in self._bases(keys) if base is not None or self._is_set(key)]
             places = self._send_values([key for key, _ in changes if self._is_set(key)])
@@ -182,8 +227,13 @@ class PartWork:
     def close(self) -> None:
         """Lets go of what was written."""
         with self._mutex:
+            self._is_ended = True
             self._written.clear()
             self._spill.close()
+
+    def _check_open(self) -> None:
+        if self._is_ended:
+            raise SessionClosedError(f"the part of the fork {self.fork_id} is closed; open it again")
 
     def _is_set(self, key: str) -> bool:
         return self._written[key].held is not None
