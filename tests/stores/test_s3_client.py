@@ -153,3 +153,29 @@ def test_a_small_body_is_sent_without_a_question(size: int, asks: bool) -> None:
     opened.put("db", bytes(size))
     assert asked == [asks]
     opened.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint_url", "asks"),
+    [
+        ("https://t3.storage.dev", True),
+        ("https://fly.storage.tigris.dev", True),
+        ("https://s3.example.org/storage.tigris.dev", False),
+    ],
+)
+def test_tigris_is_asked_for_what_was_written_last(endpoint_url: str, asks: bool) -> None:
+    opened = S3Store(S3Connection("id", "secret", "db", "bucket", endpoint_url))
+    asked: list[bool] = []
+
+    def instead(request: Any, **_: Any) -> AWSResponse:
+        asked.append("X-Tigris-Consistent" in request.headers)
+        answer = AWSResponse(request.url, 200, {"ETag": '"e"', "Content-Length": "0"}, io.BytesIO())
+        answer._content = b""
+        return answer
+
+    for operation in ("PutObject", "HeadObject"):
+        opened._sender.client.meta.events.register_last(f"before-send.s3.{operation}", instead)
+    opened.put("db", b"x", if_match="e")
+    opened.head("db")
+    assert asked == [asks, asks]
+    opened.close()

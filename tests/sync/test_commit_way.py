@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 import ebooklet_tx
-from ebooklet_tx import WeakStoreWarning
+from ebooklet_tx import OfflineError, WeakStoreWarning
 from ebooklet_tx.connection import DirectoryConnection
+from ebooklet_tx.errors import ObjectMissingError
 from ebooklet_tx.formats.root import Manifest, decode_root, encode_root
 from ebooklet_tx.records import CommitWay
+from ebooklet_tx.stores.object_store import Blob
+from ebooklet_tx.stores.wrapper import PassingStore
 from ebooklet_tx.sync.commit import commit_mode
 from tests.doors import open_database
 from tests.memory_store import MemoryStore
@@ -30,6 +33,21 @@ def world(tmp_path: Path) -> Iterator[World]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WeakStoreWarning)
         yield World(tmp_path, MemoryStore())
+
+
+class LaggingStore(PassingStore):
+    """Answers reads of the root from a cache, or a replica, that lags behind; None for one that has none yet."""
+
+    def __init__(self, inner: MemoryStore, shown: Blob | None) -> None:
+        super().__init__(inner)
+        self.shown = shown
+
+    def get(self, key: str, *, if_none_match: str | None = None, max_bytes: int | None = None) -> Blob | None:
+        if key != "db":
+            return super().get(key, if_none_match=if_none_match, max_bytes=max_bytes)
+        if self.shown is None:
+            raise ObjectMissingError("there is none yet")
+        return None if self.shown.etag == if_none_match else self.shown
 
 
 def manifest(world: World) -> Manifest:
@@ -232,3 +250,38 @@ def test_a_swap_that_is_refused_for_good_ends(world: World) -> None:
         db["b"] = 1
         assert db.changes().push()
     assert puts <= 10
+
+
+@pytest.mark.parametrize("told", ["auto", True, False])
+@pytest.mark.parametrize("lock", ["exclusive", None])
+def test_reads_that_lag_behind_cost_no_commit(world: World, told: bool | str, lock: str | None) -> None:
+    put(world, "a", AUTO)
+    old = world.store.get("db")
+    put(world, "b", AUTO)
+    mind = Mind(told, lock)
+    with world.open("c", mind) as db:
+        db._session.remote.store.inner = LaggingStore(world.store, old)
+        db.changes().pull()
+        db["c"] = 1
+        with pytest.raises(OfflineError, match="another state than the store has"):
+            db.changes().push()
+        assert said(world) == CommitWay("quoted", *HERE)
+        db._session.remote.store.inner = world.store
+        assert db.changes().push()
+    with world.open("d", AUTO, "r") as db:
+        assert dict(db.items()) == {"a": 1, "b": 1, "c": 1}
+    assert not [name for name in world.store.objects if ".probe-" in name]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_database_that_does_not_show_yet_is_not_created_again(world: World, told: bool) -> None:
+    with world.open("b", Mind(told, None)) as db:
+        db["b"] = 1
+        put(world, "a", AUTO)
+        db._session.remote.store.inner = LaggingStore(world.store, None)
+        with pytest.raises(OfflineError):
+            db.changes().push()
+        db._session.remote.store.inner = world.store
+        assert db.changes().push()
+    with world.open("d", AUTO, "r") as db:
+        assert dict(db.items()) == {"a": 1, "b": 1}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import botocore
 import botocore.exceptions as boto_errors
@@ -37,6 +38,7 @@ _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _AT_ONCE_BYTES = 256 * 2**10
 """A body up to this size is sent at once; for a longer one the store is asked first whether it takes it."""
 
+_TIGRIS_HOSTS = ("t3.storage.dev", "storage.tigris.dev")
 _MOST_ANSWER_BYTES = 16 * 2**20
 """A page of a listing, the longest of them, takes a quarter of it."""
 
@@ -79,6 +81,8 @@ def make_client(connection: S3Connection) -> tuple[S3Client, Any]:
         client.meta.events.register("before-send.s3.PutObject", _send_at_once)
         client.meta.events.register("before-call.s3.HeadBucket", _look_for_the_region_once)
         client.meta.events.register("before-send.s3.GetObject", keep_signed)
+        if (urlsplit(client.meta.endpoint_url).hostname or "").endswith(_TIGRIS_HOSTS):
+            client.meta.events.register("before-call.s3", _ask_the_leader)
         return client, credentials
     except (boto_errors.BotoCoreError, ValueError, OSError) as error:
         raise RemoteAccessError(
@@ -173,6 +177,11 @@ def _read_bounded(raw: Any) -> bytes:
             raw.close()
             raise UnreadableAnswerError(f"it is longer than {_MOST_ANSWER_BYTES} bytes")
     return b"".join(pieces)
+
+
+def _ask_the_leader(params: dict[str, Any], **_: Any) -> None:
+    """Has Tigris answer from where it writes; another region may show what an object was before."""
+    params["headers"]["X-Tigris-Consistent"] = "true"
 
 
 def _look_for_the_region_once(context: dict[str, Any], **_: Any) -> None:

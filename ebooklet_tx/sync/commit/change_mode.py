@@ -1,25 +1,29 @@
 """Changing the mode in which a database's commits are made.
 
 The invariants, on which the argument in `commit_mode` rests: a commit that changes the mode, or has to find it
-out, is made while ticket and lease are held, from the second reading of the root to the write of its own; and the
-root itself shows what conditions do to it, by one that can't hold and one that must.
+out, is made while ticket and lease are held, from the second reading of the root to the write of its own; the
+root itself shows what conditions do to it, by one that can't hold and one that must; and what the store has
+refused under a condition is written without it only where reads were shown to be no older than the store.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import warnings
 from typing import TYPE_CHECKING
 
 from ebooklet_tx.errors import (
     ConditionUnsupportedError,
     Error,
+    ObjectMissingError,
     OfflineError,
     PreconditionFailedError,
     RemoteAccessError,
     TransientStoreError,
     WeakStoreWarning,
 )
+from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.stores.capabilities import WRONG_ETAG
 from ebooklet_tx.sync.commit.commit_mode import KEPT_APART_BY_TICKETS
 from ebooklet_tx.sync.commit.read_back import Outcome, Swap, is_base_there, read_back
@@ -43,6 +47,7 @@ def change_mode(remote: Remote, locks: WriterLocks, swap: Swap) -> Outcome:
         LockTimeoutError: Another writer kept one of the locks; every operation is pending.
         RemoteAccessError: Conditions don't work, and a right is missing that tickets need.
         TransientStoreError: The store keeps failing, or the commit does not show yet.
+        OfflineError: Reads show a root that the store does not have any more.
     """
     mode = remote.mode
     with locks.both() as alone:
@@ -90,7 +95,7 @@ def _write(remote: Remote, swap: Swap) -> Outcome:
         if outcome is not None:
             return outcome
         _raise_without_rights(remote)
-        remote.store.put(remote.names.root, under_ticket.root, metadata=under_ticket.object_metadata)
+        _write_after_refusal(remote, under_ticket, swap.base_etag)
     return _read_back_own(remote, swap)
 
 
@@ -181,6 +186,7 @@ def write_under_ticket(remote: Remote, commit: Commit, base_etag: str | None) ->
 
     Raises:
         PreconditionFailedError: There is another root.
+        OfflineError: Reads show a root that the store does not have any more.
     """
     try:
         put_if_base(remote, commit, base_etag)
@@ -189,8 +195,43 @@ def write_under_ticket(remote: Remote, commit: Commit, base_etag: str | None) ->
     except PreconditionFailedError:
         if not is_base_there(remote, base_etag):
             raise
+        _write_after_refusal(remote, commit, base_etag)
+        return
     else:
         return
+    remote.store.put(remote.names.root, commit.root, metadata=commit.object_metadata)
+
+
+def _write_after_refusal(remote: Remote, commit: Commit, base_etag: str | None) -> None:
+    """Writes a root without the condition that the store has refused although it seems to hold.
+
+    Where reads come from a cache or a replica that lags behind, it does not hold, and another writer's commit
+    would be overwritten. A copy is made by the store itself, of what it has, and nothing can have kept an older
+    one.
+
+    Raises:
+        OfflineError: Reads show a root that the store does not have any more.
+    """
+    copy = f"{remote.names.lock}.probe-{secrets.token_hex(8)}"
+    try:
+        remote.store.copy(remote.names.root, copy)
+        there = remote.store.get(copy, max_bytes=MAX_ROOT_BYTES)
+        remote.store.delete(copy)
+    except ObjectMissingError:
+        there = None
+    try:
+        shown = remote.store.get(remote.names.root, max_bytes=MAX_ROOT_BYTES)
+    except ObjectMissingError:
+        shown = None
+    is_base = (shown.etag if shown is not None else None) == base_etag
+    if not is_base or (there.data if there is not None else None) != (shown.data if shown is not None else None):
+        raise OfflineError(
+            f"reads of {remote.root_place} show another state than the store has, so nothing was written and "
+            "every operation is pending: push again later. If it stays so, go around the cache or replica that "
+            "answers them",
+            object_name=remote.names.root,
+            operation="push",
+        )
     remote.store.put(remote.names.root, commit.root, metadata=commit.object_metadata)
 
 

@@ -27,7 +27,8 @@ A commit that changes the mode relies on no earlier answer. It is first sent und
 Where the store accepts that, the commit is in, under both locks, and names tickets. Where the store refuses, the
 condition that must hold is sent; where that is accepted, the root names compare-and-swap. Where it is refused
 again and again although the very ETag is there, as by Ceph once versioning was switched on, this root can't be
-swapped by anyone, and the commit is written without a condition.
+swapped by anyone, and the commit is written without a condition. A cache or a lagging replica looks the same: so
+before that the store is made to copy the root, and the copy must be what reads of the root show.
 
 A recorded answer that is out of date shows in the same way, in `root_swap` and in the lease: refused, with the
 very ETag there. It raises the doubt that makes the next commit one that may change the mode.
