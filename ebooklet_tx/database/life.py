@@ -136,6 +136,13 @@ class OpenSession(Unshared):
                 )
             yield session
 
+    def _drop_transaction(self) -> None:
+        """Drops an open transaction as a whole, and says so: it was never acknowledged."""
+        overlay = self._session.local.overlay
+        if self._in_transaction and overlay:
+            _log.warning("%s was ended inside a transaction: %s", self._session.local.path, _lost(overlay))
+        self._end_transaction()
+
     def _end_transaction(self) -> None:
         """Drops what was not committed; outside a transaction nothing is."""
         if self._in_transaction:
@@ -146,9 +153,9 @@ class OpenSession(Unshared):
     def close(self, force_shutdown: bool = False) -> None:
         """Commits what was written, moves it into the Booklet file and closes; twice is no error.
 
-        When it raises, the session is closed all the same and the last commit is intact. When it is
-        interrupted, it makes what was written durable and releases all locks before it raises; another call
-        finishes.
+        A transaction that is open is dropped as a whole: end its block first. When it raises, the session is
+        closed all the same and the last commit is intact. When it is interrupted, it makes what was written
+        durable and releases all locks before it raises; another call finishes.
 
         Args:
             force_shutdown: No effect: nothing is left running that could be shut down.
@@ -163,9 +170,11 @@ class OpenSession(Unshared):
             return
         with self._session.mutex:
             try:
+                self._drop_transaction()
                 self._ending.finish()
             except BaseException:
                 # What an interrupt left undone; nothing, after an error.
+                self._drop_transaction()
                 self._ending.finish()
                 raise
 
@@ -193,9 +202,6 @@ class OpenSession(Unshared):
             _log.warning("%s was not closed, and another thread is at work in it: %s", path, _lost(overlay))
             return
         try:
-            if self._in_transaction and overlay:
-                _log.warning("%s was dropped inside a transaction: %s", path, _lost(overlay))
-                overlay.forget()
             with patience(block_seconds=self._last_seconds()):
                 self.close()
         except Exception as error:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
 from ebooklet_tx.database.updates import operations_of
+from ebooklet_tx.errors import SessionClosedError
 from ebooklet_tx.keys import check_key, text_of
 from ebooklet_tx.local.bounded_copies import check_local_bytes
 from ebooklet_tx.local.journal.base import read_base
@@ -232,6 +233,12 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
                 try:
                     self._in_transaction = session.in_transaction = True
                     yield self
+                    if self._closed:
+                        raise SessionClosedError(
+                            f"{session.local.path} was closed inside a transaction, of which nothing is kept; "
+                            "end the block before the session",
+                            path=session.local.path,
+                        )
                     session.local.commit()
                 finally:
                     self._end_transaction()

@@ -25,6 +25,7 @@ from ebooklet_tx.errors import (
     RemoteAccessError,
     RemoteIntegrityError,
     RemoteMissingError,
+    SessionClosedError,
     UnsupportedFormatError,
     UUIDMismatchError,
 )
@@ -455,6 +456,35 @@ def test_any_end_but_the_good_one_rolls_back(bench: Bench, error: type[BaseExcep
         with db.transaction():
             db["b"] = b"2"
         assert dict(db) == {"b": b"2"}
+
+
+def test_close_inside_a_transaction_drops_all_of_it(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    db = bench.open()
+    db["before"] = b"1"
+    with pytest.raises(SessionClosedError, match="inside a transaction, of which nothing is kept"):  # noqa: PT012, SIM117
+        with db.transaction():
+            db["a"] = b"1"
+            del db["before"]
+            db.close()
+    assert "2 writes that were not committed are lost" in caplog.text
+    assert dict(booklet_contents(bench.path())) == {"before": b"1"}
+
+
+def test_a_transaction_of_a_generator_that_is_left_half_way(bench: Bench) -> None:
+    def work(db: ebooklet_tx.Database) -> Iterator[None]:
+        with db.transaction():
+            db["a"] = b"1"
+            yield
+            db["b"] = b"2"
+
+    with bench.open() as db:
+        steps = work(db)
+        next(steps)
+    assert dict(booklet_contents(bench.path())) == {}
+    with pytest.raises(SessionClosedError):
+        next(steps)
+    with bench.open(lock="exclusive", lock_timeout=0.0) as db:
+        assert dict(db) == {}
 
 
 def test_a_transaction_larger_than_the_buffer_is_not_committed_early(bench: Bench) -> None:
