@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from urllib3.exceptions import HTTPError
 
 import ebooklet_tx
-from ebooklet_tx import errors
+from ebooklet_tx import errors, testing
 from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version
 from tests.modules import load_all
+from tests.pairs import Bench
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 
@@ -125,3 +128,40 @@ def test_the_fields_of_errors_that_users_meet(tmp_path: Path) -> None:
     with pytest.raises(errors.SessionClosedError) as closed:
         db.get("a")
     assert closed.value.path == str(file)
+
+
+READS: dict[str, Callable[[Any], object]] = {
+    "one": lambda db: db["large"],
+    "several": lambda db: list(db.get_items(["large"])),
+    "all": lambda db: list(db.items()),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("fault", ["unreachable", "damaged", "gone"])
+def test_an_error_of_a_value_names_its_key(tmp_path: Path, fault: str, local: bool, read: str) -> None:
+    bench = Bench(tmp_path)
+    with bench.open("a", "c") as db:
+        db["large"] = b"x" * 100_000
+        db.changes().push()
+    (pack,) = bench.objects("pack")
+    with (
+        testing.without_backoff(2),
+        testing.wrapped_stores(testing.FaultyStore) as stores,
+        ebooklet_tx.open(bench.url, bench.path("b") if local else None) as db,
+    ):
+        assert "large" in db
+        if fault == "damaged":
+            pack.write_bytes(bytes(pack.stat().st_size))
+        elif fault == "gone":
+            pack.unlink()
+        else:
+            stores[0].error = errors.TransientStoreError("503 Slow Down")  # type: ignore[attr-defined]
+        with pytest.raises(
+            errors.OfflineError if fault == "unreachable" else errors.RemoteIntegrityError
+        ) as caught:
+            READS[read](db)
+    assert caught.value.key == "large"
+    assert "'large'" in str(caught.value)
+    assert caught.value.object_name

@@ -20,7 +20,7 @@ from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import IndexRow, digest_of
 from ebooklet_tx.sync.read.fetch import PART_BYTES, Found
 from ebooklet_tx.sync.read.ranges import fetch_ranges, read_range, sound_values
-from ebooklet_tx.sync.read.value_errors import damaged_there
+from ebooklet_tx.sync.read.value_errors import damaged_there, out_of_reach, vanished_there
 from ebooklet_tx.sync.remote import Remote
 
 PIECES_BYTES = 16 * 2**20
@@ -127,7 +127,9 @@ class CommitReader:
                 return item.row.timestamp_us, self._value_of(item)
             except ObjectMissingError as error:
                 missing = error
-                self._move_on(view, error)
+                self._move_on_for(key, view, error)
+            except OfflineError as error:
+                raise out_of_reach(key, error) from error
         raise self._moves() from missing
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, tuple[int, bytes] | Error | None]]:
@@ -165,7 +167,7 @@ class CommitReader:
 
     def _read_alone(self, key: str, data: bytes | Error) -> Found:
         if isinstance(data, OfflineError):
-            return data
+            return out_of_reach(key, data)
         try:
             found = self.read(key)
         except Error as error:
@@ -212,6 +214,15 @@ class CommitReader:
 
     def _move_on(self, view: CommitIndex, error: Error) -> None:
         self.view = self._renew(view, error)
+
+    def _move_on_for(self, key: str, view: CommitIndex, error: Error) -> None:
+        """Like `_move_on`; where there is nothing to move on to, the error is about the key."""
+        try:
+            self._move_on(view, error)
+        except RemoteIntegrityError as final:
+            if final.__cause__ is not error:
+                raise
+            raise vanished_there(key, error) from error
 
     def _moves(self) -> RemoteIntegrityError:
         return RemoteIntegrityError(

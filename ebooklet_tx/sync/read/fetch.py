@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
 from ebooklet_tx.errors import (
+    ContentionError,
     Error,
     NotFoundInRangeError,
     ObjectMissingError,
@@ -22,7 +23,13 @@ from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.records import digest_of
 from ebooklet_tx.sync.read.ranges import Arrived, fetch_ranges, parts_of_range, sound_values
 from ebooklet_tx.sync.read.reader import Reader, fetched_value
-from ebooklet_tx.sync.read.value_errors import check_remote_has, damaged_there, gone_before_push, vanished_there
+from ebooklet_tx.sync.read.value_errors import (
+    check_remote_has,
+    damaged_there,
+    gone_before_push,
+    out_of_reach,
+    vanished_there,
+)
 from ebooklet_tx.sync.remote import Remote
 
 PART_BYTES = 32 * 2**20
@@ -40,10 +47,15 @@ def read_value(reader: Reader, key: str) -> tuple[Entry, bytes] | None:
         LocalIntegrityError: The local copy is damaged, and there is no other.
         OfflineError: It is not on this machine, and the remote can't be reached.
     """
-    entry, value = reader.lookup(key)
-    if entry is None:
-        return None
-    return (entry, value) if value is not None else _fetch_value(reader, entry)
+    try:
+        entry, value = reader.lookup(key)
+        if entry is None:
+            return None
+        return (entry, value) if value is not None else _fetch_value(reader, entry)
+    except OfflineError as error:
+        if isinstance(error, ContentionError):
+            raise
+        raise out_of_reach(key, error) from error
 
 
 def _fetch_value(reader: Reader, entry: Entry) -> tuple[Entry, bytes] | None:
@@ -132,7 +144,11 @@ def _values_there(reader: Reader, missing: Sequence[Entry]) -> dict[str, Found]:
                     fetched.append(fetched_value(entries[item.key], value))
                     values[item.key] = value
                 else:
-                    values[item.key] = data if isinstance(data, OfflineError) else read_alone(reader, item.key)
+                    values[item.key] = (
+                        out_of_reach(item.key, data)
+                        if isinstance(data, OfflineError)
+                        else read_alone(reader, item.key)
+                    )
             reader.keep(fetched)
     return values
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ebooklet_tx.errors import LocalIntegrityError, RemoteIntegrityError
+from ebooklet_tx.errors import Error, LocalIntegrityError, OfflineError, RemoteIntegrityError
 from ebooklet_tx.local.journal.entries import Entry
 from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.sync.remote import Remote
@@ -15,18 +15,34 @@ from ebooklet_tx.sync.remote import Remote
 
 def damaged_there(remote: Remote, key: str, ref: ObjectRef) -> RemoteIntegrityError:
     """Returns the error for a value whose bytes in the remote do not have its digest."""
+    name = remote.names.object(ref.name)
     return RemoteIntegrityError(
-        f"the value of key {key!r} in {remote.names.object(ref.name)!r} at {remote.store.location} is damaged: "
+        f"the value of key {key!r} in {name!r} at {remote.store.location} is damaged: "
         f"its digest differs from the index's; compact(packs=[{ref.name!r}]) writes it anew on a machine that "
-        "has the value, or restore the object from a backup"
+        "has the value, or restore the object from a backup",
+        key=key,
+        object_name=name,
     )
 
 
-def vanished_there(key: str, error: Exception) -> RemoteIntegrityError:
+def vanished_there(key: str, error: Error) -> RemoteIntegrityError:
     """Returns the error for a value whose object is gone although the root names it."""
     return RemoteIntegrityError(
         f"the value of key {key!r} can't be fetched although the root still names its object: {error}; "
-        "compact(packs=[...]) writes it anew on a machine that has the value, or restore the object from a backup"
+        "compact(packs=[...]) writes it anew on a machine that has the value, or restore the object from a "
+        "backup",
+        key=key,
+        object_name=error.object_name,
+    )
+
+
+def out_of_reach(key: str, error: OfflineError) -> OfflineError:
+    """Returns the error for a value that is not on this machine, while its store can't be reached."""
+    return OfflineError(
+        f"the value of key {key!r} can't be fetched: {error}",
+        key=key,
+        object_name=error.object_name,
+        operation=error.operation,
     )
 
 
@@ -52,5 +68,7 @@ def check_remote_has(entry: Entry, path: Path) -> None:
     if entry.digest != entry.remote_digest or not entry.known:
         raise LocalIntegrityError(
             f"the value of key {entry.key!r} in {path} is damaged, and the remote does not have it; delete the "
-            "key, or discard() its change"
+            "key, or discard() its change",
+            key=entry.key,
+            path=path,
         )
