@@ -20,6 +20,12 @@ from ebooklet_tx.values.plain_serializers import INT_NAMES, PLAIN
 CUSTOM = "custom"
 """How a remote names a serializer class of the user's own."""
 
+_NOT_FOUND_HERE = (
+    "it holds an object of a module or class that is not found here: make that importable under the name that it "
+    "had where the value was written (a class of a script or a notebook is one of __main__)"
+)
+_OTHERWISE_ENCODED = "it was encoded otherwise, such as by a caller with encode_value=False"
+
 _CUSTOM_CODE = 0
 _NUMPY_INTS = "numpy_int"
 _PACKAGES = {"gpd": "geopandas", "np": "numpy", "pd": "pandas", "zstd": "zstandard"}
@@ -94,12 +100,18 @@ class Serializer:
             return self._loads(encoded)
         except Exception as error:
             self._check_packages(key, error)
+            reason = _NOT_FOUND_HERE if self._misses_class(error) else _OTHERWISE_ENCODED
             raise LocalIntegrityError(
-                f"the value of key {key!r} is intact, but the serializer {self.name!r} can't decode it: "
-                f"{error}; it was written with another serializer; read it with get(key) after opening "
-                "with the serializer it was written with",
+                f"the value of key {key!r} is intact, but the serializer {self.name!r} can't decode it: {error}; "
+                f"{reason}; get_timestamp(key, include_value=True, decode_value=False) returns its bytes",
                 key=key,
             ) from error
+
+    def _misses_class(self, error: Exception) -> bool:
+        """Whether an encoded value names a module or class that can't be found, as pickled ones do."""
+        if self.code != _CUSTOM_CODE and not str(self.name).startswith("pickle"):
+            return False
+        return isinstance(error, ImportError) or "Can't get attribute" in str(error)
 
     def _check_packages(self, key: str, error: Exception) -> None:
         """Raises what a user can act on when Booklet's serializer lacks a package that it does not install."""

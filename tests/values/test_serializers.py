@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -106,6 +107,15 @@ def test_failures_name_the_key() -> None:
         resolve(Broken).dumps("the key", b"1")
     with pytest.raises(LocalIntegrityError, match="'the key' is intact"):
         resolve(Broken).loads("the key", b"1")
+
+
+@pytest.mark.parametrize("missing", [b"cno_such_package\nStation\n.", b"cpickle\nNoSuchClass\n."])
+def test_a_class_that_is_not_found_here_is_told(missing: bytes) -> None:
+    for serializer in (resolve("pickle"), resolve(pickle)):
+        with pytest.raises(LocalIntegrityError, match=r"(no_such|NoSuch).*not found here"):
+            serializer.loads("k", missing)
+        with pytest.raises(LocalIntegrityError, match=r"encoded otherwise.*decode_value=False"):
+            serializer.loads("k", b"no pickle")
 
 
 @pytest.mark.parametrize("value", [1.5, -0.25, Decimal("2.5"), Fraction(1, 3)])
