@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
-from ebooklet_tx.connection import Connection, RemoteConn, parse_connection
+from ebooklet_tx.connection import Connection, DirectoryConnection, RemoteConn, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.database.remote_reader import RemoteReader
 from ebooklet_tx.errors import (
@@ -228,6 +228,7 @@ def open(
             progress=progress,
         )
     path = _checked_path(file_path, at, flag=flag, offline=offline)
+    _check_apart(path, connection)
     named_serializer(value_serializer)
     check_choice(on_conflict)
     settings = Settings(
@@ -289,6 +290,19 @@ def _checked_path(file_path: Any, at: str | None, *, flag: str, offline: bool | 
             operation="open",
         )
     return None if file_path is None else local_path(file_path)
+
+
+def _check_apart(path: Path | None, connection: Connection) -> None:
+    """Raises where the local file would lie in the very place of the remote's root."""
+    if path is None or not isinstance(connection, DirectoryConnection):
+        return
+    if path.resolve() == connection.folder / connection.name:
+        raise InvalidArgumentError(
+            f"{path} is given as the local file and as the remote, which are two things: give the remote a "
+            "folder of its own, such as a shared one",
+            path=path,
+            operation="open",
+        )
 
 
 def _check_process() -> None:

@@ -118,6 +118,12 @@ def test_a_bad_path(bench: Bench, path: Any) -> None:
         ebooklet_tx.open(bench.url, path, "c")
 
 
+@pytest.mark.parametrize("flag", ["r", "w", "c", "n"])
+def test_one_path_for_the_file_and_the_remote(bench: Bench, flag: str) -> None:
+    with nothing_left_behind(bench.folder), pytest.raises(InvalidArgumentError, match="as the local file and as"):
+        ebooklet_tx.open(f"file://{bench.path()}", bench.path(), flag)  # type: ignore[call-overload]
+
+
 BAD_PLACES: list[Any] = [
     None,
     5,
