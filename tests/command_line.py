@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -61,25 +60,11 @@ def run(*arguments: object, given: bytes | None = None, terminal: bool = False, 
         errors = stack.enter_context(contextlib.redirect_stderr(Stream(terminal=terminal)))
         if given is not None:
             patch.setattr(sys, "stdin", Stream(given, terminal=terminal))
-        stack.enter_context(_log_shown_on(errors))
         try:
             code = commands.main([str(argument) for argument in arguments])
         except SystemExit as ended:
             code = 0 if ended.code is None else int(ended.code)
     return subprocess.CompletedProcess(arguments, code, out.text(), errors.text())
-
-
-@contextlib.contextmanager
-def _log_shown_on(stream: Stream) -> Any:
-    """Shows warnings as a process does that has set up no log; pytest's own handlers keep them from stderr."""
-    handler = logging.StreamHandler(stream)
-    handler.setLevel(logging.WARNING)
-    log = logging.getLogger()
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 def run_process(*arguments: object, **environment: str) -> Done:

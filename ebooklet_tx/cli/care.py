@@ -20,7 +20,6 @@ from ebooklet_tx.cli.shared import (
     add_lock_timeout,
     add_remote,
     bars,
-    complain,
     named_remote,
     needed_remote,
     number_in,
@@ -193,17 +192,13 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _collect(options: argparse.Namespace) -> int:
-    try:
-        report = collect(
-            needed_remote(options),
-            grace_seconds=options.grace_hours * 3600,
-            dry_run=options.dry_run,
-            lock_timeout=options.lock_timeout,
-            progress=bars(),
-        )
-    except ebooklet_tx.RemoteIntegrityError as error:
-        complain(error)
-        return NEEDS_DECISION
+    report = collect(
+        needed_remote(options),
+        grace_seconds=options.grace_hours * 3600,
+        dry_run=options.dry_run,
+        lock_timeout=options.lock_timeout,
+        progress=bars(),
+    )
     show(report, options)
     return DONE
 

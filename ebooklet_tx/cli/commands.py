@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -49,7 +50,12 @@ a temporary folder that is removed at the end, or in a bucket that you name, whe
 removes exactly what it has made.
 """
 
-_DECISIONS = (ebooklet_tx.ConflictError, ebooklet_tx.LockHeldError)
+_DECISIONS = (
+    ebooklet_tx.ConflictError,
+    ebooklet_tx.LockHeldError,
+    ebooklet_tx.LocalIntegrityError,
+    ebooklet_tx.RemoteIntegrityError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with full_tracebacks(options.debug), signals_end_the_command(), _warnings_as_notes():
+        with full_tracebacks(options.debug), signals_end_the_command(), _warnings_as_notes(), _log_as_notes():
             code = command(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -92,6 +98,27 @@ def _warnings_as_notes() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = tell  # type: ignore[assignment]
         yield
+
+
+class _Notes(logging.Handler):
+    """Tells what is logged as a warning tells it: in one line, in the words of the command line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(f"note: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _log_as_notes() -> Iterator[None]:
+    """Tells what this package logs and a user has to know; a key or a path in it is escaped on a terminal."""
+    log, notes = logging.getLogger("ebooklet_tx"), _Notes(logging.WARNING)
+    propagated = log.propagate
+    log.addHandler(notes)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(notes)
+        log.propagate = propagated
 
 
 def _replace_closed_streams() -> None:

@@ -14,6 +14,7 @@ from ebooklet_tx.cli.sessions import check_there, edit, opened, serializer_name
 from ebooklet_tx.cli.shared import DONE, NEEDS_DECISION, add_command, add_remote, complain, print_json
 from ebooklet_tx.cli.terminal import on_terminal, read_bytes
 from ebooklet_tx.cli.values import encoded
+from ebooklet_tx.cli.wording import typed
 from ebooklet_tx.html_tables import counted
 from ebooklet_tx.timestamps import as_datetime
 
@@ -165,7 +166,7 @@ def _resolve(options: argparse.Namespace) -> int:
         except KeyError as error:
             raise ebooklet_tx.Error(
                 f"{error.args[0]!r} in {options.path} is not in conflict, so nothing was settled; "
-                f"`ebooklet-tx resolve {options.path}` lists what is, as of the last pull"
+                f"`ebooklet-tx resolve {typed(options.path)}` lists what is, as of the last pull"
             ) from None
         return list(dict.fromkeys(keys))
 

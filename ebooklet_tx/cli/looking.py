@@ -26,6 +26,7 @@ from ebooklet_tx.cli.shared import (
 )
 from ebooklet_tx.cli.terminal import on_terminal, print_bytes, print_json_list
 from ebooklet_tx.cli.values import shown
+from ebooklet_tx.cli.wording import typed
 from ebooklet_tx.local.journal.entries import PENDING_NONE, Entry
 from ebooklet_tx.maintenance.status import history
 from ebooklet_tx.sync.pull.conflicts import read_side
@@ -227,7 +228,8 @@ def _encoded(database: ebooklet_tx.Database, options: argparse.Namespace) -> tup
     conflict = next((one for one in database.changes().conflicts() if one.key == key), None)
     if conflict is None:
         raise ebooklet_tx.Error(
-            f"{key!r} in {options.path} is not in conflict; `ebooklet-tx resolve {options.path}` lists what is",
+            f"{key!r} in {options.path} is not in conflict; "
+            f"`ebooklet-tx resolve {typed(options.path)}` lists what is",
             key=key,
         )
     version = conflict.theirs_version if options.theirs else conflict.base_version

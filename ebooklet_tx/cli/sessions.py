@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import ebooklet_tx
 from ebooklet_tx.cli.shared import bars, complain, needed_remote, remembers_remote
+from ebooklet_tx.cli.wording import typed
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
@@ -35,7 +36,9 @@ def check_there(options: argparse.Namespace) -> None:
     """
     if size_of(local_path(options.path)) is None:
         raise ebooklet_tx.LocalMissingError(
-            2, f"{options.path} does not exist; `ebooklet-tx clone URL {options.path}` makes a copy of a remote"
+            2,
+            f"{options.path} does not exist; "
+            f"`ebooklet-tx clone URL {typed(options.path)}` makes a copy of a remote",
         )
 
 

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import ebooklet_tx
 from ebooklet_tx.cli.help import Help
 from ebooklet_tx.cli.terminal import escaped, on_terminal
-from ebooklet_tx.cli.wording import in_shell_words
+from ebooklet_tx.cli.wording import in_shell_words, typed
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.local.inspection import inspect_pair
 from ebooklet_tx.local.journal.journal import journal_path
@@ -32,10 +32,10 @@ DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SI
 EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, lost pending values, a lock that
-       is held, or damage at the remote
-  2    failed: no such file or key, remote out of reach, wrong arguments; can be
-       run again (--debug shows the trace)
+  1    something needs a decision: conflicts, lost pending values, damage at
+       the remote, or a lock that `unlock` leaves to its holder
+  2    failed: no such file or key, remote out of reach, a lock that was not
+       free in time, wrong arguments; can be run again (--debug shows the trace)
   130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and
        the same command again goes on; a second one ends at once
 
@@ -52,7 +52,9 @@ PLACE_OPTIONS = ("endpoint_url", "region", "profile")
 
 
 def complain(what: object) -> None:
-    line = on_terminal(in_shell_words(" ".join(str(what).split())), sys.stderr)
+    # In one line, and a key with all of its spaces.
+    line = " ".join(filter(None, (part.strip() for part in str(what).splitlines())))
+    line = on_terminal(in_shell_words(line), sys.stderr)
     # Where stderr takes nothing either, the exit code has to do.
     with contextlib.suppress(OSError, ValueError):
         print(f"ebooklet_tx: {line}", file=sys.stderr)
@@ -87,7 +89,10 @@ def needed_remote(options: argparse.Namespace) -> Any:
         raise ebooklet_tx.InvalidArgumentError("which database? give the PATH of a local file, or --remote URL")
     remote = named_remote(options)
     if remote is None:
-        raise ebooklet_tx.InvalidArgumentError(f"{options.path} remembers no remote; name one with --remote")
+        raise ebooklet_tx.InvalidArgumentError(
+            f"{options.path} remembers no remote; name one with --remote, or for good by "
+            f"`ebooklet-tx recover {typed(options.path)} --remote URL`"
+        )
     return remote
 
 
@@ -103,7 +108,15 @@ def named_remote(options: argparse.Namespace) -> Any:
 
 
 def url_with(url: str, given: dict[str, str | None]) -> str:
-    """Returns a URL with the options that mean something for it."""
+    """Returns a URL with the options that mean something for it.
+
+    Raises:
+        InvalidArgumentError: It is no URL of a remote.
+    """
+    if urlsplit(url).scheme not in ("s3", "file", "http", "https", "memory") or "://" not in url:
+        raise ebooklet_tx.InvalidArgumentError(
+            f"{url!r} is no URL of a remote; give s3://bucket/key, file:///folder/name or https://host/path"
+        )
     options = {name: value for name, value in given.items() if value is not None}
     if not options or not url.startswith("s3:"):
         return url
@@ -175,7 +188,8 @@ def local_file(text: str) -> Path:
     """Returns a PATH argument; refuses what is the address of a remote, which is an easy slip."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"{text} is the address of a remote, and PATH is the local file: `{program()} clone {text}` makes one"
+            f"{text} is the address of a remote, and PATH is the local file: "
+            f"`{program()} clone {typed(text)}` makes one"
         )
     return Path(text)
 

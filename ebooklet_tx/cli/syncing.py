@@ -30,8 +30,10 @@ from ebooklet_tx.cli.shared import (
     print_json,
     url_with,
 )
+from ebooklet_tx.cli.wording import typed
 from ebooklet_tx.connection import parse_connection
 from ebooklet_tx.html_tables import counted
+from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.files.own_files import local_path
 from ebooklet_tx.maintenance.reports import some_of
@@ -41,7 +43,8 @@ from ebooklet_tx.values.serializers import Undecoded
 
 _CLONE_HELP = """\
 Values are fetched when they are read, and kept; --load fetches all of them now, so that
-everything works without the remote. The copy remembers where the remote is.
+everything works without the remote, and where it is interrupted, `pull --load` goes on.
+The copy remembers where the remote is.
 
 URL is s3://bucket/key, file:///folder/name, or the public https://... address of a
 database, which can't be pushed to.
@@ -113,18 +116,17 @@ def add_sync_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def _clone(options: argparse.Namespace) -> int:
-    if "://" not in options.url:
-        raise ebooklet_tx.InvalidArgumentError(
-            f"{options.url!r} is no URL; give s3://bucket/key, file:///folder/name or https://host/path"
-        )
+    url = url_with(options.url, {name: getattr(options, name) for name in PLACE_OPTIONS})
     path = options.path or default_path(options.url)
     if path.is_dir():
         path /= default_path(options.url)
     if size_of(local_path(path)) is not None:
-        raise ebooklet_tx.InvalidArgumentError(
-            f"{path} is there already; `ebooklet-tx pull {path}` brings it up to date, another PATH makes a copy"
-        )
-    url = url_with(options.url, {name: getattr(options, name) for name in PLACE_OPTIONS})
+        with contextlib.closing(ValueFile.open(local_path(path), writable=False)):
+            # Raised where it is no Booklet, which a pull can't bring up to date.
+            raise ebooklet_tx.InvalidArgumentError(
+                f"{path} is there already; `ebooklet-tx pull {typed(path)}{' --load' * options.load}` brings it "
+                "up to date, another PATH makes a copy"
+            )
     with _cloned(url, path) as database:
         keys, seq = len(database), sum(record.seq for record in database.history(1))
         failures = database.load_items() if options.load else {}
@@ -188,7 +190,7 @@ def _conflicts(error: ebooklet_tx.ConflictError, path: Path) -> str:
     named = f"{keys[0]!r} was" if one else f"{counted(len(keys), 'key')} ({some_of(keys)}) were"
     return (
         f"{'' if error.complete else 'at least '}{named} changed here and by another writer, so nothing was "
-        f"pushed; `ebooklet-tx resolve {path}` shows both versions, and settles them"
+        f"pushed; `ebooklet-tx resolve {typed(path)}` shows both versions, and settles them"
     )
 
 
@@ -233,7 +235,7 @@ def _pull(options: argparse.Namespace) -> int:
         for key in conflicts:
             print(f"CONFLICT: {key!r} was changed here and by another writer")
         if conflicts:
-            print(f"`ebooklet-tx resolve {options.path}` shows both versions, and settles them")
+            print(f"`ebooklet-tx resolve {typed(options.path)}` shows both versions, and settles them")
     return _told(failures) or (NEEDS_DECISION if conflicts else DONE)
 
 

@@ -100,15 +100,26 @@ def print_json_list(items: Iterable[Any]) -> None:
 
 
 def read_bytes(name: str) -> bytes:
-    """Returns what is in a file, or with `-` what stdin gives until its end."""
-    if name != "-":
-        with open(name, "rb") as file:  # noqa: PTH123
-            return file.read()
-    if sys.stdin is None:
+    """Returns what is in a file, or with `-` what stdin gives until its end.
+
+    Raises:
+        InvalidArgumentError: It can't be read.
+    """
+    if name == "-" and sys.stdin is None:
         raise ebooklet_tx.InvalidArgumentError("stdin is closed; give the FILE that holds the value")
-    if is_terminal(sys.stdin):
-        print("type the value; Ctrl-D in an empty line ends it", file=sys.stderr)
-    return sys.stdin.buffer.read()
+    try:
+        if name != "-":
+            with open(name, "rb") as file:  # noqa: PTH123
+                return file.read()
+        if is_terminal(sys.stdin):
+            print("type the value; Ctrl-D in an empty line ends it", file=sys.stderr)
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError) as error:
+        what = "stdin" if name == "-" else name
+        why = getattr(error, "strerror", None) or error
+        raise ebooklet_tx.InvalidArgumentError(
+            f"{what} can't be read: {why}; nothing was set. Give the FILE that holds the value"
+        ) from error
 
 
 __all__ = ["escaped", "is_terminal", "json_line", "on_terminal", "print_bytes", "print_json_list", "read_bytes"]

@@ -155,6 +155,8 @@ def _parse_s3_url(url: str) -> S3Connection:
     refuse_user_info(parts.netloc, "the s3 URL")
     if parts.fragment:
         raise InvalidArgumentError("the s3 URL contains a '#'; write it as %23 if it is part of the key")
+    if not parts.netloc or not parts.path.removeprefix("/"):
+        raise InvalidArgumentError("an s3 URL names a bucket and a db_key in it, like s3://bucket/key")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(options.keys() - set(_URL_OPTIONS))
     if unknown:
@@ -185,4 +187,8 @@ def _parse_file_url(url: str) -> DirectoryConnection:
     if parts.query or parts.fragment:
         raise InvalidArgumentError("a file URL has no '?' or '#'; write them as %3F and %23")
     folder, _, name = parts.path.rpartition("/")
+    if not name:
+        raise InvalidArgumentError(
+            "a file URL ends with the database's name, like file:///folder/name, and not with a '/'"
+        )
     return DirectoryConnection(Path(unquote(folder) or "/"), unquote(name))

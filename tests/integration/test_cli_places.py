@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
+import subprocess
 from pathlib import Path
 
 import boto3
@@ -52,8 +54,8 @@ def test_where_a_clone_goes(tmp_path: Path) -> None:
     assert data(run("clone", url(tmp_path), tmp_path / "folder", "--json"))["file"] == f"{tmp_path}/folder/db.blt"
     refused = run("clone", "shared/stations.blt", tmp_path / "x.blt")
     assert refused.returncode == cli.FAILED
-    assert "is no URL; give s3://bucket/key" in complaint(refused)
-    assert "the URL can't be used" in complaint(run("clone", "nothing://x/y", tmp_path / "x.blt"))
+    assert "is no URL of a remote; give s3://bucket/key" in complaint(refused)
+    assert "the URL can't be used" in complaint(run("clone", "file:///x?y", tmp_path / "x.blt"))
 
 
 def test_out_of_reach_what_is_here_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +112,117 @@ def test_messages_name_commands_in_place_of_python_calls() -> None:
     for phrase in set(WORDS) - {"remote_conn can't be used"}:
         assert phrase in source or phrase in joined, f"no message says {phrase!r} any more"
     assert in_shell_words("call load_items() again") == "call `ebooklet-tx pull --load` again"
+
+
+@pytest.mark.parametrize(
+    "key", [*WORDS, "lock_timeout_seconds", "two  spaces", "it's discard()", 'a "discard()" b']
+)
+def test_a_key_in_a_message_is_left_as_it_is(key: str) -> None:
+    message = f"the writers' lock of key {key!r} can't be had; discard() the changes of {[key, key]}, or leave it"
+    said = in_shell_words(message)
+    assert said.count(repr(key)) == message.count(repr(key))
+    assert "`ebooklet-tx discard` the changes" in said
+
+
+def test_a_missing_key_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    for key in ("lock_timeout", "two  spaces", "discard()", "line\nbreak"):
+        assert f"there is no key {key!r} in" in complaint(run("get", path, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.blt", "-l.blt", "it's.blt", 'a"b.blt', "a\\b c.blt", "line\nbreak's.blt", "ü$x.blt"]
+)
+def test_a_command_in_a_message_can_be_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = complaint(run("get", f"./{name}", "key"))
+    command = refused.partition("`")[2].rpartition("`")[0].replace("ebooklet-tx clone URL", "printf %s")
+    shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert Path(shown) == Path(name)
+    assert shown[0] != "-"
+
+
+def test_what_is_logged_is_told_in_the_words_of_the_command_line(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    shutil.rmtree(tmp_path / "remote")
+    forced = run("push", path, "--force")
+    assert forced.returncode == cli.DONE
+    assert forced.stderr.startswith("ebooklet_tx: note: the database 'db' at ")
+    assert "`ebooklet-tx push --force` writes it anew" in forced.stderr
+    assert logging.getLogger("ebooklet_tx").propagate
+
+
+def test_a_clone_over_what_is_there(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    text = tmp_path / "notes.txt"
+    text.write_text("no booklet", encoding="utf-8")
+    assert "pull" not in complaint(run("clone", url(tmp_path), text))
+    assert "notes.txt is not a Booklet file; give another PATH" in complaint(run("clone", url(tmp_path), text))
+    assert text.read_text(encoding="utf-8") == "no booklet"
+    assert f"`ebooklet-tx pull {path}` brings it up to date" in complaint(run("clone", url(tmp_path), path))
+    assert f"`ebooklet-tx pull {path} --load` brings" in complaint(run("clone", url(tmp_path), path, "--load"))
+
+
+def test_a_value_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    for file in (tmp_path / "nothing.json", tmp_path):
+        refused = run("put", path, "b", file)
+        assert refused.returncode == cli.FAILED
+        assert f"{file} can't be read" in complaint(refused)
+        assert "nothing was set. Give the FILE" in complaint(refused)
+    assert run("ls", path).stdout == "a\n"
+
+
+@pytest.mark.parametrize("address", ["stations.blt", "/folder/stations.blt", "file:x", "ftp://x/y", "s3:/x", ""])
+def test_what_is_no_url_is_refused_by_every_option_that_takes_one(tmp_path: Path, address: str) -> None:
+    path = make(tmp_path, {"a": 1})
+    for arguments in (
+        ["clone", address, tmp_path / "copy.blt"],
+        ["ls", path, "--remote", address],
+        ["import-ebooklet", address, url(tmp_path), "--path", tmp_path / "new.blt"],
+        ["import-ebooklet", url(tmp_path), address, "--path", tmp_path / "new.blt"],
+    ):
+        refused = run(*arguments)
+        assert refused.returncode == cli.FAILED
+        assert "is no URL of a remote; give s3://bucket/key" in complaint(refused)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket", "s3://bucket/", "s3:///key", "file:///folder/name/", "file:///"]
+)
+def test_a_url_that_names_no_database(tmp_path: Path, address: str) -> None:
+    refused = run("clone", address, tmp_path / "copy.blt")
+    assert refused.returncode == cli.FAILED
+    kind = address.partition(":")[0]
+    assert {"s3": "like s3://bucket/key", "file": "like file:///folder/name"}[kind] in complaint(refused)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_needs_a_decision_by_every_command(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    root = tmp_path / "remote" / "db"
+    root.write_bytes(root.read_bytes()[:-1])
+    for arguments in (
+        ["ls", path],
+        ["get", path, "a"],
+        ["push", path],
+        ["pull", path],
+        ["verify", path],
+        ["compact", path],
+        ["collect", path],
+        ["recover", path],
+        ["snapshot", "list", path],
+    ):
+        assert run(*arguments).returncode == cli.NEEDS_DECISION, arguments
+
+
+def test_a_lost_pending_value_needs_a_decision_by_every_command(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    run("put", path, "b", given=b"2")
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    for arguments in (["recover", path], ["get", path, "b"], ["push", path]):
+        assert run(*arguments).returncode == cli.NEEDS_DECISION, arguments
+    assert "`ebooklet-tx discard` its change" in complaint(run("get", path, "b"))
+    assert run("discard", path, "b").returncode == cli.DONE
+    assert run("push", path).returncode == cli.DONE
