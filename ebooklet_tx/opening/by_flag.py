@@ -23,7 +23,13 @@ from ebooklet_tx.errors import (
 from ebooklet_tx.formats.root import FirstFormatError, Manifest
 from ebooklet_tx.local.files.file_calls import size_of
 from ebooklet_tx.local.journal.base import read_base
-from ebooklet_tx.local.journal.facts import is_replacing, known_type, note_connection, note_replacing
+from ebooklet_tx.local.journal.facts import (
+    is_replacing,
+    known_type,
+    note_connection,
+    note_replacing,
+    remembers_connection,
+)
 from ebooklet_tx.local.journal.pending.detachment import is_deletion_begun
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.opening.settings import Settings
@@ -96,8 +102,10 @@ def open_reading(remote: Remote, path: Path, settings: Settings) -> Session:
 def _open_copy_to_read(remote: Remote, path: Path, settings: Settings) -> Session:
     settings.lock, settings.reading = None, True
     session = _open_copy(remote, path, settings, must_exist=True)
-    if settings.noted_address is not None and session.local.created:
-        # While the file is still open for writing: a copy that is only ever read knows its remote as well.
+    known = remembers_connection(session.journal) and not session.local.created
+    if settings.noted_address is not None and not known:
+        # While the file is still open for writing: a copy that is only ever read knows its remote as well, and
+        # so does a journal that was made anew.
         with undone_on_error(session.local, session.locks):
             note_connection(session.journal, settings.noted_address)
     session.local.to_reader()

@@ -173,6 +173,30 @@ def test_a_value_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     assert run("ls", path).stdout == "a\n"
 
 
+@pytest.mark.parametrize("arguments", [["ls"], ["get", "a"], ["diff"]])
+def test_a_journal_that_a_look_has_made_anew_remembers_the_remote(tmp_path: Path, arguments: list[str]) -> None:
+    path = make(tmp_path, {"a": 1})
+    (tmp_path / "a.blt.journal").unlink()
+    command, *rest = arguments
+    refused = complaint(run(command, path, *rest))
+    assert f"name one with --remote, or for good by `ebooklet-tx recover {path} --remote URL`" in refused
+    assert run(command, path, *rest, "--remote", url(tmp_path)).returncode == cli.DONE
+    assert data(run("status", path, "--json"))["remote"] == url(tmp_path)
+    assert run(command, path, *rest).returncode == cli.DONE
+
+
+def test_a_look_leaves_another_remote_that_is_remembered(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    mirror = f"{url(tmp_path)}-mirror"
+    with ebooklet_tx.open(url(tmp_path), path) as db:
+        db.copy_remote(mirror)
+    with path.open("r+b") as file:
+        # Cut off, so that the look has to make the pair sound first.
+        file.truncate(1000)
+    assert run("ls", path, "--remote", mirror).stdout == "a\n"
+    assert data(run("status", path, "--json"))["remote"] == url(tmp_path)
+
+
 @pytest.mark.parametrize("address", ["stations.blt", "/folder/stations.blt", "file:x", "ftp://x/y", "s3:/x", ""])
 def test_what_is_no_url_is_refused_by_every_option_that_takes_one(tmp_path: Path, address: str) -> None:
     path = make(tmp_path, {"a": 1})

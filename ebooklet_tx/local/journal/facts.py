@@ -98,6 +98,11 @@ def note_connection(journal: Journal, connection_json: str) -> None:
     _note_change(journal, _CONNECTION, connection_json)
 
 
+def remembers_connection(journal: Journal) -> bool:
+    """Whether the journal knows where the remote is."""
+    return journal.get_meta(_CONNECTION) is not None
+
+
 def public_sides(journal: Journal) -> str | None:
     """Returns which database each public address showed: JSON of the address to the uuid."""
     found: str | None = journal.get_meta(_PUBLIC_SIDES)
