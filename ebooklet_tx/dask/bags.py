@@ -112,8 +112,14 @@ def _write(
 ) -> tuple[Receipt, ...]:
     """Runs in a worker: writes a partition into a part of the fork."""
     with fork.open(connection, value_serializer=value_serializer) as part:
-        for key, value in pairs:
-            part[key] = value
+        for pair in pairs:
+            # A str of two letters would do as well.
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InvalidTypeError(
+                    f"store takes pairs of key and value, not a {type(pair).__name__} such as {pair!r:.60}",
+                    operation="store",
+                )
+            part[pair[0]] = pair[1]
     return (part.receipt,) if part.receipt else ()
 
 

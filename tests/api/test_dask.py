@@ -64,6 +64,13 @@ def test_a_task_that_fails_changes_nothing(db: ebooklet_tx.Database) -> None:
     assert dict(db) == {"there": 0}
 
 
+@pytest.mark.parametrize("item", ["ab", 5, ("a", 1, 2)])
+def test_what_is_no_pair_is_refused(db: ebooklet_tx.Database, item: Any) -> None:
+    with pytest.raises(InvalidTypeError, match="pairs of key and value, not a"):
+        ours.store(bag.from_sequence([item], npartitions=1), db, scheduler="sync")
+    assert "a" not in db
+
+
 def test_what_is_refused(db: ebooklet_tx.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ([("k", 1)], {"k": 1}, "k", None):
         with pytest.raises(InvalidTypeError, match=r"takes a dask\.bag"):
