@@ -127,13 +127,20 @@ def record_edits(journal: Journal, edits: Edits) -> None:
         adopt(raw, edits.adopted, base_seq=base_seq)
         if edits.adopted and base_seq:
             put_meta(connection, {ADOPTED: 1})
+        clean = _clean_among(raw, [key for key, _ in edits.deletes])
         record_deletes(raw, edits.deletes)
-        base_on_copies(raw, [key for key, _ in edits.deletes])
+        base_on_copies(raw, clean)
         record_gone(raw, edits.gone)
         record_places(raw, edits.places)
         raw.execute(DROP_EMPTY)
         if edits.missing:
             put_meta(connection, {MISSING_KEYS: _packed(_base_seq(raw), edits.missing)})
+
+
+def _clean_among(raw: sqlite3.Connection, keys: list[str]) -> list[str]:
+    """Returns those of some keys that have no operation: one that they have keeps the base that it came with."""
+    parts = (keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE))
+    return [entry.key for some in parts for entry in entries_of(raw, some) if entry.pending == PENDING_NONE]
 
 
 def _base_seq(raw: sqlite3.Connection) -> int:

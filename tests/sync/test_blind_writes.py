@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import booklet
 import pytest
 
 from ebooklet_tx.database import Database
@@ -149,6 +150,26 @@ def test_a_base_is_that_of_the_time_of_the_write_whatever_is_pulled_in_between(b
         check(db, {**FIRST, "k050": b"ours again", "k060": b"theirs", "k200": b"elsewhere"})
         assert db.changes().push().set_count == 1
     assert bench.fresh_contents() == {**FIRST, "k050": b"ours again", "k060": b"theirs", "k200": b"elsewhere"}
+
+
+@pytest.mark.parametrize("key", ["new", "k100"])
+def test_a_blind_write_that_booklet_deletes_keeps_the_base_that_it_had(bench: Bench, key: str) -> None:
+    with bench.open("b") as db:
+        db[key] = b"mine"
+    with booklet.open(bench.path("b"), "w") as plain:
+        del plain[key]
+    by_another(bench, lambda db: db.set(key, b"theirs"))
+    with bench.open("b") as db:
+        if key in FIRST:
+            with pytest.raises(ConflictError) as caught:
+                db.changes().push()
+            (conflict,) = caught.value.conflicts
+            assert (conflict.base, conflict.ours, conflict.theirs) == (FIRST[key], MISSING, b"theirs")
+        else:
+            # It was set and deleted again, and never was in the remote.
+            db.changes().pull()
+            assert not list(db.changes().iter_changes())
+            assert db[key] == b"theirs"
 
 
 def test_discarded_blind_writes_leave_what_the_remote_has(bench: Bench) -> None:
