@@ -296,7 +296,7 @@ def _check_apart(path: Path | None, connection: Connection) -> None:
     """Raises where the local file would lie in the very place of the remote's root."""
     if path is None or not isinstance(connection, DirectoryConnection):
         return
-    if path.resolve() == connection.folder / connection.name:
+    if os.path.realpath(path) == os.path.realpath(connection.folder / connection.name):
         raise InvalidArgumentError(
             f"{path} is given as the local file and as the remote, which are two things: give the remote a "
             "folder of its own, such as a shared one",
