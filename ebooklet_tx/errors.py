@@ -172,6 +172,12 @@ class LocalStorageError(Error, OSError):
     kind = "local_storage"
 
 
+class LetGoError(LocalStorageError):
+    """The local file or its journal was closed while it was used; a user meets it as `SessionClosedError`."""
+
+    kind = "let_go"
+
+
 class JournalUnusableError(LocalStorageError):
     """The journal is a sound SQLite database that this version can't use. It was left as it is."""
 

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from ebooklet_tx.errors import Error
+from ebooklet_tx.errors import Error, LetGoError, SessionClosedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +63,8 @@ def at_edge(function: Callable[P, R]) -> Callable[P, R]:
         def iterate(*args: P.args, **kwargs: P.kwargs) -> Any:
             try:
                 return (yield from function(*args, **kwargs))
+            except LetGoError as error:
+                raise _closed_meanwhile(error) from None
             except (Error, KeyError) as error:
                 shorten(error)
                 raise
@@ -73,11 +75,20 @@ def at_edge(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
+        except LetGoError as error:
+            raise _closed_meanwhile(error) from None
         except (Error, KeyError) as error:
             shorten(error)
             raise
 
     return call
+
+
+def _closed_meanwhile(error: LetGoError) -> SessionClosedError:
+    """Returns what a user is told where another thread, or the end of the program, has closed the session."""
+    closed = SessionClosedError(error.strerror, path=error.path)
+    shorten(closed.with_traceback(error.__traceback__))
+    return closed
 
 
 def shorten(error: BaseException) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError
+from ebooklet_tx.errors import LetGoError, LocalIntegrityError, LocalStorageError
 from ebooklet_tx.local.booklet.value_file import FileState, IndexDamagedError, ValueFile, put_in_place
 from ebooklet_tx.local.commit import NOTHING_FETCHED, Fetched, FetchedColumns, append
 from ebooklet_tx.local.files.file_calls import size_of
@@ -67,13 +67,13 @@ class OpenPair:
         if self._is_replacing:
             self._end_replacing()
         if self._file is None:
-            raise LocalStorageError(0, f"{self.path} is not open; open the database again")
+            raise LetGoError(0, f"{self.path} is not open; open the database again", path=self.path)
         return self._file
 
     @property
     def journal(self) -> Journal:
         if self._journal is None:
-            raise LocalStorageError(0, f"{self.path} is not open; open the database again")
+            raise LetGoError(0, f"{self.path} is not open; open the database again", path=self.path)
         return self._journal
 
     @property

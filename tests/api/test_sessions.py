@@ -156,6 +156,27 @@ def test_a_closed_session_says_so(bench: Bench, use: Callable[[Database], object
         use(db)
 
 
+@pytest.mark.parametrize("what", ["the file", "its journal"])
+def test_a_session_that_is_closed_while_it_is_used_says_so(bench: Bench, what: str) -> None:
+    uses: list[Callable[[Database], object]] = [
+        lambda db: db["k001"],
+        lambda db: list(db.items()),
+        lambda db: db.changes().push(),
+    ]
+    for use in uses:
+        db = bench.open("a", "w")
+        if what == "the file":
+            db.close()
+            # As a thread has it that looked before.
+            db._closed = False
+        else:
+            db._session.journal.raw.close()
+        with pytest.raises(SessionClosedError, match="open the database again"):
+            use(db)
+        db._session.local.abandon()
+        db.close()
+
+
 def test_a_reading_session_does_not_write(bench: Bench) -> None:
     with bench.open("a", "r") as db:
         assert not db.writable

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebooklet_tx.errors import JournalDamagedError, LocalStorageError
+from ebooklet_tx.errors import JournalDamagedError, LetGoError, LocalStorageError
 from ebooklet_tx.local.journal.connections import connected
 from ebooklet_tx.local.journal.schema import SOUND_ROW
 
@@ -24,6 +24,7 @@ _BUSY_TIMEOUT_SECONDS = 30.0
 
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")
 _UNDECODABLE = "Could not decode to UTF-8"
+_CLOSED = "closed database"
 
 _WAYS_OUT = (
     (("SQLITE_FULL",), "the disk is full: make room and do it again; the last commit is intact"),
@@ -117,5 +118,7 @@ def _as_said(error: Exception, path: Path) -> JournalDamagedError | LocalStorage
         return JournalDamagedError(
             f"{path} is damaged ({error}); run recover, which sets it aside and rebuilds it"
         )
+    if _CLOSED in str(error):
+        return LetGoError(0, f"{path} was closed while it was used; open the database again", path=path)
     way_out = next((words for names, words in _WAYS_OUT if name.startswith(names)), _NO_WAY_KNOWN)
     return LocalStorageError(0, f"can't use the journal {path}: {error}; {way_out}")
