@@ -47,7 +47,7 @@ from ebooklet_tx.sync.pull.pull import apply_root, pull
 from ebooklet_tx.sync.read.reader import Reader, reader_of
 from ebooklet_tx.sync.read.whole_index import load_index, try_load_index
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_root
+from ebooklet_tx.sync.root_object import FetchedRoot, inspect_root, read_later_root, read_root
 from ebooklet_tx.sync.session import Session
 from ebooklet_tx.values.serializers import same_serializer, stored_name
 
@@ -121,7 +121,7 @@ def _pull_if_changed(session: Session) -> None:
         return
     base = read_base(session.journal)
     try:
-        fetched = read_root(session.remote, if_none_match=base.etag)
+        fetched = read_later_root(session.remote, base.etag, session.local.file.header.uuid.hex(), base.seq)
     except ObjectMissingError as error:
         if base.seq == 0:
             return

@@ -21,6 +21,9 @@ from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.stores.object_store import Blob, ObjectStore
 from ebooklet_tx.sync.remote import Remote
 
+LOOKS_AT_AN_OLDER_ROOT = 4
+"""How often a root that is older than a known one is read again; the waits between add up to 1.5 seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class DamagedRoot:
@@ -71,6 +74,26 @@ def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoo
     name = remote.root_place
     blob = _get_if_changed(remote.store, remote.names.root, if_none_match, name=name)
     return None if blob is None else _decoded(blob, name=name)
+
+
+def read_later_root(remote: Remote, etag: str | None, uuid: str, seq: int) -> FetchedRoot | None:
+    """Reads a database's root as `read_root` does, and again where it shows an older commit than a known one.
+
+    A cache or a replica may lag behind for a moment. A root that stays older was put back.
+
+    Args:
+        remote: The database.
+        etag: The known root's ETag.
+        uuid: The identity of the known root's database.
+        seq: Its commit.
+    """
+    fetched = read_root(remote, if_none_match=etag)
+    for number in range(LOOKS_AT_AN_OLDER_ROOT):
+        if fetched is None or fetched.manifest.uuid != uuid or fetched.manifest.seq >= seq:
+            break
+        remote.policy.sleep(remote.policy.base_seconds * 2**number)
+        fetched = read_root(remote, if_none_match=etag)
+    return fetched
 
 
 def read_root_or_none(remote: Remote) -> FetchedRoot | None:
@@ -141,5 +164,6 @@ __all__ = [
     "inspect_root",
     "read_root",
     "read_root_or_none",
+    "read_later_root",
     "told_root",
 ]

@@ -37,7 +37,7 @@ from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.pull.identity import check_identity, identity_of_file, identity_of_root, join, may_join
 from ebooklet_tx.sync.pull.move_base import apply_move, late_keys, outcomes_of, plan_move
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_root, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, base_of, read_later_root, read_root_or_none
 from ebooklet_tx.sync.session import Session
 
 MAX_TRIES = 100
@@ -149,7 +149,7 @@ def _pull_once(
     try:
         fetched = handed
         if fetched is None or not _is_later(fetched.manifest, local.file.header.uuid.hex(), view):
-            fetched = read_root(remote, if_none_match=view.base.etag)
+            fetched = read_later_root(remote, view.base.etag, local.file.header.uuid.hex(), view.base.seq)
     except RemoteIntegrityError:
         if not view.replacing:
             raise

@@ -6,13 +6,13 @@ to an old commit: then the newest one is read from there on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ebooklet_tx.errors import Error, ObjectMissingError, RemoteIntegrityError, RemoteMissingError
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.sync.read.commit_reader import CommitReader
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, read_root
+from ebooklet_tx.sync.root_object import FetchedRoot, read_later_root, read_root
 
 
 class NewestReader(CommitReader):
@@ -38,10 +38,11 @@ class NewestReader(CommitReader):
             yield row.key, row.timestamp_us
 
     def _open_newest(self, index: RemoteIndex) -> CommitIndex:
-        return self._view_of(index, _fetched(self.remote, None))
+        return self._view_of(index, _fetched(self.remote))
 
     def _advance(self, index: RemoteIndex) -> bool:
-        fetched = _read(self.remote, self._etag)
+        known = self.view.manifest
+        fetched = _read(self.remote, lambda: read_later_root(self.remote, self._etag, known.uuid, known.seq))
         if fetched is None:
             return False
         before, self.view = self.view, self._view_of(index, fetched)
@@ -65,16 +66,16 @@ class NewestReader(CommitReader):
         return self.view
 
 
-def _fetched(remote: Remote, etag: str | None) -> FetchedRoot:
-    fetched = _read(remote, etag)
+def _fetched(remote: Remote) -> FetchedRoot:
+    fetched = _read(remote, lambda: read_root(remote))
     if fetched is None:
         raise RemoteIntegrityError(f"{remote.root_place} answered that a root has not changed that was not known")
     return fetched
 
 
-def _read(remote: Remote, etag: str | None) -> FetchedRoot | None:
+def _read(remote: Remote, read: Callable[[], FetchedRoot | None]) -> FetchedRoot | None:
     try:
-        return read_root(remote, if_none_match=etag)
+        return read()
     except ObjectMissingError as error:
         public = "" if remote.store.writable else ", or it is not public"
         raise RemoteMissingError(
