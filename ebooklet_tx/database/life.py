@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -190,10 +191,13 @@ class OpenSession(Unshared):
         if hasattr(self, "_in_transaction") and not is_ending():
             self._end_unclosed()
 
-    def _end_unclosed(self) -> None:
+    def _end_unclosed(self, *, stacklevel: int = 3) -> None:
         """Ends a session that was dropped without `close`: commits what was written, and pushes nothing.
 
         An open transaction was never acknowledged, so all of it is dropped.
+
+        Args:
+            stacklevel: How many calls lie between the warning and the line that dropped the session.
         """
         if self._ending.is_finished or self._in_child or os.getpid() != self._pid:
             return
@@ -208,7 +212,7 @@ class OpenSession(Unshared):
             _log.warning("%s was not closed, and can't be: %s: %s", path, _lost(overlay), error)
         finally:
             self._session.mutex.release()
-            warnings.warn(f"{path} was not closed", ResourceWarning, source=self, stacklevel=3)
+            warnings.warn(f"{path} was not closed", ResourceWarning, source=self, stacklevel=stacklevel)
 
     def _last_seconds(self) -> float:
         """Returns how long the store may take for the end of a session that nobody has closed."""
@@ -236,7 +240,7 @@ os.register_at_fork(after_in_child=_forget_all_in_child)
 def _end_all_unclosed() -> None:
     ending = Ending()
     for database in list(_open_databases.values()):
-        ending.add(database._end_unclosed)
+        ending.add(functools.partial(database._end_unclosed, stacklevel=4))
     try:
         ending.finish()
     except BaseException:
