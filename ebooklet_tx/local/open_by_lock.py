@@ -27,6 +27,7 @@ from ebooklet_tx.local.journal.journal import Journal, journal_path, side_files
 from ebooklet_tx.local.open_pair import OpenPair
 from ebooklet_tx.local.pair_files import (
     check_wal_at_rest,
+    comes_and_goes,
     create_pair_file,
     has_leftovers,
     open_locked,
@@ -40,6 +41,7 @@ from ebooklet_tx.local.unwritable.private_journal import PrivateJournal
 _log = logging.getLogger("ebooklet_tx")
 
 _PRIVATE_TRIES = 5
+_MAKING_TRIES = 20
 
 
 def lock_and_open(
@@ -62,20 +64,32 @@ def lock_and_open(
     _check_writable(path)
     # Before anything gives way: a link is not ours to remove, and not to be made a journal of.
     check_no_link(journal_path(path))
-    rights, created = None, False
-    file = pair.use_file(open_locked(path, timeout_seconds))
-    if file is not None and start_anew:
-        rights = file.rights()
-        remove_pair(file)
-        file = None
-    if file is None:
-        if not create:
-            raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
-        if size_of(journal_path(path)) is not None:
-            set_journal_aside(path, report)
-        file = create_pair_file(path, value_serializer, n_buckets, header, timeout_seconds, rights)
-        pair.use_file(file)
-        created = True
+    rights, created, file = None, False, None
+    for _ in range(_MAKING_TRIES):
+        file = pair.use_file(open_locked(path, timeout_seconds))
+        if file is not None and start_anew:
+            rights = file.rights()
+            remove_pair(file)
+            file = None
+        if file is None:
+            if not create:
+                raise LocalMissingError(2, f"{path} does not exist; open it with flag 'c' to make it")
+            file, created = create_pair_file(
+                path,
+                value_serializer,
+                n_buckets,
+                header,
+                timeout_seconds,
+                rights,
+                set_aside=lambda: set_journal_aside(path, report),
+            )
+            pair.use_file(file)
+        if created or not start_anew:
+            break
+        # What another session has made meanwhile gives way as well.
+        file.close()
+    else:
+        raise comes_and_goes(path)
     # The need to make the file may mean the same as what lies beside it: a process died at work on its names.
     if created or has_leftovers(file):
         remove_leftovers(file)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,34 @@ def create_pair_file(
     header: bytes | None,
     timeout_seconds: float,
     rights: Rights | None = None,
-) -> ValueFile:
-    """Makes a new file under a temporary name and links it to its own, unless another process was faster."""
+    *,
+    set_aside: Callable[[], object],
+) -> tuple[ValueFile, bool]:
+    """Makes a new file under a temporary name and links it to its own, unless another process was faster.
+
+    Args:
+        path: Its own name.
+        value_serializer: For a file without a header.
+        n_buckets: Likewise.
+        header: The header that it is to have.
+        timeout_seconds: How long to wait for the lock where another process was faster.
+        rights: Those that it is to have.
+        set_aside: Sets a journal aside that lies there alone. It is called while no other session can make a
+            pair under these names, whose journal it could be.
+
+    Returns:
+        The file at the path, locked, and whether it is the one that was made here.
+    """
     serializer = resolve(value_serializer)
     model = header if header is not None else new_header(serializer.code, n_buckets)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    partial = _new_name(path)
     made = create_file(partial, model, rights=rights)
     try:
         with storage_errors(path, "create"):
-            faster = not _link_if_free(partial, path)
+            if size_of(journal_path(path)) is None:
+                faster = not _link_if_free(partial, path)
+            else:
+                faster = not _link_behind_stand_in(made, path, set_aside)
             partial.unlink(missing_ok=True)
             fsync_folder(path.parent)
     except BaseException:
@@ -134,12 +154,50 @@ def create_pair_file(
         raise
     if not faster:
         made.path = path
-        return made
+        return made, True
     made.close()
     file = open_locked(path, timeout_seconds)
     if file is None:
-        raise LocalStorageError(0, f"{path} comes and goes; give another file_path")
-    return file
+        raise comes_and_goes(path)
+    return file, False
+
+
+def comes_and_goes(path: Path) -> LocalStorageError:
+    """Returns the error of a name under which other sessions keep making and removing files."""
+    return LocalStorageError(0, f"{path} comes and goes; give another file_path")
+
+
+def _new_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+
+
+def _link_behind_stand_in(made: ValueFile, path: Path, set_aside: Callable[[], object]) -> bool:
+    """Puts a new file in its place where a journal lies alone; False where another process was faster.
+
+    As in `remove_pair`, an empty file of another database has the name first, so that dying in between never
+    leaves the file beside a journal that could pass for its own.
+    """
+    partial, waiting = _new_name(path), _stand_in_path(path)
+    with contextlib.closing(
+        create_file(partial, stand_in_header(made.header, _FEW_BUCKETS), rights=made.rights())
+    ) as stand_in:
+        if not _link_if_free(partial, path):
+            partial.unlink(missing_ok=True)
+            return False
+        stand_in.path = path
+        try:
+            made.path = made.path.replace(waiting)
+            partial.unlink()
+            set_aside()
+            made.stands_behind = stand_in
+            put_in_place(made)
+        except BaseException:
+            made.stands_behind = None
+            if stand_in.is_named(path):
+                path.unlink()
+            waiting.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def _link_if_free(partial: Path, path: Path) -> bool:
