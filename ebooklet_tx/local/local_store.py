@@ -373,7 +373,8 @@ class LocalStore:
 
     def keep_once(self, fetched: Fetched) -> None:
         """Like `keep`, unless that value is noted already."""
-        self._fetched.keep_once(fetched)
+        with self.mutex:
+            self._fetched.keep_once(fetched)
 
     def write_fetched(self) -> None:
         """Writes values from the remote that wait, if lock and disk allow; they are right for the base alone."""

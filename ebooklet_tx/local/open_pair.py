@@ -65,7 +65,10 @@ class OpenPair:
     @property
     def file(self) -> ValueFile:
         if self._is_replacing:
-            self._end_replacing()
+            # In its turn: the thread that replaces it holds the mutex, and may read from the file by then.
+            with self.mutex:
+                if self._is_replacing:
+                    self._end_replacing()
         if self._file is None:
             raise LetGoError(0, f"{self.path} is not open; open the database again", path=self.path)
         return self._file
