@@ -28,6 +28,7 @@ from ebooklet_tx.local.commit import Fetched, FetchedColumns, stage
 from ebooklet_tx.local.fetched_values import FetchedValues
 from ebooklet_tx.local.journal.entries import Entry, find_entries, find_entry, stale_keys
 from ebooklet_tx.local.journal.journal import Journal
+from ebooklet_tx.local.journal.remote_objects import drop_unused_objects
 from ebooklet_tx.local.journal.staged import has_staged
 from ebooklet_tx.local.open_by_lock import lock_and_open, open_to_read, release_after
 from ebooklet_tx.local.open_pair import OpenPair
@@ -185,6 +186,7 @@ class LocalStore:
             return
         if self.writable:
             self._commit_at_close()
+            self._drop_unused_objects()
         elif self._fetched:
             self._fetched.write()
         self._keep_within()
@@ -210,6 +212,12 @@ class LocalStore:
                 stage(self.journal, self.overlay)
                 _log.warning("%d changes are kept in %s", len(self.overlay.operations), self.journal.path)
             raise
+
+    def _drop_unused_objects(self) -> None:
+        try:
+            drop_unused_objects(self.journal, self.file.header.n_keys)
+        except LocalStorageError as error:
+            _log.warning("%s was not made smaller: %s", self.journal.path, error)
 
     def abandon(self) -> None:
         """Closes both files without committing anything."""
