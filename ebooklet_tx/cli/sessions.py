@@ -16,7 +16,8 @@ from ebooklet_tx.cli.shared import bars, complain, needed_remote, remembers_remo
 from ebooklet_tx.cli.wording import typed
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of
-from ebooklet_tx.local.files.own_files import local_path
+from ebooklet_tx.local.files.own_files import PUT_BACK, local_path
+from ebooklet_tx.local.journal.journal import journal_path
 from ebooklet_tx.stores.deadline import patience
 from ebooklet_tx.sync.look_up import know_pending
 from ebooklet_tx.sync.read.reader import reader_of
@@ -34,7 +35,10 @@ def check_there(options: argparse.Namespace) -> None:
     Raises:
         LocalMissingError: It does not.
     """
-    if size_of(local_path(options.path)) is None:
+    path = local_path(options.path)
+    if size_of(path) is None and size_of(journal_path(path)):
+        raise ebooklet_tx.LocalMissingError(2, f"{options.path} does not exist; {PUT_BACK}", path=path)
+    if size_of(path) is None:
         raise ebooklet_tx.LocalMissingError(
             2,
             f"{options.path} does not exist; "

@@ -36,6 +36,12 @@ WORDS = {
     "open it with flag 'r' and without offline, or make it the newest commit with restore()": (
         "leave --offline out, or make it the newest commit with `ebooklet-tx snapshot restore`"
     ),
+    "remove what is left of it and open with flag 'c', which keeps the journal under another name and copies the "
+    "remote": (
+        "remove what is left of it, and `ebooklet-tx clone` copies the remote and keeps the journal under another"
+        " name"
+    ),
+    "offline=True shows what is here": "--offline shows what is here",
     "can only be read: the flag must be r": "can only be read; a bucket or folder can be pushed to",
     "give access_key_id and access_key, or a profile, or set up boto3's own chain": (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile NAME"

@@ -22,7 +22,7 @@ from ebooklet_tx.limits import METADATA_KEY_BYTES
 from ebooklet_tx.local.booklet.layout import BLOCK_HEAD_BYTES, HEADER_BYTES, POINTER_BYTES
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.files.file_calls import size_of, storage_errors
-from ebooklet_tx.local.files.own_files import check_no_link, is_file
+from ebooklet_tx.local.files.own_files import PUT_BACK, check_no_link, is_file
 from ebooklet_tx.local.journal import migrate
 from ebooklet_tx.local.journal.integrity.commit_mark import missing_commits, read_mark
 from ebooklet_tx.local.journal.integrity.lost_commits import commit_count
@@ -101,7 +101,8 @@ def inspect_pair(
         LocalStorageError: The disk refuses, or another process keeps the journal locked.
     """
     if size_of(path) is None:
-        raise LocalMissingError(2, f"{path} does not exist; check the path", path=path)
+        way_out = PUT_BACK if size_of(journal_path(path)) else "check the path"
+        raise LocalMissingError(2, f"{path} does not exist; {way_out}", path=path)
     with contextlib.closing(ValueFile.open(path, writable=False)) as file:
         found = Inspection(path, uuid=file.header.uuid.hex())
         found.file_bytes = file.state().length_bytes

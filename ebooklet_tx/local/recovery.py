@@ -116,7 +116,7 @@ def replace_damaged(path: Path, report: RecoveryReport, error: JournalDamagedErr
 def set_journal_aside(path: Path, report: RecoveryReport) -> None:
     """Renames a journal and its WAL so that a new one can be made in its place."""
     aside = set_aside(journal_path(path))
-    report.note(f"the old journal is kept as {aside.name}; it was rebuilt from the file")
+    report.note(f"the old journal is kept as {aside.name}; a new one is made from the file")
 
 
 def reconcile(file: ValueFile, journal: Journal, report: RecoveryReport) -> tuple[ValueFile, Journal]:

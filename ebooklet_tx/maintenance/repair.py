@@ -306,6 +306,7 @@ def _told(
         unresolved=unresolved_pushes(found),
         base_seq=int(found.facts.get("base_seq", 0)),
         base_commit_id=found.facts.get("base_commit_id"),
+        pending_known=found.journal == "current",
     )
 
 

@@ -154,6 +154,7 @@ class RecoverReport(ShownAsTable):
         pushed: What the resumed push did, None when there was none.
         conflicts: Keys that were changed here and by another writer.
         unresolved: Pushes whose outcome is still not known.
+        pending_known: Whether the counts of what is pending are: not where the journal is still to be made anew.
     """
 
     file: str
@@ -183,6 +184,7 @@ class RecoverReport(ShownAsTable):
     unresolved: tuple[UnresolvedPush, ...] = field(default=())
     base_seq: int = 0
     base_commit_id: str | None = None
+    pending_known: bool = True
 
     @property
     def failed(self) -> bool:
@@ -228,8 +230,9 @@ class RecoverReport(ShownAsTable):
             lines.append(f"- DAMAGED at the remote: {self.remote_damage}")
         if self.failure is not None:
             lines.append(f"- FAILED: {self.failure}")
+        pending = _pending(self.pending_sets, self.pending_deletes, self.pending_bytes)
         lines.append(
-            f"- still to be pushed: {_pending(self.pending_sets, self.pending_deletes, self.pending_bytes)}"
+            f"- still to be pushed: {pending if self.pending_known else 'not known without the journal'}"
         )
         return "\n".join(lines)
 

@@ -125,7 +125,14 @@ def _pull_if_changed(session: Session) -> None:
     except ObjectMissingError as error:
         if base.seq == 0:
             return
-        raise _missing(session.remote, error) from error
+        if not session.remote.store.writable:
+            raise _missing(session.remote, error) from error
+        raise RemoteMissingError(
+            f"the database {session.remote.root_place} is gone; everything that is local is kept; open it with "
+            "flag 'c', and push(force_push=True) writes it anew, and offline=True shows what is here",
+            path=session.local.path,
+            operation="open",
+        ) from error
     except FirstFormatError:
         if base.format != 1:
             raise

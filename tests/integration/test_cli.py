@@ -355,6 +355,7 @@ def test_json_is_stable(path: Path) -> None:
             "partial_keys",
             "pending_bytes",
             "pending_deletes",
+            "pending_known",
             "pending_sets",
             "pushed",
             "refetched_keys",

@@ -140,7 +140,7 @@ def test_a_deleted_remote_is_reported_and_written_anew_by_force(bench: Bench) ->
 def test_a_deleted_remote_is_reported_at_open(bench: Bench) -> None:
     make(bench, {"k": b"1"})
     bench.root.unlink()
-    with pytest.raises(RemoteMissingError, match="there is no database"):
+    with pytest.raises(RemoteMissingError, match="is gone; everything that is local is kept"):
         bench.open("a", "r")
     with pytest.raises(RemoteMissingError, match=r"open it with flag 'c', and push\(force_push=True\)"):
         bench.open("a", "w")

@@ -27,7 +27,8 @@ from ebooklet_tx.local.booklet.layout import (
     Header,
     parse_header,
 )
-from ebooklet_tx.local.files.file_calls import read_at, storage_errors
+from ebooklet_tx.local.files.file_calls import read_at, size_of, storage_errors
+from ebooklet_tx.local.files.own_files import JOURNAL_SUFFIX, PUT_BACK
 
 _STR_SERIALIZER_CODE = 2
 _WITH_TIMESTAMPS = b"\1"
@@ -39,6 +40,8 @@ def read_header(fd: int, path: Path) -> Header:
     header = parse_header(raw)
     known = header is not None and (header.magic in (MAGIC, FIXED_LENGTH_MAGIC) or raw[:8] == GUARD_PREFIX)
     if header is None or not known:
+        if size_of(path.with_name(path.name + JOURNAL_SUFFIX)):
+            raise UnsupportedFormatError(f"{path} is not a Booklet file any more; {PUT_BACK}")
         raise UnsupportedFormatError(f"{path} is not a Booklet file; give another file_path")
     if header.magic == FIXED_LENGTH_MAGIC:
         raise UnsupportedFormatError(

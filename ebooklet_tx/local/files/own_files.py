@@ -27,6 +27,13 @@ _log = logging.getLogger("ebooklet_tx")
 
 JOURNAL_SUFFIX = ".journal"
 
+PUT_BACK = (
+    "its journal is here, and may hold changes that were not pushed: put the file back, as from a backup; "
+    "without one, remove what is left of it and open with flag 'c', which keeps the journal under another name "
+    "and copies the remote"
+)
+"""The way out where the file of a journal is gone or cut off."""
+
 _OWN_SUFFIX = re.compile(
     r"\.journal(\.aside-(clean|\d+)(-wal)?|\.before-\w+(\.partial)?)?|\.rebuild|\.(damaged|older)-\d+|\.\d+-\d+\.new"
 )
