@@ -140,7 +140,12 @@ class PartWork:
             SessionClosedError: The part was sent or given up, so that the change would go nowhere.
         """
         with self._mutex:
-            self.put_all([(key, (value, timestamp_us))])
+            self._check_open()
+            before = self._written.get(key)
+            held = None if value is None else self._spill.put(value)
+            self._written[key] = Written(held, timestamp_us)
+            if before is not None and before.held is not None:
+                self._spill.forget(before.held)
 
     def put_all(self, operations: Iterable[tuple[str, tuple[bytes | None, int]]]) -> None:
         """Sets and deletes several keys, in one step for all threads: all of them or, when it raises, none."""
