@@ -375,7 +375,7 @@ class Database(ApplyingDatabase):
         from ebooklet_tx.maintenance.copy import copy_remote
 
         source = self._usable().remote
-        target = remote_at(parse_connection(remote_conn), for_writing=True)
+        target = remote_at(parse_connection(remote_conn), retry=source.given_policy, for_writing=True)
         with contextlib.closing(target.store), telling(progress):
             return copy_remote(source, target)
 

@@ -81,6 +81,7 @@ def remote_at(
             quoting=cast("Quoting | None", quoting),
             expected=None if unknown else conditional_writes is not False,
         ),
+        given_policy=retry,
     )
 
 

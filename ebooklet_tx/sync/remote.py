@@ -27,6 +27,7 @@ class Remote:
         mode: How commits are made here.
         offline: Whether nothing is to be asked of it.
         other_etags: Objects whose bytes are right under another ETag than the index has.
+        given_policy: The policy that the user gave; None where that is the connection's own.
         reporter: What is told how far the operations on it are.
     """
 
@@ -37,6 +38,7 @@ class Remote:
     mode: CommitMode = field(default_factory=CommitMode)
     offline: bool = False
     other_etags: set[str] = field(default_factory=set)
+    given_policy: RetryPolicy | None = None
     reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:

@@ -15,19 +15,23 @@ from ebooklet_tx.errors import (
     InvalidArgumentError,
     LockLostError,
     LockTimeoutError,
+    OfflineError,
     ReadOnlyError,
     RemoteIntegrityError,
     RemoteMissingError,
     SessionClosedError,
+    TransientStoreError,
     UnsupportedFormatError,
 )
 from ebooklet_tx.formats.root import decode_root
 from ebooklet_tx.remote_session import RemoteSession
 from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.stores.retry import RetryPolicy
+from ebooklet_tx.sync.connecting import wrapped_stores
 from tests.doors import open_remote
 from tests.pairs import Bench, limit_tails
 from tests.servers import folder_handler, http_server
-from tests.store_wrappers import CountingStore
+from tests.store_wrappers import CountingStore, FaultyStore
 
 KEYS = {f"key {number}": b"%d" % number for number in range(40)}
 
@@ -305,3 +309,18 @@ def test_breaking_locks(bench: Bench) -> None:
             with pytest.raises(LockLostError):
                 db.changes().push()
         assert session.break_other_locks() == []
+
+
+def test_a_copy_tries_again_as_its_session_does(bench: Bench) -> None:
+    waits: list[float] = []
+    policy = RetryPolicy(attempts=2, sleep=waits.append)
+    push(bench, {"a": b"1"})
+    target = f"file://{bench.folder / 'remote' / 'copy'}"
+    with bench.open("a", "r", retry=policy) as db:
+        with (
+            wrapped_stores(lambda inner: FaultyStore(inner, error=TransientStoreError("down"))),
+            pytest.raises(OfflineError, match="after 2 attempts"),
+        ):
+            db.copy_remote(target)
+        assert waits
+        assert db.copy_remote(target).key_count == 1
