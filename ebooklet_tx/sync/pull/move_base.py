@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ebooklet_tx.errors import ObjectMissingError
+from ebooklet_tx.errors import ObjectMissingError, RemoteIntegrityError
 from ebooklet_tx.index.commit_index import CommitIndex
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.journal.base import Base
@@ -182,10 +182,16 @@ def _with_operations(intents: Sequence[Intent]) -> list[Intent]:
 
 
 def _commit_at(index: CommitIndex, seq: int) -> str | None:
+    """Returns the commit of a number; None where a lost part of the history leaves it untold."""
     try:
         return index.commit_at(seq)
-    except ObjectMissingError as error:
-        _log.warning("a part of the history is gone: %s", error)
+    except (ObjectMissingError, RemoteIntegrityError) as error:
+        _log.warning(
+            "which commit had the number %d can't be told, as a part of the history is gone or damaged: %s; "
+            "`verify --repair PATH` on the machine that wrote that part may write it back",
+            seq,
+            error,
+        )
         return None
 
 
