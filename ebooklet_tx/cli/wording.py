@@ -20,6 +20,7 @@ WORDS = {
     "push(force_push=True)": "`ebooklet-tx push --force`",
     "; check the address, or make one with flag 'c'": "; check the address",
     ": make the folder, or open with flag 'c'": ": make the folder",
+    "delete the snapshot with delete_snapshot()": "delete it with `ebooklet-tx snapshot delete`",
     "snapshots() lists": "`ebooklet-tx snapshot list` lists",
     "history() lists": "`ebooklet-tx log` lists",
     "discard()": "`ebooklet-tx discard`",

@@ -36,6 +36,7 @@ from ebooklet_tx.records import DIGEST_BYTES
 __all__ = [
     "FORMAT_LEVEL",
     "FirstFormatError",
+    "ForeignObjectError",
     "KEEP_RECENT",
     "Manifest",
     "ROOT_BYTES",
@@ -81,6 +82,10 @@ class FirstFormatError(UnsupportedFormatError):
     """A root of format 1 lies there, which only a push that replaces it may touch."""
 
     kind = "first_format"
+
+
+class ForeignObjectError(UnsupportedFormatError):
+    """Something lies there that does not begin like a root of ours."""
 
 
 @dataclass(frozen=True)
@@ -248,13 +253,13 @@ def _refuse_foreign(data: bytes, name: str) -> None:
     if ROOT_MAGIC.startswith(start):
         raise _damaged(name, f"it is cut off after {len(data)} bytes")
     if data.startswith((_EBOOKLET_MAGIC, _BOOKLET_FIXED_MAGIC, _BOOKLET_VARIABLE_MAGIC)):
-        raise UnsupportedFormatError(
+        raise ForeignObjectError(
             f"{name} is a database that ebooklet wrote, which ebooklet_tx does not read in place. Copy it to "
             "a NEW db_key with import_ebooklet (on the command line: ebooklet-tx import-ebooklet), or load all "
             "of it into its local .blt file with ebooklet, open that file with ebooklet_tx against a NEW db_key, "
             "and push; the old remote is left untouched"
         )
-    raise UnsupportedFormatError(
+    raise ForeignObjectError(
         f"a foreign object lies at {name}: it does not begin like a root of ebooklet_tx. Choose another "
         "db_key, or move that object away; it is left untouched"
     )

@@ -23,7 +23,7 @@ from ebooklet_tx.maintenance.merged_root import LivePack, MergedRoot
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.sync.forks.forks_there import FORK, ForkThere, fork_there, forks_in
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_snapshot, read_root_or_none
 
 GARBAGE_NOTE = "garbage"
 """The relative name of the object in which the collector keeps what it has seen dead."""
@@ -288,7 +288,7 @@ def named_by_snapshot(remote: Remote, name: str, obstacles: list[Error]) -> set[
     """
     key = remote.names.object(name)
     try:
-        fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
+        fetched = fetch_snapshot(remote, key)
         with MergedRoot() as index:
             index.add_root(remote, fetched.root)
             obstacles += [problem.error for problem in index.problems]

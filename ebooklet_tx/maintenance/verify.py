@@ -30,7 +30,7 @@ from ebooklet_tx.records import ObjectRef
 from ebooklet_tx.stores.object_store import StoredObject
 from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_snapshot, read_root
 
 READERS = 8
 SHOWN_KEYS = 20
@@ -251,7 +251,7 @@ def _look_at_snapshot(
     key = remote.names.object(relative)
     findings = _Findings()
     try:
-        fetched = fetch_root(remote.store, key, name=f"the snapshot {key!r}")
+        fetched = fetch_snapshot(remote, key)
         look(fetched.root, key, findings)
         if findings.damage:
             remote.store.head(key)

@@ -15,7 +15,14 @@ from ebooklet_tx.errors import (
     RemoteIntegrityError,
     UnsupportedFormatError,
 )
-from ebooklet_tx.formats.root import FirstFormatError, Manifest, Root, decode_root, too_large_root
+from ebooklet_tx.formats.root import (
+    FirstFormatError,
+    ForeignObjectError,
+    Manifest,
+    Root,
+    decode_root,
+    too_large_root,
+)
 from ebooklet_tx.limits import MAX_ROOT_BYTES
 from ebooklet_tx.local.journal.base import Base
 from ebooklet_tx.stores.object_store import Blob, ObjectStore
@@ -61,6 +68,27 @@ def fetch_root(store: ObjectStore, key: str, *, name: str) -> FetchedRoot:
         RemoteIntegrityError: It is damaged.
     """
     return _decoded(_get(store, key, name=name), name=name)
+
+
+def fetch_snapshot(remote: Remote, key: str) -> FetchedRoot:
+    """Reads the copy of a root that a snapshot is, in one request.
+
+    Raises:
+        ObjectMissingError: There is none.
+        UnsupportedFormatError: A newer version wrote it.
+        RemoteIntegrityError: It is damaged, or no copy of a root at all.
+    """
+    name = f"the snapshot {key.rpartition('/')[2]!r} of {remote.root_place}"
+    try:
+        return fetch_root(remote.store, key, name=name)
+    except (RemoteIntegrityError, FirstFormatError, ForeignObjectError) as error:
+        problem = "is damaged" if isinstance(error, RemoteIntegrityError) else "is no copy of a root"
+        raise RemoteIntegrityError(
+            f"{name} can't be read: what lies at {key!r} {problem}. Restore it from the bucket's older versions "
+            "or a backup, under the same key, or delete the snapshot with delete_snapshot(); the database itself "
+            "is not affected",
+            object_name=key,
+        ) from error
 
 
 def read_root(remote: Remote, *, if_none_match: str | None = None) -> FetchedRoot | None:
@@ -161,6 +189,7 @@ __all__ = [
     "FetchedRoot",
     "base_of",
     "fetch_root",
+    "fetch_snapshot",
     "inspect_root",
     "read_root",
     "read_root_or_none",

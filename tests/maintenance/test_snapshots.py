@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import shutil
 import tempfile
 import warnings
@@ -21,6 +22,7 @@ from ebooklet_tx.errors import (
     NotPushedWarning,
     OfflineError,
     ReadOnlyError,
+    RemoteIntegrityError,
     RemoteMissingError,
     UUIDMismatchError,
 )
@@ -247,6 +249,37 @@ def test_a_damaged_one_and_another_databases_are_left_out_of_the_list(
         with pytest.raises(UUIDMismatchError):
             db.restore("other")
         db.delete_snapshot("bad")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"garbage", b"", b"EBTXroot", b"EBTXroot\x01\x00" + b"\0" * 40, b"ebooklet-db\x00", b"\0" * 2**22],
+    ids=["garbage", "empty", "cut", "format 1", "of ebooklet", "too long"],
+)
+def test_of_one_that_is_no_root_every_message_says_to_delete_it(
+    days: Yard, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    days.store.put("db.d/snapshot/bad", data)
+
+    def check(message: str) -> None:
+        assert "snapshot 'bad'" in message, message
+        assert "delete the snapshot" in message, message
+        assert not re.search("db_key|flag|repair|force_push", message), message
+
+    with days.open() as db:
+        for use in (lambda: list(db.diff("bad")), lambda: db.restore("bad"), lambda: at(days, "bad")):
+            with pytest.raises(RemoteIntegrityError) as caught:
+                use()
+            check(str(caught.value))
+        assert [one.name for one in db.snapshots()] == ["monday"]
+        check(caplog.text)
+    (damage,) = days.verify().damage
+    check(f"{damage.problem} {damage.sound_copy}")
+    with pytest.raises(RemoteIntegrityError, match="delete the snapshot"):
+        days.collect()
+    with days.open() as db:
+        db.delete_snapshot("bad")
+    assert days.verify().sound
 
 
 # -- reading -----------------------------------------------------------------------------------

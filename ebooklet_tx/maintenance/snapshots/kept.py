@@ -42,7 +42,7 @@ from ebooklet_tx.stores.object_store import Blob, StoredObject
 from ebooklet_tx.stores.workers import Workers
 from ebooklet_tx.sync.commit.turns import backoff
 from ebooklet_tx.sync.remote import Remote
-from ebooklet_tx.sync.root_object import FetchedRoot, fetch_root, read_root, read_root_or_none
+from ebooklet_tx.sync.root_object import FetchedRoot, fetch_snapshot, read_root, read_root_or_none
 from ebooklet_tx.timestamps import now_us, timestamp_us
 
 MAX_LOOKS = 50
@@ -142,13 +142,12 @@ def read(remote: Remote, name: str, *, uuid: str | None = None) -> FetchedRoot:
         RemoteIntegrityError: It is damaged.
     """
     check_name(name)
-    place = f"the snapshot {name!r} of {remote.root_place}"
     try:
-        fetched = fetch_root(remote.store, remote.names.snapshot(name), name=place)
+        fetched = fetch_snapshot(remote, remote.names.snapshot(name))
     except ObjectMissingError as error:
         raise missing(remote, name) from error
     if uuid is not None:
-        _check_uuid(fetched, uuid, place)
+        _check_uuid(fetched, uuid, f"the snapshot {name!r} of {remote.root_place}")
     return fetched
 
 
@@ -177,7 +176,7 @@ def listed(remote: Remote, *, uuid: str) -> list[Snapshot]:
 def _read_listed(remote: Remote, relative: str, there: StoredObject, *, uuid: str) -> Snapshot | None:
     name = relative.removeprefix(SNAPSHOT)
     try:
-        fetched = fetch_root(remote.store, there.key, name=f"the snapshot {name!r} of {remote.root_place}")
+        fetched = fetch_snapshot(remote, there.key)
     except ObjectMissingError:
         # Deleted since it was listed.
         return None
