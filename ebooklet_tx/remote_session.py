@@ -360,7 +360,16 @@ def _metadata_value(remote: Remote, root: FetchedRoot) -> bytes | None:
 def _metadata_row(remote: Remote, root: FetchedRoot) -> IndexRow | None:
     """Looks the metadata up in the root's index."""
     index = RemoteIndex(remote.store, remote.names, NoCache(), threads=remote.threads)
-    found = index.of(root.root, etag=root.etag, size_bytes=len(root.data)).lookup([METADATA_KEY])
+    view = index.of(root.root, etag=root.etag, size_bytes=len(root.data))
+    try:
+        found = view.lookup([METADATA_KEY])
+    except ObjectMissingError as error:
+        raise RemoteIntegrityError(
+            f"the metadata of {remote.root_place} can't be read, as a part of the index is missing although the "
+            f"root names it: {error}; run `python -m ebooklet_tx verify` for what is affected",
+            key=METADATA_KEY,
+            object_name=error.object_name,
+        ) from error
     return found[METADATA_KEY].row if METADATA_KEY in found else None
 
 

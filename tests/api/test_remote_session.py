@@ -188,6 +188,27 @@ def test_metadata_whose_pack_was_collected_since_the_root_was_read(bench: Bench)
         assert not session.initialized
 
 
+def test_metadata_whose_index_object_was_collected_since_the_root_was_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_tails(monkeypatch, 0)
+    push(bench, {"k": b"1"}, {"long": "x" * 2000})
+    (old,) = bench.objects("index")
+    with place(bench).open() as session:
+        first = session.get_timestamp()
+        push(bench, {"k": b"2"}, {"long": "y" * 2000})
+        old.unlink()
+        assert session.get_user_metadata() == {"long": "y" * 2000}
+        assert session.get_timestamp() != first
+    for part in bench.objects("index"):
+        part.unlink()
+    with (
+        place(bench).open() as session,
+        pytest.raises(RemoteIntegrityError, match="part of the index is missing"),
+    ):
+        session.get_user_metadata()
+
+
 # -- flags and ends ------------------------------------------------------------------------------
 
 
