@@ -164,4 +164,6 @@ def test_an_error_of_a_value_names_its_key(tmp_path: Path, fault: str, local: bo
             READS[read](db)
     assert caught.value.key == "large"
     assert "'large'" in str(caught.value)
+    if fault == "unreachable":
+        assert isinstance(caught.value.__cause__, errors.TransientStoreError)
     assert caught.value.object_name

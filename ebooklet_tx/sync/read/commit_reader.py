@@ -129,7 +129,7 @@ class CommitReader:
                 missing = error
                 self._move_on_for(key, view, error)
             except OfflineError as error:
-                raise out_of_reach(key, error) from error
+                raise out_of_reach(key, error) from error.__cause__
         raise self._moves() from missing
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, tuple[int, bytes] | Error | None]]:

@@ -55,7 +55,7 @@ def read_value(reader: Reader, key: str) -> tuple[Entry, bytes] | None:
     except OfflineError as error:
         if isinstance(error, ContentionError):
             raise
-        raise out_of_reach(key, error) from error
+        raise out_of_reach(key, error) from error.__cause__
 
 
 def _fetch_value(reader: Reader, entry: Entry) -> tuple[Entry, bytes] | None:

@@ -37,13 +37,18 @@ def vanished_there(key: str, error: Error) -> RemoteIntegrityError:
 
 
 def out_of_reach(key: str, error: OfflineError) -> OfflineError:
-    """Returns the error for a value that is not on this machine, while its store can't be reached."""
-    return OfflineError(
+    """Returns the error for a value that is not on this machine, while its store can't be reached.
+
+    It takes the place of the one that names the request, with the cause of that: the last failure.
+    """
+    found = OfflineError(
         f"the value of key {key!r} can't be fetched: {error}",
         key=key,
         object_name=error.object_name,
         operation=error.operation,
     )
+    found.__cause__ = error.__cause__
+    return found
 
 
 def gone_before_push(key: str, error: Exception) -> RemoteIntegrityError:
