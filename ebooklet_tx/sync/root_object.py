@@ -31,6 +31,9 @@ from ebooklet_tx.sync.remote import Remote
 LOOKS_AT_AN_OLDER_ROOT = 4
 """How often a root that is older than a known one is read again; the waits between add up to 1.5 seconds."""
 
+_FIRST_WAIT_SECONDS = 0.1
+"""However patient the session is with a store that fails: this one answers, and may be right."""
+
 
 @dataclass(frozen=True, slots=True)
 class DamagedRoot:
@@ -119,7 +122,7 @@ def read_later_root(remote: Remote, etag: str | None, uuid: str, seq: int) -> Fe
     for number in range(LOOKS_AT_AN_OLDER_ROOT):
         if fetched is None or fetched.manifest.uuid != uuid or fetched.manifest.seq >= seq:
             break
-        remote.policy.sleep(remote.policy.base_seconds * 2**number)
+        remote.policy.sleep(min(remote.policy.base_seconds, _FIRST_WAIT_SECONDS) * 2**number)
         fetched = read_root(remote, if_none_match=etag)
     return fetched
 

@@ -42,7 +42,8 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def policy(waits: list[float]) -> RetryPolicy:
-    return RetryPolicy(sleep=waits.append)
+    # However long it waits for a store that fails.
+    return RetryPolicy(base_seconds=20.0, cap_seconds=60.0, sleep=waits.append)
 
 
 @pytest.mark.parametrize("has_file", [True, False])
