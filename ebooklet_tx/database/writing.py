@@ -197,18 +197,17 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             0
         """
         session = self._writing()
-        while True:
-            base = read_base(session.journal)
-            # Without the mutex, as the index may have to be asked.
-            keys = dict.fromkeys(self)
-            with session.mutex:
-                self._usable()
-                if not holds_for(base, read_base(session.journal)):
-                    continue
-                # Other threads may have set some since.
-                keys.update(dict.fromkeys(keys_set_here(session.local)))
-                self._put(dict.fromkeys(keys, (None, timestamp_us(None))))
-                return
+        base = read_base(session.journal)
+        # Without the mutex, as the index may have to be asked.
+        keys = dict.fromkeys(self)
+        with session.mutex:
+            self._usable()
+            while not holds_for(base, now := read_base(session.journal)):
+                # Another thread has moved on. It waits now: it may push faster than all keys are read.
+                base, keys = now, dict.fromkeys(self)
+            # Other threads may have set some since.
+            keys.update(dict.fromkeys(keys_set_here(session.local)))
+            self._put(dict.fromkeys(keys, (None, timestamp_us(None))))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:

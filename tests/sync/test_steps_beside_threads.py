@@ -104,3 +104,26 @@ def test_keys_that_come_by_another_threads_pull_are_cleared_or_stay(
     assert not set(db)
     db.changes().push()
     assert not set(db)
+
+
+def test_keys_are_cleared_while_another_thread_keeps_pushing(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_of, pushed = Database.__iter__, list[int]()
+
+    def push() -> None:
+        db["k0"] = f"{len(pushed)}".encode()
+        db.changes().push()
+
+    def iterate(read: Database) -> Iterator[str]:
+        keys = list(keys_of(read))
+        if not db._session.mutex._is_owned():  # type: ignore[attr-defined]
+            pushed.append(len(pushed))
+            assert len(pushed) < 5, "the keys are read again and again"
+            in_another_thread(push)
+        return iter(keys)
+
+    monkeypatch.setattr(Database, "__iter__", iterate)
+    db.clear()
+    assert pushed == [0]
+    assert not list(keys_of(db))
