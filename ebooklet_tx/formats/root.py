@@ -87,6 +87,8 @@ class FirstFormatError(UnsupportedFormatError):
 class ForeignObjectError(UnsupportedFormatError):
     """Something lies there that does not begin like a root of ours."""
 
+    kind = "foreign_object"
+
 
 @dataclass(frozen=True)
 class Root:
