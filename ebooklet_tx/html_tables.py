@@ -32,9 +32,9 @@ def html_table(title: str, rows: Iterable[tuple[str, ...]], *, heads: tuple[str,
     return "\n".join([*lines, "</table>"])
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns a count with its noun: `1 key`, `1,200 keys`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a count with its noun: `1 key`, `1,200 keys`; `many` says it where more than an `s` differs."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 class ShownAsTable:

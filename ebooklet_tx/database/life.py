@@ -25,6 +25,7 @@ from ebooklet_tx.errors import (
     ReadOnlyError,
     SessionClosedError,
 )
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.overlay import Overlay
 from ebooklet_tx.locks.writer_lock import INTERRUPTED_SECONDS
 from ebooklet_tx.stores.deadline import patience
@@ -84,7 +85,7 @@ class OpenSession(Unshared):
     @property
     def lock(self) -> WriterLock | None:
         """The lock on the remote that this session holds until it is closed; None where it holds none."""
-        return self._session.locks.held
+        return None if self._closed or self._in_child else self._session.locks.held
 
     @property
     def uuid(self) -> str:
@@ -255,7 +256,8 @@ atexit.register(_end_all_unclosed)
 
 def _lost(overlay: Overlay) -> str:
     """Says how many writes are lost with what was not committed."""
-    return f"{len(overlay.operations)} writes that were not committed are lost"
+    count = len(overlay.operations)
+    return counted(count, "write that was not committed is lost", "writes that were not committed are lost")
 
 
 __all__ = ["OpenSession"]

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ebooklet_tx.database.commit_mapping import CommitMapping
 from ebooklet_tx.errors import InvalidArgumentError
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.read.newest import NewestReader
 from ebooklet_tx.tracebacks import at_edge
@@ -110,7 +111,7 @@ class RemoteReader(CommitMapping):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"commit {self.seq}, {self._reader.count()} keys"
+        state = "closed" if self._closed else f"commit {self.seq}, {counted(self._reader.count(), 'key')}"
         return f"<ebooklet_tx reader of {self._url}, {state}>"
 
 

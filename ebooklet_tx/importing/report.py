@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ebooklet_tx.html_tables import ShownAsTable
+from ebooklet_tx.html_tables import ShownAsTable, counted
 
 MAX_LISTED = 1000
 """How many keys a report names of each kind; all of them are counted."""
@@ -68,25 +68,29 @@ class ImportReport(ShownAsTable):
     def words(self) -> str:
         """Returns the same in words, a line for each fact."""
         lines = [
-            f"source     {self.key_count:,} keys, {self.layout}, serializer {self.serializer or 'none (bytes)'}",
-            f"imported   {self.imported_keys:,} keys, {self.imported_bytes:,} bytes, in {self.pushes:,} pushes; "
+            f"source     {counted(self.key_count, 'key')}, {self.layout}, "
+            f"serializer {self.serializer or 'none (bytes)'}",
+            f"imported   {counted(self.imported_keys, 'key')}, {self.imported_bytes:,} bytes, in "
+            f"{counted(self.pushes, 'push', 'pushes')}; "
             f"the target stands at commit {self.seq}",
         ]
         if self.present_keys:
-            lines.append(f"there      {self.present_keys:,} keys were in the target already")
+            lines.append(f"there      {counted(self.present_keys, 'key was', 'keys were')} in the target already")
         if self.newer_keys:
-            lines.append(f"newer      {self.newer_keys:,} keys are newer in the target, and were left so")
+            lines.append(f"newer      {counted(self.newer_keys, 'key')} newer in the target, left so")
         if self.retimed_keys:
-            lines.append(f"retimed    {self.retimed_keys:,} keys have another time than ebooklet's index says")
+            retimed = counted(self.retimed_keys, "key has", "keys have")
+            lines.append(f"retimed    {retimed} another time than ebooklet's index says")
         if self.missing_keys:
-            lines.append(f"MISSING    {self.missing_keys:,} keys could not be had:")
+            lines.append(f"MISSING    {counted(self.missing_keys, 'key')} could not be had:")
             lines += [f"           {key!r}: {why}" for key, why in list(self.missing.items())[:10]]
         if self.verified_keys is not None:
-            lines.append(f"verified   {self.verified_keys:,} values are equal, as are their timestamps")
+            verified = counted(self.verified_keys, "value is", "values are")
+            lines.append(f"verified   {verified} equal, and so are the timestamps")
         if self.other_keys:
-            lines.append(f"others     {self.other_keys:,} keys of the target are not in the source")
+            lines.append(f"others     {counted(self.other_keys, 'key')} of the target not in the source")
         if self.differing_keys:
-            lines.append(f"DIFFERENT  {self.differing_keys:,} keys, among them {list(self.differing[:10])}")
+            lines.append(f"DIFFERENT  {counted(self.differing_keys, 'key')}, such as {list(self.differing[:10])}")
         return "\n".join(lines)
 
 

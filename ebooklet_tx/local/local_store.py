@@ -21,6 +21,7 @@ from typing import Any
 
 from ebooklet_tx.ending import Ending
 from ebooklet_tx.errors import LocalIntegrityError, LocalStorageError, ReadOnlyError
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.booklet.file_header import header_with_uuid
 from ebooklet_tx.local.booklet.value_file import ValueFile
 from ebooklet_tx.local.bounded_copies import BoundedCopies
@@ -199,7 +200,8 @@ class LocalStore:
                 stage(self.journal, self.overlay)
                 self.overlay.forget()
         except (LocalStorageError, LocalIntegrityError) as error:
-            _log.warning("%d writes to %s are lost: %s", len(self.overlay.operations), self.path, error)
+            lost = counted(len(self.overlay.operations), "write")
+            _log.warning("lost %s to %s: %s", lost, self.path, error)
         self._is_ended = True
         self.abandon()
 
@@ -210,7 +212,7 @@ class LocalStore:
             if error.errno == errno.ESTALE and self.overlay and self.journal.is_current():
                 # The file is not what it was, and the journal is: what the session holds goes with it otherwise.
                 stage(self.journal, self.overlay)
-                _log.warning("%d changes are kept in %s", len(self.overlay.operations), self.journal.path)
+                _log.warning("%s kept in %s", counted(len(self.overlay.operations), "change"), self.journal.path)
             raise
 
     def _drop_unused_objects(self) -> None:
@@ -367,7 +369,8 @@ class LocalStore:
         try:
             self._fetched.append_with(self.overlay)
         except (LocalStorageError, LocalIntegrityError) as error:
-            _log.warning("%d values stay in the journal for now: %s", self._pair.staged_keys, error)
+            staying = counted(self._pair.staged_keys, "value stays", "values stay")
+            _log.warning("%s in the journal for now: %s", staying, error)
 
     def _unfolded(self) -> bool:
         return bool(has_staged(self.journal) or self._fetched or self._pair.in_flux or stale_keys(self.journal))

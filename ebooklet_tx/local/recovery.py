@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ebooklet_tx.errors import JournalDamagedError, JournalUnusableError
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.limits import RESERVED_KEYS
 from ebooklet_tx.local.booklet.layout import FIXED_HEADER_FIELDS, GUARD_BYTES, Scan, parse_header
 from ebooklet_tx.local.booklet.value_file import (
@@ -223,8 +224,8 @@ def _report_lost(keys: list[str], how: str, report: RecoveryReport) -> None:
     report.lost_keys.extend(keys)
     if keys:
         report.note(
-            f"{len(keys)} values that were never pushed are {how}, "
-            f"the first is of key {keys[0]!r}; set or delete them"
+            f"{counted(len(keys), 'value that was never pushed is', 'values that were never pushed are')} {how}, "
+            f"the first is of key {keys[0]!r}; set or delete what is lost"
         )
 
 
@@ -296,7 +297,8 @@ def adopt(file: ValueFile, journal: Journal, report: RecoveryReport, *, in_place
         file.release(state)
     if scan.live:
         # Nothing is amiss: so a file of booklet's or ebooklet's own is taken over.
-        report.note(f"a Booklet without a journal was adopted, {report.adopted_keys} keys", logging.INFO)
+        adopted = counted(report.adopted_keys, "key")
+        report.note(f"a Booklet without a journal was adopted, {adopted}", logging.INFO)
 
 
 def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: RecoveryReport) -> Edits:
@@ -313,14 +315,14 @@ def _take_in_edits(file: ValueFile, journal: Journal, scan: Scan, report: Recove
     name = file.path.name
     if edits.missing:
         report.note(
-            f"{len(edits.missing)} keys are missing from {name}, and nothing tells whether they were deleted "
-            "or it is an older file: they stay, and are fetched again; if they were deleted, "
-            "recover --accept-deletes makes that pending"
+            f"{counted(len(edits.missing), 'key is', 'keys are')} missing from {name}, and nothing tells whether "
+            "by a deletion or because it is an older file: nothing is deleted, and all is fetched again; after a "
+            "deletion, recover --accept-deletes makes that pending"
         )
     if edits.outdated:
         report.note(
-            f"{len(edits.outdated)} values in {name} are none that its journal knows, and not newer: they were "
-            f"not taken for changes, the first is of key {edits.outdated[0]!r}"
+            f"{counted(len(edits.outdated), 'value')} in {name} not known to its journal, and not newer, so not "
+            f"taken for a change: the first is of key {edits.outdated[0]!r}"
         )
     _report_lost(edits.lost, f"in {name} no more", report)
     return edits

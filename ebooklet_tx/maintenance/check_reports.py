@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ebooklet_tx.html_tables import ShownAsTable
+from ebooklet_tx.html_tables import ShownAsTable, counted
 from ebooklet_tx.maintenance.reports import aligned, some_of
 
 
@@ -22,7 +22,7 @@ class Tally:
 
     def words(self) -> str:
         """Returns the same for people."""
-        return f"{self.objects:,} objects, {self.size_bytes:,} bytes"
+        return f"{counted(self.objects, 'object')}, {self.size_bytes:,} bytes"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -218,18 +218,20 @@ class VerifyReport(ShownAsTable):
         """Returns the same for people, a line for each fact."""
         commit = "a root that can't be read" if self.seq is None else f"commit {self.seq} ({self.commit_id})"
         read = "not read" if self.values_read is None else f"{self.values_read:,} read, {self.bytes_read:,} bytes"
+        packs = counted(self.packs, "pack")
         rows = [
             ("remote", f"{self.remote}, {commit}"),
             ("keys", f"{self.key_count:,}"),
-            ("objects", f"{self.index_objects} of the index, {self.packs:,} packs, {self.objects_bytes:,} bytes"),
+            ("objects", f"{self.index_objects} of the index, {packs}, {self.objects_bytes:,} bytes"),
             ("values", read),
         ]
         if self.snapshots:
             rows.append(("snapshots", f"{self.snapshots:,}"))
         if self.moved_objects:
-            rows.append(("moved", f"{self.moved_objects:,} objects have another ETag than the index says"))
+            moved = counted(self.moved_objects, "object has", "objects have")
+            rows.append(("moved", f"{moved} another ETag than the index says"))
         if self.unnamed_objects:
-            size = f"{self.unnamed_objects:,} objects, {self.unnamed_bytes:,} bytes"
+            size = f"{counted(self.unnamed_objects, 'object')}, {self.unnamed_bytes:,} bytes"
             rows.append(("garbage", f"{size}, that nothing names; collect deletes it in time"))
         rows += [("mended", mended.words()) for mended in self.mended]
         rows += [("DAMAGED", damage.words()) for damage in self.damage] or [("damage", "none")]
@@ -277,14 +279,13 @@ class CompactReport(ShownAsTable):
             rows = [
                 (
                     "compacted",
-                    f"{self.packs:,} packs of {self.freed_bytes:,} bytes; collect deletes them in its time",
+                    f"{counted(self.packs, 'pack')} of {self.freed_bytes:,} bytes; collect deletes what is old",
                 ),
-                ("moved", f"{self.moved_keys:,} values, {self.moved_bytes:,} bytes; commit {self.seq}"),
+                ("moved", f"{counted(self.moved_keys, 'value')}, {self.moved_bytes:,} bytes; commit {self.seq}"),
             ]
         if self.kept_packs:
-            rows.append(
-                ("left alone", f"{len(self.kept_packs):,} packs with changes to push, or unreadable values")
-            )
+            kept = counted(len(self.kept_packs), "pack")
+            rows.append(("left alone", f"{kept} with changes to push, or unreadable values"))
         if self.unreadable_keys:
             rows.append(("UNREADABLE", some_of(self.unreadable_keys)))
         return aligned(rows)

@@ -109,7 +109,7 @@ def recover(
             accepted, moved = plain_edits.accept_deletes(local.journal)
             report.deleted_keys.extend(accepted)
             report.lost_keys = [key for key in report.lost_keys if key not in set(accepted)]
-            report.actions.append(f"the deletion of {len(accepted)} keys that were missing was accepted")
+            report.actions.append(f"the deletion of {_missing(accepted)} was accepted")
         # A journal that had to be set aside may still have told where the remote is.
         connection = (
             given
@@ -223,7 +223,7 @@ def _remote_actions(outcome: RemoteOutcome | None, resume: bool, lost: list[str]
     if outcome.missing:
         actions.append("there is no remote database yet")
     if outcome.refetched:
-        actions.append(f"{outcome.refetched} values were fetched again from the remote")
+        actions.append(f"{counted(outcome.refetched, 'value was', 'values were')} fetched again from the remote")
     if outcome.pushed is not None:
         done = outcome.pushed
         actions.append(
@@ -261,7 +261,7 @@ def _told(
     """Says what `recover` would do."""
     actions = list(repairs_of(found)) or ["the local pair is sound"]
     if accept_deletes and found.missing_keys:
-        actions.append(f"the deletion of {len(found.missing_keys)} keys that were missing would be accepted")
+        actions.append(f"the deletion of {_missing(found.missing_keys)} would be accepted")
     failure = None
     applied: list[str] = []
     dropped: list[str] = []
@@ -352,3 +352,7 @@ def _sides(conflict: Conflict) -> ConflictSides:
         their_timestamp_us=conflict.theirs_version.timestamp_us,
         their_writer=conflict.theirs_version.writer,
     )
+
+
+def _missing(keys: list[str] | tuple[str, ...]) -> str:
+    return counted(len(keys), "key that was missing", "keys that were missing")

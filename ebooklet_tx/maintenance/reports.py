@@ -207,22 +207,23 @@ class RecoverReport(ShownAsTable):
         lines += [f"- {action}" for action in self.actions]
         if self.edited_keys or self.deleted_keys:
             lines.append(
-                f"- another program set {len(self.edited_keys)} keys and deleted {len(self.deleted_keys)}; "
-                "both are pending"
+                f"- another program set {counted(len(self.edited_keys), 'key')} and deleted "
+                f"{len(self.deleted_keys):,}; that is pending"
             )
         if self.missing_keys:
             lines.append(
-                f"- {len(self.missing_keys)} keys that were missing from the file stay: "
-                f"{some_of(self.missing_keys)}; if they were deleted, --accept-deletes makes that pending"
+                f"- {counted(len(self.missing_keys), 'key')} missing from the file and kept: "
+                f"{some_of(self.missing_keys)}; after a deletion, --accept-deletes makes it pending"
             )
         if self.lost_keys:
             lines.append(
-                f"- LOST: {len(self.lost_keys)} values that were never pushed have no sound copy left: "
-                f"{some_of(self.lost_keys)}; set or delete the keys, or discard() their changes"
+                f"- LOST: {counted(len(self.lost_keys), 'value')} never pushed, of which no sound copy is left: "
+                f"{some_of(self.lost_keys)}; set or delete what is named, or discard() its change"
             )
         if self.conflicts:
+            changed = counted(len(self.conflicts), "key was", "keys were")
             lines.append(
-                f"- CONFLICT: {len(self.conflicts)} keys were changed here and by another writer: "
+                f"- CONFLICT: {changed} changed here and by another writer: "
                 f"{some_of([sides.key for sides in self.conflicts])}; discard() their local changes to take the "
                 "other's, or push(force_push=True) to put yours on top"
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ebooklet_tx.errors import OfflineError, RemoteIntegrityError, RemoteMissingError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.journal.facts import known_type
 from ebooklet_tx.local.local_store import LocalStore
 from ebooklet_tx.maintenance.merged_root import MergedRoot
@@ -58,7 +59,9 @@ class RootRepair:
         )
         if self.missing_objects:
             shown = ", ".join(self.missing_objects[:5])
-            said += f"; {len(self.missing_objects)} objects that it names are missing or damaged: {shown}"
+            count = len(self.missing_objects)
+            which = counted(count, "object that it names is", "objects that it names are")
+            said += f"; {which} missing or damaged: {shown}"
         return said
 
 

@@ -21,6 +21,7 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.pack import INCOMPLETE_MARK
 from ebooklet_tx.formats.root import ROOT_FORMAT_VERSION, Root
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.maintenance.check_reports import Damage, FsckReport, VerifyReport
 from ebooklet_tx.maintenance.collect import held_lock, sweep
 from ebooklet_tx.maintenance.inventory import SNAPSHOT, Inventory, list_objects, snapshots_in, take_inventory
@@ -287,7 +288,7 @@ def _look_at(
         findings.key_count = index.key_count()
         said = root.manifest.key_count
         if index.complete and findings.key_count != said:
-            problem_text = f"it says {said} keys, and its index has {findings.key_count}"
+            problem_text = f"it says {counted(said, 'key')}, and its index has {findings.key_count}"
             findings.damage.append(Damage(root_key, problem_text, sound_copy=_INDEX_ELSEWHERE))
         packs = list(index.packs())
         findings.packs = len(packs)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ebooklet_tx.errors import UnsupportedFormatError
 from ebooklet_tx.formats.root import Root, decode_root
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.index.commit_index import CommitIndex, RemoteIndex
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.journal.base import Base
@@ -101,9 +102,9 @@ def check_readable(journal: Journal, base: Base) -> None:
     count = keys_only_in_remote(journal) if base.format == 1 and base.seq else 0
     if count:
         raise UnsupportedFormatError(
-            f"{count} keys have their values only in a remote of format 1, which this version of ebooklet_tx "
-            "can't read; nothing was changed, and what is on this machine can be read by its key. Load the "
-            "others with the version that wrote them: the journal as it was for that one is kept beside "
+            f"{counted(count, 'key')} with values only in a remote of format 1, which this version of "
+            "ebooklet_tx can't read; nothing was changed, and what is on this machine can be read by its key. "
+            "Load the rest with the version that wrote them: the journal as it was for that one is kept beside "
             "the new one, as `.journal.before-<revision>`. Or call push(force_push=True) where all of them are"
         )
 

@@ -143,7 +143,7 @@ def test_an_open_transaction_is_dropped_as_a_whole_and_counted(
 ) -> None:
     bench, errors = ended[name]
     assert words in errors
-    assert "1 writes that were not committed are lost" in errors
+    assert "1 write that was not committed is lost" in errors
     with bench.open(flag="c") as db:
         assert dict(db) == {"first": b"1", "second": b"2"}
 

@@ -167,3 +167,11 @@ def test_an_error_of_a_value_names_its_key(tmp_path: Path, fault: str, local: bo
     if fault == "unreachable":
         assert isinstance(caught.value.__cause__, errors.TransientStoreError)
     assert caught.value.object_name
+
+
+def test_a_local_file_in_a_missing_folder_needs_the_folder_alone(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "a.blt"
+    for flag in ("c", "n"):
+        with pytest.raises(ebooklet_tx.LocalStorageError, match=r"its folder does not exist: make the folder$"):
+            ebooklet_tx.open(f"file://{tmp_path}/remote/db", path, flag)
+    assert not path.parent.exists()

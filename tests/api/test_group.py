@@ -317,6 +317,7 @@ def test_attributes_that_clients_copy_a_file_by(bench: Bench) -> None:
     with ebooklet_tx.open(connection, bench.folder / "member.blt", "w") as db:
         assert db.lock is not None
         assert db.prune(None, True) == 0
+    assert db.lock is None
 
 
 def test_setdefault_returns_an_entry_and_makes_none(tmp_path: Path) -> None:

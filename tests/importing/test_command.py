@@ -31,8 +31,8 @@ def test_it_tells_what_it_did(bench: Bench, capsys: pytest.CaptureFixture[str]) 
         assert told.err == ""
         assert told.out.splitlines() == [
             "source     39 keys, grouped, serializer orjson",
-            "imported   39 keys, 5,640 bytes, in 1 pushes; the target stands at commit 1",
-            "verified   39 values are equal, as are their timestamps",
+            "imported   39 keys, 5,640 bytes, in 1 push; the target stands at commit 1",
+            "verified   39 values are equal, and so are the timestamps",
         ]
         # The local file is named for the target.
         assert (bench.folder / "db.blt").is_file()
@@ -49,7 +49,7 @@ def test_what_is_missing_needs_a_decision(bench: Bench, capsys: pytest.CaptureFi
         assert main(["import-ebooklet", PLACE, bench.url]) == NEEDS_DECISION
         assert "ebooklet_tx: 1 of the 39 values" in capsys.readouterr().err
         assert main(["import-ebooklet", PLACE, bench.url, "--accept-missing"]) == NEEDS_DECISION
-    assert "MISSING    1 keys could not be had:\n           'k10':" in capsys.readouterr().out
+    assert "MISSING    1 key could not be had:\n           'k10':" in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_import(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_recover_with_a_conflict_needs_a_decision(path: Path, remote: ebooklet_t
     push(remote, path.with_name("b.blt"), {"k1": "theirs"})
     child = run("recover", path)
     assert (child.returncode, child.stderr) == (cli.NEEDS_DECISION, "")
-    assert "CONFLICT: 1 keys were changed here and by another writer: 'k1'" in child.stdout
+    assert "CONFLICT: 1 key was changed here and by another writer: 'k1'" in child.stdout
     assert [sides["key"] for sides in data(run("recover", path, "--json"))["conflicts"]] == ["k1"]
     assert run("status", path).returncode == cli.NEEDS_DECISION
     pulled = run("pull", path)
@@ -128,7 +128,7 @@ def test_recover_with_a_lost_value_needs_a_decision(path: Path, remote: ebooklet
     path.write_bytes(raw.replace(value, value[::-1]))
     child = run("recover", path)
     assert (child.returncode, child.stderr) == (cli.NEEDS_DECISION, "")
-    assert "LOST: 1 values" in child.stdout
+    assert "LOST: 1 value " in child.stdout
     assert data(run("recover", path, "--json"))["lost_keys"] == ["k3"]
     told = run("recover", path, "--dry-run")
     assert told.returncode == cli.NEEDS_DECISION

@@ -216,7 +216,7 @@ def test_a_damaged_value_is_told_as_lost_only_where_nobody_else_has_it(bench: Be
     store.abandon()
     store = LocalStore.open_writer(bench.path(), create=False)
     assert (store.report.damaged_keys, store.report.lost_keys) == (["pushed"], ["mine"])
-    assert any("1 values that were never pushed" in action for action in store.report.actions)
+    assert any("1 value that was never pushed is" in action for action in store.report.actions)
     # Of a pushed value without a local copy the journal has no entry.
     assert held(store) == {"sound": b"sound value", "mine": None}
     store.abandon()

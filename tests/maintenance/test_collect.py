@@ -77,7 +77,7 @@ def test_garbage_goes_once_the_root_has_stood_for_the_grace_period(stale: Yard) 
     assert report.deleted.size_bytes > 6000
     assert pack not in stale.store.objects
     assert stale.fresh_contents() == {"k": value("new")}
-    assert "deleted    1 objects" in report.words()
+    assert "deleted    1 object," in report.words()
     json.dumps(report.to_dict())
 
 

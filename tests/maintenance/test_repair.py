@@ -513,7 +513,7 @@ def test_a_conflict_is_reported_with_both_sides_and_nothing_is_pushed(place: Pla
     assert sides.their_writer is not None
     assert (report.pushed, report.pending_sets) == (None, 2)
     assert any("not resumed" in action for action in report.actions)
-    assert "CONFLICT: 1 keys" in report.words()
+    assert "CONFLICT: 1 key was" in report.words()
     assert place.contents() == {"k1": "theirs", "k2": "two"}
     assert place.status().conflicts == 1
     assert place.status().needs_decision
@@ -536,7 +536,7 @@ def test_a_damaged_pending_value_is_reported_as_lost(place: Place) -> None:
     assert report.lost_keys == ("k3",)
     assert report.needs_decision
     assert not report.failed
-    assert "LOST: 1 values" in report.words()
+    assert "LOST: 1 value never" in report.words()
     with place.open() as db:
         db["k3"] = "again"
     assert not place.recover().needs_decision

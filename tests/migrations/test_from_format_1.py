@@ -129,7 +129,7 @@ def test_what_is_written_and_taken_back_on_top(bench: Bench) -> None:
         # The copy that it replaced was the last one that this version can read.
         assert db.changes().discard(["k006"]) == 1
         assert db["k008"] == VALUES["k008"]
-        with pytest.raises(UnsupportedFormatError, match="1 keys have their values only in a remote"):
+        with pytest.raises(UnsupportedFormatError, match="1 key with values only in a remote"):
             list(db)
 
 
@@ -198,7 +198,7 @@ def test_what_the_old_remote_alone_has_is_never_taken_for_missing(bench: Bench) 
             lambda: db.load_items(),
             lambda: db.changes().push(force_push=True),
         ):
-            with pytest.raises(UnsupportedFormatError, match="1 keys have their values only in a remote"):
+            with pytest.raises(UnsupportedFormatError, match="1 key with values only in a remote"):
                 read()
     assert bench.root.read_bytes() == before
     with bench.open("a", "n") as db:

@@ -173,7 +173,7 @@ def test_the_error_says_where_there_may_be_more(
         monkeypatch.setattr(MachineQueue, "enter", lambda *_: waited)
         faulty._counts.clear()
         faulty.plan = [Fault(at, TransientStoreError("down")) for at in range(1, 40)]
-        with pytest.raises(ConflictError, match=r"at least 1 keys .*there may be more") as caught:
+        with pytest.raises(ConflictError, match=r"at least 1 key was .*there may be more") as caught:
             db.changes().push()
         assert not caught.value.complete
         faulty.plan = []

@@ -39,6 +39,8 @@ def storage_error(error: OSError, path: str | os.PathLike[str], action: str) -> 
         way_out = "the disk is full: make room and do it again; the last commit is intact"
     elif error.errno in REFUSED:
         way_out = "no permission: check the owner and mode of the file and its folder"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR) and action == "create":
+        way_out = "its folder does not exist: make the folder"
     elif error.errno in (errno.ENOENT, errno.ENOTDIR):
         way_out = "the file or its folder does not exist: make the folder, or open with flag 'c'"
     elif error.errno == errno.ENOLCK:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ebooklet_tx.errors import InvalidArgumentError, LocalIntegrityError
 from ebooklet_tx.formats.fork import ChangedRow
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.journal.entries import find_entries
 from ebooklet_tx.local.journal.remote_values import RemoteValue
 from ebooklet_tx.sync.pull.conflicts import MISSING, Conflict, ConflictError, Version, read_side
@@ -43,8 +44,9 @@ class MergeConflictError(ConflictError):
         some = list(workers.items())[:NAMED_KEYS]
         shown = ", ".join(f"{key!r} by {one} and by {other}" for key, (one, other) in some)
         more = f" and {len(workers) - len(some)} more" if len(workers) > len(some) else ""
+        changed = counted(len(workers), "key was", "keys were")
         self.args = (
-            f"{len(workers)} keys were changed twice: {shown}{more}; nothing was merged. Merge with "
+            f"{changed} changed twice: {shown}{more}; nothing was merged. Merge with "
             "on_conflict='newest', 'ours' (what comes first), 'theirs', or a function, or leave a receipt out",
         )
         self.operation = "merge"

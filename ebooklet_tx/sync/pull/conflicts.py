@@ -23,6 +23,7 @@ from ebooklet_tx.errors import (
     UnsupportedFormatError,
 )
 from ebooklet_tx.formats.root import decode_root
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.journal.base import base_root_in, read_base
 from ebooklet_tx.local.journal.pending.conflicts import ConflictRow, conflict_rows
 from ebooklet_tx.local.pending_values import read_local_side
@@ -110,11 +111,11 @@ class ConflictError(Error):
         self._root_place = place
         shown = ", ".join(repr(conflict.key) if conflict.key else "the metadata" for conflict in conflicts[:5])
         more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-        count = f"{len(conflicts)} keys" if complete else f"at least {len(conflicts)} keys"
+        count = ("" if complete else "at least ") + counted(len(conflicts), "key was", "keys were")
         if not complete:
             more += " (as of the last pull; there may be more, as the remote can't be reached now)"
         super().__init__(
-            f"{count} were changed here and by another writer of {place}: {shown}{more}; "
+            f"{count} changed here and by another writer of {place}: {shown}{more}; "
             "nothing was pushed. Look at changes().conflicts(), settle them with changes().resolve(), or push "
             "with on_conflict='ours', 'theirs', 'newest' or a function",
             key=conflicts[0].key if len(conflicts) == 1 else None,

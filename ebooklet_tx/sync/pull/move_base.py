@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ebooklet_tx.errors import ObjectMissingError, RemoteIntegrityError
+from ebooklet_tx.html_tables import counted
 from ebooklet_tx.index.commit_index import CommitIndex
 from ebooklet_tx.index.lookup import LocatedRow
 from ebooklet_tx.local.journal.base import Base
@@ -202,7 +203,7 @@ def _looked_up(old: CommitIndex | None, keys: frozenset[str] | set[str]) -> dict
     try:
         return old.lookup(keys)
     except ObjectMissingError as error:
-        _log.warning("the bases of %d changes can't be looked up any more: %s", len(keys), error)
+        _log.warning("the base of %s can't be looked up any more: %s", counted(len(keys), "change"), error)
         return None
 
 
