@@ -72,7 +72,7 @@ def held_locks(remote: Remote) -> list[LockThere]:
 
 
 def unlock(remote: Remote, *, force: bool = False, watch_seconds: float = 0.0) -> str | None:
-    """Removes whatever lock there is; tells who held it, None when nobody did.
+    """Removes whatever lock there is; tells who held it, None when nobody did, or gave it back by itself.
 
     Args:
         remote: The remote.
@@ -83,19 +83,24 @@ def unlock(remote: Remote, *, force: bool = False, watch_seconds: float = 0.0) -
     Raises:
         LockHeldError: Its holder may live, or renewed it at this very moment.
     """
-    held = held_locks(remote) if force else _silent_locks(remote, watch_seconds)
-    for lock in held:
+    taken = []
+    for lock in held_locks(remote) if force else _silent_locks(remote, watch_seconds):
         if not lock.is_lease:
             remote.store.delete(lock.key)
         elif not force_release(remote.store, lock.key, Seen(lock.etag, lock.record)):
-            raise LockHeldError(
-                f"the lock {lock.key!r} at {remote.store.location} changed while it was taken away: its holder, "
-                f"{lock.describe()}, is alive"
-            )
-    leases = [lock.describe() for lock in held if lock.is_lease]
+            holders = [again.describe() for again in held_locks(remote) if again.is_lease]
+            if holders:
+                raise LockHeldError(
+                    f"the lock {lock.key!r} at {remote.store.location} changed while it was taken away: its "
+                    f"holder, {holders[0]}, is alive"
+                )
+            # Given back, or taken away by another, at the same moment.
+            continue
+        taken.append(lock)
+    leases = [lock.describe() for lock in taken if lock.is_lease]
     if leases:
         return leases[0]
-    return f"{len(held)} tickets" if held else None
+    return f"{len(taken)} tickets" if taken else None
 
 
 def _silent_locks(remote: Remote, watch_seconds: float) -> list[LockThere]:

@@ -27,6 +27,7 @@ from ebooklet_tx.sync.remote import Remote
 from tests.memory_store import MemoryStore
 from tests.pairs import limit_tails
 from tests.remotes import Shelf
+from tests.store_wrappers import HookedStore
 
 
 @pytest.fixture(params=[True, False], ids=["lease", "tickets"])
@@ -126,6 +127,38 @@ def test_a_live_holders_lock_is_refused_without_force(shelf: Shelf) -> None:
         db["k"] = b"2"
         db.changes().push()
         assert unlock(shelf.remote("db"), force=True) is not None
+
+
+@pytest.mark.parametrize("meanwhile", ["given back", "taken away", "removed"])
+def test_a_lock_that_is_free_by_the_moment_it_is_taken_away_is_nobodys(
+    lease_shelf: Shelf, meanwhile: str
+) -> None:
+    remote = lease_shelf.remote("db")
+    with held(lease_shelf) as db:
+        acts = {
+            "given back": db.close,
+            "taken away": lambda: unlock(remote, force=True),
+            "removed": lambda: lease_shelf.store.delete("db.lock"),
+        }
+        hooked = replace(remote, store=HookedStore(lease_shelf.store, "db.lock", before=acts[meanwhile]))
+        assert unlock(hooked, force=True) is None
+    assert held_locks(remote) == []
+
+
+def test_a_lock_that_another_takes_at_that_moment_is_refused(lease_shelf: Shelf) -> None:
+    remote = lease_shelf.remote("db")
+    other = Lease(lease_shelf.store, "db.lock")
+    with held(lease_shelf) as db:
+
+        def pass_on() -> None:
+            db.close()
+            other.acquire(0)
+
+        hooked = replace(remote, store=HookedStore(lease_shelf.store, "db.lock", before=pass_on))
+        with pytest.raises(LockHeldError, match="is alive"):
+            unlock(hooked, force=True)
+    assert [lock.record.holder for lock in held_locks(remote) if lock.record] == [other.holder]
+    other.release()
 
 
 def test_the_lock_of_a_process_of_this_machine_that_has_ended_is_taken_at_once(lease_shelf: Shelf) -> None:
