@@ -36,13 +36,13 @@ from ebooklet_tx.records import DIGEST_BYTES
 __all__ = [
     "FORMAT_LEVEL",
     "FirstFormatError",
-    "ForeignObjectError",
     "KEEP_RECENT",
     "Manifest",
     "ROOT_BYTES",
     "RUN_LIST_BYTES",
     "Root",
     "WRITTEN_RUNS",
+    "begins_like_root",
     "check_writable",
     "decode_root",
     "encode_root",
@@ -82,12 +82,6 @@ class FirstFormatError(UnsupportedFormatError):
     """A root of format 1 lies there, which only a push that replaces it may touch."""
 
     kind = "first_format"
-
-
-class ForeignObjectError(UnsupportedFormatError):
-    """Something lies there that does not begin like a root of ours."""
-
-    kind = "foreign_object"
 
 
 @dataclass(frozen=True)
@@ -248,20 +242,24 @@ def _digest(header: bytes, body: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
+def begins_like_root(data: bytes) -> bool:
+    """Whether bytes begin like a root of ours, if they are not cut off before that can be told."""
+    return ROOT_MAGIC.startswith(data[: len(ROOT_MAGIC)])
+
+
 def _refuse_foreign(data: bytes, name: str) -> None:
-    start = data[: len(ROOT_MAGIC)]
-    if start == ROOT_MAGIC:
+    if data.startswith(ROOT_MAGIC):
         return
-    if ROOT_MAGIC.startswith(start):
+    if begins_like_root(data):
         raise _damaged(name, f"it is cut off after {len(data)} bytes")
     if data.startswith((_EBOOKLET_MAGIC, _BOOKLET_FIXED_MAGIC, _BOOKLET_VARIABLE_MAGIC)):
-        raise ForeignObjectError(
+        raise UnsupportedFormatError(
             f"{name} is a database that ebooklet wrote, which ebooklet_tx does not read in place. Copy it to "
             "a NEW db_key with import_ebooklet (on the command line: ebooklet-tx import-ebooklet), or load all "
             "of it into its local .blt file with ebooklet, open that file with ebooklet_tx against a NEW db_key, "
             "and push; the old remote is left untouched"
         )
-    raise ForeignObjectError(
+    raise UnsupportedFormatError(
         f"a foreign object lies at {name}: it does not begin like a root of ebooklet_tx. Choose another "
         "db_key, or move that object away; it is left untouched"
     )

@@ -17,9 +17,9 @@ from ebooklet_tx.errors import (
 )
 from ebooklet_tx.formats.root import (
     FirstFormatError,
-    ForeignObjectError,
     Manifest,
     Root,
+    begins_like_root,
     decode_root,
     too_large_root,
 )
@@ -82,10 +82,18 @@ def fetch_snapshot(remote: Remote, key: str) -> FetchedRoot:
         RemoteIntegrityError: It is damaged, or no copy of a root at all.
     """
     name = f"the snapshot {key.rpartition('/')[2]!r} of {remote.root_place}"
+    start = b""
     try:
-        return fetch_root(remote.store, key, name=name)
-    except (RemoteIntegrityError, FirstFormatError, ForeignObjectError) as error:
-        problem = "is damaged" if isinstance(error, RemoteIntegrityError) else "is no copy of a root"
+        blob = cast(Blob, remote.store.get(key, max_bytes=MAX_ROOT_BYTES))
+        start = blob.data
+        return _decoded(blob, name=name)
+    except (RemoteIntegrityError, UnsupportedFormatError) as error:
+        if isinstance(error, ObjectTooLargeError):
+            start = error.start
+        is_foreign = isinstance(error, FirstFormatError) or not begins_like_root(start)
+        if isinstance(error, UnsupportedFormatError) and not is_foreign:
+            raise
+        problem = "is no copy of a root" if is_foreign else "is damaged"
         raise RemoteIntegrityError(
             f"{name} can't be read: what lies at {key!r} {problem}. Restore it from the bucket's older versions "
             "or a backup, under the same key, or delete the snapshot with delete_snapshot(); the database itself "

@@ -175,3 +175,11 @@ def test_a_local_file_in_a_missing_folder_needs_the_folder_alone(tmp_path: Path)
         with pytest.raises(ebooklet_tx.LocalStorageError, match=r"its folder does not exist: make the folder$"):
             ebooklet_tx.open(f"file://{tmp_path}/remote/db", path, flag)
     assert not path.parent.exists()
+
+
+def test_a_foreign_object_in_the_remotes_place_has_the_code_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote" / "db").write_bytes(b"something else")
+    with pytest.raises(ebooklet_tx.UnsupportedFormatError, match="a foreign object lies") as caught:
+        ebooklet_tx.open(f"file://{tmp_path}/remote/db", tmp_path / "a.blt")
+    assert caught.value.kind == "unsupported_format"
