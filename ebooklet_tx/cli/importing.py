@@ -67,7 +67,10 @@ def run_import(options: argparse.Namespace) -> ebooklet_tx.ImportReport:
 
 def default_path(url: str) -> Path:
     """Returns the local file for a database at a URL: its last part, in the current folder."""
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    try:
+        name = unquote(urlsplit(url).path).rpartition("/")[2]
+    except ValueError as error:
+        raise InvalidArgumentError(f"{url!r} is no URL: {error}") from error
     if not name:
         raise InvalidArgumentError(f"{url!r} ends without a name; give the PATH of the local file")
     return Path(name if Path(name).suffix else f"{name}.blt")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import ebooklet_tx
 from ebooklet_tx.cli.help import Help
@@ -32,8 +32,8 @@ DONE, NEEDS_DECISION, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 128 + signal.SI
 EPILOG = """\
 exit codes:
   0    done
-  1    something needs a decision: conflicts, lost pending values, damage at
-       the remote, or a lock that `unlock` leaves to its holder
+  1    something needs a decision: conflicts, lost pending values, damage here
+       or at the remote, or a lock that `unlock` leaves to its holder
   2    failed: no such file or key, remote out of reach, a lock that was not
        free in time, wrong arguments; can be run again (--debug shows the trace)
   130  interrupted by Ctrl-C, or 143 by SIGTERM: what has arrived is kept, and
@@ -113,12 +113,14 @@ def url_with(url: str, given: dict[str, str | None]) -> str:
     Raises:
         InvalidArgumentError: It is no URL of a remote.
     """
-    if urlsplit(url).scheme not in ("s3", "file", "http", "https", "memory") or "://" not in url:
+    scheme, is_url, _ = url.partition("://")
+    scheme = scheme.lower()
+    if not is_url or scheme not in ("s3", "file", "http", "https", "memory"):
         raise ebooklet_tx.InvalidArgumentError(
             f"{url!r} is no URL of a remote; give s3://bucket/key, file:///folder/name or https://host/path"
         )
     options = {name: value for name, value in given.items() if value is not None}
-    if not options or not url.startswith("s3:"):
+    if not options or scheme != "s3":
         return url
     return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
 

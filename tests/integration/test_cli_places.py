@@ -56,6 +56,13 @@ def test_where_a_clone_goes(tmp_path: Path) -> None:
     assert refused.returncode == cli.FAILED
     assert "is no URL of a remote; give s3://bucket/key" in complaint(refused)
     assert "the URL can't be used" in complaint(run("clone", "file:///x?y", tmp_path / "x.blt"))
+    assert "is no URL: Invalid IPv6 URL" in complaint(run("clone", "s3://[x/y"))
+
+
+def test_options_go_with_an_s3_url_however_its_scheme_is_written() -> None:
+    options = {"region": "x", "profile": None}
+    assert cli.url_with("S3://bucket/key", options) == "S3://bucket/key?region=x"
+    assert cli.url_with("file:///folder/key", options) == "file:///folder/key"
 
 
 def test_out_of_reach_what_is_here_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
