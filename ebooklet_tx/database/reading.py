@@ -194,13 +194,17 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
 
         `in_order` says that the keys are all of the journal's between the first and the last, in order.
         """
-        session = self._usable()
+        self._usable()
         for page in _pages(keys):
-            uncommitted = self._uncommitted(page)
-            others = [key for key in page if key not in uncommitted]
-            committed = fetch_many(reader_of(session), others, in_order=in_order)
-            for key in page:
-                yield (key, uncommitted[key]) if key in uncommitted else next(committed)
+            yield from self._read_page(page, in_order=in_order)
+
+    def _read_page(self, page: Sequence[str], *, in_order: bool) -> Iterator[tuple[str, Found]]:
+        session = self._usable()
+        uncommitted = self._uncommitted(page)
+        others = [key for key in page if key not in uncommitted]
+        committed = fetch_many(reader_of(session), others, in_order=in_order)
+        for key in page:
+            yield (key, uncommitted[key]) if key in uncommitted else next(committed)
 
     def _uncommitted(self, keys: Sequence[str]) -> dict[str, bytes | None]:
         """Returns the values of keys that uncommitted writes decide; `""` counts as missing."""
@@ -295,9 +299,9 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
                 if stamp is not None:
                     yield key, stamp
             return
-        for page in self._key_pages(""):
+        for page in _pages(self):
             before = self._committed_timestamps(page)
-            for key, value in self._read_many(page, in_order=True):
+            for key, value in self._read_page(page, in_order=True):
                 if isinstance(value, Error):
                     raise value
                 stamp = self._timestamp_of(key)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ebooklet_tx.database import reading
 from ebooklet_tx.stores.object_store import ObjectStore
+from ebooklet_tx.sync.read import visible_keys
 from tests.pairs import Bench, root_of
 from tests.store_wrappers import CountingStore
 
@@ -121,3 +123,19 @@ def test_pulling_ten_keys_costs_ten_keys(
         assert db["key 000003"] == b"again"
     assert counts[0].total <= 2
     assert counts[0].bytes_down < 128 * 1024
+
+
+def test_values_with_timestamps_take_no_more_requests_than_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counting: Wrap, counts: list[CountingStore]
+) -> None:
+    monkeypatch.setattr(visible_keys, "PAGE_KEYS", 10)
+    monkeypatch.setattr(reading, "PAGE_KEYS", 10)
+    bench = Bench(tmp_path)
+    with bench.open("a") as db:
+        db.update({f"{number:04}": b"%0500d" % number for number in range(400)})
+        db.changes().push()
+    for name, with_timestamps in (("b", False), ("c", True)):
+        with bench.open(name, wrap_store=counting) as db:
+            assert len(list(db.timestamps(include_value=True) if with_timestamps else db.items())) == 400
+    items, timestamps = counts
+    assert timestamps.requests == items.requests
