@@ -54,7 +54,11 @@ def shown(key: str, encoded: bytes, serializer: str | None, *, raw: bool, allow_
     if raw:
         return _bytes(encoded)
     _check_shown(key, serializer, allow_pickle=allow_pickle)
-    value = resolve(serializer).loads(key, encoded)
+    try:
+        value = resolve(serializer).loads(key, encoded)
+    except ebooklet_tx.LocalIntegrityError as error:
+        # The bytes are what was stored: nothing is damaged.
+        raise ebooklet_tx.Error(str(error), key=key) from error
     if serializer in _BYTES:
         return _bytes(value)
     if serializer in _TEXT:

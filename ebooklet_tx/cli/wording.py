@@ -24,6 +24,7 @@ WORDS = {
     "snapshots() lists": "`ebooklet-tx snapshot list` lists",
     "history() lists": "`ebooklet-tx log` lists",
     "discard()": "`ebooklet-tx discard`",
+    "get_timestamp(key, include_value=True, decode_value=False) returns its bytes": "--raw shows its bytes",
     "compact(packs=[...]) writes it anew on a machine that has the value": (
         "`ebooklet-tx verify --values --repair PATH` writes it anew on a machine that has the value"
     ),
@@ -60,7 +61,7 @@ WORDS = {
     "give remote_conn": "give --remote URL",
     "python -m ebooklet_tx": "ebooklet-tx",
 }
-"""What messages of the package say, and what is said instead."""
+"""What messages of the package say, and what is said instead; `[...]` stands for any list."""
 
 
 _QUOTED = r"""(?<!\w)'(?:[^'\\\n]|\\.)*'(?!\w)|(?<!\w)"(?:[^"\\\n]|\\.)*"(?!\w)"""
@@ -71,8 +72,10 @@ def _phrase(text: str) -> str:
     """Returns the pattern of a phrase; a part of a longer name is none."""
     before = r"(?<![\w/])" if text[0].isalnum() else ""
     after = r"(?![\w/]|\.\w)" if text[-1].isalnum() else ""
-    return before + re.escape(text) + after
+    return before + re.escape(text).replace(re.escape("[...]"), r"\[[^\]\n]*\]") + after
 
+
+_LIST = re.compile(r"=\[[^\]\n]*\]")
 
 # Phrases first, as some of them have quotes inside.
 _TO_REPLACE = re.compile("|".join([*map(_phrase, WORDS), _QUOTED]))
@@ -80,7 +83,11 @@ _TO_REPLACE = re.compile("|".join([*map(_phrase, WORDS), _QUOTED]))
 
 def in_shell_words(text: str) -> str:
     """Returns a message with commands in place of Python calls."""
-    return _TO_REPLACE.sub(lambda found: WORDS.get(found.group(), found.group()), text)
+
+    def instead(found: re.Match[str]) -> str:
+        return WORDS.get(_LIST.sub("=[...]", found.group()), found.group())
+
+    return _TO_REPLACE.sub(instead, text)
 
 
 def typed(path: Path | str) -> str:

@@ -119,6 +119,9 @@ def test_messages_name_commands_in_place_of_python_calls() -> None:
     for phrase in set(WORDS) - {"remote_conn can't be used"}:
         assert phrase in source or phrase in joined, f"no message says {phrase!r} any more"
     assert in_shell_words("call load_items() again") == "call `ebooklet-tx pull --load` again"
+    for packs in ("[...]", "['pack/1a']"):
+        said = in_shell_words(f"compact(packs={packs}) writes it anew on a machine that has the value, or")
+        assert said.startswith("`ebooklet-tx verify --values --repair PATH` writes it anew on a machine")
 
 
 @pytest.mark.parametrize(

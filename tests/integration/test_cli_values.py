@@ -36,6 +36,16 @@ def path(tmp_path: Path) -> Path:
     return make(tmp_path, {"ashburton": {"lat": -43.9}, "rakaia": {"lat": -43.7}, "river/selwyn": [1, None]})
 
 
+def test_a_value_of_another_encoding_is_no_damage(tmp_path: Path) -> None:
+    path = make(tmp_path, {"a": 1})
+    with ebooklet_tx.open(url(tmp_path), path, "w", lock=None) as db:
+        db.set("b", b"\xff{", None, False)
+    refused = run("get", path, "b")
+    assert refused.returncode == cli.FAILED
+    assert "is intact" in complaint(refused)
+    assert "--raw shows its bytes" in complaint(refused)
+
+
 # -- clone -------------------------------------------------------------------------------------
 
 
