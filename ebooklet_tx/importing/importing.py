@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database import Database
 from ebooklet_tx.errors import Error, OfflineError
 from ebooklet_tx.importing.arguments import check_apart, check_complete, serializer_of, source_at
+from ebooklet_tx.importing.portions import PAGE_KEYS, key_pages, pages, parts
 from ebooklet_tx.importing.report import MAX_LISTED, ImportReport
 from ebooklet_tx.importing.source_file import changed
 from ebooklet_tx.importing.source_root import Place, SourceRoot, read_source
 from ebooklet_tx.importing.source_values import SourceValue, fetch_values, in_order_of_place
 from ebooklet_tx.limits import MAX_TIMESTAMP_US
 from ebooklet_tx.local.bounded_copies import check_local_bytes
+from ebooklet_tx.local.journal.base import read_base
 from ebooklet_tx.local.journal.facts import note_origin
 from ebooklet_tx.opening.opening import open as open_database
 from ebooklet_tx.progress import Phase, ProgressOption, telling
@@ -43,11 +44,8 @@ LEAST_LOCAL_BYTES = 16 * 2**20
 KEY_BYTES = 400
 """What a key takes in the journal beside its value, roughly."""
 
-PAGE_KEYS = 10_000
-"""How many keys are looked up in the target together."""
-
-VERIFIED_KEYS = 1000
-"""How many values are compared together at most."""
+KEYS_AHEAD = 1000
+"""How many keys are looked up again together where another writer has committed to the target meanwhile."""
 
 
 @at_edge
@@ -173,6 +171,8 @@ class _Import:
         self._batch_bytes = batch_bytes
         self._counts = _Counts(root.key_count)
         self._reader: Reader = reader_of(database._usable())
+        # How often commits of other writers came here: what was looked up before is out of date.
+        self._moves = 0
         # What the journal keeps of the target's index counts as local as well.
         database._usable().local.pieces.most_bytes = batch_bytes // 2
 
@@ -183,10 +183,11 @@ class _Import:
             self._push()
         self._import_metadata()
         for window in self._root.windows():
+            moves = self._moves
             wanted = in_order_of_place(self._lacking(window))
             phase.advance(len(window) - len(wanted))
             with contextlib.closing(fetch_values(self._remote, self._root.groups, wanted)) as values:
-                for batch_bytes in self._batches(values, phase):
+                for batch_bytes in self._batches(self._still_lacking(values, wanted, moves, phase), phase):
                     self._push()
                     self._counts.imported_bytes += batch_bytes
         self._push()
@@ -202,20 +203,53 @@ class _Import:
             self._database.set_metadata(data, _given(stamp))
 
     def _lacking(self, window: Sequence[Place]) -> Iterator[Place]:
-        for page in _pages(window, PAGE_KEYS):
+        for page in pages(window, PAGE_KEYS):
             stamps = self._target_stamps([place.key for place in page])
-            for place in page:
-                stamp = stamps.get(place.key, -1)
-                if stamp < place.timestamp_us:
-                    yield place
-                elif stamp == place.timestamp_us:
-                    self._counts.present_keys += 1
-                else:
-                    self._counts.newer_keys += 1
+            yield from (place for place in page if self._is_lacking(place, stamps))
+
+    def _is_lacking(self, place: Place, stamps: Mapping[str, int]) -> bool:
+        stamp = stamps.get(place.key, -1)
+        self._counts.present_keys += stamp == place.timestamp_us
+        self._counts.newer_keys += stamp > place.timestamp_us
+        return stamp < place.timestamp_us
+
+    def _still_lacking(
+        self, values: Iterable[SourceValue], wanted: Sequence[Place], moves: int, phase: Phase
+    ) -> Iterator[SourceValue]:
+        """Leaves out what other writers have set in the target since it was looked up.
+
+        Written on top of their commits it would be no conflict, and replace them.
+
+        Args:
+            values: The values at the places, as they are fetched.
+            wanted: The places.
+            moves: How often other writers' commits had come when these were looked up.
+            phase: Is told of what is left out.
+        """
+        began = moves
+        looked: set[str] = set()
+        stamps: dict[str, int] = {}
+        for number, found in enumerate(values):
+            key = found.place.key
+            while self._moves != moves or (moves != began and key not in looked):
+                moves = self._moves
+                looked = {key, *(place.key for place in wanted[number : number + KEYS_AHEAD])}
+                stamps = self._target_stamps(list(looked))
+            if moves == began or self._is_lacking(found.place, stamps):
+                yield found
+            else:
+                phase.advance(1)
 
     def _target_stamps(self, keys: Sequence[str]) -> dict[str, int]:
+        before = self._seq()
         entries = self._reader.entries(keys)
+        # A lookup pulls where a part of the index that it needs was collected.
+        self._moves += self._seq() != before
         return {key: entry.timestamp_us for key, entry in entries.items() if entry.digest is not None}
+
+    def _seq(self) -> int:
+        """Returns the commit of the target on which this machine stands."""
+        return read_base(self._reader.local.journal).seq
 
     def _batches(self, values: Iterable[SourceValue], phase: Phase) -> Iterator[int]:
         """Writes values to the local file; yields each time that a batch of them is there, with its bytes."""
@@ -247,8 +281,10 @@ class _Import:
 
     def _push(self) -> None:
         """Publishes what is pending, and drops all local copies."""
+        before = self._seq()
         pushed = self._database.changes().push(message=f"imported from ebooklet: {self._root.name}"[:1000])
         self._counts.pushes += pushed.updated
+        self._moves += self._seq() != before + pushed.updated
         self._drop()
 
     def _drop(self) -> None:
@@ -261,11 +297,11 @@ class _Import:
         self._compare_metadata()
         found_keys = 0
         for window in self._root.windows():
-            found_keys += sum(len(self._target_stamps(page_keys)) for page_keys in _key_pages(window))
+            found_keys += sum(len(self._target_stamps(page_keys)) for page_keys in key_pages(window))
             values = fetch_values(self._remote, self._root.groups, in_order_of_place(window))
             kept_bytes = 0
             with contextlib.closing(values):
-                for part in _parts(self._readable(values), self._batch_bytes // 2):
+                for part in parts(self._readable(values), self._batch_bytes // 2):
                     kept_bytes += self._compare(part)
                     phase.advance(
                         len(part), sum(len(each.value) for each in part if isinstance(each.value, bytes))
@@ -339,34 +375,6 @@ class _Import:
 def _given(stamp_us: int) -> Any:
     # As a number, a time before 1990 would count as a mistake.
     return as_datetime(stamp_us) if stamp_us < 2**50 else stamp_us
-
-
-# -- portions ------------------------------------------------------------------------------------
-
-
-def _pages(places: Sequence[Place], page_keys: int) -> Iterator[Sequence[Place]]:
-    rest = iter(places)
-    while page := list(islice(rest, page_keys)):
-        yield page
-
-
-def _key_pages(places: Sequence[Place]) -> Iterator[list[str]]:
-    for page in _pages(places, PAGE_KEYS):
-        yield [place.key for place in page]
-
-
-def _parts(values: Iterable[SourceValue], part_bytes: int) -> Iterator[list[SourceValue]]:
-    """Yields so many values together as are compared at a time."""
-    part: list[SourceValue] = []
-    size = 0
-    for found in values:
-        part.append(found)
-        size += len(found.value) if isinstance(found.value, bytes) else 0
-        if size >= part_bytes or len(part) == VERIFIED_KEYS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
 
 
 __all__ = ["import_ebooklet"]

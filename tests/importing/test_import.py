@@ -31,6 +31,7 @@ from tests.ebooklet_remotes import (
 from tests.import_processes import SMALL_BYTES, import_and_die, make_small, source_of, values_of
 from tests.pairs import Bench
 from tests.processes import workers
+from tests.store_wrappers import HookedStore
 
 
 @pytest.fixture
@@ -169,6 +170,40 @@ def test_any_time_that_is_stored_comes_over(bench: Bench, stamp: int) -> None:
     store = shelved(made_objects("per_key", {"k": (stamp, b"v")}, serializer=None))
     assert run(store, bench, verify=True).verified_keys == 1
     assert target_of(bench) == {"k": (stamp, b"v")}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_another_writer_sets_in_the_target_meanwhile_is_not_replaced_by_what_is_older(
+    bench: Bench, layout: str, small_batches: None
+) -> None:
+    """Also where its key is of a batch that is written on top of that commit."""
+    values = values_of(60, 1000)
+    newer = {f"k{number:03}": (FIRST_US + 10**6, b"mine") for number in range(0, 60, 4)}
+    older = {f"k{number:03}": (FIRST_US - 1, b"older") for number in range(38, 60, 7)}
+
+    times: list[str] = []
+
+    def set_meanwhile() -> None:
+        if times:
+            return
+        times.append("once")
+        with bench.open("b", "c", lock=None) as db:
+            for key, (stamp, value) in {**older, **newer}.items():
+                db.set(key, value, stamp)
+            db.changes().push()
+
+    def wrap(inner: ObjectStore) -> ObjectStore:
+        return HookedStore(inner, "db.d/pack/*", before=set_meanwhile)
+
+    store = shelved(made_objects(layout, values, serializer=None))
+    report = run(store, bench, wrap_target=wrap, verify=True, max_local_bytes=SMALL_BYTES)
+    found = target_of(bench)
+    assert {key: found[key] for key in newer} == newer
+    assert {key: one for key, one in found.items() if key not in newer} == {
+        key: one for key, one in values.items() if key not in newer
+    }
+    assert report
+    assert report.newer_keys
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
