@@ -300,11 +300,20 @@ class ReadableDatabase(OpenSession, Mapping[str, Any]):
                     yield key, stamp
             return
         for page in _pages(self):
+            session = self._usable()
+            journal, version = session.journal, session.journal.version()
             before = self._committed_timestamps(page)
             for key, value in self._read_page(page, in_order=True):
                 if isinstance(value, Error):
                     raise value
-                stamp = self._timestamp_of(key)
+                self._usable()
+                # In this order: what another thread commits in between is seen in the journal's version.
+                is_as_before = (
+                    key not in session.local.overlay.operations
+                    and session.journal is journal
+                    and journal.version() == version
+                )
+                stamp = before.get(key) if is_as_before else self._timestamp_of(key)
                 if stamp != before.get(key):
                     # Not committed, or written since its page was read: the value may have another timestamp.
                     found = self._read(key)
