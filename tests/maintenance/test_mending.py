@@ -310,6 +310,39 @@ def test_a_repair_that_is_killed_at_any_request_leaves_no_more_damage_and_is_fin
     assert at > 20
 
 
+def test_values_are_told_of_beside_an_object_that_cannot_be_mended(yard: Yard) -> None:
+    index = CASES["missing index object"].do(yard)
+    pack = CASES["flipped byte"].do(yard)
+    told = yard.verify(read_values=True)
+    assert {each.object for each in told.damage} == {index, pack}
+    report = yard.verify(read_values=True, repair=True, file_path=yard.path("stranger"))
+    assert report.values_read == told.values_read
+    assert {each.object for each in report.damage} == {index, pack}
+    assert all("Not mended from here" in each.sound_copy for each in report.damage)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_what_nothing_names_any_more_by_the_time_it_is_to_be_mended_is_no_damage(yard: Yard, number: int) -> None:
+    """Another writer deletes the key before the repair reads the root for the so-manieth time."""
+    key = CASES["deleted pack"].do(yard)
+
+    class Watching(PassingStore):
+        reads = 0
+
+        def _pass(self, kind: str, key: str, send: Callable[[], T]) -> T:
+            if (kind, key) == ("get", "db"):
+                Watching.reads += 1
+                if Watching.reads == number:
+                    yard.push({"k00": None}, copy="b")
+            return send()
+
+    report = yard.verify(repair=True, file_path=yard.path("stranger"), wrap=Watching)
+    assert Watching.reads >= number
+    assert report.sound, report.words()
+    assert (report.seq, report.mended) == (4, ())
+    assert key not in yard.store.objects
+
+
 # -- parts -------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from ebooklet_tx.maintenance.verify import ROOT_KIND, SHOWN_KEYS, WAYS_OUT, veri
 from ebooklet_tx.sync.remote import Remote
 from ebooklet_tx.sync.root_object import fetch_root
 
+_UNNAMED = Attempt(False, "nothing names it any more")
 INDEX_KINDS = ("index", "history")
 MAX_ROUNDS = 3
 """A list of a run hides its index objects, and these hide packs: each is found when the one before is mended."""
@@ -69,14 +70,14 @@ def mend_remote(local: LocalStore, remote: Remote, *, read_values: bool) -> Veri
         _note(found, new)
         attempts |= tried
         report = look(values=False)
-    if any(attempt.written for attempt in attempts.values()) and read_values:
+    if attempts and read_values:
         report = look(values=True)
     lost = [damage for damage in report.damage if damage.kind == "pack"]
     if lost:
         _note(found, lost)
         tried = _mend_packs(local, remote, {damage.object for damage in lost})
         attempts |= tried
-        if any(attempt.written for attempt in tried.values()):
+        if any(attempt.written or attempt == _UNNAMED for attempt in tried.values()):
             report = look(values=read_values)
     return _told(report, found, attempts)
 
@@ -146,7 +147,7 @@ def _mend_index(local: LocalStore, remote: Remote, damages: list[Damage]) -> dic
 def _mend_packs(local: LocalStore, remote: Remote, keys: set[str]) -> dict[str, Attempt]:
     needed = _needed(remote, {_relative(remote, key) for key in keys})
     attempts = {remote.names.object(pack.ref.name): mend_pack(remote, local, pack) for pack in needed.values()}
-    return dict.fromkeys(keys - attempts.keys(), Attempt(False, "nothing names it any more")) | attempts
+    return dict.fromkeys(keys - attempts.keys(), _UNNAMED) | attempts
 
 
 def _needed(remote: Remote, names: set[str]) -> dict[str, NeededPack]:
