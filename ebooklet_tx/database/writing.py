@@ -232,7 +232,10 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
                 try:
                     self._in_transaction = session.in_transaction = True
                     yield self
-                    if self._closed:
+                    if self._in_child:
+                        self._usable()
+                    # Another thread that closes the session waits for the block, and what it wrote is kept.
+                    if not self._in_transaction:
                         raise SessionClosedError(
                             f"{session.local.path} was closed inside a transaction, of which nothing is kept; "
                             "end the block before the session",

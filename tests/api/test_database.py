@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -474,6 +475,18 @@ def test_close_inside_a_transaction_drops_all_of_it(bench: Bench, caplog: pytest
             db.close()
     assert "2 writes that were not committed are lost" in caplog.text
     assert dict(booklet_contents(bench.path())) == {"before": b"1"}
+
+
+def test_close_in_another_thread_waits_for_a_transaction_and_keeps_it(bench: Bench) -> None:
+    db = bench.open()
+    closing = threading.Thread(target=db.close)
+    with db.transaction():
+        db["a"] = b"1"
+        closing.start()
+        while not db.closed:
+            closing.join(0.001)
+    closing.join()
+    assert dict(booklet_contents(bench.path())) == {"a": b"1"}
 
 
 def test_a_transaction_of_a_generator_that_is_left_half_way(bench: Bench) -> None:

@@ -185,6 +185,16 @@ def test_a_reading_session_does_not_write(bench: Bench) -> None:
                 use(db)
 
 
+def test_a_child_that_was_forked_inside_a_transaction_can_not_end_it(bench: Bench) -> None:
+    with bench.open("a", "w") as db:
+        block = db.transaction()
+        block.__enter__()
+        db["inside"] = b"1"
+        assert in_child(lambda: block.__exit__(None, None, None)) == "SessionClosedError"
+        block.__exit__(None, None, None)
+        assert db["inside"] == b"1"
+
+
 def test_a_session_that_is_not_closed_warns(bench: Bench) -> None:
     db = bench.open("a", "w")
     db["committed"] = b"1"
