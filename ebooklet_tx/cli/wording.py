@@ -44,6 +44,11 @@ WORDS = {
         " name"
     ),
     "offline=True shows what is here": "--offline shows what is here",
+    "offline=True reads what is here": "--offline shows what is here",
+    "open the local file with offline=True to read what is here": "--offline shows what is here",
+    "load_index() and load_items() bring what an offline session needs, when called online": (
+        "`ebooklet-tx pull --load` brings what is needed offline"
+    ),
     "can only be read: the flag must be r": "can only be read; a bucket or folder can be pushed to",
     "give access_key_id and access_key, or a profile, or set up boto3's own chain": (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile NAME"
