@@ -49,6 +49,7 @@ MAX_SERVER_COPY_BYTES = 2**30
 """An object up to this size is left to the store to copy; a larger one takes longer than an answer may."""
 
 MAX_LOOKS = 20
+_OTHER_SIZE = "it has another size than the index says"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -181,6 +182,7 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
         return
 
     in_memory = ByteBudget(IN_FLIGHT_BYTES)
+    unseen: list[str] = []
 
     def send(item: tuple[str, int]) -> None:
         name, size_bytes = item
@@ -197,6 +199,7 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
                 _stream(source, target, source_key, target_key, size_bytes)
                 phase.advance(0, size_bytes)
         else:
+            unseen.append(name)
             phase.advance(0, size_bytes)
         copied[name] = size_bytes
 
@@ -207,6 +210,15 @@ def _send_all(source: Remote, target: Remote, sizes: Mapping[str, int], copied: 
     ):
         for _ in workers.map(send, sizes.items()):
             pass
+    _check_sizes(source, target, {name: sizes[name] for name in unseen})
+
+
+def _check_sizes(source: Remote, target: Remote, sizes: Mapping[str, int]) -> None:
+    """Makes sure that objects which the store copied by itself are as long as the index says."""
+    there = list_objects(target).own if sizes else {}
+    for name, size_bytes in sizes.items():
+        if name in there and there[name].size_bytes != size_bytes:
+            raise _moved(source, source.names.object(name), _OTHER_SIZE)
 
 
 def _stream(source: Remote, target: Remote, source_key: str, target_key: str, size_bytes: int) -> None:
@@ -214,7 +226,7 @@ def _stream(source: Remote, target: Remote, source_key: str, target_key: str, si
         if size_bytes <= WHOLE_BYTES:
             blob = source.store.get(source_key, max_bytes=size_bytes)
             if blob is None or len(blob.data) != size_bytes:
-                raise _moved(source, source_key, "it has another size than the index says")
+                raise _moved(source, source_key, _OTHER_SIZE)
             target.store.put(target_key, blob.data)
         else:
             object_bytes = _RemoteBytes(source, source_key, size_bytes)

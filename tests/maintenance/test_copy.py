@@ -494,6 +494,22 @@ def test_an_object_that_the_store_does_not_find_is_missing(shelf: Shelf, other: 
         copy_remote(shelf.remote("ab"), other.remote("ab"))
 
 
+def test_an_object_that_the_store_copies_is_as_long_as_the_index_says(shelf: Shelf, other: Shelf) -> None:
+    shelf.store, other.store = CopyingStore(), CopyingStore("there")
+    make(shelf)
+    copy_remote(shelf.remote("ab"), other.remote("sound"))
+    key = sorted(other.keys("sound.d/pack/"))[0].replace("sound", "ab")
+    data = shelf.store.get(key).data
+    for damaged in (data + b"!", data[:-1]):
+        shelf.store.put(key, damaged)
+        with pytest.raises(RemoteIntegrityError, match=f"{key}.*another size"):
+            copy_remote(shelf.remote("ab"), other.remote("ab"))
+        assert "ab" not in other.store.objects
+    shelf.store.put(key, data)
+    assert copy_remote(shelf.remote("ab"), other.remote("ab"))
+    assert other.contents("ab") == ALL
+
+
 # -- deaths and failures -------------------------------------------------------------------------
 
 
