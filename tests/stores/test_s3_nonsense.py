@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -211,6 +212,20 @@ def test_a_redirect_is_told_after_one_search_for_the_region(place: Place, store:
     with pytest.raises(RemoteAccessError, match="the bucket is elsewhere"):
         store.put("db", b"x")
     assert given.asked == ["PUT", "HEAD"]
+
+
+@pytest.mark.parametrize("operation", ["get", "get_range", "put", "list"])
+@pytest.mark.parametrize("option", ["access_key_id", "session_token"])
+def test_credentials_with_a_line_break_are_told_at_once(
+    place: Place, connection: S3Connection, option: str, operation: str
+) -> None:
+    store = S3Store(dataclasses.replace(connection, **{option: "key\n"}))
+    place.given = given = Given(200, b"abcd", ETAG)
+    with pytest.raises(RemoteAccessError, match="line break") as caught:
+        operations(store, place.url)[operation]()
+    assert "key" not in str(caught.value).replace("access_key", "")
+    assert not given.asked
+    store.close()
 
 
 @pytest.mark.parametrize("operation", ["get", "get_range"])

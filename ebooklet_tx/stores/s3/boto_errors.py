@@ -102,6 +102,12 @@ def translated(request: Request, error: Exception, redact: Callable[[str], str])
             f"{shown}: the server's certificate is not valid; check endpoint_url and the CA bundle",
             **request.fields,
         )
+    if _is_no_header(error):
+        return RemoteAccessError(
+            f"{shown}: it can't be sent, as the credentials have a character that no request can hold, such as a "
+            "line break at their end; give them without it",
+            **request.fields,
+        )
     if isinstance(error, _NOT_CONNECTED):
         return UnreachableStoreError(
             f"{shown} failed: {_reason(error)}", may_have_applied=False, **request.fields
@@ -117,6 +123,12 @@ def translated(request: Request, error: Exception, redact: Callable[[str], str])
     return TransientStoreError(
         f"{shown} failed: {_reason(error)}", may_have_applied=request.writes, **request.fields
     )
+
+
+def _is_no_header(error: Exception) -> bool:
+    """Whether a request was not begun, as what was to be a header can't be one."""
+    below = getattr(error, "kwargs", {}).get("error")
+    return isinstance(below, ValueError) and str(below).startswith("Invalid header value")
 
 
 def needs_renewal(error: Exception) -> bool:
