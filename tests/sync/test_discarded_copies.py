@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import booklet
 import pytest
 
-from tests.pairs import Bench, make, pending, push
+from tests.pairs import LARGE, Bench, make, pending, push
 
 
 @pytest.fixture
@@ -48,3 +49,19 @@ def test_nor_does_an_old_copy(bench: Bench) -> None:
         db.changes().pull()
         db.delete_remote()
         assert pending(db) == {}
+
+
+def test_booklet_shows_none_of_which_it_is_known_that_the_remote_has_another(bench: Bench) -> None:
+    with bench.open("c") as db:
+        with db.fork().open() as part:
+            part.update({"new": LARGE, "k": LARGE})
+        db.merge(part.receipt)
+        # They are fetched, and kept in the file.
+        assert dict(db.get_items(["new", "k"])) == {"new": LARGE, "k": LARGE}
+        db.sync()
+        assert db.changes().discard() == 2
+    with booklet.open(bench.path("c")) as plain:
+        assert dict(plain.items()) == {}
+    with bench.open("c") as db:
+        assert pending(db) == {}
+        assert dict(db.items()) == {"k": b"pushed", "l": b"pushed"}

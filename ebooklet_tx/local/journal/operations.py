@@ -34,6 +34,11 @@ _REMOTE = ("seq", "timestamp_us", "digest", "object", "offset_bytes", "length_by
 
 NO_BASE = ", ".join((*(f"base_{name} = NULL" for name in _REMOTE), "base_kind = 0", "base_at = NULL"))
 REMOTE_AS_BASE = ", ".join((*(f"base_{name} = remote_{name}" for name in _REMOTE), "base_kind = 0"))
+_BASE_AS_REMOTE = ", ".join(
+    (*(f"remote_{name} = base_{name}" for name in _REMOTE), "known = 1 + (SELECT * FROM pragma_user_version)")
+)
+"""Likewise the other way round, with the mark of the commit that is being made; see `known.stamp_of`."""
+
 NOT_KNOWN = ", ".join((*(f"remote_{name} = NULL" for name in _REMOTE), "known = 0"))
 
 _AS_ADOPTED = f"pending = 1 AND base_kind = {BASE_ADOPTED} AND base_digest IS NULL"
@@ -312,6 +317,10 @@ def discard(raw: sqlite3.Connection, keys: Sequence[str] | None) -> int:
         dropped += raw.execute(
             f"DELETE FROM entry WHERE pending != 0 AND local_digest IS NULL{where}", each
         ).rowcount
+        # What the remote is known to have tells whether the copy in the file is current.
+        raw.execute(
+            f"UPDATE entry SET {_BASE_AS_REMOTE} WHERE pending != 0 AND NOT known AND {BASE_AS_NOW}{where}", each
+        )
         dropped += raw.execute(
             f"UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0{where}", each
         ).rowcount
