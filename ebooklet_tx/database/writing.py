@@ -105,7 +105,9 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             {'a': 1, 'b': 20, 'c': 30}
         """
         self._writing()
-        self._put(dict(operations_of(self._serializer, other, more)))
+        # What makes the pairs may write itself, or take long: they are as new as the last of them.
+        pairs = other if hasattr(other, "keys") else list(other)
+        self._put(dict(operations_of(self._serializer, pairs, more)))
 
     @at_edge
     def __ior__(self, other: Any) -> Self:

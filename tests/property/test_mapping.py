@@ -383,6 +383,15 @@ def test_timestamps(db: Database) -> None:
         assert db.get_timestamp("edge") == edge
 
 
+def test_what_is_updated_from_a_generator_is_no_older_than_what_the_generator_wrote(db: Database) -> None:
+    def pairs() -> Iterator[tuple[str, int]]:
+        yield "a", 1
+        db["written"] = 2
+
+    db.update(pairs())
+    assert db.get_timestamp("a") >= db.get_timestamp("written")
+
+
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_a_value_comes_with_its_own_timestamp_whatever_is_written_meanwhile(
     db: Database, is_committed: bool
