@@ -14,8 +14,8 @@ from ebooklet_tx.formats.root import Root, decode_root
 from ebooklet_tx.html_tables import counted
 from ebooklet_tx.local.journal.facts import known_type
 from ebooklet_tx.local.local_store import LocalStore
+from ebooklet_tx.maintenance.inventory import list_objects
 from ebooklet_tx.maintenance.merged_root import MergedRoot
-from ebooklet_tx.maintenance.verify import objects_there
 from ebooklet_tx.records import CommitRecord
 from ebooklet_tx.sync.commit.builder import Commit
 from ebooklet_tx.sync.commit.commit_mode import CommitMode
@@ -114,7 +114,8 @@ def repair_root(session: Session) -> RootRepair:
 
     Raises:
         RemoteMissingError: The journal keeps no root; or there is none at the remote, not even a damaged one.
-        RemoteIntegrityError: The root that the journal keeps is damaged.
+        RemoteIntegrityError: The root that the journal keeps is damaged, or is of another database than the one
+            whose objects lie there.
         UnsupportedFormatError: Something else lies in the root's place; it was left alone.
         OfflineError: The store keeps failing, or others replace the root all the time.
     """
@@ -153,13 +154,25 @@ def _as_it_was(mode: CommitMode, data: bytes, root: Root) -> Commit:
 
 
 def _missing_objects(remote: Remote, root: Root) -> tuple[str, ...]:
-    """Returns the keys of the objects that a root names and that are not there, or can't be read."""
+    """Returns the keys of the objects that a root names and that are not there, or can't be read.
+
+    Raises:
+        RemoteIntegrityError: None of them is there, and others are: the root does not belong there.
+    """
     with MergedRoot() as index:
         index.add_root(remote, root)
         index.check_history(remote, root)
         damaged = {problem.name for problem in index.problems if problem.name}
         packs = [pack.ref.name for pack in index.packs()]
-    there = objects_there(remote, packs)
+        named = {*index.objects, *packs}
+    there = list_objects(remote).own
+    others = [name for name in there if name.startswith(("pack/", "index/"))]
+    if named and others and named.isdisjoint(there):
+        raise RemoteIntegrityError(
+            f"none of the objects that the root names which this machine keeps lie at {remote.root_place}, and "
+            f"{len(others)} others do: the local file holds another database, or a commit that is long gone; "
+            "nothing was written. Check file and address, and run this where the newest commit was last pulled"
+        )
     return tuple(sorted(remote.names.object(name) for name in {*damaged, *packs} - there.keys() | damaged))
 
 

@@ -274,6 +274,27 @@ def test_a_root_that_nobody_else_mends_is_written_as_this_machine_knew_it(yard: 
     assert yard.store.objects["db"].data == original
 
 
+def test_a_root_is_not_written_from_the_file_of_another_database(yard: Yard, tmp_path: Path) -> None:
+    """Whose objects lie there tells, as a damaged root does not."""
+    tmp_path.joinpath("other").mkdir()
+    other = Yard(tmp_path / "other")
+    other.push({"k": value("another"), "l": value("yet another")})
+    cut(yard, "db", 0)
+    report = yard.verify(repair=True, file_path=other.path())
+    assert report.mended == ()
+    assert "holds another database" in report.damage[0].sound_copy
+    assert yard.store.objects["db"].data == b""
+    assert yard.verify(repair=True, file_path=yard.path()).sound
+    # Where nothing is left at all, everything is written from a machine that has it.
+    objects = dict(yard.store.objects)
+    for key in [key for key in objects if key.startswith("db.d/")]:
+        lose(yard, key)
+    cut(yard, "db", 0)
+    report = yard.verify(repair=True, file_path=yard.path())
+    assert report.sound, report.words()
+    assert yard.fresh_contents() == CONTENTS
+
+
 def damage_much(yard: Yard) -> None:
     for name in ("deleted pack", "missing index object", "flipped byte in the history", "root of 0 bytes"):
         CASES[name].do(yard)
