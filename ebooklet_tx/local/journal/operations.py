@@ -39,6 +39,10 @@ _BASE_AS_REMOTE = ", ".join(
 )
 """Likewise the other way round, with the mark of the commit that is being made; see `known.stamp_of`."""
 
+_IS_WHOLE = """(base_seq IS NULL) = (base_timestamp_us IS NULL) AND (base_digest IS NULL) = (base_object IS NULL)
+  AND (base_digest IS NULL OR base_seq IS NOT NULL AND base_length_bytes IS NOT NULL)"""
+"""SQL that is true of a base that says all that an index does; of a fork's, the digest alone may be known."""
+
 NOT_KNOWN = ", ".join((*(f"remote_{name} = NULL" for name in _REMOTE), "known = 0"))
 
 _AS_ADOPTED = f"pending = 1 AND base_kind = {BASE_ADOPTED} AND base_digest IS NULL"
@@ -318,9 +322,8 @@ def discard(raw: sqlite3.Connection, keys: Sequence[str] | None) -> int:
             f"DELETE FROM entry WHERE pending != 0 AND local_digest IS NULL{where}", each
         ).rowcount
         # What the remote is known to have tells whether the copy in the file is current.
-        raw.execute(
-            f"UPDATE entry SET {_BASE_AS_REMOTE} WHERE pending != 0 AND NOT known AND {BASE_AS_NOW}{where}", each
-        )
+        whole = f"pending != 0 AND NOT known AND {BASE_AS_NOW} AND {_IS_WHOLE}"
+        raw.execute(f"UPDATE entry SET {_BASE_AS_REMOTE} WHERE {whole}{where}", each)
         dropped += raw.execute(
             f"UPDATE entry SET pending = 0, {NO_BASE} WHERE pending != 0{where}", each
         ).rowcount
