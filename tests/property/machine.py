@@ -640,14 +640,23 @@ class DatabaseMachine(RuleBasedStateMachine):
             entered = {entry.key for entry in entries_where(client.db._session.journal, "1")}
             merged = "pending = 1 AND local_digest IS NOT pending_digest"
             far = {entry.key for entry in entries_where(client.db._session.journal, merged)}
+            # What a fork brought may be in the file already, with the time at which it was set before.
+            merged = (
+                "pending = 1 AND local_digest IS pending_digest AND local_timestamp_us != pending_timestamp_us"
+            )
+            older = {
+                entry.key: entry.local_timestamp_us for entry in entries_where(client.db._session.journal, merged)
+            }
         client.db.close()
         client.model.commit()
         if self.beside is not None and self.beside[1] is client:
             self.close_beside()
-        self.check_plain_file(client, unknown, far)
+        self.check_plain_file(client, unknown, far, older)
         return unknown, entered
 
-    def check_plain_file(self, client: Client, unknown: set[str], far: set[str]) -> None:
+    def check_plain_file(
+        self, client: Client, unknown: set[str], far: set[str], older: Mapping[str, int | None]
+    ) -> None:
         """The file alone is a sound booklet of current values, where they were looked up since the last reset.
 
         A value that a fork brought may be in the remote alone.
@@ -661,7 +670,11 @@ class DatabaseMachine(RuleBasedStateMachine):
                 assert key not in held
             else:
                 shown, in_file = client.restamped.get(key, (None, None))
-                stamps = {operation.stamp, in_file if shown == operation.stamp else operation.stamp}
+                stamps = {
+                    operation.stamp,
+                    in_file if shown == operation.stamp else operation.stamp,
+                    older.get(key),
+                }
                 assert held[key][0] == operation.value
                 assert held[key][1] in stamps, (key, held[key][1], operation.stamp)
 
