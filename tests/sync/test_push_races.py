@@ -232,6 +232,25 @@ def test_a_delete_stays_where_the_remote_is_made_anew_while_a_push_is_open(bench
         assert db.get("k") == (None if applied else b"theirs")
 
 
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_delete_of_nothing_ends_with_the_push_for_which_it_was_kept(bench: Bench, applied: bool) -> None:
+    make(bench, {"old": b"0"})
+    stores, deaf = deaf_stores(applied=applied)
+    with bench.open("blind", wrap_store=deaf) as db:
+        db["another"] = b"1"
+        unanswered(db, stores[0])
+        # What the remote has of it was never asked.
+        db["k"] = b"ours"
+        del db["k"]
+        db.sync()
+        assert pending(db)["k"] == "delete"
+        push(bench, "b", {"k": b"theirs"})
+        db.changes().pull()
+        assert pending(db) == ({} if applied else {"another": "set"})
+        assert db["k"] == b"theirs"
+    assert bench.fresh_contents()["k"] == b"theirs"
+
+
 def test_the_read_back_meets_others_on_top_of_ours(bench: Bench) -> None:
     make(bench, {"old": b"0"})
 

@@ -92,12 +92,9 @@ _INSERT_KNOWN = (
 )
 
 _HAS_BASE = "pending != 0 AND base_kind = ?"
-
 _KNOWS_PENDING = "knows_pending"
-
-KEYS_AT_ONCE = 10_000
-
 _KEYS_IN_STATEMENT = 900
+KEYS_AT_ONCE = 10_000
 
 
 def stamp_of(raw: sqlite3.Connection) -> int:
@@ -302,9 +299,13 @@ WHERE key = ? AND pending != 0 AND base_kind = {BASE_UNKNOWN}
     raw.executemany(f"{_NO_CHANGE} AND key = ?", [(key,) for key in found])
 
 
-def drop_unchanged(raw: sqlite3.Connection) -> None:
-    """Drops operations that change nothing, of keys that no other writer changed, once no push is open."""
-    raw.execute(f"{_NO_CHANGE} AND CASE WHEN known THEN remote_digest IS base_digest ELSE {BASE_AS_NOW} END")
+def drop_unchanged(raw: sqlite3.Connection, applied: Sequence[str] = ()) -> None:
+    """Drops operations that change nothing, of keys that no other writer changed, once no push is open.
+
+    Their bases stand on the base commit, or on one of the commits `applied`, of pushes that took place.
+    """
+    as_now = f"({BASE_AS_NOW} OR base_at IN ({', '.join('?' * len(applied))}))"
+    raw.execute(f"{_NO_CHANGE} AND CASE WHEN known THEN remote_digest IS base_digest ELSE {as_now} END", applied)
     raw.execute(DROP_EMPTY)
 
 

@@ -232,7 +232,7 @@ def apply_move(raw: sqlite3.Connection, move: Move) -> None:
     drop_intents(raw, [intent.commit_id for intent in ended])
     if ended and move.leads:
         # Another history does not tell that a push did not take place: others may have made it anew from it.
-        drop_unchanged(raw)
+        drop_unchanged(raw, [intent.commit_id for intent in move.outcomes.applied])
     if move.outcomes.applied:
         drop_uploads(raw)
     if not move.leads:
