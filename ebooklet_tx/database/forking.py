@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from ebooklet_tx.connection import RemoteConn, parse_connection
 from ebooklet_tx.database.commit_mapping import CommitMapping
-from ebooklet_tx.database.updates import operations_of
+from ebooklet_tx.database.updates import operations_of, pop_first
 from ebooklet_tx.errors import (
     InvalidArgumentError,
     RemoteMissingError,
@@ -36,7 +36,6 @@ from ebooklet_tx.values.serializers import CUSTOM, Serializer, checked_value, re
 FORK_FORMAT = 1
 
 _MISSING = object()
-_MISSING_HERE = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +279,7 @@ class Part(CommitMapping, MutableMapping[str, Any]):
             ...     part.popitem()
             ('a', 1)
         """
-        while True:
-            key = next(iter(self), None)
-            if key is None:
-                raise KeyError("the database is empty")
-            value = self.pop(key, _MISSING_HERE)
-            if value is not _MISSING_HERE:
-                return key, value
+        return pop_first(self)
 
     @at_edge
     def update(self, other: Any = (), /, **more: Any) -> None:

@@ -1,17 +1,19 @@
-"""What `update` is given: pairs, checked and encoded before any of them is set.
+"""What databases and parts of forks do alike with many keys: the pairs of `update`, and `popitem`.
 
-The invariant: where one pair can't be set the caller hears of it, and sets none of the others.
+The invariant: pairs are checked and encoded before any is set; where one can't be, the caller sets none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from itertools import chain
 from typing import Any
 
 from ebooklet_tx.keys import check_key
 from ebooklet_tx.timestamps import timestamp_us
 from ebooklet_tx.values.serializers import Serializer
+
+_MISSING = object()
 
 
 def operations_of(
@@ -41,4 +43,19 @@ def operations_of(
         yield key, (dumps(key, value), stamp)
 
 
-__all__ = ["operations_of"]
+def pop_first(mapping: MutableMapping[str, Any]) -> tuple[str, Any]:
+    """Deletes the first key of a mapping and returns it with its value; another thread may delete it first.
+
+    Raises:
+        KeyError: There is none.
+    """
+    while True:
+        key = next(iter(mapping), None)
+        if key is None:
+            raise KeyError("the database is empty")
+        value = mapping.pop(key, _MISSING)
+        if value is not _MISSING:
+            return key, value
+
+
+__all__ = ["operations_of", "pop_first"]

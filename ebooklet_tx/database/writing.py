@@ -14,7 +14,7 @@ from collections.abc import (
 from typing import Any, Self
 
 from ebooklet_tx.database.reading import ReadableDatabase
-from ebooklet_tx.database.updates import operations_of
+from ebooklet_tx.database.updates import operations_of, pop_first
 from ebooklet_tx.errors import SessionClosedError
 from ebooklet_tx.keys import check_key, text_of
 from ebooklet_tx.local.bounded_copies import check_local_bytes
@@ -28,7 +28,6 @@ from ebooklet_tx.tracebacks import at_edge
 from ebooklet_tx.values.serializers import checked_value, encode_metadata
 
 _MISSING = object()
-_MISSING_HERE = object()
 
 
 class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
@@ -179,13 +178,7 @@ class WritableDatabase(ReadableDatabase, MutableMapping[str, Any]):
             ('a', 1)
         """
         self._writing()
-        while True:
-            key = next(iter(self), None)
-            if key is None:
-                raise KeyError("the database is empty")
-            value = self.pop(key, _MISSING_HERE)
-            if value is not _MISSING_HERE:
-                return key, value
+        return pop_first(self)
 
     @at_edge
     def clear(self) -> None:
